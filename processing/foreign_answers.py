@@ -17,6 +17,7 @@ _SPOKEN = re.compile(rf"(?P<onset>{_TIME}){_LINK}(?P<offset>{_TIME})", re.IGNORE
 _BETWEEN = re.compile(rf"\bbetween\s{{1,3}}(?P<onset>{_TIME})\s{{1,3}}and\s{{1,3}}(?P<offset>{_TIME})", re.IGNORECASE)
 _PAIR = re.compile(rf"[\[(]\s{{0,3}}(?P<onset>{_TIME})\s{{0,3}},\s{{0,3}}(?P<offset>{_TIME})\s{{0,3}}[\])]", re.IGNORECASE)
 
+_BETWEEN_VALUES = re.compile(r"[\s,;]*")
 _SENTENCE_END = re.compile(r"[\n;。]|\.(?=\s|\Z)|\](?=\s{0,3},\s{0,3}\[)")
 _REJECTION = re.compile(
     r"^\W{0,3}(?:there (?:is|are|were|was) )?(?:none|nothing|not? (?:such |matching |audible |sound |relevant |clear )*"
@@ -65,22 +66,14 @@ def _read_json(text: str) -> Found | None:
     starts = [position for position in (text.find("["), text.find("{")) if position >= 0]
     if not starts:
         return None
-    value, rest = [], text[min(starts) :]
-    while rest.startswith(("[", "{")):  # `[1.2, 3.4], [5, 6]` is several values
-        item, rest = _decode(rest)
-        value.append(item)
-    if "[" in rest or "{" in rest or None in value:
+    values, is_whole = _decode_all(text[min(starts) :])
+    if not is_whole:
         # Brackets in prose, or cut short: keep the objects that are whole.
-        values = [_decode(match[0])[0] for match in re.finditer(r"\{[^{}]*\}", text)]
-        value = [item for item in values if item is not None] or None
-    elif len(value) == 1:
-        value = value[0]
-    if value is None or not isinstance(value, (list, dict)):
-        return None
-    if value == [] and not text.replace("[", "").replace("]", "").strip(" \n`json"):
+        values = [value for match in re.finditer(r"\{[^{}]*\}", text) for value in _decode_all(match[0])[0]]
+    if values == [[]] and not text.replace("[", "").replace("]", "").strip(" \n`json"):
         return []
     found = []
-    pending = [(value, None)]
+    pending = [(value, None) for value in reversed(values)]
     while pending:  # a stack: nesting may be deeper than Python's recursion
         item, label = pending.pop()
         pair, label = _as_event(item, label)
@@ -97,15 +90,20 @@ def _read_json(text: str) -> Found | None:
     return found or None
 
 
-def _decode(text: str) -> tuple[object, str]:
-    """Return the JSON value that the text starts with and the rest, or `None` and nothing."""
+def _decode_all(text: str) -> tuple[list, bool]:
+    """Return the lists and objects that the text starts with, and whether that was all that has brackets."""
     for candidate in (text, text.replace("'", '"')):
+        values, end = [], 0
         try:
-            value, end = json.JSONDecoder().raw_decode(candidate)
+            # By position, not by slices, to stay linear; `[1.2, 3.4], [5, 6]` is several values.
+            while candidate.startswith(("[", "{"), end):
+                value, end = json.JSONDecoder().raw_decode(candidate, end)
+                values.append(value)
+                end = _BETWEEN_VALUES.match(candidate, end).end()
         except (ValueError, RecursionError):
             continue
-        return value, text[end:].lstrip(" \t\r\n,;")
-    return None, ""
+        return values, candidate.find("[", end) < 0 and candidate.find("{", end) < 0
+    return [], False
 
 
 def _as_event(item, label: str | None) -> tuple[tuple[float, float] | None, str | None]:
