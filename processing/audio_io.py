@@ -22,8 +22,8 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
     Args:
         source: one of
             - a path, or the bytes of an audio file;
-            - an array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile. Floats are taken to lie
-              in [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
+            - an array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile. Floats are taken to
+              lie in [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
             - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them.
         sampling_rate: samples per second of the result.
         source_sampling_rate: samples per second of an array; `sampling_rate` if not given. Files know their own.
@@ -33,7 +33,8 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the path names no readable file.
-        ValueError: not audio, no samples, NaN or infinite samples, a wrong shape or type, or a rate that is not positive.
+        ValueError: not audio, no samples, NaN or infinite samples, a wrong shape or type, or a rate that is not
+            positive.
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
     if isinstance(source, Mapping):
@@ -49,8 +50,8 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
                 f"source_sampling_rate is {source_sampling_rate!r} but source is a file, which knows its own; "
                 "leave it out."
             )
-        name = _name(source)
         samples, rate = _decode(source)
+        name = _name(source)
     samples = _mix_down(samples, name)
     if rate != sampling_rate:
         import soxr
@@ -98,7 +99,9 @@ def _check_rate(name: str, rate: Any) -> int | float:
 
 
 def _name(source: Any) -> str:
-    return f"source ({len(source)} bytes)" if isinstance(source, (bytes, bytearray)) else f"source {os.fspath(source)!r}"
+    return (
+        f"source ({len(source)} bytes)" if isinstance(source, (bytes, bytearray)) else f"source {os.fspath(source)!r}"
+    )
 
 
 def _open(source: str | os.PathLike | bytes):
@@ -110,7 +113,9 @@ def _open(source: str | os.PathLike | bytes):
     elif isinstance(source, (str, os.PathLike)):
         target = os.fspath(source)
         if not os.path.exists(target):
-            raise FileNotFoundError(f"source {target!r} does not exist; give the path of an audio file on this machine.")
+            raise FileNotFoundError(
+                f"source {target!r} does not exist; give the path of an audio file on this machine."
+            )
         if os.path.isdir(target):
             raise IsADirectoryError(f"source {target!r} is a directory; give the path of one audio file.")
         with open(target, "rb"):  # libsndfile would report a missing permission as a broken file
@@ -143,6 +148,11 @@ def _decode(source: str | os.PathLike | bytes) -> tuple[np.ndarray, int]:
 
 def _scale(samples: np.ndarray) -> np.ndarray:
     """Return float samples, integers scaled to [-1, 1] by the range of their type."""
+    if samples.ndim == 2 and samples.size and samples.shape[1] > samples.shape[0]:
+        raise ValueError(
+            f"source has shape {samples.shape}, more channels than samples; "
+            "transpose it to (num_samples, num_channels)."
+        )
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind in "iu" and bits <= 32:
         middle = 0.0 if kind == "i" else 2.0 ** (bits - 1)
@@ -162,10 +172,6 @@ def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{name} has shape {samples.shape}; give (num_samples,) or (num_samples, num_channels).")
     if not samples.size:
         raise ValueError(f"{name} is empty (shape {samples.shape}); give at least one sample.")
-    if samples.ndim == 2 and samples.shape[1] > samples.shape[0]:
-        raise ValueError(
-            f"{name} has shape {samples.shape}, more channels than samples; transpose it to (num_samples, num_channels)."
-        )
     is_finite = np.isfinite(samples)
     if not is_finite.all():
         raise ValueError(f"{name} holds {int((~is_finite).sum())} NaN or infinite samples; repair or drop it.")

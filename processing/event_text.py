@@ -132,7 +132,9 @@ def format_events(
         return "; ".join(f"{escape_label(label)}: {', '.join(intervals)}" for label, intervals in groups.items())
     if task == "grounding":
         if len(groups) > 1:
-            raise ValueError(f"events have the labels {sorted(groups)}; grounding answers one query, so give one label.")
+            raise ValueError(
+                f"events have the labels {sorted(groups)}; grounding answers one query, so give one label."
+            )
         return ", ".join(next(iter(groups.values())))
     captions = [(_format_interval(event, grid, answer_format), escape_label(event.event_label)) for event in events]
     return "; ".join(f"{interval}: {caption}".rstrip() for interval, caption in captions)
@@ -160,7 +162,7 @@ def escape_label(label: str) -> str:
     first, last = len(label) - len(label.lstrip()), len(label.rstrip())
     pieces = []
     for index, character in enumerate(label):
-        # Spaces inside are safe; at the ends they would be lost. Cc, Zl, Zp, Cs: line breaks, controls, lone surrogates.
+        # Spaces inside are safe; at the ends they would be lost. Cc, Zl, Zp, Cs: line breaks, controls, surrogates.
         is_unsafe = (character.isspace() and (character != " " or not first <= index < last)) or (
             unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
         )
@@ -225,7 +227,9 @@ def _parse_foreign(text: str, task: str, event_label: str) -> list[Event] | None
     found = read_foreign_answer(text, caption_first=task == "captioning")
     if found is None:
         return None
-    named = [(onset, offset, event_label if task == "grounding" or not label else label) for onset, offset, label in found]
+    named = [
+        (onset, offset, event_label if task == "grounding" or not label else label) for onset, offset, label in found
+    ]
     return sorted(Event(*item) for item in named)
 
 
@@ -295,4 +299,13 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
 
 
-__all__ = ["ANSWER_FORMATS", "PROMPTS", "TASKS", "escape_text", "format_events", "parse_events", "prompt_text", "snap_event"]
+__all__ = [
+    "ANSWER_FORMATS",
+    "PROMPTS",
+    "TASKS",
+    "escape_text",
+    "format_events",
+    "parse_events",
+    "prompt_text",
+    "snap_event",
+]

@@ -15,7 +15,9 @@ _LINK = (
 )
 _SPOKEN = re.compile(rf"(?P<onset>{_TIME}){_LINK}(?P<offset>{_TIME})", re.IGNORECASE)
 _BETWEEN = re.compile(rf"\bbetween\s{{1,3}}(?P<onset>{_TIME})\s{{1,3}}and\s{{1,3}}(?P<offset>{_TIME})", re.IGNORECASE)
-_PAIR = re.compile(rf"[\[(]\s{{0,3}}(?P<onset>{_TIME})\s{{0,3}},\s{{0,3}}(?P<offset>{_TIME})\s{{0,3}}[\])]", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"[\[(]\s{{0,3}}(?P<onset>{_TIME})\s{{0,3}},\s{{0,3}}(?P<offset>{_TIME})\s{{0,3}}[\])]", re.IGNORECASE
+)
 
 _BETWEEN_VALUES = re.compile(r"[\s,;]*")
 _SENTENCE_END = re.compile(r"[\n;。]|\.(?=\s|\Z)|\](?=\s{0,3},\s{0,3}\[)")
@@ -37,7 +39,8 @@ _LEADING = frozenset(
 )
 _TRAILING = frozenset(
     "from between at in during is are was were be can heard occurs occur occurring starts start starting begins begin "
-    "happens happening lasts lasting runs appears present and then time onset audible detected again which the it".split()
+    "happens happening lasts lasting runs appears present and then time onset audible detected again which the "
+    "it".split()
 )
 _EDGES = " \t\r\n\f\v,.:;=|-–—→*#•\"'`()[]{}<>"
 
@@ -66,13 +69,15 @@ def _read_json(text: str) -> Found | None:
     starts = [position for position in (text.find("["), text.find("{")) if position >= 0]
     if not starts:
         return None
+    if "{" not in text and text[: min(starts)].strip(" \n`json:"):
+        return None  # `dog [1.2, 3.4]`: the label stands outside of the list
     values, is_whole = _decode_all(text[min(starts) :])
     if not is_whole:
         # Brackets in prose, or cut short: keep the objects that are whole.
         values = [value for match in re.finditer(r"\{[^{}]*\}", text) for value in _decode_all(match[0])[0]]
     if values == [[]] and not text.replace("[", "").replace("]", "").strip(" \n`json"):
         return []
-    found = []
+    found, is_rejection = [], False
     pending = [(value, None) for value in reversed(values)]
     while pending:  # a stack: nesting may be deeper than Python's recursion
         item, label = pending.pop()
@@ -82,12 +87,11 @@ def _read_json(text: str) -> Found | None:
         elif isinstance(item, list):
             pending += [(inner, label) for inner in reversed(item)]
         elif isinstance(item, dict):
-            if any(isinstance(key, str) and key.lower() in ("events", "event_list") and item[key] == [] for key in item):
-                return []
+            is_rejection |= any(key.lower() in ("events", "event_list") and item[key] == [] for key in item)
             for key, inner in reversed(item.items()):
                 is_name = key.lower() not in (*_PAIR_KEYS, *_LABEL_KEYS, "events", "event_list")
                 pending.append((inner, key if is_name else label))
-    return found or None
+    return found or ([] if is_rejection else None)
 
 
 def _decode_all(text: str) -> tuple[list, bool]:
@@ -114,9 +118,9 @@ def _as_event(item, label: str | None) -> tuple[tuple[float, float] | None, str 
         label = label if named is None else named
         values = [next((item[key] for key in keys if key in item), None) for keys in (_ONSET_KEYS, _OFFSET_KEYS)]
     elif isinstance(item, list) and len(item) in (2, 3):
-        values = item[:2]
-        if len(item) == 3 and isinstance(item[2], str):
-            label = item[2]
+        names = [value for value in (item[0], item[-1]) if len(item) == 3 and isinstance(value, str)]
+        values = item[1:] if names and names[0] is item[0] and _seconds_of_json(item[0]) is None else item[:2]
+        label = names[0] if names else label
     else:
         return None, label
     times = [_seconds_of_json(value) for value in values]
