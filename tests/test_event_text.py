@@ -202,7 +202,7 @@ DOG, CAR = Event(1.2, 3.4, "dog"), Event(5, 6, "car horn")
         "The dog can be heard from 1.2 to 3.4 seconds. Then a car horn occurs between 5 and 6 seconds.",
         "There is a dog from 1.2 to 3.4 seconds, followed by a car horn from 5.0 to 6.0 seconds.",
         '[{"onset": 1.2, "offset": 3.4, "event_label": "dog"}, {"start": 5, "end": 6, "label": "car horn"}]',
-        '```json\n{"events": [{"onset": 1.2, "offset": 3.4, "name": "dog"}, {"from": 5, "to": 6, "name": "car horn"}]}```',
+        '```json\n{"events": [{"onset": 1.2, "end": 3.4, "name": "dog"}, {"from": 5, "to": 6, "name": "car horn"}]}```',
         "Here you are: [{'start': 1.2, 'end': 3.4, 'label': 'dog'}, {'start': 5, 'end': 6, 'label': 'car horn'}]",
         '{"dog": [[1.2, 3.4]], "car horn": [[5, 6]]}',
         '[["dog", 1.2, 3.4], [5, 6, "car horn"]]',
