@@ -3,7 +3,7 @@
 YAMNet (AudioSet; MobileNet v1 of 13 separable convolutions) is trained on patches of 0.96 s and halves time five times.
 Here it runs *a trous*: the two halvings that lead to 40 ms are kept, and every later stride becomes a dilation of the
 layers after it, so the same weights compute the same function once per 40 ms. Its batch norms are folded into the
-convolutions, and it stays frozen.
+convolutions, and its weights are buffers, so it stays frozen.
 """
 
 from __future__ import annotations
@@ -48,6 +48,20 @@ def rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+class FrozenConv2d(nn.Module):
+    """Hold a convolution's weight and bias as buffers: no optimiser sees them, however the model was loaded."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1):
+        super().__init__()
+        self.groups = groups
+        self.register_buffer("weight", torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
+        self.register_buffer("bias", torch.zeros(out_channels))
+
+    def forward(self, states: torch.Tensor, **geometry: Any) -> torch.Tensor:
+        """Convolve (batch, in_channels, time, frequency); `geometry` is stride, padding and dilation."""
+        return F.conv2d(states, self.weight, self.bias, groups=self.groups, **geometry)
+
+
 class SeparableBlock(nn.Module):
     """Convolve depthwise over 3 x 3 and mix channels, with folded batch norms.
 
@@ -59,8 +73,8 @@ class SeparableBlock(nn.Module):
         super().__init__()
         self.stride = (time_stride, stride)
         self.dilation = dilation
-        self.depthwise = nn.Conv2d(in_channels, in_channels, 3, groups=in_channels)
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+        self.depthwise = FrozenConv2d(in_channels, in_channels, 3, groups=in_channels)
+        self.pointwise = FrozenConv2d(in_channels, out_channels, 1)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Map (batch, in_channels, time, frequency) to (batch, out_channels, time, frequency)."""
@@ -69,16 +83,7 @@ class SeparableBlock(nn.Module):
             states, padding = F.pad(states, (0, 1, before, after)), 0
         else:
             padding = (self.dilation, 1)
-        depthwise = self.depthwise
-        states = F.conv2d(
-            states,
-            depthwise.weight,
-            depthwise.bias,
-            stride=self.stride,
-            padding=padding,
-            dilation=(self.dilation, 1),
-            groups=depthwise.groups,
-        )
+        states = self.depthwise(states, stride=self.stride, padding=padding, dilation=(self.dilation, 1))
         return F.relu(self.pointwise(F.relu(states)))
 
 
@@ -90,7 +95,7 @@ class YamnetTrunk(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(1, STEM_CHANNELS, 3)
+        self.stem = FrozenConv2d(1, STEM_CHANNELS, 3)
         blocks, channels, dilation = [], STEM_CHANNELS, 1
         for index, (out_channels, stride) in enumerate(TRUNK_BLOCKS):
             strided = stride == 2 and index <= LAST_STRIDED_BLOCK
@@ -121,7 +126,7 @@ class YamnetTrunk(nn.Module):
             half_lengths = (mel_mask.sum(1) - 1) // 2 + 1
             half_mask = length_mask(half_lengths, (mel_mask.shape[1] - 1) // 2 + 1)[:, None, :, None]
             frame_mask = length_mask(half_lengths // 2, half_mask.shape[2] // 2)[:, None, :, None]
-        states = F.relu(F.conv2d(F.pad(states, (0, 1, 1, 1)), self.stem.weight, self.stem.bias, stride=2))
+        states = F.relu(self.stem(F.pad(states, (0, 1, 1, 1)), stride=2))
         outputs = []
         for index, block in enumerate(self.blocks[: max(layers) + 1]):
             if mel_mask is not None:
@@ -194,11 +199,11 @@ class TimeProYamnetEncoder(PreTrainedModel):
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["ContextLayer", "SeparableBlock"]
+    _no_split_modules = ["ContextLayer", "SeparableBlock"]  # noqa: RUF012
 
     def __init__(self, config: TimeProYamnetConfig):
         super().__init__(config)
-        self.trunk = YamnetTrunk().requires_grad_(False)
+        self.trunk = YamnetTrunk()
         self.stem_channels = [TRUNK_BLOCKS[layer][0] for layer in config.stem_layers]
         self.stem_projection = nn.Linear(sum(self.stem_channels), config.hidden_size)
         self.layers = nn.ModuleList([ContextLayer(config) for _ in range(config.num_hidden_layers)])
@@ -208,9 +213,10 @@ class TimeProYamnetEncoder(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, FrozenConv2d):
             # Only seen until the pretrained trunk is loaded; keeps the signal alive through 27 rectified layers.
             init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias)
 
     def output_lengths(self, mel_lengths: torch.Tensor | int) -> torch.Tensor | int:
         """Return how many audio frames clips of `mel_lengths` mel columns give."""
@@ -244,7 +250,7 @@ class TimeProYamnetEncoder(PreTrainedModel):
         mask = None if input_features_mask is None else input_features_mask.bool()
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
-        outputs = self.trunk(input_features.to(self.dtype), mask, self.config.stem_layers)
+        outputs = self.trunk(input_features.to(self.trunk.stem.weight.dtype), mask, self.config.stem_layers)
         stem_features = torch.cat([F.layer_norm(output, output.shape[-1:]) for output in outputs], dim=-1)
         if self.config.mel_per_frame == 8:
             stem_features = stem_features[:, : 2 * num_frames].unflatten(1, (num_frames, 2)).mean(2)

@@ -65,7 +65,7 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
         padding_value: what padded columns hold.
     """
 
-    model_input_names = ["input_features", "input_features_mask"]
+    model_input_names = ["input_features", "input_features_mask"]  # noqa: RUF012
 
     def __init__(
         self,
