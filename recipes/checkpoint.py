@@ -1,0 +1,47 @@
+"""Save and load TimePro checkpoints: weights, settings, processor and the code that reads them."""
+
+import inspect
+import logging
+from pathlib import Path
+
+from transformers import AutoFeatureExtractor, AutoTokenizer
+
+from modeling_timepro import TimeProAudioForCausalLM
+from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "timepro-small"
+
+
+def save_checkpoint(model, processor, out) -> None:
+    """Write a self-contained checkpoint directory that loads with `trust_remote_code=True` anywhere."""
+    # Backbones loaded by transformers may remember legacy key names and write those back; ours never does.
+    model.save_pretrained(out, save_original_format=False)
+    processor.save_pretrained(out)
+
+
+def load_checkpoint(path, **kwargs):
+    """Return `(model, processor)` of a checkpoint directory, in this package's own classes.
+
+    Args:
+        kwargs: passed to `from_pretrained` of the model, e.g. `dtype` or `attn_implementation`.
+
+    Raises:
+        ValueError: weights are missing from the checkpoint or unknown to the model.
+    """
+    model, info = TimeProAudioForCausalLM.from_pretrained(path, output_loading_info=True, **kwargs)
+    problems = {name: sorted(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
+    if problems:
+        raise ValueError(f"path is {str(path)!r} but its weights do not fit the model: {problems}. Convert it again.")
+    return model, load_processor(path)
+
+
+def load_processor(path):
+    """Return the processor of a checkpoint, in this package's own classes, running none of the checkpoint's code."""
+    settings, _ = TimeProAudioProcessor.get_processor_dict(path)
+    extractor = settings["feature_extractor"]["feature_extractor_type"]
+    extractor_class = TimeProYamnetFeatureExtractor if extractor == "TimeProYamnetFeatureExtractor" else AutoFeatureExtractor
+    parts = (extractor_class.from_pretrained(path), AutoTokenizer.from_pretrained(path))
+    fields = {key: value for key, value in settings.items() if key in inspect.signature(TimeProAudioProcessor).parameters}
+    return TimeProAudioProcessor(*parts, **{k: v for k, v in fields.items() if k not in ("feature_extractor", "tokenizer")})

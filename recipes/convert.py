@@ -1,0 +1,132 @@
+"""Turn an audio-language backbone into a TimePro checkpoint: ticks added, initialised and kept from being emitted.
+
+    python -m recipes.convert --backbone DIR_OR_HUB_ID --out DIR
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoProcessor, Qwen2AudioForConditionalGeneration
+
+from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from processing import TimeGrid, TimeProAudioProcessor
+from recipes.checkpoint import load_checkpoint, save_checkpoint
+from recipes.time_embeddings import number_tokens, time_embeddings
+
+logger = logging.getLogger(__name__)
+
+
+def load_backbone(path):
+    """Return `(model, processor)` in TimePro's classes, still without ticks, of any supported backbone.
+
+    Raises:
+        ValueError: the backbone's `model_type` is not supported, or its weights do not map one to one.
+    """
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type == "timepro_audio":
+        return load_checkpoint(path)
+    if config.model_type == "qwen2_audio":
+        stock = Qwen2AudioForConditionalGeneration.from_pretrained(path)
+        ours = TimeProAudioConfig(
+            audio_config=config.audio_config.to_dict(),
+            text_config=config.text_config.to_dict(),
+            audio_token_id=config.audio_token_id,
+            time_prompt=False,
+            tie_word_embeddings=config.tie_word_embeddings,
+        )
+        model = from_qwen2_audio(stock, ours)
+        processor = AutoProcessor.from_pretrained(path)
+        processor = TimeProAudioProcessor(processor.feature_extractor, processor.tokenizer, time_prompt=False)
+        return model, processor
+    raise ValueError(f"backbone has model_type {config.model_type!r}; supported are 'qwen2_audio' and 'timepro_audio'.")
+
+
+def from_qwen2_audio(stock, config):
+    """Return a [`TimeProAudioForCausalLM`] with the weights of a `Qwen2AudioForConditionalGeneration`."""
+    model = TimeProAudioForCausalLM(config).to(stock.dtype)
+    # The stock classes name their parts as ours do, so the key map is the identity; strict loading proves it.
+    model.load_state_dict(stock.state_dict(), strict=True)
+    model.generation_config = stock.generation_config
+    return model
+
+
+def add_time_tokens(model, processor, grid, time_init="mean", answer_format="digits", seed=0):
+    """Add the grid's ticks to tokenizer, embeddings and configuration, in place, and return the new processor.
+
+    Raises:
+        ValueError: the checkpoint has ticks already.
+    """
+    tokenizer = processor.tokenizer
+    if model.config.num_time_tokens:
+        raise ValueError(f"model has {model.config.num_time_tokens} ticks already; convert the backbone it came from.")
+    number_ids = number_tokens(tokenizer, grid)
+    start = len(tokenizer)
+    # Not special: decoding with skip_special_tokens must keep the times of an answer.
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in grid.tick_tokens()])
+    if tokenizer.convert_tokens_to_ids(grid.tick_tokens()) != list(range(start, start + grid.num_ticks)):
+        raise ValueError("the tokenizer knows some ticks already; use the backbone's original tokenizer.")
+    end = start + grid.num_ticks
+    if end > model.config.text_config.vocab_size:
+        # Spare rows are used where the backbone has them; otherwise the matrices grow by what is missing.
+        model.resize_token_embeddings(end, mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[start:end] = time_embeddings(layer.weight[:start], number_ids, time_init, seed)
+    config = model.config
+    config.time_token_start_id, config.num_time_tokens = start, grid.num_ticks
+    config.time_step, config.max_time, config.frame_rate = grid.time_step, grid.max_time, grid.frame_rate
+    config.time_init, config.time_prompt, config.answer_format = time_init, True, answer_format
+    suppressed = [config.audio_token_id] + ([] if answer_format == "ticks" else list(config.time_token_ids))
+    model.generation_config.suppress_tokens = suppressed
+    return TimeProAudioProcessor(
+        processor.feature_extractor,
+        tokenizer,
+        chat_template=processor.chat_template,
+        time_step=grid.time_step,
+        max_time=grid.max_time,
+        frame_rate=grid.frame_rate,
+        answer_format=answer_format,
+    )
+
+
+def convert(
+    backbone, out, time_step=0.04, max_time=30.0, time_init="mean", answer_format="digits", seed=0, overwrite=False
+):
+    """Write the TimePro checkpoint `out` of a backbone directory or Hub id.
+
+    Raises:
+        ValueError: unsupported backbone, or a `time_step` shorter than one audio frame.
+        FileExistsError: `out` is a directory with files and `overwrite` is off.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise FileExistsError(f"out is {str(out)!r}, which has files already; choose another or pass --overwrite.")
+    model, processor = load_backbone(backbone)
+    audio_config = model.config.audio_config
+    frame_rate = 100 / audio_config.mel_per_frame if audio_config.model_type == "timepro_yamnet" else 25.0
+    grid = TimeGrid(frame_rate=frame_rate, time_step=time_step, max_time=max_time)
+    processor = add_time_tokens(model, processor, grid, time_init, answer_format, seed)
+    save_checkpoint(model, processor, out)
+    load_checkpoint(out)
+    logger.info("wrote %s with %d ticks of %g s", out, grid.num_ticks, time_step)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", required=True, help="directory or Hub id")
+    parser.add_argument("--out", required=True, help="directory to write")
+    parser.add_argument("--time-step", type=float, default=0.04, help="seconds between ticks (default 0.04)")
+    parser.add_argument("--max-time", type=float, default=30.0, help="seconds that ticks cover (default 30)")
+    parser.add_argument("--time-init", choices=("mean", "place", "random"), default="mean")
+    parser.add_argument("--answer-format", choices=("digits", "ticks"), default="digits")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true")
+    logging.basicConfig(level=logging.INFO)
+    convert(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""First values of the tick embeddings: the paper's mean, an order-aware mean, or noise."""
+
+import torch
+
+from processing.time_grid import TimeGrid
+
+
+def number_tokens(tokenizer, grid: TimeGrid) -> list[list[int]]:
+    """Return for every tick the ids of its number written as plain text, e.g. `1.24` -> ids of `1`, `.`, `2`, `4`."""
+    numbers = [token.strip("<>") for token in grid.tick_tokens()]
+    return tokenizer(numbers, add_special_tokens=False)["input_ids"]
+
+
+def place_weights(num_tokens: int, longest: int) -> torch.Tensor:
+    """Return weights `(num_tokens,)` that halve from the most significant place on and sum to one.
+
+    Numbers are aligned at their last digit, so that the tenths of `1.24` and of `21.24` weigh the same before
+    normalisation.
+    """
+    places = torch.arange(longest - num_tokens, longest, dtype=torch.float64)
+    weights = 0.5**places
+    return weights / weights.sum()
+
+
+def time_embeddings(
+    weight: torch.Tensor, number_ids: list[list[int]], init: str = "mean", seed: int = 0
+) -> torch.Tensor:
+    """Return `(num_ticks, hidden_size)` first embeddings of the ticks.
+
+    `mean` is the paper's semantic initialisation (arXiv 2604.13715): the mean of the embeddings of the number's tokens.
+    A mean forgets order, so with digit tokens `1.24` and `4.12` coincide. `place` weights each token by its decimal
+    place, which keeps every tick distinct. `random` is the ablation: normal noise of the vocabulary's spread.
+
+    Args:
+        weight: `(vocab_size, hidden_size)` embedding matrix before the ticks.
+        number_ids: token ids of every tick's number, see `number_tokens`.
+        init: `mean`, `place` or `random`.
+        seed: of the noise.
+
+    Raises:
+        ValueError: unknown `init`.
+    """
+    if init == "random":
+        generator = torch.Generator().manual_seed(seed)
+        spread = weight.float().std(dim=0).cpu()
+        noise = torch.randn((len(number_ids), weight.shape[1]), generator=generator) * spread
+        return (noise + weight.float().mean(dim=0).cpu()).to(weight)
+    if init not in ("mean", "place"):
+        raise ValueError(f"init is {init!r}; choose one of 'mean', 'place', 'random'.")
+    longest = max(len(ids) for ids in number_ids)
+    rows = []
+    for ids in number_ids:
+        parts = weight[torch.tensor(ids)].double()
+        weights = place_weights(len(ids), longest) if init == "place" else torch.full((len(ids),), 1 / len(ids)).double()
+        rows.append((weights[:, None].to(parts.device) * parts).sum(0))
+    return torch.stack(rows).to(weight.dtype)
