@@ -1,0 +1,92 @@
+"""Look into a checkpoint folder, and load it as a user would: through transformers, by the code that it carries."""
+
+import json
+import math
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from recipes import DEFAULT_CHECKPOINT
+
+TASK = "temporal-audio-grounding"
+
+
+def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
+    """Return the pipeline of a checkpoint folder or Hub id, by the code in the checkpoint (`trust_remote_code`).
+
+    A local folder is loaded offline, which is also faster.
+
+    Raises:
+        ValueError: the folder holds no TimePro checkpoint.
+        OSError: the Hub id cannot be loaded.
+    """
+    if Path(model).exists() or Path(model) == DEFAULT_CHECKPOINT:
+        read_config(model)
+        # transformers reads these on import, so they work in a fresh process only; later they do no harm.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return pipeline(TASK, model=str(model), trust_remote_code=True)
+
+
+def read_config(folder: str | os.PathLike) -> dict:
+    """Return `config.json` of a checkpoint folder.
+
+    Raises:
+        ValueError: there is none, or it is not TimePro's.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"model is {str(folder)!r}, which holds no config.json; give a TimePro checkpoint's folder.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("model_type") != "timepro_audio":
+        raise ValueError(
+            f"model is {str(folder)!r}, of model_type {config.get('model_type')!r}; turn it into a TimePro checkpoint "
+            "by recipes/convert.py first."
+        )
+    return config
+
+
+def count_parameters(folder: str | os.PathLike) -> int:
+    """Count the values in all safetensors files of a folder, from their headers (8 bytes of length, then JSON)."""
+    total = 0
+    for path in Path(folder).glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total
+
+
+def describe_checkpoint(folder: str | os.PathLike) -> dict[str, str]:
+    """Return what a checkpoint is, as lines of name and text, without loading its weights.
+
+    Raises:
+        ValueError: the folder holds no TimePro checkpoint.
+    """
+    config = read_config(folder)
+    towers = [config.get(part, {}).get("model_type", "?") for part in ("audio_config", "text_config")]
+    step, max_time = config.get("time_step", "?"), config.get("max_time", "?")
+    return {
+        "backbone": " + ".join(towers),
+        "parameters": f"{count_parameters(folder):,}",
+        "frames": f"{config.get('frame_rate', '?')} per second",
+        "ticks": f"{config.get('num_time_tokens', 0)}, every {step} s, for clips of up to {max_time} s",
+        "tick init": config.get("time_init", "?"),
+        "time prompt": "on" if config.get("time_prompt") else "off",
+        "answers": config.get("answer_format", "?"),
+        "labels": ", ".join(config.get("event_labels") or ["open vocabulary"]),
+        "versions": ", ".join(_versions()),
+    }
+
+
+def _versions() -> list[str]:
+    found = [f"Python {sys.version.split()[0]}"]
+    for name in ("timepro", "torch", "transformers", "safetensors", "numpy", "soundfile", "soxr"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} (not installed)")
+    return found
