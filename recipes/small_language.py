@@ -105,17 +105,30 @@ def language_config(vocab_size: int, tokenizer: Qwen2Tokenizer | None = None) ->
 
 def packed_batches(
     tokenizer: Qwen2Tokenizer, batch_size: int, sequence_length: int, seed: int
-) -> Iterator[torch.Tensor]:
-    """Yield int64 batches (batch_size, sequence_length) of texts that follow one another, parted by `<|endoftext|>`."""
-    separator = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    stream, buffer = documents(seed), []
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches of texts that follow one another, parted by `<|endoftext|>`.
+
+    Of a chat only the answer is learnt: what it answers to is drawn at random, and the noise of guessing that would
+    drown what can be learnt, which is to read times and names off the context.
+
+    Returns:
+        input ids and labels, int64 (batch_size, sequence_length); labels are -100 where nothing is to be learnt.
+    """
+    separator, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>"])
+    size = batch_size * sequence_length
+    stream, ids, labels = documents(seed), [], []
     while True:
-        while len(buffer) < batch_size * sequence_length:
+        while len(ids) < size:
             texts = list(itertools.islice(stream, 64))
-            for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
-                buffer += [*ids, separator]
-        batch, buffer = buffer[: batch_size * sequence_length], buffer[batch_size * sequence_length :]
-        yield torch.tensor(batch).view(batch_size, sequence_length)
+            for text_ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                text_ids.append(separator)
+                num_context = len(text_ids) - text_ids[::-1].index(turn) if turn in text_ids else 0
+                ids += text_ids
+                labels += [-100] * num_context + text_ids[num_context:]
+        # A mean over no tokens is no number; only tiny batches can be all context.
+        if any(label != -100 for label in labels[:size]):
+            yield tuple(torch.tensor(values[:size]).view(batch_size, sequence_length) for values in (ids, labels))
+        ids, labels = ids[size:], labels[size:]
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup: int = 30) -> float:
@@ -184,7 +197,7 @@ def train(
         bf16: compute in bfloat16 where torch allows it.
 
     Returns:
-        the loss of each step taken in this call, in nats per token.
+        the loss of each step taken in this call, in nats per learnt token.
     """
     out = Path(out)
     torch.manual_seed(seed)
@@ -214,9 +227,9 @@ def train(
                 learning_rate(step, num_steps, peak_learning_rate),
                 learning_rate(max(step, int(reached * num_steps)), num_steps, peak_learning_rate),
             )
-        batch = next(batches)
+        input_ids, labels = next(batches)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+            loss = model(input_ids=input_ids, labels=labels, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -255,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=arguments.seed,
     )
     if losses:
-        logger.info("Final loss %.4f nats per token", float(np.mean(losses[-20:])))
+        logger.info("Final loss %.4f nats per learnt token", float(np.mean(losses[-20:])))
     return 0
 
 

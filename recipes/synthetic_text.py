@@ -244,19 +244,19 @@ def conversation(rng: np.random.Generator) -> str:
     grid = choose(rng, GRIDS)
     events = draw_events(rng, grid, max_events=4)
     told = ""
-    if rng.random() < 0.8:
+    if rng.random() < 0.9:
         order = rng.permutation(len(events))
         told = ". ".join(clause(rng, events[i]) for i in order) + ".\n" if events else "Silence.\n"
     return chat(rng, (AUDIO if rng.random() < 0.5 or not told else "") + told, events, grid)
 
 
 KINDS: tuple[tuple[Callable[[np.random.Generator], str], float], ...] = (
-    (conversation, 0.30),
-    (timeline, 0.28),
-    (story, 0.12),
-    (comparison, 0.09),
-    (duration_arithmetic, 0.07),
-    (counting, 0.06),
+    (conversation, 0.27),
+    (timeline, 0.40),
+    (story, 0.08),
+    (comparison, 0.06),
+    (duration_arithmetic, 0.05),
+    (counting, 0.05),
     (naming, 0.05),
     (spelling, 0.03),
 )

@@ -25,7 +25,7 @@ SMALL = {"batch_size": 2, "sequence_length": 64, "vocab_size": 400, "num_documen
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(num_documents=2000)
+    return train_tokenizer(num_documents=6000)
 
 
 @pytest.fixture
@@ -137,10 +137,21 @@ def test_timelines_agree_with_their_answers():
 
 def test_batches_are_packed_texts(tokenizer):
     batches = packed_batches(tokenizer, 4, 64, seed=5)
-    joined = torch.cat([next(batches).flatten() for _ in range(3)])
+    joined = torch.cat([next(batches)[0].flatten() for _ in range(3)])
     assert joined.shape == (3 * 4 * 64,)
     expected = list(itertools.islice(documents(5), 3))
     assert tokenizer.decode(joined).startswith("<|endoftext|>".join(expected) + "<|endoftext|>")
+
+
+def test_only_the_answers_of_chats_are_learnt(tokenizer):
+    ids, labels = next(packed_batches(tokenizer, 16, 256, seed=5))
+    assert torch.equal(labels[labels != -100], ids[labels != -100])
+    learnt = tokenizer.decode(labels[labels != -100])
+    assert "user" not in learnt and "system" not in learnt
+    chats = [text for text in itertools.islice(documents(5), 10) if "<|im_start|>" in text]
+    assert chats
+    for text in chats:
+        assert text.rsplit("<|im_start|>", 1)[1] in learnt
 
 
 def test_learning_rate_warms_up_and_decays():
