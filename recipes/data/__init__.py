@@ -1,0 +1,1 @@
+"""Data: real recordings, soundscapes mixed from them, and rows for training."""

