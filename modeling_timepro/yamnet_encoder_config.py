@@ -58,7 +58,7 @@ class TimeProYamnetConfig(PretrainedConfig):
             raise ValueError(f"stem_layers={stem_layers}: must ascend without repeats.")
         if hidden_size % num_attention_heads or (hidden_size // num_attention_heads) % 2:
             raise ValueError(
-                f"hidden_size={hidden_size} over num_attention_heads={num_attention_heads}: must give an even head size."
+                f"hidden_size={hidden_size} over num_attention_heads={num_attention_heads}: must give an even size."
             )
         if conv_kernel_size % 2 == 0:
             raise ValueError(f"conv_kernel_size={conv_kernel_size}: must be odd, to be centred on a frame.")
