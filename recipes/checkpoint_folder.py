@@ -10,6 +10,8 @@ from pathlib import Path
 from recipes import DEFAULT_CHECKPOINT
 
 TASK = "temporal-audio-grounding"
+# For checkpoints that do not say; transformers would stop after 20 tokens, in the middle of an answer.
+MAX_NEW_TOKENS = 256
 
 
 def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
@@ -29,7 +31,11 @@ def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return pipeline(TASK, model=str(model), trust_remote_code=True)
+    pipe = pipeline(TASK, model=str(model), trust_remote_code=True)
+    settings = pipe.model.generation_config
+    if settings.max_new_tokens is None and settings.max_length is None:
+        settings.max_new_tokens = MAX_NEW_TOKENS
+    return pipe
 
 
 def read_config(folder: str | os.PathLike) -> dict:

@@ -118,7 +118,11 @@ def make_soundscapes(args) -> int:
     from recipes.data.synthesize import synthesize
 
     names = ("out", "num_clips", "seed", "split", "sounds", "num_workers")
-    synthesize(**{name: getattr(args, name) for name in names})
+    try:
+        synthesize(**{name: getattr(args, name) for name in names})
+    except RuntimeError as error:  # recordings that are not installed, with the way to get them
+        print(f"timepro: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
