@@ -1,0 +1,123 @@
+"""Batches for supervised fine-tuning: every question about a clip shares one copy of its long audio prompt."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from processing.audio_io import load_audio
+
+
+def common_prefix(sequences):
+    """Return how many leading items all sequences share."""
+    length = 0
+    for items in zip(*sequences):
+        if any(item != items[0] for item in items[1:]):
+            break
+        length += 1
+    return length
+
+
+def branch_mask(prefix, branches, length):
+    """Return the bool mask `(length, length)` of a shared prompt and the answers that follow it.
+
+    The prompt is causal, and each branch sees the prompt and, causally, itself. Padding sees itself only, so that no
+    row is empty.
+
+    Args:
+        prefix: length of the prompt.
+        branches: lengths of the branches.
+        length: padded length.
+    """
+    mask = torch.eye(length, dtype=torch.bool)
+    start = prefix
+    for size in [0, *branches]:
+        end = start + size
+        mask[start if size else 0 : end, :prefix] = True
+        mask[start:end, start:end] = True
+        start = end
+    return mask & torch.ones(length, length, dtype=torch.bool).tril()
+
+
+@dataclass
+class TimeProCollator:
+    """Turn samples `{"audio" or "stem_index", "duration", "turns": [{"question", "answer"}]}` into a batch.
+
+    All turns of a clip stand in one sequence after its audio prompt, positions restarting and attention blocked between
+    them, which is exactly as if each had been a sequence of its own. With a single turn the mask is the plain one.
+
+    Args:
+        processor: the checkpoint's [`TimeProAudioProcessor`].
+        stems: `(num_clips, num_frames, stem_size)` stored stem features, see `recipes/data/stem_cache.py`.
+        max_length: longest sequence allowed, in tokens; a longer one raises, nothing is truncated.
+    """
+
+    processor: object
+    stems: np.ndarray | None = None
+    max_length: int | None = None
+
+    def __call__(self, samples):
+        clips = [self._encode(sample) for sample in samples]
+        length = max(len(clip["ids"]) for clip in clips)
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(
+                f"a sequence has {length} tokens but max_length is {self.max_length}; raise it or use shorter clips."
+            )
+        pad = self.processor.tokenizer.pad_token_id
+        batch = {
+            "input_ids": torch.tensor([clip["ids"] + [pad] * (length - len(clip["ids"])) for clip in clips]),
+            "labels": torch.tensor([clip["labels"] + [-100] * (length - len(clip["labels"])) for clip in clips]),
+        }
+        if any(len(clip["branches"]) > 1 for clip in clips):
+            masks = [branch_mask(clip["prefix"], clip["branches"], length) for clip in clips]
+            batch["attention_mask"] = torch.stack(masks)[:, None]
+            batch["position_ids"] = torch.tensor([clip["positions"] + [0] * (length - len(clip["ids"])) for clip in clips])
+        else:
+            lengths = torch.tensor([len(clip["ids"]) for clip in clips])
+            batch["attention_mask"] = (torch.arange(length)[None] < lengths[:, None]).long()
+        return batch | self._audio(samples, clips)
+
+    def _audio(self, samples, clips):
+        lengths = [clip["num_mel_frames"] for clip in clips]
+        if self.stems is not None:
+            features = torch.from_numpy(np.stack([self.stems[s["stem_index"]] for s in samples]).astype(np.float32))
+            mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+            return {"stem_features": features, "input_features_mask": mask.long()}
+        features, _ = self.processor._process_audio([clip["waveform"] for clip in clips])
+        return {name: torch.as_tensor(features[name]) for name in ("input_features", "input_features_mask")}
+
+    def _encode(self, sample):
+        rate = self.processor.sampling_rate
+        if self.stems is None:
+            waveform = load_audio(sample["audio"], sampling_rate=rate)
+            num_samples = len(waveform)
+        else:
+            waveform, num_samples = None, round(sample["duration"] * rate)
+        num_mel_frames = num_samples // 160
+        audio = self.processor.expand_audio(self.processor.num_frames(num_mel_frames))
+        ids, labels = zip(*(self._tokenize(turn, audio) for turn in sample["turns"]))
+        # One turn is all branch; of several, what they share (the audio and more) is computed once.
+        prefix = common_prefix(ids) if len(ids) > 1 else 0
+        branches = [len(one) - prefix for one in ids]
+        return {
+            "ids": list(ids[0][:prefix]) + [token for one in ids for token in one[prefix:]],
+            "labels": list(labels[0][:prefix]) + [label for one in labels for label in one[prefix:]],
+            "positions": list(range(prefix)) + [prefix + i for size in branches for i in range(size)],
+            "prefix": prefix,
+            "branches": branches,
+            "num_mel_frames": num_mel_frames,
+            "waveform": waveform,
+        }
+
+    def _tokenize(self, turn, audio):
+        messages = [
+            {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": turn["question"]}]},
+            {"role": "assistant", "content": turn["answer"]},
+        ]
+        text = self.processor.apply_chat_template(messages)
+        start = text.rindex(turn["answer"] + self.processor.tokenizer.eos_token)
+        prompt = text[:start].replace(self.processor.audio_token, audio)
+        tokenizer = self.processor.tokenizer
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        answer_ids = tokenizer(turn["answer"] + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+        return prompt_ids + answer_ids, [-100] * len(prompt_ids) + answer_ids

@@ -1,0 +1,44 @@
+"""Questions and answers about a clip, made from its events."""
+
+import numpy as np
+
+from processing.event_text import PROMPTS, format_events, prompt_text
+from processing.events import Event
+from recipes.synthetic_text import PHRASES
+
+
+def query_spellings(label: str) -> tuple[str, ...]:
+    """Return ways to ask for an event label; the label itself comes first."""
+    if label not in PHRASES:
+        return (label,)
+    subject, verb, gerund = PHRASES[label]
+    return (label, gerund, f"{subject} {verb}" if subject[:2] in ("a ", "an") else gerund)
+
+
+def make_turns(row, rng: np.random.Generator, grid, answer_format="digits", num_absent=1, wordings=1):
+    """Return `[{"question", "answer"}]` about one clip row: detection, every label heard, and some that are not.
+
+    Args:
+        row: a data row with `events` and, for absent queries, `absent` labels.
+        grid: the checkpoint's [`TimeGrid`], on which answers write times.
+        num_absent: how many absent labels are asked for; their answer is `none`.
+        wordings: how many of the built-in prompt wordings are used.
+    """
+    events = [Event(e["onset"], e["offset"], e["event_label"]) for e in row["events"]]
+
+    def wording(task):
+        return int(rng.integers(min(wordings, len(PROMPTS[task]))))
+
+    answer = format_events(events, "detection", grid, answer_format)
+    turns = [{"question": prompt_text("detection", None, wording("detection")), "answer": answer}]
+    heard = sorted({event.event_label for event in events})
+    absent = row.get("absent") or []
+    missing = [absent[i] for i in rng.permutation(len(absent))[:num_absent]]
+    for label in [heard[i] for i in rng.permutation(len(heard))] + missing:
+        spellings = query_spellings(label)
+        query = spellings[0] if rng.random() < 0.5 else spellings[int(rng.integers(len(spellings)))]
+        # All events of one question carry the query's words; the answer names no label.
+        found = [Event(e.onset, e.offset, query) for e in events if e.event_label == label]
+        answer = format_events(found, "grounding", grid, answer_format)
+        turns.append({"question": prompt_text("grounding", query, wording("grounding")), "answer": answer})
+    return turns

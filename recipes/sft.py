@@ -1,0 +1,129 @@
+"""Supervised fine-tuning of a TimePro checkpoint on annotated clips.
+
+    accelerate launch recipes/sft.py --config recipes/configs/sft/small.yaml
+
+Every clip becomes one sequence: its audio prompt, then detection, grounding of each label heard and of labels that are
+absent. The loss is taken on the answers only. Ticks stay frozen. Resumes with --resume_from_checkpoint DIR.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# `accelerate launch recipes/sft.py` puts recipes/ itself on the path; the package's parent is what imports need.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config  # noqa: E402
+
+from recipes.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from recipes.collator import TimeProCollator  # noqa: E402
+from recipes.data.tasks import make_turns  # noqa: E402
+from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer, freeze_time_embeddings  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SFTArguments:
+    """What to train on.
+
+    Attributes:
+        data: directory with `<split>.jsonl` rows; audio paths in them are relative to it.
+        split: which split to train on.
+        stems: train from `<split>_stem.npy` in `data` (frozen YAMNet stem) instead of audio files.
+        num_absent: absent labels asked for per clip.
+        wordings: how many of the built-in prompt wordings are used.
+        num_variants: times that every clip enters an epoch, each with other questions.
+        questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
+        time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
+        freeze_audio_tower: train projector and language model only.
+        max_minutes: stop and save after so many minutes; 0 for no limit.
+    """
+
+    data: str = field(default="data", metadata={"help": "directory with <split>.jsonl"})
+    split: str = "train"
+    stems: bool = False
+    num_absent: int = 1
+    wordings: int = 4
+    num_variants: int = 1
+    questions_per_sequence: int = 0
+    time_label_sigma: float = 0.0
+    freeze_audio_tower: bool = False
+    max_minutes: float = 0.0
+
+
+def load_samples(arguments, grid, answer_format, seed):
+    """Return the `Dataset` of training samples `{"audio", "stem_index", "duration", "turns"}`.
+
+    Raises:
+        FileNotFoundError: the rows, or any of the audio files they name; all missing files are listed.
+    """
+    folder = Path(arguments.data)
+    path = folder / f"{arguments.split}.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"data is {arguments.data!r} but {path} does not exist; run `timepro synthesize` first.")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    missing = [] if arguments.stems else [row["audio"] for row in rows if not (folder / row["audio"]).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} audio files of {path} are missing: {missing}")
+    rng = np.random.default_rng(seed)
+    samples = []
+    for _ in range(arguments.num_variants):
+        for row in rows:
+            turns = make_turns(row, rng, grid, answer_format, arguments.num_absent, arguments.wordings)
+            size = arguments.questions_per_sequence or len(turns)
+            for start in range(0, len(turns), size):
+                sample = {"audio": str(folder / row["audio"]), "duration": row["duration"]}
+                samples.append(sample | {"stem_index": row.get("stem_index"), "turns": turns[start : start + size]})
+    return Dataset.from_list(samples)
+
+
+def main():
+    parser = TrlParser((SFTArguments, SFTConfig, ModelConfig))
+    arguments, training, model_arguments = parser.parse_args_and_config()
+    logging.basicConfig(level=logging.INFO)
+    model, processor = load_checkpoint(
+        model_arguments.model_name_or_path,
+        dtype=model_arguments.dtype or "float32",
+        attn_implementation=model_arguments.attn_implementation or "sdpa",
+    )
+    dataset = load_samples(arguments, processor.grid, processor.answer_format, training.seed)
+    stems = None
+    if arguments.stems:
+        stems = np.load(Path(arguments.data) / f"{arguments.split}_stem.npy", mmap_mode="r", allow_pickle=False)
+    # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
+    training.remove_unused_columns = False
+    training.dataset_kwargs = {"skip_prepare_dataset": True}
+    peft_config = get_peft_config(model_arguments)
+    if peft_config is None:
+        if arguments.freeze_audio_tower:
+            model.model.audio_tower.requires_grad_(False)
+        freeze_time_embeddings(model)
+    max_length, training.max_length = training.max_length, None
+    trainer = TimeProSFTTrainer(
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        data_collator=TimeProCollator(processor, stems, max_length),
+        processing_class=processor.tokenizer,
+        peft_config=peft_config,
+        time_label_sigma=arguments.time_label_sigma,
+        callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if peft_config is not None:
+            model.save_pretrained(Path(training.output_dir) / "adapter")
+            model = model.merge_and_unload()
+        save_checkpoint(model, processor, Path(training.output_dir) / "final")
+        trainer.state.save_to_json(str(Path(training.output_dir) / "final" / "trainer_state.json"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""TRL's SFTTrainer for audio: frozen ticks, and optionally softened targets for time tokens."""
+
+import torch
+from torch.nn import functional as F
+from transformers import TrainerCallback
+from trl import SFTTrainer
+
+
+def freeze_time_embeddings(model):
+    """Keep the tick rows of the input embeddings from changing in full fine-tuning; return the hook's handle.
+
+    Their gradients are zeroed. Weight decay must spare the embeddings too, see `TimeProSFTTrainer`.
+    """
+    ids = torch.tensor(list(model.config.time_token_ids), dtype=torch.long)
+    weight = model.get_input_embeddings().weight
+    return weight.register_hook(lambda gradient: gradient.index_fill(0, ids.to(gradient.device), 0.0))
+
+
+def time_aware_loss(logits, labels, time_token_ids, sigma=0.0, time_step=0.04):
+    """Return the summed cross entropy over tokens, with Gaussian soft targets where the label is a tick.
+
+    A soft target gives the ticks near the true one weight `exp(-(dt / sigma)^2 / 2)`, normalised: a time that is one
+    step off is nearly right. (TEMPO trains time tokens of the answer so, with sigma 0.3 s.)
+
+    Args:
+        logits: `(num_tokens, vocab_size)`.
+        labels: `(num_tokens,)` ids, none ignored.
+        time_token_ids: the `range` of tick ids.
+        sigma: seconds; 0 for the plain loss.
+        time_step: seconds between ticks.
+    """
+    if not sigma or not len(time_token_ids):
+        return F.cross_entropy(logits.float(), labels, reduction="sum")
+    start, end = time_token_ids.start, time_token_ids.stop
+    is_time = (labels >= start) & (labels < end)
+    loss = F.cross_entropy(logits[~is_time].float(), labels[~is_time], reduction="sum")
+    ticks = torch.arange(end - start, device=labels.device)
+    distance = (ticks[None, :] - (labels[is_time] - start)[:, None]) * time_step
+    target = torch.softmax(-0.5 * (distance / sigma) ** 2, dim=-1)
+    log_probs = torch.log_softmax(logits[is_time].float(), dim=-1)[:, start:end]
+    return loss - (target * log_probs).sum()
+
+
+class StopAfterSave(TrainerCallback):
+    """End training once a checkpoint past `minutes` of wall-clock time is saved, so that a budget loses nothing."""
+
+    def __init__(self, minutes):
+        import time
+
+        self.clock, self.limit = time.monotonic, time.monotonic() + 60 * minutes
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.clock() > self.limit:
+            control.should_save = control.should_training_stop = True
+
+
+class TimeProSFTTrainer(SFTTrainer):
+    """Train on answers only, computing logits only where a batch has answers.
+
+    Args:
+        time_label_sigma: seconds of the soft targets of time tokens; 0 for plain cross entropy.
+    """
+
+    def __init__(self, *args, time_label_sigma=0.0, **kwargs):
+        self.time_label_sigma = time_label_sigma
+        super().__init__(*args, **kwargs)
+        config = self.model.config
+        self._time_token_ids, self._time_step = config.time_token_ids, config.time_step
+
+    def get_decay_parameter_names(self, model):
+        # Decay would move the frozen tick rows, which live in the embedding matrix.
+        return [name for name in super().get_decay_parameter_names(model) if "embed_tokens" not in name]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        kept = (targets != -100).any(0).nonzero().squeeze(1)
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**features, use_cache=False, logits_to_keep=kept)
+        targets = targets[:, kept]
+        chosen = targets != -100
+        logits, targets = outputs.logits[chosen], targets[chosen]
+        loss = time_aware_loss(logits, targets, self._time_token_ids, self.time_label_sigma, self._time_step)
+        num_items = num_items_in_batch if num_items_in_batch is not None else chosen.sum()
+        loss = loss / num_items
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        accuracy = (logits.argmax(-1) == targets).float().mean()
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["mean_token_accuracy"].append(self.accelerator.gather(accuracy).mean().item())
+        return (loss, outputs) if return_outputs else loss
