@@ -145,3 +145,21 @@ def test_every_module_says_what_it_is():
     for path in (path for package in PACKAGES for path in files_of(package)):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         assert ast.get_docstring(tree) or not tree.body, path
+
+
+def test_constraints_pin_what_is_installed():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    for text in (setup["options"]["install_requires"], *(setup["options.extras_require"][e] for e in ("train", "test"))):
+        for line in filter(None, text.splitlines()):
+            name = re.split(r"[<>=!\s]", line)[0].lower().replace("_", "-")
+            assert name in pins, f"constraints.txt does not pin {name}"
+            assert importlib.metadata.version(name).split("+")[0] == pins[name]
+
+
+def test_ci_runs_the_command_of_the_readme():
+    command = "python -m pytest"
+    assert f"```sh\n{command}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith(command)
