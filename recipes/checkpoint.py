@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-from pathlib import Path
 
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
@@ -10,8 +9,6 @@ from modeling_timepro import TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "timepro-small"
 
 
 def save_checkpoint(model, processor, out) -> None:

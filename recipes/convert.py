@@ -81,6 +81,8 @@ def add_time_tokens(model, processor, grid, time_init="mean", answer_format="dig
     config.time_init, config.time_prompt, config.answer_format = time_init, True, answer_format
     suppressed = [config.audio_token_id] + ([] if answer_format == "ticks" else list(config.time_token_ids))
     model.generation_config.suppress_tokens = suppressed
+    # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
+    model.generation_config.max_new_tokens = 256
     return TimeProAudioProcessor(
         processor.feature_extractor,
         tokenizer,

@@ -65,7 +65,7 @@ def load_samples(arguments, grid, answer_format, seed):
     folder = Path(arguments.data)
     path = folder / f"{arguments.split}.jsonl"
     if not path.is_file():
-        raise FileNotFoundError(f"data is {arguments.data!r} but {path} does not exist; run `timepro synthesize` first.")
+        raise FileNotFoundError(f"data is {arguments.data!r} but {path} does not exist; run `timepro synthesize`.")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     missing = [] if arguments.stems else [row["audio"] for row in rows if not (folder / row["audio"]).is_file()]
     if missing:

@@ -134,7 +134,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--language-model", required=True, help="directory of the small language model")
     parser.add_argument("--weights", required=True, help="YAMNet's safetensors file")
-    parser.add_argument("--stems", required=True, help="directory of stored stem features with splits train, validation")
+    parser.add_argument("--stems", required=True, help="directory of stored stem features: train, validation")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--num-steps", type=int, default=600, help="steps of the frame-level loss; 0 to skip it")
     parser.add_argument("--seed", type=int, default=0)

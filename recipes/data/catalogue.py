@@ -58,7 +58,7 @@ def load_catalogue(path=SOUNDS) -> list[SoundFile]:
         splits.setdefault(file.group, set()).add(file.split)
     shared = sorted(group for group, found in splits.items() if len(found) > 1)
     if shared:
-        raise ValueError(f"path is {str(path)!r}: recording groups {shared} stand in train and heldout; keep each in one.")
+        raise ValueError(f"path is {str(path)!r}: groups {shared} stand in train and heldout; keep each in one split.")
     return files
 
 

@@ -1,0 +1,276 @@
+"""Supervised fine-tuning: what reaches the loss, what stays frozen, and a real launch that is killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
+from recipes.checkpoint import save_checkpoint
+from recipes.collator import TimeProCollator, branch_mask, common_prefix
+from recipes.convert import add_time_tokens
+from recipes.sft_trainer import freeze_time_embeddings, time_aware_loss
+from recipes.small_language import train_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+GRID = TimeGrid(frame_rate=12.5, time_step=0.08, max_time=4.0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(vocab_size=400, num_documents=300).save_pretrained(folder)
+    return folder
+
+
+def make_checkpoint(tokenizer_folder, answer_format="ticks"):
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = TimeProAudioConfig(
+        audio_config={"model_type": "timepro_yamnet", "num_hidden_layers": 1, "hidden_size": 32, "dropout": 0.0},
+        text_config={
+            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64, "tie_word_embeddings": False,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        time_prompt=False,
+        frame_rate=12.5,
+    )  # fmt: skip
+    model = TimeProAudioForCausalLM(config)
+    processor = TimeProAudioProcessor(TimeProYamnetFeatureExtractor(), tokenizer, time_prompt=False, frame_rate=12.5)
+    return model, add_time_tokens(model, processor, GRID, "place", answer_format)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tokenizer_folder):
+    return make_checkpoint(tokenizer_folder)
+
+
+def write_clips(folder, num_clips=12, seconds=2.0):
+    """Write clips in which a tone starts and ends at known times, and their rows."""
+    rng = np.random.default_rng(0)
+    (folder / "train").mkdir(parents=True)
+    rows = []
+    for index in range(num_clips):
+        waveform = 0.01 * rng.normal(size=int(seconds * 16000))
+        onset, offset = sorted(rng.uniform(0.1, seconds - 0.1, 2).round(2))
+        label, pitch = (("dog bark", 400), ("siren", 1600))[index % 2]
+        time_axis = np.arange(len(waveform)) / 16000
+        waveform += 0.5 * np.sin(2 * np.pi * pitch * time_axis) * ((time_axis >= onset) & (time_axis < offset))
+        name = f"train/{index}.wav"
+        soundfile.write(folder / name, waveform, 16000)
+        events = [{"onset": float(onset), "offset": float(offset), "event_label": label}]
+        rows.append({"id": str(index), "audio": name, "duration": seconds, "events": events, "absent": ["drum"]})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+TURNS = [
+    {"question": "What events?", "answer": "dog bark: <0.48>-<1.04>"},
+    {"question": "When is 'dog bark'?", "answer": "<0.48>-<1.04>"},
+    {"question": "When is 'drum'?", "answer": "none"},
+]
+
+
+def sample(folder, turns, name="0.wav", seed=0):
+    path = folder / name
+    waveform = np.random.default_rng(seed).normal(size=32000) * 0.1
+    soundfile.write(path, waveform, 16000)
+    return {"audio": str(path), "duration": 2.0, "turns": turns}
+
+
+def loss_of(model, batch):
+    batch = dict(batch)
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+
+
+def test_changing_the_waveform_changes_the_loss(checkpoint, tmp_path):
+    model, processor = checkpoint
+    collator = TimeProCollator(processor)
+    first = loss_of(model, collator([sample(tmp_path, TURNS, "a.wav", 0)]))
+    second = loss_of(model, collator([sample(tmp_path, TURNS, "b.wav", 1)]))
+    assert abs(first - second) > 1e-4
+
+
+def test_labels_are_the_answers_and_nothing_else(checkpoint, tmp_path):
+    _, processor = checkpoint
+    batch = TimeProCollator(processor)([sample(tmp_path, TURNS)])
+    learnt = processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
+    assert learnt == "".join(turn["answer"] + "<|im_end|>" for turn in TURNS)
+
+
+def test_questions_that_share_an_audio_prompt_equal_separate_sequences(checkpoint, tmp_path):
+    model, processor = checkpoint
+    collator = TimeProCollator(processor)
+    longer = {"question": "Is there a long question about the siren?", "answer": "<0.08>-<0.16>, <0.80>-<1.60>"}
+    other = [TURNS[0], longer]
+    clips = [sample(tmp_path, TURNS, "a.wav", 0), sample(tmp_path, other, "b.wav", 1)]
+    shared = loss_of(model, collator(clips))
+    separate = sum(loss_of(model, collator([clip | {"turns": [turn]}])) for clip in clips for turn in clip["turns"])
+    assert shared == pytest.approx(separate.item(), rel=1e-5)
+
+
+def test_shared_prompts_give_the_gradients_of_separate_sequences(checkpoint, tmp_path):
+    model, processor = checkpoint
+    collator = TimeProCollator(processor)
+    clip = sample(tmp_path, TURNS)
+
+    def gradients(batches):
+        model.zero_grad()
+        for batch in batches:
+            labels = batch.pop("labels")
+            logits = model.eval()(**batch).logits
+            F.cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+            ).backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    shared = gradients([collator([clip])])
+    separate = gradients([collator([clip | {"turns": [turn]}]) for turn in TURNS])
+    model.zero_grad()
+    for name, gradient in separate.items():
+        torch.testing.assert_close(shared[name], gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item() + 1e-7)
+
+
+def test_branches_are_blind_to_each_other():
+    mask = branch_mask(2, [1, 2], 6)
+    assert mask.int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+    assert common_prefix([[1, 2, 3], [1, 2, 4], [1, 2]]) == 2
+
+
+def test_a_sequence_over_max_length_is_refused(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="max_length is 20"):
+        TimeProCollator(checkpoint[1], max_length=20)([sample(tmp_path, TURNS)])
+
+
+def test_soft_targets_prefer_near_times_and_equal_cross_entropy_without_spread():
+    logits = torch.zeros(1, 20)
+    near, far = logits.clone(), logits.clone()
+    near[0, 11], far[0, 18] = 4.0, 4.0
+    label, ticks = torch.tensor([10]), range(8, 20)
+    assert time_aware_loss(near, label, ticks, 0.1, 0.08) < time_aware_loss(far, label, ticks, 0.1, 0.08)
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5, 20), torch.tensor([1, 9, 10, 2, 19])
+    hard = F.cross_entropy(logits, labels, reduction="sum")
+    torch.testing.assert_close(time_aware_loss(logits, labels, ticks, 1e-4, 0.08), hard)
+    torch.testing.assert_close(time_aware_loss(logits, labels, ticks, 0.0, 0.08), hard)
+
+
+def test_frozen_ticks_get_no_gradient(tokenizer_folder, tmp_path):
+    model, processor = make_checkpoint(tokenizer_folder)
+    handle = freeze_time_embeddings(model)
+    batch = TimeProCollator(processor)([sample(tmp_path, TURNS)])
+    labels = batch.pop("labels")
+    logits = model(**batch).logits
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100).backward()
+    gradient = model.get_input_embeddings().weight.grad
+    ids = list(model.config.time_token_ids)
+    assert gradient[ids].abs().max() == 0
+    assert gradient.abs().max() > 0
+    handle.remove()
+
+
+def launch(config, *overrides, wait=True):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "recipes/sft.py"]
+    process = subprocess.Popen(
+        [*command, "--config", str(config), *overrides], cwd=ROOT, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if not wait:
+        return process
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def write_config(folder, output, **settings):
+    values = {
+        "model_name_or_path": str(folder / "checkpoint"), "data": str(folder / "data"), "output_dir": str(output),
+        "learning_rate": 5.0e-3, "lr_scheduler_type": "constant", "per_device_train_batch_size": 4, "max_steps": 12,
+        "logging_steps": 1, "save_strategy": "steps", "save_steps": 4, "use_cpu": True, "bf16": False, "seed": 0,
+        "gradient_checkpointing": False, "report_to": "none", "weight_decay": 0.1, "wordings": 1,
+    } | settings  # fmt: skip
+    path = folder / f"{output.name}.yaml"
+    # JSON is YAML.
+    path.write_text(json.dumps(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def workplace(tokenizer_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft")
+    write_clips(folder / "data")
+    model, processor = make_checkpoint(tokenizer_folder)
+    save_checkpoint(model, processor, folder / "checkpoint")
+    launch(write_config(folder, folder / "whole"))
+    return folder
+
+
+def test_a_launch_lowers_the_loss_and_leaves_ticks_alone(workplace):
+    state = json.loads((workplace / "whole" / "final" / "trainer_state.json").read_text())
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert len(losses) == 12
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+    before = load_file(workplace / "checkpoint" / "model.safetensors")
+    after = load_file(workplace / "whole" / "final" / "model.safetensors")
+    config = json.loads((workplace / "checkpoint" / "config.json").read_text())
+    ticks = slice(config["time_token_start_id"], config["time_token_start_id"] + config["num_time_tokens"])
+    name = "model.language_model.embed_tokens.weight"
+    assert torch.equal(before[name][ticks], after[name][ticks])
+    assert not torch.equal(before[name], after[name])
+    assert not torch.equal(before["lm_head.weight"][ticks], after["lm_head.weight"][ticks])
+
+
+def test_a_killed_run_resumes_bit_for_bit(workplace):
+    output = workplace / "killed"
+    config = write_config(workplace, output)
+    process = launch(config, wait=False)
+    deadline = time.monotonic() + 200
+    # The state file is written last, so the checkpoint is whole once it is there.
+    while not (output / "checkpoint-4" / "trainer_state.json").is_file():
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (output / "final").exists()
+    launch(config, "--resume_from_checkpoint", str(output / "checkpoint-4"))
+    whole = load_file(workplace / "whole" / "final" / "model.safetensors")
+    resumed = load_file(output / "final" / "model.safetensors")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_missing_audio_is_listed_before_training(workplace, tmp_path):
+    data = tmp_path / "data"
+    write_clips(data, num_clips=3)
+    (data / "train" / "0.wav").unlink()
+    (data / "train" / "2.wav").unlink()
+    process = launch(write_config(workplace, tmp_path / "out", data=str(data)), wait=False)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "2 audio files" in output and "train/0.wav" in output and "train/2.wav" in output
