@@ -28,7 +28,8 @@ def load_checkpoint(path, **kwargs):
         ValueError: weights are missing from the checkpoint or unknown to the model.
     """
     model, info = TimeProAudioForCausalLM.from_pretrained(path, output_loading_info=True, **kwargs)
-    problems = {name: sorted(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[name]}
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    problems = {kind: sorted(info[kind]) for kind in kinds if info[kind]}
     if problems:
         raise ValueError(f"path is {str(path)!r} but its weights do not fit the model: {problems}. Convert it again.")
     return model, load_processor(path)
@@ -37,8 +38,10 @@ def load_checkpoint(path, **kwargs):
 def load_processor(path):
     """Return the processor of a checkpoint, in this package's own classes, running none of the checkpoint's code."""
     settings, _ = TimeProAudioProcessor.get_processor_dict(path)
-    extractor = settings["feature_extractor"]["feature_extractor_type"]
-    extractor_class = TimeProYamnetFeatureExtractor if extractor == "TimeProYamnetFeatureExtractor" else AutoFeatureExtractor
-    parts = (extractor_class.from_pretrained(path), AutoTokenizer.from_pretrained(path))
-    fields = {key: value for key, value in settings.items() if key in inspect.signature(TimeProAudioProcessor).parameters}
-    return TimeProAudioProcessor(*parts, **{k: v for k, v in fields.items() if k not in ("feature_extractor", "tokenizer")})
+    if settings["feature_extractor"]["feature_extractor_type"] == "TimeProYamnetFeatureExtractor":
+        extractor = TimeProYamnetFeatureExtractor.from_pretrained(path)
+    else:
+        extractor = AutoFeatureExtractor.from_pretrained(path)
+    known = set(inspect.signature(TimeProAudioProcessor).parameters) - {"feature_extractor", "tokenizer"}
+    fields = {key: value for key, value in settings.items() if key in known}
+    return TimeProAudioProcessor(extractor, AutoTokenizer.from_pretrained(path), **fields)

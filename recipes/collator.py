@@ -41,7 +41,10 @@ def branch_mask(prefix, branches, length):
 
 @dataclass
 class TimeProCollator:
-    """Turn samples `{"audio" or "stem_index", "duration", "turns": [{"question", "answer"}]}` into a batch.
+    """Turn samples `{"pieces", "turns": [{"question", "answer"}]}` into a batch.
+
+    Pieces are `{"audio" or "stem_index", "start", "duration"}` in seconds, see `recipes/data/clip_pieces.py`; the clip
+    is all of them in a row.
 
     All turns of a clip stand in one sequence after its audio prompt, positions restarting and attention blocked between
     them, which is exactly as if each had been a sequence of its own. With a single turn the mask is the plain one.
@@ -71,29 +74,39 @@ class TimeProCollator:
         if any(len(clip["branches"]) > 1 for clip in clips):
             masks = [branch_mask(clip["prefix"], clip["branches"], length) for clip in clips]
             batch["attention_mask"] = torch.stack(masks)[:, None]
-            batch["position_ids"] = torch.tensor([clip["positions"] + [0] * (length - len(clip["ids"])) for clip in clips])
+            positions = [clip["positions"] + [0] * (length - len(clip["ids"])) for clip in clips]
+            batch["position_ids"] = torch.tensor(positions)
         else:
             lengths = torch.tensor([len(clip["ids"]) for clip in clips])
             batch["attention_mask"] = (torch.arange(length)[None] < lengths[:, None]).long()
-        return batch | self._audio(samples, clips)
+        return batch | self._audio(clips)
 
-    def _audio(self, samples, clips):
-        lengths = [clip["num_mel_frames"] for clip in clips]
+    def _audio(self, clips):
         if self.stems is not None:
-            features = torch.from_numpy(np.stack([self.stems[s["stem_index"]] for s in samples]).astype(np.float32))
-            mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-            return {"stem_features": features, "input_features_mask": mask.long()}
-        features, _ = self.processor._process_audio([clip["waveform"] for clip in clips])
+            lengths = torch.tensor([clip["num_mel_frames"] for clip in clips])
+            stems = [torch.from_numpy(clip["sound"]) for clip in clips]
+            mask = torch.arange(max(lengths))[None] < lengths[:, None]
+            return {
+                "stem_features": torch.nn.utils.rnn.pad_sequence(stems, batch_first=True),
+                "input_features_mask": mask.long(),
+            }
+        features, _ = self.processor._process_audio([clip["sound"] for clip in clips])
         return {name: torch.as_tensor(features[name]) for name in ("input_features", "input_features_mask")}
 
-    def _encode(self, sample):
-        rate = self.processor.sampling_rate
-        if self.stems is None:
-            waveform = load_audio(sample["audio"], sampling_rate=rate)
-            num_samples = len(waveform)
+    def _read(self, piece):
+        if self.stems is not None:
+            sound, rate = self.stems[piece["stem_index"]], self.processor.grid.frame_rate
         else:
-            waveform, num_samples = None, round(sample["duration"] * rate)
-        num_mel_frames = num_samples // 160
+            rate = self.processor.sampling_rate
+            sound = load_audio(piece["audio"], sampling_rate=rate)
+        start = round(piece["start"] * rate)
+        end = None if piece["duration"] is None else start + round(piece["duration"] * rate)
+        return sound[start:end].astype(np.float32)
+
+    def _encode(self, sample):
+        sound = np.concatenate([self._read(piece) for piece in sample["pieces"]])
+        rate = self.processor.sampling_rate if self.stems is None else self.processor.grid.frame_rate
+        num_mel_frames = int(len(sound) * 100 // rate)
         audio = self.processor.expand_audio(self.processor.num_frames(num_mel_frames))
         ids, labels = zip(*(self._tokenize(turn, audio) for turn in sample["turns"]))
         # One turn is all branch; of several, what they share (the audio and more) is computed once.
@@ -106,7 +119,7 @@ class TimeProCollator:
             "prefix": prefix,
             "branches": branches,
             "num_mel_frames": num_mel_frames,
-            "waveform": waveform,
+            "sound": sound,
         }
 
     def _tokenize(self, turn, audio):

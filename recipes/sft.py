@@ -21,6 +21,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config  # noqa: E402
 
 from recipes.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from recipes.collator import TimeProCollator  # noqa: E402
+from recipes.data.clip_pieces import draw_clip  # noqa: E402
 from recipes.data.tasks import make_turns  # noqa: E402
 from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer, freeze_time_embeddings  # noqa: E402
 
@@ -38,6 +39,8 @@ class SFTArguments:
         num_absent: absent labels asked for per clip.
         wordings: how many of the built-in prompt wordings are used.
         num_variants: times that every clip enters an epoch, each with other questions.
+        window_share: share of the clips that are cut to a random window of 2 s or more.
+        join_share: share of the clips that are followed by one or two others, up to the longest time of the ticks.
         questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
         time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
         freeze_audio_tower: train projector and language model only.
@@ -50,6 +53,8 @@ class SFTArguments:
     num_absent: int = 1
     wordings: int = 4
     num_variants: int = 1
+    window_share: float = 0.0
+    join_share: float = 0.0
     questions_per_sequence: int = 0
     time_label_sigma: float = 0.0
     freeze_audio_tower: bool = False
@@ -57,7 +62,9 @@ class SFTArguments:
 
 
 def load_samples(arguments, grid, answer_format, seed):
-    """Return the `Dataset` of training samples `{"audio", "stem_index", "duration", "turns"}`.
+    """Return the `Dataset` of training samples `{"pieces", "duration", "turns", "length"}`.
+
+    `length` is the duration in tenths of a second, by which batches can be grouped.
 
     Raises:
         FileNotFoundError: the rows, or any of the audio files they name; all missing files are listed.
@@ -73,12 +80,13 @@ def load_samples(arguments, grid, answer_format, seed):
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(arguments.num_variants):
-        for row in rows:
-            turns = make_turns(row, rng, grid, answer_format, arguments.num_absent, arguments.wordings)
+        for index in range(len(rows)):
+            clip = draw_clip(rows, index, rng, grid, arguments.window_share, arguments.join_share)
+            turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings)
+            pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
             size = arguments.questions_per_sequence or len(turns)
-            for start in range(0, len(turns), size):
-                sample = {"audio": str(folder / row["audio"]), "duration": row["duration"]}
-                samples.append(sample | {"stem_index": row.get("stem_index"), "turns": turns[start : start + size]})
+            sample = {"pieces": pieces, "duration": clip["duration"], "length": round(10 * clip["duration"])}
+            samples += [sample | {"turns": turns[i : i + size]} for i in range(0, len(turns), size)]
     return Dataset.from_list(samples)
 
 

@@ -84,17 +84,17 @@ def remove_special_tokens(text: str) -> str:
 
 
 def language_config(vocab_size: int, tokenizer: Qwen2Tokenizer | None = None) -> Qwen2Config:
-    """Return the configuration of the small language model, 4.9 M parameters at a vocabulary of 1,024."""
+    """Return the configuration of the small language model, 4.5 M parameters at a vocabulary of 1,024."""
     ids = {}
     if tokenizer is not None:
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     return Qwen2Config(
         vocab_size=vocab_size,
         hidden_size=256,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        intermediate_size=704,
+        intermediate_size=1024,
         max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=False,

@@ -89,7 +89,7 @@ def sample(folder, turns, name="0.wav", seed=0):
     path = folder / name
     waveform = np.random.default_rng(seed).normal(size=32000) * 0.1
     soundfile.write(path, waveform, 16000)
-    return {"audio": str(path), "duration": 2.0, "turns": turns}
+    return {"pieces": [{"audio": str(path), "start": 0.0, "duration": None}], "duration": 2.0, "turns": turns}
 
 
 def loss_of(model, batch):

@@ -1,0 +1,75 @@
+"""Vary the length of training clips: a window of a row's clip, or several clips that follow one another.
+
+A clip here is a row whose sound is a list of `pieces`, `{"audio", "stem_index", "start", "duration"}` in seconds; a
+piece of duration `None` goes on to the end of its recording.
+"""
+
+import numpy as np
+
+from processing.events import Event
+from recipes.data.soundscapes import merge_same_label
+
+# What a window leaves of an event is not asked for if it is shorter (seconds).
+MIN_HEARD = 0.1
+MIN_WINDOW = 2.0
+
+
+def whole(row) -> dict:
+    """Return all of a row as a clip."""
+    clip = window(row, 0.0, row["duration"])
+    clip["pieces"][0]["duration"] = None
+    return clip
+
+
+def window(row, start: float, duration: float) -> dict:
+    """Return the clip of `duration` seconds from `start` on; events are cut at its ends."""
+    events = []
+    for event in row["events"]:
+        onset, offset = max(event["onset"] - start, 0.0), min(event["offset"] - start, duration)
+        if offset - onset >= min(MIN_HEARD, event["offset"] - event["onset"]):
+            events.append({"onset": round(onset, 3), "offset": round(offset, 3), "event_label": event["event_label"]})
+    heard = {event["event_label"] for event in events}
+    cut_away = sorted({event["event_label"] for event in row["events"]} - heard)
+    piece = {"audio": row["audio"], "stem_index": row.get("stem_index"), "start": start, "duration": duration}
+    absent = [*(row.get("absent") or []), *cut_away]
+    return {"pieces": [piece], "duration": duration, "events": events, "absent": absent}
+
+
+def join(clips) -> dict:
+    """Return the clip in which `clips` follow one another; an event that goes on across a seam is one event."""
+    events, start = [], 0.0
+    for clip in clips:
+        events += [Event(e["onset"] + start, e["offset"] + start, e["event_label"]) for e in clip["events"]]
+        start += clip["duration"]
+    heard = {event.event_label for event in events}
+    absent = [label for label in clips[0]["absent"] if label not in heard]
+    merged = [
+        {"onset": round(e.onset, 3), "offset": round(e.offset, 3), "event_label": e.event_label}
+        for e in merge_same_label(events)
+    ]
+    pieces = [piece for clip in clips for piece in clip["pieces"]]
+    return {"pieces": pieces, "duration": start, "events": merged, "absent": absent}
+
+
+def draw_clip(rows, index, rng: np.random.Generator, grid, window_share=0.0, join_share=0.0) -> dict:
+    """Return row `index` as a clip: whole, or by chance a random window of it, or joined with up to two others.
+
+    Args:
+        grid: the checkpoint's [`TimeGrid`]; windows start and end on its ticks, joined clips end before its `max_time`.
+        window_share, join_share: shares of the two, 0 to 1 together.
+    """
+    row = rows[index]
+    chance = rng.random()
+    if chance < window_share and row["duration"] > MIN_WINDOW:
+        most = int(row["duration"] / grid.time_step)
+        length = int(rng.integers(int(MIN_WINDOW / grid.time_step), most))
+        start = int(rng.integers(0, most - length + 1))
+        return window(row, round(start * grid.time_step, 3), round(length * grid.time_step, 3))
+    if chance < window_share + join_share:
+        clips = [whole(row)]
+        for other in rng.integers(0, len(rows), int(rng.integers(1, 3))):
+            clip = whole(rows[other])
+            if sum(c["duration"] for c in clips) + clip["duration"] <= grid.max_time:
+                clips.append(clip)
+        return join(clips)
+    return whole(row)

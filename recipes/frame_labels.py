@@ -1,0 +1,166 @@
+"""Teach the small model's ear by frame-level labels, in the words of its language model.
+
+Every projected frame is asked which labels sound in it, and which of them start or end there. What stands for a label
+is the mean of its words' token embeddings: a frame in which a dog barks comes to look like the words "dog bark", so
+that the language model, which knows the words, can read it from its first step on. Only tower and projector are
+trained; the heads are dropped.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+# A frame that points at a label with the length of its words' embedding is sure of it: sigmoid(10 * 1 - 5) = 0.993.
+SHARPNESS = 10.0
+BOUNDARY_WEIGHT = 0.5
+LENGTH_PENALTY = 0.01
+
+
+class FrameHead(nn.Module):
+    """Read labels, starts and ends off projected frames `(..., hidden_size)`.
+
+    Args:
+        directions: `(num_labels, hidden_size)` unit vectors of the labels, see `label_directions`.
+        scale: length of a word's embedding, the unit in which frames are measured.
+    """
+
+    def __init__(self, directions, scale):
+        super().__init__()
+        num_labels, hidden_size = directions.shape
+        self.register_buffer("directions", directions)
+        self.scale = scale
+        self.bias = nn.Parameter(torch.full((num_labels,), -0.5 * SHARPNESS))
+        self.boundary = nn.Linear(hidden_size, 2 * num_labels)
+        nn.init.zeros_(self.boundary.weight)
+        nn.init.constant_(self.boundary.bias, -5.0)
+
+    def forward(self, frames):
+        """Return `(label logits (..., num_labels), boundary logits (..., 2 * num_labels), mean squared length)`."""
+        frames = frames.float() / self.scale
+        return SHARPNESS * frames @ self.directions.T + self.bias, self.boundary(frames), frames.pow(2).sum(-1).mean()
+
+
+def label_directions(embeddings, tokenizer, labels):
+    """Return `(directions (num_labels, hidden_size), scale)` of labels in a language model's embedding space.
+
+    A direction is the mean embedding of the label's tokens less the mean over all labels, made a unit vector; `scale`
+    is the mean length before that.
+    """
+    with torch.no_grad():
+        means = torch.stack([
+            embeddings.weight[torch.tensor(tokenizer(label, add_special_tokens=False)["input_ids"])].float().mean(0)
+            for label in labels
+        ])
+        centred = means - means.mean(0)
+        return F.normalize(centred, dim=-1), centred.norm(dim=-1).mean().item()
+
+
+def frame_targets(rows, labels, num_frames, frame_rate):
+    """Return `(sounding, boundaries)`, float `(num_clips, num_frames, num_labels)` and `(.., .., 2 * num_labels)`.
+
+    `sounding` is the share of a frame in which a label sounds. A boundary lies on the frame after the tick nearest to
+    it: starts first, then ends.
+    """
+    sounding = np.zeros((len(rows), num_frames, len(labels)), dtype=np.float32)
+    boundaries = np.zeros((len(rows), num_frames, 2 * len(labels)), dtype=np.float32)
+    starts = np.arange(num_frames) / frame_rate
+    for row, target, edges in zip(rows, sounding, boundaries, strict=True):
+        for event in row["events"]:
+            covered = np.minimum(event["offset"], starts + 1 / frame_rate) - np.maximum(event["onset"], starts)
+            column = labels.index(event["event_label"])
+            target[:, column] = np.maximum(target[:, column], np.clip(covered * frame_rate, 0, 1))
+            for time, place in ((event["onset"], column), (event["offset"], column + len(labels))):
+                edges[min(round(time * frame_rate), num_frames - 1), place] = 1
+    return torch.from_numpy(sounding), torch.from_numpy(boundaries)
+
+
+def read_stems(folder, split):
+    """Return the stored stem features (memory-mapped) and rows of a split, see `recipes/data/stem_cache.py`."""
+    stems = np.load(Path(folder) / f"{split}_stem.npy", mmap_mode="r", allow_pickle=False)
+    with open(Path(folder) / f"{split}.jsonl", encoding="utf-8") as file:
+        return stems, [json.loads(line) for line in file]
+
+
+def labels_of(rows):
+    """Return the sorted labels that rows hold or say to be absent."""
+    return sorted({label for row in rows for label in [*row["absent"], *(e["event_label"] for e in row["events"])]})
+
+
+def blank(features, rng):
+    """Blank 15 % of the stem's channels in every clip, and a span of up to 0.8 s in half of the clips.
+
+    The few recordings of a class are then not learnt by heart, and context fills what is missing.
+    """
+    keep = torch.from_numpy(rng.random((features.shape[0], 1, features.shape[2]), dtype=np.float32) > 0.15)
+    features = features * keep
+    for clip in features:
+        if rng.random() < 0.5:
+            length = int(rng.integers(1, 11))
+            start = int(rng.integers(0, max(1, len(clip) - length)))
+            clip[start : start + length] = 0
+    return features
+
+
+def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0):
+    """Train tower and projector on frame labels, in place; return `(head, labels)`.
+
+    Args:
+        model: a TimePro model with a YAMNet tower.
+        tokenizer: its language model's tokenizer.
+        folder: stored stem features of the split `train`.
+    """
+    stems, rows = read_stems(folder, "train")
+    labels = labels_of(rows)
+    tower, projector = model.model.audio_tower, model.model.multi_modal_projector
+    targets = frame_targets(rows, labels, stems.shape[1], 100 / tower.config.mel_per_frame)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    head = FrameHead(*label_directions(model.get_input_embeddings(), tokenizer, labels))
+    with torch.no_grad():
+        projector.linear.weight.normal_(std=0.02 * head.scale)
+        projector.linear.bias.zero_()
+    parameters = [p for part in (tower, projector, head) for p in part.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
+    )
+    tower.train()
+    bar = tqdm(range(num_steps), desc="frame labels")
+    for step in bar:
+        chosen = np.sort(rng.integers(0, len(rows), batch_size))
+        features = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            frames = projector(tower(stem_features=features).last_hidden_state)
+        sounding, boundary, length = head(frames)
+        loss = F.binary_cross_entropy_with_logits(sounding, targets[0][chosen])
+        loss = loss + BOUNDARY_WEIGHT * F.binary_cross_entropy_with_logits(boundary, targets[1][chosen])
+        loss = loss + LENGTH_PENALTY * length / len(labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}", length=f"{length.item() ** 0.5:.2f}", refresh=False)
+    tower.eval()
+    return head, labels
+
+
+@torch.no_grad()
+def frame_f1(model, head, labels, folder, split="validation", threshold=0.4):
+    """Return the micro F1 over frames and labels of a split."""
+    stems, rows = read_stems(folder, split)
+    wanted, _ = frame_targets(rows, labels, stems.shape[1], 100 / model.config.audio_config.mel_per_frame)
+    wanted, found = wanted > 0.5, []
+    for start in range(0, len(rows), 32):
+        features = torch.from_numpy(stems[start : start + 32].astype(np.float32))
+        hidden = model.model.audio_tower(stem_features=features).last_hidden_state
+        found.append(torch.sigmoid(head(model.model.multi_modal_projector(hidden))[0]) > threshold)
+    found = torch.cat(found)
+    return (2 * (found & wanted).sum() / (found.sum() + wanted.sum())).item()
