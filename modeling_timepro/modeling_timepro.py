@@ -187,7 +187,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         has_audio = input_features is not None or stem_features is not None or audio_embeds is not None
         if has_audio and input_ids is None:
-            raise ValueError("Audio needs input_ids that mark its frames; with inputs_embeds merge the audio beforehand.")
+            raise ValueError("Audio needs input_ids that mark its frames; with inputs_embeds merge the audio before.")
         if audio_embeds is None and has_audio:
             audio_embeds = self.get_audio_features(input_features, input_features_mask, stem_features).pooler_output
         if inputs_embeds is None:
@@ -226,6 +226,17 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         self.model = TimeProAudioModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+        self._unlimit_generation()
+
+    def _unlimit_generation(self):
+        """Undo that transformers reads `config.max_time` as the seconds after which `generate` breaks off an answer."""
+        if self.generation_config is not None and self.generation_config.max_time == self.config.max_time:
+            self.generation_config.max_time = None
+
+    def adjust_generation_fn(self, *args, **kwargs):
+        """Load the generation settings of a checkpoint; part of `from_pretrained`."""
+        super().adjust_generation_fn(*args, **kwargs)
+        self._unlimit_generation()
 
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()

@@ -25,39 +25,50 @@ class TemporalAudioGroundingPipeline(Pipeline):
     _load_image_processor = False
     _pipeline_calls_generate = True
 
-    def _sanitize_parameters(self, task=None, query=None, wording=0, **generate_kwargs):
-        preprocess = {"task": task, "query": query, "wording": wording}
-        return preprocess, generate_kwargs, {}
+    def _sanitize_parameters(self, query=None, wording=None, **generate_kwargs):
+        """Sort what `pipeline(...)` was given; `__call__` takes its arguments itself."""
+        if query is not None or wording is not None:
+            raise ValueError(
+                f"query is {query!r} and wording {wording!r} for the pipeline; give them with each recording instead, "
+                "pipe(recording, task=..., query=..., wording=...)."
+            )
+        return {}, generate_kwargs, {}
 
-    def __call__(self, inputs, task="detection", query=None, batch_size=1, wording=0, **generate_kwargs):
+    def __call__(self, inputs, task="detection", query=None, batch_size=None, wording=0, **generate_kwargs):
         """Ask one question of every recording.
 
         Args:
             inputs: a path, bytes, a 16 kHz mono array, `{"array", "sampling_rate"}`, or a list of them.
             task: `detection` (all events), `grounding` (one query) or `captioning`.
             query: what to look for; a string, or a list with one query for each recording. Only for grounding.
-            batch_size: recordings generated together.
+            batch_size: recordings generated together; 1, or what `pipeline(...)` was given.
             wording: which of the built-in prompt wordings asks.
-            generate_kwargs: passed to `model.generate`.
+            generate_kwargs: passed to `model.generate`; they replace those that `pipeline(...)` was given.
 
         Returns:
             One dict (or a list of them for a list): `events`, list of `{"onset", "offset", "event_label", "score"}` in
             seconds, or `None` where the answer is unparseable; `duration` in seconds; `text`, the raw answer.
 
         Raises:
-            ValueError: unknown task, a missing or superfluous query, or audio that `load_audio` or the processor refuse.
+            ValueError: unknown task, a missing or superfluous query, or audio that `load_audio` or the processor
+                refuse.
         """
         single = not isinstance(inputs, (list, tuple))
         inputs = [inputs] if single else list(inputs)
         if task not in TASKS:
             raise ValueError(f"task is {task!r}; choose one of {TASKS}.")
         if (task == "grounding") != (query is not None):
-            raise ValueError(f"query is {query!r} for task {task!r}; grounding needs a query and no other task takes one.")
+            raise ValueError(
+                f"query is {query!r} for task {task!r}; grounding needs a query and no other task takes one."
+            )
         queries = list(query) if isinstance(query, (list, tuple)) else [query] * len(inputs)
         if len(queries) != len(inputs):
             raise ValueError(f"query has {len(queries)} entries for {len(inputs)} recordings; give one for each.")
+        batch_size = self._batch_size or 1 if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 1 or more.")
+        # transformers keeps the generation settings of `pipeline(...)` in the second, others in the first.
+        generate_kwargs = {**self._forward_params, **getattr(self, "_generate_kwargs", {}), **generate_kwargs}
         results = []
         for start in range(0, len(inputs), batch_size):
             chunk = list(zip(inputs[start : start + batch_size], queries[start : start + batch_size]))
@@ -67,9 +78,10 @@ class TemporalAudioGroundingPipeline(Pipeline):
     def preprocess(self, chunk, task="detection", wording=0):
         rate = self.processor.sampling_rate
         waveforms = [load_audio(source, sampling_rate=rate) for source, _ in chunk]
+        questions = [prompt_text(task, query, wording) for _, query in chunk]
         conversations = [
-            [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": prompt_text(task, query, wording)}]}]
-            for _, query in chunk
+            [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": question}]}]
+            for question in questions
         ]
         text = self.processor.apply_chat_template(conversations, add_generation_prompt=True)
         inputs = self.processor(
@@ -95,6 +107,11 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 events = [event.as_dict() for event in clip_events(events, duration)]
             results.append({"events": events, "duration": duration, "text": text})
         return results
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save a checkpoint directory that loads again; transformers would leave the processor and this code out."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
 
 
 __all__ = ["TemporalAudioGroundingPipeline"]

@@ -1,6 +1,7 @@
 """TimePro's processor: audio to mel features, and a prompt whose audio part interleaves ticks with audio frames."""
 
 import copy
+import numbers
 
 import numpy as np
 from transformers import ProcessorMixin
@@ -51,7 +52,8 @@ class TimeProAudioProcessor(ProcessorMixin):
         answer_format: how answers write times, `digits` or `ticks`.
 
     Raises:
-        ValueError: `time_prompt` is on but the tokenizer lacks the ticks.
+        ValueError: `time_prompt` is on but the tokenizer lacks the ticks, or `max_time` is more than Whisper's
+            feature extractor takes.
     """
 
     def __init__(
@@ -76,6 +78,12 @@ class TimeProAudioProcessor(ProcessorMixin):
         self.max_time = max_time
         self.frame_rate = frame_rate
         self.answer_format = answer_format
+        window = getattr(feature_extractor, "chunk_length", max_time)
+        if max_time > window:
+            raise ValueError(f"max_time is {max_time:g} s but the audio tower takes {window:g} s; give that or less.")
+        # A tower without a fixed window takes whatever the ticks cover.
+        if getattr(feature_extractor, "max_length_seconds", max_time) < max_time:
+            feature_extractor.max_length_seconds = max_time
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         if time_prompt:
@@ -84,7 +92,7 @@ class TimeProAudioProcessor(ProcessorMixin):
             if missing:
                 raise ValueError(
                     f"time_prompt is on but the tokenizer lacks {len(missing)} of {self.grid.num_ticks} ticks, first "
-                    f"{missing[0]}; convert the checkpoint with the same time_step and max_time, or set time_prompt=False."
+                    f"{missing[0]}; convert the checkpoint with this time_step and max_time, or set time_prompt=False."
                 )
 
     @property
@@ -124,8 +132,9 @@ class TimeProAudioProcessor(ProcessorMixin):
         if isinstance(text, str):
             text = [text]
         if audio is not None:
-            is_array_list = isinstance(audio, (list, tuple)) and (not audio or not np.isscalar(audio[0]))
-            audio = list(audio) if is_array_list else [audio]
+            # A list of numbers is one waveform; anything else in a list is one clip each.
+            is_batch = isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], numbers.Real))
+            audio = list(audio) if is_batch else [audio]
             audio = [item if isinstance(item, np.ndarray) else self._load(item) for item in audio]
         return None, list(text) if text is not None else None, None, audio
 
@@ -138,10 +147,23 @@ class TimeProAudioProcessor(ProcessorMixin):
             return np.asarray(source, dtype=np.float32)
         return load_audio(source, sampling_rate=self.sampling_rate)
 
-    def _process_audio(self, audio, sampling_rate=None, **kwargs):
-        # Text options such as padding or max_length arrive here too; they must not touch the mel features.
+    def _check_audio(self, audio, sampling_rate):
+        """Refuse what an extractor would get wrong; Whisper's is silent about integers, NaN and what it cuts off."""
+        if sampling_rate not in (None, self.sampling_rate):
+            raise ValueError(
+                f"sampling_rate is {sampling_rate} but the model needs {self.sampling_rate}; resample the audio, or "
+                "pass paths or dicts of array and sampling_rate, which are resampled."
+            )
         limit = int(round(self.max_time * self.sampling_rate))
         for index, waveform in enumerate(audio):
+            if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+                raise ValueError(
+                    f"audio {index} has shape {waveform.shape} and dtype {waveform.dtype}; pass a mono float array "
+                    "(num_samples,) from -1 to 1, or decode it with load_audio."
+                )
+            if not np.isfinite(waveform).all():
+                bad = int((~np.isfinite(waveform)).sum())
+                raise ValueError(f"audio {index} holds {bad} NaN or infinite samples; repair or drop it.")
             if len(waveform) > limit:
                 raise ValueError(
                     f"audio {index} lasts {len(waveform) / self.sampling_rate:.2f} s but max_time is {self.max_time:g} "
@@ -152,11 +174,15 @@ class TimeProAudioProcessor(ProcessorMixin):
                     f"audio {index} has {len(waveform)} samples, too short for one frame of "
                     f"{1 / self.frame_rate:g} s at {self.sampling_rate} Hz; pass longer audio."
                 )
+
+    def _process_audio(self, audio, sampling_rate=None, **kwargs):
+        # Text options such as padding or max_length arrive here too; they must not touch the mel features.
+        self._check_audio(audio, sampling_rate)
         # Whisper's extractor calls its mask otherwise, and its encoder wants all 30 s of mel frames.
         is_whisper = "input_features_mask" not in self.feature_extractor.model_input_names
         options = {"padding": "max_length", "truncation": False, "return_attention_mask": True} if is_whisper else {}
         features = self.feature_extractor(
-            list(audio), sampling_rate=sampling_rate or self.sampling_rate, return_tensors="np", **options
+            list(audio), sampling_rate=self.sampling_rate, return_tensors="np", **options
         )
         if "attention_mask" in features:
             features["input_features_mask"] = features.pop("attention_mask")
@@ -189,9 +215,10 @@ class TimeProAudioProcessor(ProcessorMixin):
         for block in message["content"]:
             # Arrow fills the keys of other blocks with None.
             block = {key: value for key, value in block.items() if value is not None}
-            if block["type"] == "text":
+            # The template prints the text of a block of any type but audio.
+            if "text" in block:
                 block["text"] = escape(block["text"])
-            elif block["type"] == "audio" and load:
+            if block.get("type") == "audio" and load:
                 source = next((block[key] for key in ("audio", "path", "url") if key in block), None)
                 if source is not None:
                     block = {"type": "audio", "audio": self._load(source)}
