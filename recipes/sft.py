@@ -21,7 +21,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config  # noqa: E402
 
 from recipes.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from recipes.collator import TimeProCollator  # noqa: E402
-from recipes.data.clip_pieces import draw_clip  # noqa: E402
+from recipes.data.clip_pieces import curriculum, group_by_length  # noqa: E402
 from recipes.data.tasks import make_turns  # noqa: E402
 from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer, freeze_time_embeddings  # noqa: E402
 
@@ -41,6 +41,7 @@ class SFTArguments:
         num_variants: times that every clip enters an epoch, each with other questions.
         window_share: share of the clips that are cut to a random window of 2 s or more.
         join_share: share of the clips that are followed by one or two others, up to the longest time of the ticks.
+        curriculum_share: share of the run, at its start, in which clips are windows that grow from 2.5 s to all.
         questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
         time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
         freeze_audio_tower: train projector and language model only.
@@ -55,16 +56,15 @@ class SFTArguments:
     num_variants: int = 1
     window_share: float = 0.0
     join_share: float = 0.0
+    curriculum_share: float = 0.0
     questions_per_sequence: int = 0
     time_label_sigma: float = 0.0
     freeze_audio_tower: bool = False
     max_minutes: float = 0.0
 
 
-def load_samples(arguments, grid, answer_format, seed):
-    """Return the `Dataset` of training samples `{"pieces", "duration", "turns", "length"}`.
-
-    `length` is the duration in tenths of a second, by which batches can be grouped.
+def load_samples(arguments, grid, answer_format, batch_size, seed):
+    """Return the `Dataset` of training samples `{"pieces", "duration", "turns"}`, in the order of training.
 
     Raises:
         FileNotFoundError: the rows, or any of the audio files they name; all missing files are listed.
@@ -78,16 +78,15 @@ def load_samples(arguments, grid, answer_format, seed):
     if missing:
         raise FileNotFoundError(f"{len(missing)} audio files of {path} are missing: {missing}")
     rng = np.random.default_rng(seed)
+    shares = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
     samples = []
-    for _ in range(arguments.num_variants):
-        for index in range(len(rows)):
-            clip = draw_clip(rows, index, rng, grid, arguments.window_share, arguments.join_share)
-            turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings)
-            pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
-            size = arguments.questions_per_sequence or len(turns)
-            sample = {"pieces": pieces, "duration": clip["duration"], "length": round(10 * clip["duration"])}
-            samples += [sample | {"turns": turns[i : i + size]} for i in range(0, len(turns), size)]
-    return Dataset.from_list(samples)
+    for clip in curriculum(rows, arguments.num_variants, rng, grid, *shares):
+        turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings)
+        pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
+        size = arguments.questions_per_sequence or len(turns)
+        for start in range(0, len(turns), size):
+            samples.append({"pieces": pieces, "duration": clip["duration"], "turns": turns[start : start + size]})
+    return Dataset.from_list(group_by_length(samples, batch_size, rng))
 
 
 def main():
@@ -99,10 +98,13 @@ def main():
         dtype=model_arguments.dtype or "float32",
         attn_implementation=model_arguments.attn_implementation or "sdpa",
     )
-    dataset = load_samples(arguments, processor.grid, processor.answer_format, training.seed)
+    batch_size = training.per_device_train_batch_size * training.world_size
+    dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed)
     stems = None
     if arguments.stems:
         stems = np.load(Path(arguments.data) / f"{arguments.split}_stem.npy", mmap_mode="r", allow_pickle=False)
+    # The samples are drawn and ordered already, short clips first.
+    training.train_sampling_strategy = "sequential"
     # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}

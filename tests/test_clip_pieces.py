@@ -6,7 +6,7 @@ import soundfile
 
 from processing import TimeGrid
 from recipes.collator import TimeProCollator
-from recipes.data.clip_pieces import draw_clip, join, whole, window
+from recipes.data.clip_pieces import curriculum, draw_clip, group_by_length, join, whole, window
 
 GRID = TimeGrid(frame_rate=12.5, time_step=0.08)
 
@@ -65,6 +65,25 @@ def test_drawn_clips_are_seeded_stay_on_the_grid_and_within_its_range():
         assert not heard & set(clip["absent"])
         for piece in clip["pieces"]:
             assert piece["start"] / GRID.time_step == pytest.approx(round(piece["start"] / GRID.time_step))
+
+
+def test_the_curriculum_begins_with_short_windows_and_visits_every_row_equally():
+    rows = [row(index) for index in range(40)]
+    clips = list(curriculum(rows, 3, np.random.default_rng(0), GRID, curriculum_share=0.5))
+    assert sorted(piece["stem_index"] for clip in clips for piece in clip["pieces"]) == sorted([*range(40)] * 3)
+    lengths = [clip["duration"] for clip in clips]
+    assert max(lengths[:6]) <= 3.5 and np.mean(lengths[:20]) < np.mean(lengths[40:60])
+    assert set(lengths[60:]) == {10.0}
+
+
+def test_grouping_keeps_every_sample_and_fills_batches_with_like_lengths():
+    rng = np.random.default_rng(0)
+    samples = [{"duration": float(d), "id": i} for i, d in enumerate(rng.uniform(2, 30, 203))]
+    ordered = group_by_length(samples, 8, np.random.default_rng(1), num_batches=10)
+    assert sorted(s["id"] for s in ordered) == list(range(203))
+    assert {s["id"] for s in ordered[:80]} == set(range(80))
+    spread = [np.ptp([s["duration"] for s in ordered[i : i + 8]]) for i in range(0, 80, 8)]
+    assert np.mean(spread) < 6 and ordered == group_by_length(samples, 8, np.random.default_rng(1), num_batches=10)
 
 
 def test_the_collator_cuts_the_same_window_out_of_audio_and_stored_stems(scripted_checkpoint, tmp_path):
