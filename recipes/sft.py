@@ -44,7 +44,8 @@ class SFTArguments:
         curriculum_share: share of the run, at its start, in which clips are windows that grow from 2.5 s to all.
         questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
         time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
-        freeze_audio_tower: train projector and language model only.
+        audio_learning_rate: peak learning rate of tower and projector; 0 to freeze them, by default as the rest. What
+            they have learnt is lost to the large gradients of a language model that cannot read them yet.
         max_minutes: stop and save after so many minutes; 0 for no limit.
     """
 
@@ -59,7 +60,7 @@ class SFTArguments:
     curriculum_share: float = 0.0
     questions_per_sequence: int = 0
     time_label_sigma: float = 0.0
-    freeze_audio_tower: bool = False
+    audio_learning_rate: float | None = None
     max_minutes: float = 0.0
 
 
@@ -110,8 +111,9 @@ def main():
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     peft_config = get_peft_config(model_arguments)
     if peft_config is None:
-        if arguments.freeze_audio_tower:
+        if arguments.audio_learning_rate == 0:
             model.model.audio_tower.requires_grad_(False)
+            model.model.multi_modal_projector.requires_grad_(False)
         freeze_time_embeddings(model)
     max_length, training.max_length = training.max_length, None
     trainer = TimeProSFTTrainer(
@@ -122,6 +124,7 @@ def main():
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,
+        audio_learning_rate=arguments.audio_learning_rate,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)

@@ -1,9 +1,13 @@
 """TRL's SFTTrainer for audio: frozen ticks, and optionally softened targets for time tokens."""
 
+import re
+
 import torch
 from torch.nn import functional as F
 from transformers import TrainerCallback
 from trl import SFTTrainer
+
+AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
 
 
 def freeze_time_embeddings(model):
@@ -59,10 +63,11 @@ class TimeProSFTTrainer(SFTTrainer):
 
     Args:
         time_label_sigma: seconds of the soft targets of time tokens; 0 for plain cross entropy.
+        audio_learning_rate: peak learning rate of audio tower and projector; by default that of the rest.
     """
 
-    def __init__(self, *args, time_label_sigma=0.0, **kwargs):
-        self.time_label_sigma = time_label_sigma
+    def __init__(self, *args, time_label_sigma=0.0, audio_learning_rate=None, **kwargs):
+        self.time_label_sigma, self.audio_learning_rate = time_label_sigma, audio_learning_rate
         super().__init__(*args, **kwargs)
         config = self.model.config
         self._time_token_ids, self._time_step = config.time_token_ids, config.time_step
@@ -70,6 +75,18 @@ class TimeProSFTTrainer(SFTTrainer):
     def get_decay_parameter_names(self, model):
         # Decay would move the frozen tick rows, which live in the embedding matrix.
         return [name for name in super().get_decay_parameter_names(model) if "embed_tokens" not in name]
+
+    def create_optimizer(self, model=None):
+        optimizer = super().create_optimizer(model)
+        if self.audio_learning_rate is not None:
+            audio = {id(p) for name, p in self.model.named_parameters() if AUDIO_PARTS.search(name)}
+            for group in list(optimizer.param_groups):
+                heard = [p for p in group["params"] if id(p) in audio]
+                group["params"] = [p for p in group["params"] if id(p) not in audio]
+                if heard:
+                    optimizer.add_param_group(group | {"params": heard, "lr": self.audio_learning_rate})
+            self.audio_learning_rate = None
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
