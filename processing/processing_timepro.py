@@ -2,6 +2,7 @@
 
 import copy
 import numbers
+from functools import lru_cache
 
 import numpy as np
 from transformers import ProcessorMixin
@@ -35,6 +36,13 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+@lru_cache(maxsize=1024)
+def clip_text(grid, audio_token, num_frames):
+    """Return the text of a clip of `num_frames` frames, a tick of the [`TimeGrid`] before each frame it dates."""
+    ticks = grid.tick_tokens()
+    return "".join(audio_token if item < 0 else ticks[item] for item in grid.interleave(num_frames))
 
 
 class TimeProAudioProcessor(ProcessorMixin):
@@ -122,8 +130,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         """Return the text of a clip of `num_frames` frames: placeholders, with their ticks if the prompt is on."""
         if not self.time_prompt:
             return self.audio_token * num_frames
-        ticks = self.grid.tick_tokens()
-        return "".join(self.audio_token if item < 0 else ticks[item] for item in self.grid.interleave(num_frames))
+        return clip_text(self.grid, self.audio_token, num_frames)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         """Put text and audio into lists and decode audio that is not an array yet."""

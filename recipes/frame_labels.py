@@ -80,9 +80,9 @@ def frame_targets(rows, labels, num_frames, frame_rate):
     return torch.from_numpy(sounding), torch.from_numpy(boundaries)
 
 
-def read_stems(folder, split):
-    """Return the stored stem features (memory-mapped) and rows of a split, see `recipes/data/stem_cache.py`."""
-    stems = np.load(Path(folder) / f"{split}_stem.npy", mmap_mode="r", allow_pickle=False)
+def read_stems(folder, split, features="stem"):
+    """Return the stored features (memory-mapped) and rows of a split, see `recipes/data/stem_cache.py`."""
+    stems = np.load(Path(folder) / f"{split}_{features}.npy", mmap_mode="r", allow_pickle=False)
     with open(Path(folder) / f"{split}.jsonl", encoding="utf-8") as file:
         return stems, [json.loads(line) for line in file]
 
@@ -107,18 +107,43 @@ def blank(features, rng):
     return features
 
 
-def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0):
+def encode_frames(model, features):
+    """Return the projected frames `(num_clips, num_frames, hidden_size)` of stored features, by either tower.
+
+    Args:
+        features: `(num_clips, num_frames, stem_size)` of a YAMNet tower's frozen stem, or
+            `(num_clips, num_mel_frames, num_mel_bins)` log-mel for a Qwen2-Audio tower.
+    """
+    if model.config.audio_config.model_type == "timepro_yamnet":
+        hidden = model.model.audio_tower(stem_features=features).last_hidden_state
+    else:
+        features = features.transpose(1, 2)
+        mask = torch.ones((features.shape[0], features.shape[-1]), dtype=torch.long)
+        hidden = model.model._encode_qwen2_audio(features, mask).last_hidden_state
+    return model.model.multi_modal_projector(hidden)
+
+
+@torch.no_grad()
+def count_frames(model, stems):
+    """Return how many frames the tower makes of each stored clip."""
+    return encode_frames(model, torch.from_numpy(stems[:1].astype(np.float32))).shape[1]
+
+
+def train_frames(
+    model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0, features="stem"
+):
     """Train tower and projector on frame labels, in place; return `(head, labels)`.
 
     Args:
-        model: a TimePro model with a YAMNet tower.
+        model: a TimePro model.
         tokenizer: its language model's tokenizer.
-        folder: stored stem features of the split `train`.
+        folder: stored features of the split `train`.
+        features: which were stored, `stem` for a YAMNet tower and `mel` for a Qwen2-Audio tower.
     """
-    stems, rows = read_stems(folder, "train")
+    stems, rows = read_stems(folder, "train", features)
     labels = labels_of(rows)
     tower, projector = model.model.audio_tower, model.model.multi_modal_projector
-    targets = frame_targets(rows, labels, stems.shape[1], 100 / tower.config.mel_per_frame)
+    targets = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     head = FrameHead(*label_directions(model.get_input_embeddings(), tokenizer, labels))
@@ -134,9 +159,9 @@ def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learnin
     bar = tqdm(range(num_steps), desc="frame labels")
     for step in bar:
         chosen = np.sort(rng.integers(0, len(rows), batch_size))
-        features = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
+        heard = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            frames = projector(tower(stem_features=features).last_hidden_state)
+            frames = encode_frames(model, heard)
         sounding, boundary, length = head(frames)
         loss = F.binary_cross_entropy_with_logits(sounding, targets[0][chosen])
         loss = loss + BOUNDARY_WEIGHT * F.binary_cross_entropy_with_logits(boundary, targets[1][chosen])
@@ -153,14 +178,13 @@ def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learnin
 
 
 @torch.no_grad()
-def frame_f1(model, head, labels, folder, split="validation", threshold=0.4):
+def frame_f1(model, head, labels, folder, split="validation", threshold=0.4, features="stem"):
     """Return the micro F1 over frames and labels of a split."""
-    stems, rows = read_stems(folder, split)
-    wanted, _ = frame_targets(rows, labels, stems.shape[1], 100 / model.config.audio_config.mel_per_frame)
+    stems, rows = read_stems(folder, split, features)
+    wanted, _ = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     wanted, found = wanted > 0.5, []
     for start in range(0, len(rows), 32):
-        features = torch.from_numpy(stems[start : start + 32].astype(np.float32))
-        hidden = model.model.audio_tower(stem_features=features).last_hidden_state
-        found.append(torch.sigmoid(head(model.model.multi_modal_projector(hidden))[0]) > threshold)
+        heard = torch.from_numpy(stems[start : start + 32].astype(np.float32))
+        found.append(torch.sigmoid(head(encode_frames(model, heard))[0]) > threshold)
     found = torch.cat(found)
     return (2 * (found & wanted).sum() / (found.sum() + wanted.sum())).item()

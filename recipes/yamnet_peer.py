@@ -2,7 +2,7 @@
 
 It never hears a training clip. Window, smoothing and thresholds of every label are chosen on the validation split.
 
-    python recipes/yamnet_peer.py --data DIR --weights DIR --out report.json
+    python -m recipes.yamnet_peer --data DIR --weights DIR --out report.json
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from processing.audio_io import load_audio
 from processing.events import Event
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes.audioset_labels import AUDIOSET_NAMES
-from recipes.scoring import event_based_f1
+from recipes.score_checkpoint import make_report, questions_of, read_rows
 from recipes.yamnet_weights import load_trunk
 
 logger = logging.getLogger(__name__)
@@ -275,20 +275,28 @@ def total_counts(counts: Sequence[LabelCounts]) -> LabelCounts:
     )
 
 
-def read_rows(path: Path | str) -> list[dict]:
-    """Read JSON Lines rows (`id`, `audio`, `events`, ...)."""
-    path = Path(path)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def score_clips(peer: YamnetPeer, data: Path | str, split: str) -> list[ScoredClip]:
-    """Run YAMNet over the clips of `DATA/SPLIT.jsonl`."""
+def score_clips(peer: YamnetPeer, data: Path | str, split: str) -> tuple[list[dict], list[ScoredClip]]:
+    """Run YAMNet over the clips of `DATA/SPLIT.jsonl`; return its rows too."""
+    rows = read_rows(Path(data) / f"{split}.jsonl")
     clips = []
-    for row in tqdm(read_rows(Path(data) / f"{split}.jsonl"), desc=split):
+    for row in tqdm(rows, desc=split):
         logits = peer.frame_logits(load_audio(Path(data) / row["audio"], sampling_rate=SAMPLING_RATE))
-        events = [Event(e["onset"], e["offset"], e["event_label"]) for e in row["events"]]
-        clips.append(ScoredClip(logits, events, row["id"]))
-    return clips
+        clips.append(ScoredClip(logits, row["events"], row["id"]))
+    return rows, clips
+
+
+def report_of(peer: YamnetPeer, rows: list[dict], clips: list[ScoredClip]) -> dict:
+    """Return the report that a checkpoint gets on the same clips, see `recipes/score_checkpoint.py`.
+
+    A query is answered with the events detected under its label.
+    """
+    answers = {}
+    for row, clip in zip(rows, clips, strict=True):
+        found = peer.decode(clip.logits)
+        for question in questions_of(row):
+            query = question[2]
+            answers[question] = [event for event in found if query is None or event.event_label == query]
+    return {"num_clips": len(rows), **make_report(rows, answers)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -303,21 +311,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rows = read_rows(Path(arguments.data) / f"{arguments.tune_split}.jsonl")
-    labels = sorted({event["event_label"] for row in rows for event in row["events"]})
-    peer = YamnetPeer(arguments.weights, labels)
-    tuned = peer.tune(score_clips(peer, arguments.data, arguments.tune_split), arguments.objective)
+    peer = YamnetPeer(arguments.weights, sorted({event.event_label for row in rows for event in row["events"]}))
+    _, clips = score_clips(peer, arguments.data, arguments.tune_split)
+    tuned = peer.tune(clips, arguments.objective)
     report = {
         "objective": arguments.objective,
         "decoders": {label: decoder and asdict(decoder) for label, decoder in peer.decoders.items()},
         arguments.tune_split: {"eb_f1_micro": total_counts(list(tuned.values())).f1},
     }
     for split in arguments.test_splits:
-        clips = score_clips(peer, arguments.data, split)
-        predictions = [peer.decode(clip.logits) for clip in clips]
-        scores = event_based_f1([clip.events for clip in clips], predictions, T_COLLAR, PERCENTAGE_OF_LENGTH)
-        listed = {clip.clip_id: [e.as_dict() for e in found] for clip, found in zip(clips, predictions, strict=True)}
-        report[split] = {"eb_f1": scores, "predictions": listed}
-        logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, scores["micro"]["f1"], scores["macro"]["f1"])
+        report[split] = report_of(peer, *score_clips(peer, arguments.data, split))
+        detection = report[split]["detection"]
+        logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, *(detection[a]["f1"] for a in ("micro", "macro")))
     Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 

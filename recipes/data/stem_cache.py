@@ -2,7 +2,8 @@
 
     python -m recipes.data.stem_cache --weights yamnet.safetensors --out DIR --num-clips 6000 --split train
 
-Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<split>.jsonl`, one row for each clip.
+Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<split>.jsonl`, one row for each clip. With
+`--features mel` it is `<split>_mel.npy`, `(num_clips, num_mel_frames, 128)`, what a Qwen2-Audio tower hears.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
+from transformers import WhisperFeatureExtractor
 
 from modeling_timepro import TimeProYamnetConfig, TimeProYamnetEncoder
 from processing import TimeProYamnetFeatureExtractor
@@ -39,6 +41,10 @@ def _stem(weights):
 def _clip(arguments):
     index, seed, split, sounds, weights = arguments
     scene = soundscape(index, seed, split, sounds)
+    if weights is None:
+        extractor = WhisperFeatureExtractor(feature_size=128)
+        mel = extractor(scene.waveform, sampling_rate=SAMPLING_RATE, padding="do_not_pad")["input_features"][0]
+        return np.asarray(mel, dtype=np.float16).T, make_row(scene, index, split, seed)
     encoder, extractor = _stem(weights)
     features = extractor(scene.waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
     with torch.inference_mode():
@@ -46,18 +52,29 @@ def _clip(arguments):
     return stem, make_row(scene, index, split, seed)
 
 
-def write_stem_cache(out, num_clips, weights, seed=0, split="train", sounds=DEFAULT_SOUNDS, num_workers=1):
-    """Mix `num_clips` soundscapes and store their stem features and rows in `out`.
+def write_stem_cache(
+    out, num_clips, weights=None, seed=0, split="train", sounds=DEFAULT_SOUNDS, num_workers=1, features="stem"
+):
+    """Mix `num_clips` soundscapes and store their features and rows in `out`.
 
     The clips are those that `synthesize` writes for the same seed and split.
+
+    Args:
+        weights: YAMNet's `safetensors` file; for stems only.
+        features: `stem` or `mel`.
+
+    Raises:
+        ValueError: stems without weights, or unknown features.
     """
-    out, weights = Path(out), str(weights)
+    if features not in ("stem", "mel") or (features == "stem") != (weights is not None):
+        raise ValueError(f"features is {features!r} and weights {weights!r}; give 'stem' with weights, or 'mel'.")
+    out, weights = Path(out), None if weights is None else str(weights)
     out.mkdir(parents=True, exist_ok=True)
     load_bank(SPLITS[split], sounds)
     jobs = [(index, seed, split, sounds, weights) for index in range(num_clips)]
     first, _ = _clip(jobs[0])
     shape = (num_clips, *first.shape)
-    stems = np.lib.format.open_memmap(out / f"{split}_stem.npy", mode="w+", dtype=np.float16, shape=shape)
+    stems = np.lib.format.open_memmap(out / f"{split}_{features}.npy", mode="w+", dtype=np.float16, shape=shape)
     with ProcessPoolExecutor(num_workers) as pool, open(out / f"{split}.jsonl", "w", encoding="utf-8") as rows:
         results = pool.map(_clip, jobs, chunksize=8) if num_workers > 1 else map(_clip, jobs)
         for index, (stem, row) in enumerate(tqdm(results, total=num_clips, desc=f"{split} features")):
@@ -68,13 +85,14 @@ def write_stem_cache(out, num_clips, weights, seed=0, split="train", sounds=DEFA
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="YAMNet's weights, see recipes/yamnet_weights.py")
+    parser.add_argument("--weights", help="YAMNet's weights, see recipes/yamnet_weights.py; for stems")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--num-clips", type=int, required=True)
     parser.add_argument("--split", choices=tuple(SPLITS), default="train")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sounds", default=DEFAULT_SOUNDS, help="folder of the unpacked packages")
     parser.add_argument("--num-workers", type=int, default=1)
+    parser.add_argument("--features", choices=("stem", "mel"), default="stem", help="what to store (default: stem)")
     write_stem_cache(**vars(parser.parse_args(argv)))
 
 

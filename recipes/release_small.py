@@ -1,0 +1,116 @@
+"""Write the embedded checkpoint: weights in half precision, training log, scores, and the cards with their figures.
+
+    python -m recipes.release_small --checkpoint runs/small/sft/final --seen runs/small/score_seen/report.json \\
+        --unseen runs/small/score_unseen/report.json --peer runs/small/peer.json
+
+The tables of README.md and MODEL_CARD.md stand between two marks and are written from the reports alone.
+"""
+
+import argparse
+import json
+import logging
+import re
+from pathlib import Path
+
+from recipes import DEFAULT_CHECKPOINT
+from recipes.checkpoint import load_checkpoint, save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent
+CARDS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
+START, END = "<!-- figures: written by recipes/release_small.py -->", "<!-- end of figures -->"
+HEADER = (
+    "| | Eb-F1 micro | Eb-F1 macro | R@.5 | mIoU (union) | absent queries rejected | unparseable |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
+
+
+def figures_table(scores) -> str:
+    """Return the Markdown table of scores by name, each a report of `recipes/score_checkpoint.py`."""
+
+    def cell(part, name, interval):
+        low, high = part["intervals"][interval]
+        return f"{part[name] if name else part['f1']:.3f} [{low:.3f}, {high:.3f}]"
+
+    rows = []
+    for name, report in scores.items():
+        detection, grounding, rejection = report["detection"], report["grounding"], report["rejection"]
+        intervals = {"intervals": detection["intervals"]}
+        failures = max(detection["parse_failure_rate"], grounding["parse_failure_rate"])
+        rows.append([
+            name,
+            cell(detection["micro"] | intervals, None, "micro_f1"),
+            cell(detection["macro"] | intervals, None, "macro_f1"),
+            cell(grounding, "R@0.5", "R@0.5"),
+            cell(grounding, "miou_union", "miou_union"),
+            cell(rejection, "true_rejection_rate", "true_rejection_rate"),
+            f"{failures:.3f}",
+        ])
+    return HEADER + "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def fill_figures(text, table) -> str:
+    """Return a card with `table` between its marks.
+
+    Raises:
+        ValueError: the card has no marks.
+    """
+    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"the card has no marks for its figures; put {START!r} and {END!r} where they belong.")
+    return pattern.sub(lambda _: f"{START}\n{table}{END}", text)
+
+
+def save_half(model, processor, out) -> None:
+    """Save a checkpoint whose weights are stored in float16 and computed with in float32."""
+    save_checkpoint(model.half(), processor, out)
+    path = Path(out) / "config.json"
+    # Loading goes by the settings, not by how the weights are stored; half precision is slow on a CPU.
+    text = path.read_text(encoding="utf-8").replace('"dtype": "float16"', '"dtype": "float32"')
+    path.write_text(text, encoding="utf-8")
+
+
+def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS):
+    """Write the checkpoint `out` with all that belongs to it, and the figures into `cards`; the last is its own card.
+
+    Args:
+        checkpoint: directory that `recipes/sft.py` wrote, with its `trainer_state.json`.
+        seen, unseen: reports of the checkpoint on the two tests.
+        peer: report of `recipes/yamnet_peer.py` on both.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    reports = {name: json.loads(Path(path).read_text()) for name, path in (("seen", seen), ("unseen", unseen))}
+    peers = json.loads(Path(peer).read_text())
+    scores = {
+        "timepro-small, seen": reports["seen"],
+        "timepro-small, unseen": reports["unseen"],
+        "YAMNet's own scores, seen": peers["test_seen"],
+        "YAMNet's own scores, unseen": peers["test_unseen"],
+    }
+    save_half(*load_checkpoint(checkpoint, dtype="float32"), out)
+    log = json.loads((checkpoint / "trainer_state.json").read_text())
+    steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]
+    (out / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
+    # Paths of the machine that scored say nothing to anybody else.
+    scores = {name: {k: v for k, v in report.items() if k not in ("model", "data")} for name, report in scores.items()}
+    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    for card in cards:
+        card.write_text(fill_figures(card.read_text(encoding="utf-8"), figures_table(scores)), encoding="utf-8")
+    (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
+    logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="directory of the trained checkpoint")
+    parser.add_argument("--seen", required=True, help="report.json on the seen test")
+    parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
+    parser.add_argument("--peer", required=True, help="report of recipes/yamnet_peer.py")
+    parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="directory to write (default: the embedded one)")
+    logging.basicConfig(level=logging.INFO)
+    release(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()
