@@ -254,6 +254,31 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         """See [`TimeProAudioModel.get_audio_features`]."""
         return self.model.get_audio_features(*args, **kwargs)
 
+    def prepare_inputs_for_generation(self, *args, is_first_iteration=False, **kwargs):
+        """Pass audio to the prefill only; transformers drops the inputs that it knows by name, not these two."""
+        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs.pop("audio_embeds", None)
+            inputs.pop("stem_features", None)
+        return inputs
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
+        """Repeat samples for beams or several answers; clips are no rows of a batch, so frames go with their sample."""
+        names = ("input_features", "input_features_mask", "stem_features", "audio_embeds")
+        has_audio = any(kwargs.get(name) is not None for name in names)
+        if expand_size > 1 and has_audio and input_ids is not None:
+            audio = {name: kwargs.pop(name, None) for name in names}
+            frames = audio.pop("audio_embeds")
+            if frames is None:
+                frames = self.get_audio_features(**audio).pooler_output
+            counts = self.model.get_placeholder_mask(input_ids, len(frames)).sum(1).tolist()
+            frames = torch.cat([part for part in frames.split(counts) for _ in range(expand_size)])
+            input_ids, kwargs = super()._expand_inputs_for_generation(
+                expand_size, is_encoder_decoder, input_ids, **kwargs
+            )
+            return input_ids, kwargs | {"audio_embeds": frames}
+        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+
     @can_return_tuple
     def forward(
         self,

@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
     "{% generation %}"
     "{% if message['content'] is string %}{{ message['content'] }}"
     "{% else %}{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}"
-    "<|im_end|>{% endgeneration %}\n"
+    "<|im_end|>{% endgeneration %}{{ '\\n' }}"
     "{% elif message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
     "{% else %}"
     "{% for content in message['content'] %}"

@@ -60,7 +60,9 @@ class TimeProCollator:
     max_length: int | None = None
 
     def __call__(self, samples):
-        clips = [self._encode(sample) for sample in samples]
+        sounds = [np.concatenate([self._read(piece) for piece in sample["pieces"]]) for sample in samples]
+        audio, texts = self._encode_audio(sounds)
+        clips = [self._encode(sample, text) for sample, text in zip(samples, texts)]
         length = max(len(clip["ids"]) for clip in clips)
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
@@ -79,19 +81,19 @@ class TimeProCollator:
         else:
             lengths = torch.tensor([len(clip["ids"]) for clip in clips])
             batch["attention_mask"] = (torch.arange(length)[None] < lengths[:, None]).long()
-        return batch | self._audio(clips)
+        return batch | audio
 
-    def _audio(self, clips):
-        if self.stems is not None:
-            lengths = torch.tensor([clip["num_mel_frames"] for clip in clips])
-            stems = [torch.from_numpy(clip["sound"]) for clip in clips]
-            mask = torch.arange(max(lengths))[None] < lengths[:, None]
-            return {
-                "stem_features": torch.nn.utils.rnn.pad_sequence(stems, batch_first=True),
-                "input_features_mask": mask.long(),
-            }
-        features, _ = self.processor._process_audio([clip["sound"] for clip in clips])
-        return {name: torch.as_tensor(features[name]) for name in ("input_features", "input_features_mask")}
+    def _encode_audio(self, sounds):
+        """Return the audio's part of the batch, and the text of each clip: placeholders and ticks."""
+        if self.stems is None:
+            # Extractors differ in how they count a last, incomplete mel frame.
+            features, texts = self.processor._process_audio(sounds)
+            return {name: torch.as_tensor(features[name]) for name in ("input_features", "input_features_mask")}, texts
+        lengths = torch.tensor([int(len(sound) * 100 // self.processor.grid.frame_rate) for sound in sounds])
+        mask = torch.arange(max(lengths))[None] < lengths[:, None]
+        stems = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(sound) for sound in sounds], batch_first=True)
+        texts = [self.processor.expand_audio(self.processor.num_frames(length)) for length in lengths.tolist()]
+        return {"stem_features": stems, "input_features_mask": mask.long()}, texts
 
     def _read(self, piece):
         if self.stems is not None:
@@ -103,11 +105,7 @@ class TimeProCollator:
         end = None if piece["duration"] is None else start + round(piece["duration"] * rate)
         return sound[start:end].astype(np.float32)
 
-    def _encode(self, sample):
-        sound = np.concatenate([self._read(piece) for piece in sample["pieces"]])
-        rate = self.processor.sampling_rate if self.stems is None else self.processor.grid.frame_rate
-        num_mel_frames = int(len(sound) * 100 // rate)
-        audio = self.processor.expand_audio(self.processor.num_frames(num_mel_frames))
+    def _encode(self, sample, audio):
         ids, labels = zip(*(self._tokenize(turn, audio) for turn in sample["turns"]))
         # One turn is all branch; of several, what they share (the audio and more) is computed once.
         prefix = common_prefix(ids) if len(ids) > 1 else 0
@@ -118,8 +116,6 @@ class TimeProCollator:
             "positions": list(range(prefix)) + [prefix + i for size in branches for i in range(size)],
             "prefix": prefix,
             "branches": branches,
-            "num_mel_frames": num_mel_frames,
-            "sound": sound,
         }
 
     def _tokenize(self, turn, audio):

@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 from transformers import AutoConfig, AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
 from recipes.checkpoint import load_checkpoint, save_checkpoint
 from recipes.time_embeddings import number_tokens, time_embeddings
@@ -35,7 +36,8 @@ def load_backbone(path):
             text_config=config.text_config.to_dict(),
             audio_token_id=config.audio_token_id,
             time_prompt=False,
-            tie_word_embeddings=config.tie_word_embeddings,
+            # The stock class ties nothing, whatever its configuration says (and that often says nothing).
+            tie_word_embeddings=stock.get_output_embeddings().weight is stock.get_input_embeddings().weight,
         )
         model = from_qwen2_audio(stock, ours)
         processor = AutoProcessor.from_pretrained(path)
@@ -57,9 +59,11 @@ def add_time_tokens(model, processor, grid, time_init="mean", answer_format="dig
     """Add the grid's ticks to tokenizer, embeddings and configuration, in place, and return the new processor.
 
     Raises:
-        ValueError: the checkpoint has ticks already.
+        ValueError: the checkpoint has ticks already, or `answer_format` is unknown.
     """
     tokenizer = processor.tokenizer
+    if answer_format not in ANSWER_FORMATS:
+        raise ValueError(f"answer_format is {answer_format!r}; choose one of {ANSWER_FORMATS}.")
     if model.config.num_time_tokens:
         raise ValueError(f"model has {model.config.num_time_tokens} ticks already; convert the backbone it came from.")
     number_ids = number_tokens(tokenizer, grid)

@@ -2,8 +2,9 @@
 
 Every projected frame is asked which labels sound in it, and which of them start or end there. What stands for a label
 is the mean of its words' token embeddings: a frame in which a dog barks comes to look like the words "dog bark", so
-that the language model, which knows the words, can read it from its first step on. Only tower and projector are
-trained; the heads are dropped.
+that the language model, which knows the words, can read it from its first step on. A frame in which the bark starts or
+ends looks besides like these words turned by a fixed rotation, one for starts and one for ends: what an answer's times
+are read from must stand out as the label does. Only tower and projector are trained; the head is dropped.
 """
 
 import json
@@ -18,7 +19,9 @@ from tqdm import tqdm
 
 # A frame that points at a label with the length of its words' embedding is sure of it: sigmoid(10 * 1 - 5) = 0.993.
 SHARPNESS = 10.0
-BOUNDARY_WEIGHT = 0.5
+# Boundaries are rare, about one of a thousand frames and labels; without weight they would not be learnt at all.
+BOUNDARY_WEIGHT = 1.0
+BOUNDARY_POSITIVE_WEIGHT = 10.0
 LENGTH_PENALTY = 0.01
 
 
@@ -36,14 +39,17 @@ class FrameHead(nn.Module):
         self.register_buffer("directions", directions)
         self.scale = scale
         self.bias = nn.Parameter(torch.full((num_labels,), -0.5 * SHARPNESS))
-        self.boundary = nn.Linear(hidden_size, 2 * num_labels)
-        nn.init.zeros_(self.boundary.weight)
-        nn.init.constant_(self.boundary.bias, -5.0)
+        generator = torch.Generator().manual_seed(0)
+        rotations = [torch.linalg.qr(torch.randn(hidden_size, hidden_size, generator=generator))[0] for _ in range(2)]
+        self.register_buffer("boundary_directions", torch.cat([directions @ rotation for rotation in rotations]))
+        self.boundary_bias = nn.Parameter(torch.full((2 * num_labels,), -0.5 * SHARPNESS))
 
     def forward(self, frames):
         """Return `(label logits (..., num_labels), boundary logits (..., 2 * num_labels), mean squared length)`."""
         frames = frames.float() / self.scale
-        return SHARPNESS * frames @ self.directions.T + self.bias, self.boundary(frames), frames.pow(2).sum(-1).mean()
+        sounding = SHARPNESS * frames @ self.directions.T + self.bias
+        boundary = SHARPNESS * frames @ self.boundary_directions.T + self.boundary_bias
+        return sounding, boundary, frames.pow(2).sum(-1).mean()
 
 
 def label_directions(embeddings, tokenizer, labels):
@@ -155,6 +161,7 @@ def train_frames(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
     )
+    weight = torch.tensor(BOUNDARY_POSITIVE_WEIGHT)
     tower.train()
     bar = tqdm(range(num_steps), desc="frame labels")
     for step in bar:
@@ -164,7 +171,8 @@ def train_frames(
             frames = encode_frames(model, heard)
         sounding, boundary, length = head(frames)
         loss = F.binary_cross_entropy_with_logits(sounding, targets[0][chosen])
-        loss = loss + BOUNDARY_WEIGHT * F.binary_cross_entropy_with_logits(boundary, targets[1][chosen])
+        edges = F.binary_cross_entropy_with_logits(boundary, targets[1][chosen], pos_weight=weight)
+        loss = loss + BOUNDARY_WEIGHT * edges
         loss = loss + LENGTH_PENALTY * length / len(labels)
         optimizer.zero_grad()
         loss.backward()

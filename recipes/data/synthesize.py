@@ -32,12 +32,17 @@ def soundscape(index, seed, split, sounds=DEFAULT_SOUNDS):
     return mix(_BANKS[key], np.random.default_rng([seed, list(SPLITS).index(split), index]))
 
 
+def row_id(index, split, seed):
+    """Return the `id` of a soundscape's row."""
+    return f"{split}-{seed}-{index:06d}"
+
+
 def make_row(scene, index, split, seed):
     """Return the JSON Lines row of a soundscape."""
     labels = {event.event_label for event in scene.events}
     name = f"{split}/{index:06d}.flac"
     return {
-        "id": f"{split}-{seed}-{index:06d}",
+        "id": row_id(index, split, seed),
         "audio": name,
         "duration": DURATION,
         "task": "detection",
@@ -55,7 +60,13 @@ def _write_clip(arguments):
     index, seed, split, sounds, out = arguments
     row_path = out / split / f"{index:06d}.json"
     if row_path.is_file():
-        return json.loads(row_path.read_text(encoding="utf-8"))
+        try:
+            row = json.loads(row_path.read_text(encoding="utf-8"))
+        except ValueError:
+            row = {}
+        # An interrupted run may have cut it short, or have been one of another seed.
+        if row.get("id") == row_id(index, split, seed):
+            return row
     scene = soundscape(index, seed, split, sounds)
     row = make_row(scene, index, split, seed)
     soundfile.write(out / row["audio"], scene.waveform, SAMPLING_RATE, subtype="PCM_16")

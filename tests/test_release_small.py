@@ -1,0 +1,83 @@
+"""The embedded checkpoint: how it is stored, and figures in cards that come from reports alone."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from modeling_timepro import TimeProAudioForCausalLM
+from processing.events import Event
+from recipes import DEFAULT_CHECKPOINT
+from recipes.checkpoint import load_checkpoint
+from recipes.release_small import CARDS, END, START, figures_table, fill_figures, release
+from recipes.score_checkpoint import make_report
+
+
+@pytest.fixture(scope="module")
+def report():
+    dog, siren = Event(1.0, 2.0, "dog bark"), Event(4.0, 6.0, "siren")
+    rows = [{"id": "a", "events": [dog, siren], "absent": ["drum"]}, {"id": "b", "events": [], "absent": ["drum"]}]
+    answers = {
+        ("a", "detection", None): [dog],
+        ("a", "grounding", "dog bark"): [dog],
+        ("a", "grounding", "siren"): [Event(4.0, 4.5, "siren")],
+        ("a", "grounding", "drum"): [],
+        ("b", "detection", None): [],
+        ("b", "grounding", "drum"): [siren],
+    }
+    return {"num_clips": 2, "model": "m", "data": "d", **make_report(rows, answers)}
+
+
+def test_the_table_holds_the_figures_of_the_reports(report):
+    lines = figures_table({"ours": report}).splitlines()
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert len(lines) == 3 and len(cells) == lines[0].count("|") - 1
+    assert cells[0] == "ours"
+    # One of two events found and no false alarm: F1 = 2 / (2 + 1).
+    assert cells[1].startswith("0.667 [")
+    # The dog is found whole, a quarter of the siren is.
+    assert cells[3].startswith("0.500 [") and cells[4].startswith("0.625 [") and cells[5].startswith("0.500 [")
+    assert cells[6] == "0.000"
+
+
+def test_figures_replace_what_stood_between_the_marks():
+    card = f"above\n{START}\nold | table\n{END}\nbelow\n"
+    filled = fill_figures(card, "| new \\1 |\n")
+    assert filled == f"above\n{START}\n| new \\1 |\n{END}\nbelow\n"
+    assert fill_figures(filled, "| new \\1 |\n") == filled
+    with pytest.raises(ValueError, match="no marks"):
+        fill_figures("a card", "a table")
+
+
+def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, report, tmp_path):
+    folder = scripted_checkpoint("dog bark")
+    log = {"log_history": [{"loss": 2.0, "step": 1}, {"eval": 1}, {"train_runtime": 9.0, "step": 1}]}
+    (folder / "trainer_state.json").write_text(json.dumps(log))
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
+    cards = (tmp_path / "a.md", tmp_path / "b.md")
+    for card in cards:
+        card.write_text(f"{card.name}\n{START}\n{END}\n")
+    out, path = tmp_path / "small", str(tmp_path / "report.json")
+    release(folder, path, path, str(tmp_path / "peer.json"), out, cards)
+    (folder / "trainer_state.json").unlink()
+    with safe_open(out / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
+    assert TimeProAudioForCausalLM.from_pretrained(out).dtype == torch.float32
+    original, stored = load_checkpoint(folder)[0].state_dict(), load_checkpoint(out)[0].state_dict()
+    for name, tensor in original.items():
+        torch.testing.assert_close(stored[name], tensor, rtol=1e-3, atol=1e-6)
+    assert cards[0].read_text().count("0.667 [") == 4
+    assert (out / "README.md").read_text() == cards[1].read_text()
+    assert len((out / "training_log.jsonl").read_text().splitlines()) == 2
+    scores = json.loads((out / "scores.json").read_text())
+    assert len(scores) == 4 and not any("model" in scored or "data" in scored for scored in scores.values())
+
+
+@pytest.mark.skipif(not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy")
+def test_cards_and_scores_of_the_embedded_checkpoint_agree():
+    table = figures_table(json.loads((DEFAULT_CHECKPOINT / "scores.json").read_text()))
+    for card in (*CARDS, DEFAULT_CHECKPOINT / "README.md"):
+        assert table in card.read_text(encoding="utf-8"), f"{card}: run python -m recipes.release_small"
+    assert (DEFAULT_CHECKPOINT / "README.md").read_bytes() == CARDS[-1].read_bytes()
