@@ -15,7 +15,7 @@ from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
 from recipes.checkpoint import load_checkpoint, save_checkpoint
-from recipes.time_embeddings import number_tokens, time_embeddings
+from recipes.time_embeddings import number_tokens, tick_head, time_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,12 @@ def add_time_tokens(model, processor, grid, time_init="mean", answer_format="dig
         # Spare rows are used where the backbone has them; otherwise the matrices grow by what is missing.
         model.resize_token_embeddings(end, mean_resizing=False)
     with torch.no_grad():
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            layer.weight[start:end] = time_embeddings(layer.weight[:start], number_ids, time_init, seed)
+        embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        embeddings[start:end] = time_embeddings(embeddings[:start], number_ids, time_init, seed)
+        if answer_format == "ticks" and head is not embeddings:
+            head[start:end] = tick_head(embeddings[start:end], head[:start])
+        else:
+            head[start:end] = time_embeddings(head[:start], number_ids, time_init, seed)
     config = model.config
     config.time_token_start_id, config.num_time_tokens = start, grid.num_ticks
     config.time_step, config.max_time, config.frame_rate = grid.time_step, grid.max_time, grid.frame_rate

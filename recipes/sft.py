@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config  # noqa: E402
 
@@ -46,6 +47,8 @@ class SFTArguments:
         time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
         audio_learning_rate: peak learning rate of tower and projector; 0 to freeze them, by default as the rest. What
             they have learnt is lost to the large gradients of a language model that cannot read them yet.
+        clock_weight, pointer_weight: weights of the losses that teach a small language model to read times, see
+            `recipes/time_reading.py`; 0 for none.
         max_minutes: stop and save after so many minutes; 0 for no limit.
     """
 
@@ -61,6 +64,8 @@ class SFTArguments:
     questions_per_sequence: int = 0
     time_label_sigma: float = 0.0
     audio_learning_rate: float | None = None
+    clock_weight: float = 0.0
+    pointer_weight: float = 0.0
     max_minutes: float = 0.0
 
 
@@ -113,6 +118,10 @@ def main():
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             model.model.audio_tower.requires_grad_(False)
+            # A tower that does not learn gains nothing from noise in what it says.
+            for module in model.model.audio_tower.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = 0.0
             model.model.multi_modal_projector.requires_grad_(False)
         freeze_time_embeddings(model)
     max_length, training.max_length = training.max_length, None
@@ -125,6 +134,8 @@ def main():
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,
         audio_learning_rate=arguments.audio_learning_rate,
+        clock_weight=arguments.clock_weight,
+        pointer_weight=arguments.pointer_weight,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)

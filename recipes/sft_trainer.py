@@ -7,6 +7,10 @@ from torch.nn import functional as F
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
+from modeling_timepro import TimeProAudioForCausalLM
+from recipes.time_reading import TimeReading
+
+AUDIO_EOS_TOKEN = "<|audio_eos|>"
 AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
 
 
@@ -64,10 +68,14 @@ class TimeProSFTTrainer(SFTTrainer):
     Args:
         time_label_sigma: seconds of the soft targets of time tokens; 0 for plain cross entropy.
         audio_learning_rate: peak learning rate of audio tower and projector; by default that of the rest.
+        clock_weight, pointer_weight: weights of the losses of `recipes/time_reading.py`, at half of the depth.
     """
 
-    def __init__(self, *args, time_label_sigma=0.0, audio_learning_rate=None, **kwargs):
+    def __init__(
+        self, *args, time_label_sigma=0.0, audio_learning_rate=None, clock_weight=0.0, pointer_weight=0.0, **kwargs
+    ):
         self.time_label_sigma, self.audio_learning_rate = time_label_sigma, audio_learning_rate
+        self.clock_weight, self.pointer_weight = clock_weight, pointer_weight
         super().__init__(*args, **kwargs)
         config = self.model.config
         self._time_token_ids, self._time_step = config.time_token_ids, config.time_step
@@ -93,7 +101,9 @@ class TimeProSFTTrainer(SFTTrainer):
         targets = F.pad(labels[:, 1:], (0, 1), value=-100)
         kept = (targets != -100).any(0).nonzero().squeeze(1)
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        outputs = model(**features, use_cache=False, logits_to_keep=kept)
+        is_taught = self.model.training and bool(self.clock_weight or self.pointer_weight)
+        outputs = model(**features, use_cache=False, logits_to_keep=kept, output_hidden_states=is_taught)
+        reading = self._reading_loss(outputs.hidden_states, features, targets) if is_taught else 0.0
         targets = targets[:, kept]
         chosen = targets != -100
         logits, targets = outputs.logits[chosen], targets[chosen]
@@ -102,7 +112,17 @@ class TimeProSFTTrainer(SFTTrainer):
         loss = loss / num_items
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
+        # The trainer takes the loss as a part of the whole step's, whose answers `num_items` counts.
+        loss = loss + reading * (chosen.sum() / num_items)
         accuracy = (logits.argmax(-1) == targets).float().mean()
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["mean_token_accuracy"].append(self.accelerator.gather(accuracy).mean().item())
         return (loss, outputs) if return_outputs else loss
+
+    def _reading_loss(self, hidden_states, features, targets):
+        model = next(module for module in self.model.modules() if isinstance(module, TimeProAudioForCausalLM))
+        reading = TimeReading(model, self.processing_class.convert_tokens_to_ids(AUDIO_EOS_TOKEN))
+        clock, pointer = reading(hidden_states[reading.layer], features, targets)
+        self._metrics["train"]["clock_loss"].append(clock.item())
+        self._metrics["train"]["pointer_loss"].append(pointer.item())
+        return self.clock_weight * clock + self.pointer_weight * pointer

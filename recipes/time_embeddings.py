@@ -59,3 +59,18 @@ def time_embeddings(
             weights = place_weights(len(ids), longest)
         rows.append((weights[:, None].to(parts.device) * parts).sum(0))
     return torch.stack(rows).to(weight.dtype)
+
+
+def tick_head(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """Return `(num_ticks, hidden_size)` first output weights of ticks that answers are written in.
+
+    Each points the way of the tick's own embedding, less what all have in common, at twice the length of other rows:
+    what was read off a tick then says that tick.
+
+    Args:
+        embeddings: `(num_ticks, hidden_size)` input embeddings of the ticks.
+        head: `(vocab_size, hidden_size)` output weights of the other tokens.
+    """
+    centred = embeddings.float() - embeddings.float().mean(0)
+    length = 2 * head.float().norm(dim=1).mean()
+    return (torch.nn.functional.normalize(centred, dim=1) * length).to(head)

@@ -6,7 +6,7 @@ import soundfile
 
 from processing import TimeGrid
 from recipes.collator import TimeProCollator
-from recipes.data.clip_pieces import curriculum, draw_clip, group_by_length, join, whole, window
+from recipes.data.clip_pieces import curriculum, draw_clip, edge_window, group_by_length, join, whole, window
 
 GRID = TimeGrid(frame_rate=12.5, time_step=0.08)
 
@@ -72,8 +72,19 @@ def test_the_curriculum_begins_with_short_windows_and_visits_every_row_equally()
     clips = list(curriculum(rows, 3, np.random.default_rng(0), GRID, curriculum_share=0.5))
     assert sorted(piece["stem_index"] for clip in clips for piece in clip["pieces"]) == sorted([*range(40)] * 3)
     lengths = [clip["duration"] for clip in clips]
-    assert max(lengths[:6]) <= 3.5 and np.mean(lengths[:20]) < np.mean(lengths[40:60])
+    assert max(lengths[:6]) <= 1.4 and lengths[:60] == sorted(lengths[:60])
     assert set(lengths[60:]) == {10.0}
+
+
+def test_windows_of_the_curriculum_hold_an_edge_of_an_event():
+    rng = np.random.default_rng(0)
+    for length in (1.2, 4.0, 10.0):
+        clips = [edge_window(row(), rng, GRID, length) for _ in range(100)]
+        assert all(clip["duration"] == pytest.approx(length, abs=GRID.time_step) for clip in clips)
+        # Less than 0.1 s of an event is left out, even if that is its edge.
+        inside = [any(0 < time < length for event in triples(clip) for time in event[:2]) for clip in clips]
+        assert np.mean(inside) > 0.9
+    assert triples(edge_window(row(events=[]), rng, GRID, 2.0)) == []
 
 
 def test_grouping_keeps_every_sample_and_fills_batches_with_like_lengths():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recipes.checkpoint import load_checkpoint
-from recipes.frame_labels import blank, frame_f1, frame_targets, label_directions, train_frames
+from recipes.frame_labels import FrameHead, blank, frame_f1, frame_targets, label_directions, train_frames
 
 LABELS = ["dog bark", "siren"]
 
@@ -29,6 +29,18 @@ def test_directions_are_unit_vectors_that_tell_labels_apart(scripted_checkpoint)
     assert directions.norm(dim=-1).tolist() == pytest.approx([1, 1])
     assert directions[0] @ directions[1] == pytest.approx(-1)  # two labels, centred
     assert scale > 0
+
+
+def test_labels_starts_and_ends_have_directions_of_their_own():
+    directions = torch.nn.functional.normalize(torch.randn(3, 64, generator=torch.Generator().manual_seed(1)), dim=-1)
+    head = FrameHead(directions, scale=2.0)
+    # A frame that looks like the first label, and in which the second starts and the third ends.
+    frame = 2.0 * (directions[0] + head.boundary_directions[1] + head.boundary_directions[3 + 2])
+    sounding, boundary, length = head(frame[None])
+    assert sounding[0].argmax() == 0
+    assert boundary[0].topk(2).indices.sort().values.tolist() == [1, 5]
+    assert length == pytest.approx(3, rel=0.5)
+    assert head.boundary_directions.equal(FrameHead(directions, scale=2.0).boundary_directions)
 
 
 def test_blanking_is_seeded_and_hides_channels_and_spans():

@@ -12,6 +12,8 @@ from recipes.data.soundscapes import merge_same_label
 # What a window leaves of an event is not asked for if it is shorter (seconds).
 MIN_HEARD = 0.1
 MIN_WINDOW = 2.0
+# Windows of the curriculum begin at this length.
+FIRST_WINDOW = 1.2
 
 
 def whole(row) -> dict:
@@ -51,16 +53,15 @@ def join(clips) -> dict:
     return {"pieces": pieces, "duration": start, "events": merged, "absent": absent}
 
 
-def draw_clip(rows, index, rng: np.random.Generator, grid, window_share=0.0, join_share=0.0, max_window=None) -> dict:
+def draw_clip(rows, index, rng: np.random.Generator, grid, window_share=0.0, join_share=0.0) -> dict:
     """Return row `index` as a clip: whole, or by chance a random window of it, or joined with up to two others.
 
     Args:
         grid: the checkpoint's [`TimeGrid`]; windows start and end on its ticks, joined clips end before its `max_time`.
         window_share, join_share: shares of the two, 0 to 1 together.
-        max_window: longest window in seconds; `None` for the length of the clip.
     """
     row = rows[index]
-    longest = row["duration"] if max_window is None else min(max_window, row["duration"])
+    longest = row["duration"]
     chance = rng.random()
     if chance < window_share and longest > MIN_WINDOW:
         length = int(rng.integers(int(MIN_WINDOW / grid.time_step), int(longest / grid.time_step) + 1))
@@ -76,18 +77,33 @@ def draw_clip(rows, index, rng: np.random.Generator, grid, window_share=0.0, joi
     return whole(row)
 
 
+def edge_window(row, rng: np.random.Generator, grid, length: float) -> dict:
+    """Return a window of about `length` seconds in which some event of the row, if it has any, starts or ends."""
+    steps = round(min(length, row["duration"]) / grid.time_step)
+    latest = int(row["duration"] / grid.time_step) - steps
+    if row["events"]:
+        event = row["events"][int(rng.integers(len(row["events"])))]
+        edge = event["onset" if rng.random() < 0.6 else "offset"] / grid.time_step
+        start = min(max(int(edge - rng.uniform(0.1, 0.9) * steps), 0), latest)
+    else:
+        start = int(rng.integers(0, latest + 1))
+    return window(row, round(start * grid.time_step, 3), round(steps * grid.time_step, 3))
+
+
 def curriculum(rows, num_variants, rng, grid, window_share=0.0, join_share=0.0, curriculum_share=0.0):
     """Yield `num_variants` clips of every row, short ones first.
 
-    Over the first `curriculum_share` of the clips all are windows, whose greatest length grows from 2.5 s to the whole
-    clip: to find a sound among 30 frames is learnt in a tenth of the time that it takes among 125.
+    Over the first `curriculum_share` of the clips all are windows around the edge of an event, whose length grows from
+    1.2 s to the whole clip: to find a time among 15 frames is learnt in a tenth of the time that it takes among 125.
     """
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(num_variants)])
     for place, index in enumerate(order):
         progress = place / (curriculum_share * len(order)) if curriculum_share else 1.0
+        row = rows[index]
         if progress < 1:
-            most = 1.25 * MIN_WINDOW + progress * (rows[index]["duration"] - 1.25 * MIN_WINDOW)
-            yield draw_clip(rows, int(index), rng, grid, window_share=1.0, max_window=most)
+            # Slow at first, when it has to be found out what to do.
+            length = FIRST_WINDOW + progress**2 * (row["duration"] - FIRST_WINDOW)
+            yield edge_window(row, rng, grid, length)
         else:
             yield draw_clip(rows, int(index), rng, grid, window_share, join_share)
 

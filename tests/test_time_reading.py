@@ -1,0 +1,133 @@
+"""The losses that teach reading times: what they ask for, and that they equal the model's own attention."""
+
+import pytest
+import torch
+
+from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from recipes.time_reading import TimeReading, tick_before
+
+# Ids 0 to 9 are text, 10 is a frame, 11 the end of a clip, 20 to 39 are ticks.
+FRAME, END, TICKS = 10, 11, range(20, 40)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = TimeProAudioConfig(
+        audio_config={"model_type": "timepro_yamnet", "num_hidden_layers": 1, "hidden_size": 16},
+        text_config={
+            "model_type": "qwen2", "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 32,
+        },
+        audio_token_id=FRAME, time_token_start_id=TICKS.start, num_time_tokens=len(TICKS),
+    )  # fmt: skip
+    model = TimeProAudioForCausalLM(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def prompt():
+    """Two samples: three dated frames and two, questions, and answers that name times."""
+    ids = torch.tensor([
+        [1, 20, FRAME, 21, FRAME, 22, FRAME, END, 5, 21, 6, 23, 2],
+        [1, 20, FRAME, 21, FRAME, END, 5, 20, 6, 21, 2, 0, 0],
+    ])
+    targets = torch.full_like(ids, -100)
+    targets[0, 8:12] = ids[0, 9:13]
+    targets[1, 6:10] = ids[1, 7:11]
+    mask = torch.ones_like(ids)
+    mask[1, 11:] = 0
+    return {"input_ids": ids, "attention_mask": mask}, targets
+
+
+def test_frames_are_dated_by_the_tick_before_and_the_end_by_the_one_that_would_follow():
+    ids = torch.tensor([
+        [1, 20, FRAME, 21, FRAME, FRAME, END, 3, 20, FRAME, END],
+        [1, 38, FRAME, 39, FRAME, END, 0, 0, 0, 0, 0],
+    ])
+    dated, tick = tick_before(ids, TICKS, FRAME, END)
+    assert [(i, tick[0, i].item()) for i in dated[0].nonzero().flatten().tolist()] == [
+        (2, 20), (4, 21), (6, 22), (9, 20), (10, 21),
+    ]  # fmt: skip
+    # No tick follows the vocabulary's last one, so the end has none.
+    assert dated[1].nonzero().flatten().tolist() == [2, 4]
+
+
+def test_a_prompt_without_ticks_dates_nothing():
+    dated, _ = tick_before(torch.tensor([[1, FRAME, FRAME, END, 2]]), TICKS, FRAME, END)
+    assert not dated.any()
+
+
+def test_the_pointer_loss_is_the_models_own_attention(model):
+    inputs, targets = prompt()
+    reading = TimeReading(model, END)
+    assert reading.layer == 1 and reading.heads == [0, 2]
+    text = model.model.language_model
+    text.set_attn_implementation("eager")
+    with torch.no_grad():
+        # Frames without audio: the text model alone runs over the same tokens.
+        outputs = text(**inputs, output_attentions=True, output_hidden_states=True)
+        _, loss = reading(outputs.hidden_states[1], inputs, targets)
+    text.set_attn_implementation("sdpa")
+    weights = outputs.attentions[1]
+    # (sample, where the time is said, the frame or end that it dates)
+    wanted = [(0, 8, 4), (0, 10, 7), (1, 6, 2), (1, 8, 4)]
+    expected = -torch.stack([weights[row, head, q, k].log() for row, q, k in wanted for head in (0, 2)]).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_branches_of_one_prompt_give_the_loss_of_separate_sequences(model):
+    from recipes.collator import branch_mask
+
+    prefix, answers = [1, 20, FRAME, 21, FRAME, END], [[5, 20, 2], [6, 7, 21, 2]]
+    reading, text = TimeReading(model, END), model.model.language_model
+
+    def losses(ids, positions, mask, learnt):
+        ids = torch.tensor([ids])
+        targets = torch.full_like(ids, -100)
+        for place in learnt:
+            targets[0, place - 1] = ids[0, place]
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": torch.tensor([positions])}
+        with torch.no_grad():
+            hidden = text(**inputs, output_hidden_states=True).hidden_states[1]
+            return reading(hidden, inputs, targets)
+
+    alone = []
+    for answer in answers:
+        ids = prefix + answer
+        learnt = [i for i, token in enumerate(ids) if i >= len(prefix) and token >= TICKS.start]
+        alone.append(losses(ids, list(range(len(ids))), torch.ones(1, len(ids), dtype=torch.long), learnt))
+    both = prefix + answers[0] + answers[1]
+    positions = [*range(len(prefix)), *range(6, 9), *range(6, 10)]
+    mask = branch_mask(len(prefix), [3, 4], len(both))[None, None]
+    clock, pointer = losses(both, positions, mask, [7, 11])
+    torch.testing.assert_close(pointer, (alone[0][1] + alone[1][1]) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clock, alone[0][0], rtol=1e-4, atol=1e-5)
+
+
+def test_answers_without_times_give_no_pointer_loss_but_a_gradient(model):
+    inputs, targets = prompt()
+    targets[:] = -100
+    hidden = torch.randn(2, inputs["input_ids"].shape[1], 32, requires_grad=True)
+    clock, pointer = TimeReading(model, END)(hidden, inputs, targets)
+    assert pointer.item() == 0 and clock.item() > 0
+    (clock + pointer).backward()
+    assert hidden.grad.abs().sum() > 0
+
+
+def test_the_losses_can_be_learnt(model):
+    inputs, targets = prompt()
+    reading = TimeReading(model, END)
+    hidden = torch.randn(2, inputs["input_ids"].shape[1], 32, generator=torch.Generator().manual_seed(0))
+    parameters = [p for p in model.model.language_model.layers[1].parameters()] + list(model.lm_head.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    history = []
+    for _ in range(60):
+        clock, pointer = reading(hidden, inputs, targets)
+        optimizer.zero_grad()
+        (clock + pointer).backward()
+        optimizer.step()
+        history.append((clock.item(), pointer.item()))
+    assert history[-1][0] < 0.2 * history[0][0] and history[-1][1] < 0.3 * history[0][1]
