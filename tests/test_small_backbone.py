@@ -12,6 +12,7 @@ from modeling_timepro.yamnet_encoder import TimeProYamnetEncoder
 from modeling_timepro.yamnet_encoder_config import TimeProYamnetConfig
 from recipes import small_language
 from recipes.checkpoint import load_checkpoint
+from recipes.compare_towers import main as compare_towers
 from recipes.small_backbone import join, main
 
 LABELS = ["dog bark", "siren"]
@@ -120,3 +121,18 @@ def test_a_run_writes_a_checkpoint_that_knows_its_labels(language_folder, weight
     for name in ("model.audio_tower.layers.0.attention.qkv.weight", "model.multi_modal_projector.linear.weight"):
         trained, repeated, before = (m.state_dict()[name] for m in (model, again, untrained))
         assert trained.isfinite().all() and trained.equal(repeated) and not trained.equal(before)
+
+
+def test_towers_are_compared_on_both_tests(language_folder, weights, stems, tmp_path):
+    rng = np.random.default_rng(1)
+    for split, num_clips in (("train", 6), ("test_seen", 3), ("test_unseen", 3)):
+        rows = [json.loads(line) for line in (stems / "train.jsonl").read_text().splitlines()][:num_clips]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        np.save(tmp_path / f"{split}_stem.npy", rng.normal(size=(num_clips, 25, 2304)).astype(np.float16))
+        np.save(tmp_path / f"{split}_mel.npy", rng.normal(size=(num_clips, 200, 128)).astype(np.float16))
+    arguments = ["--language-model", str(language_folder), "--weights", str(weights), "--features", str(tmp_path)]
+    compare_towers([*arguments, "--out", str(tmp_path / "towers.json"), "--num-steps", "2"])
+    report = json.loads((tmp_path / "towers.json").read_text())
+    for tower in ("yamnet", "qwen2_audio"):
+        assert report[tower]["trained_parameters"] > 1_000_000
+        assert all(0 <= report[tower][split]["frame_f1"] <= 1 for split in ("test_seen", "test_unseen"))
