@@ -11,17 +11,13 @@ def number_tokens(tokenizer, grid: TimeGrid) -> list[list[int]]:
     return tokenizer(numbers, add_special_tokens=False)["input_ids"]
 
 
-def place_weights(num_tokens: int, longest: int) -> torch.Tensor:
+def place_weights(num_tokens: int) -> torch.Tensor:
     """Return weights `(num_tokens,)` that shrink by a third from each place to the next and sum to one.
 
     With a ratio r between places a change of the last of four digits moves the mean by r^3 and an exchange of the last
     two by r^2 (1 - r); two thirds makes the smaller of them as large as it gets.
-
-    Numbers are aligned at their last digit, so that the tenths of `1.24` and of `21.24` weigh the same before
-    normalisation.
     """
-    places = torch.arange(longest - num_tokens, longest, dtype=torch.float64)
-    weights = (2 / 3) ** places
+    weights = (2 / 3) ** torch.arange(num_tokens, dtype=torch.float64)
     return weights / weights.sum()
 
 
@@ -50,13 +46,12 @@ def time_embeddings(
         return (noise + weight.float().mean(dim=0).cpu()).to(weight)
     if init not in ("mean", "place"):
         raise ValueError(f"init is {init!r}; choose one of 'mean', 'place', 'random'.")
-    longest = max(len(ids) for ids in number_ids)
     rows = []
     for ids in number_ids:
         parts = weight[torch.tensor(ids)].double()
         weights = torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
         if init == "place":
-            weights = place_weights(len(ids), longest)
+            weights = place_weights(len(ids))
         rows.append((weights[:, None].to(parts.device) * parts).sum(0))
     return torch.stack(rows).to(weight.dtype)
 

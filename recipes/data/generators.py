@@ -1,6 +1,6 @@
 """Sounds that a synthesiser really makes: espeak-ng speech, electronic sirens, electronic telephone bells.
 
-Train and heldout never share a voice or a range of parameters.
+Train and heldout never share a voice or a sentence, nor the pitch of a siren or the pitch and warble of a bell.
 """
 
 import io
