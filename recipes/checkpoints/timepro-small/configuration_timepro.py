@@ -1,0 +1,132 @@
+"""Configuration of TimePro: an audio tower, a projector, a language model, and the time prompt between them."""
+
+import copy
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .yamnet_encoder_config import TimeProYamnetConfig
+
+TIME_INITS = ("mean", "place", "random")
+ANSWER_FORMATS = ("digits", "ticks")
+AUTO_MAP = {
+    "AutoConfig": "configuration_timepro.TimeProAudioConfig",
+    "AutoModel": "modeling_timepro.TimeProAudioModel",
+    "AutoModelForCausalLM": "modeling_timepro.TimeProAudioForCausalLM",
+    "AutoModelForMultimodalLM": "modeling_timepro.TimeProAudioForCausalLM",
+    "AutoProcessor": "processing_timepro.TimeProAudioProcessor",
+}
+CUSTOM_PIPELINES = {
+    "temporal-audio-grounding": {
+        "impl": "pipeline_timepro.TemporalAudioGroundingPipeline",
+        "pt": ["AutoModelForCausalLM"],
+        "type": "multimodal",
+    }
+}
+
+
+def _audio_config(config):
+    """Build the tower's config; the YAMNet tower is ours and unknown to `AutoConfig`."""
+    if config is None:
+        return AutoConfig.for_model("qwen2_audio_encoder")
+    if not isinstance(config, dict):
+        return config
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    model_type = config.get("model_type", "qwen2_audio_encoder")
+    if model_type == TimeProYamnetConfig.model_type:
+        return TimeProYamnetConfig(**fields)
+    return AutoConfig.for_model(model_type, **fields)
+
+
+class TimeProAudioConfig(PreTrainedConfig):
+    """Configure a [`TimeProAudioForCausalLM`].
+
+    Args:
+        audio_config: config (or dict) of the audio tower, `qwen2_audio_encoder` or `timepro_yamnet`.
+        text_config: config (or dict) of the language model, `qwen2`.
+        audio_token_id: id of the placeholder that one audio frame stands for.
+        time_token_start_id: id of the first tick `<0.00>`; ticks have consecutive ids. `None` before conversion.
+        num_time_tokens: number of ticks in the vocabulary (0 before conversion).
+        time_prompt: whether the processor interleaves ticks with the audio frames.
+        time_step: seconds between two ticks.
+        max_time: seconds that the ticks cover; longer audio is refused by the processor.
+        time_init: how the tick embeddings were initialised: `mean` (the paper), `place` or `random`.
+        frame_rate: audio frames per second that reach the language model.
+        answer_format: how answers write times, `digits` (`1.24`) or `ticks` (`<1.24>`).
+        event_labels: the closed label set that the checkpoint was trained on, or `None` for open vocabulary.
+    """
+
+    model_type = "timepro_audio"
+    sub_configs_defaults = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_audio_encoder"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+    }
+    # TRL reads `image_token_id` of any model that has a processor.
+    attribute_map = {"image_token_id": "audio_token_id"}
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    audio_token_id: int = 151646
+    time_token_start_id: int | None = None
+    num_time_tokens: int = 0
+    time_prompt: bool = True
+    time_step: float = 0.04
+    max_time: float = 30.0
+    time_init: str = "mean"
+    frame_rate: float = 25.0
+    answer_format: str = "digits"
+    event_labels: list[str] | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.audio_config = _audio_config(self.audio_config)
+        if self.text_config is None:
+            self.text_config = AutoConfig.for_model("qwen2")
+        elif isinstance(self.text_config, dict):
+            fields = {key: value for key, value in self.text_config.items() if key != "model_type"}
+            self.text_config = AutoConfig.for_model(self.text_config.get("model_type", "qwen2"), **fields)
+        # Several Auto classes share this checkpoint, and registering a class keeps only one of them.
+        kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
+        kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self):
+        if self.time_init not in TIME_INITS:
+            raise ValueError(f"time_init is {self.time_init!r}; choose one of {TIME_INITS}.")
+        if self.answer_format not in ANSWER_FORMATS:
+            raise ValueError(f"answer_format is {self.answer_format!r}; choose one of {ANSWER_FORMATS}.")
+        for name in ("time_step", "max_time", "frame_rate"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ValueError(f"{name} is {value}; give a positive number.")
+        if self.num_time_tokens < 0:
+            raise ValueError(f"num_time_tokens is {self.num_time_tokens}; give 0 or more.")
+        if self.num_time_tokens and self.time_token_start_id is None:
+            raise ValueError(
+                f"num_time_tokens is {self.num_time_tokens} but time_token_start_id is None; "
+                "set it to the id of the first tick."
+            )
+        if self.num_time_tokens and self.time_token_start_id + self.num_time_tokens > self.text_config.vocab_size:
+            raise ValueError(
+                f"ticks end at id {self.time_token_start_id + self.num_time_tokens} but text_config.vocab_size is "
+                f"{self.text_config.vocab_size}; enlarge the vocabulary first."
+            )
+
+    def to_dict(self):
+        output = super().to_dict()
+        # `pipeline()` replaces the class names in here by classes, which JSON cannot write.
+        output["custom_pipelines"] = copy.deepcopy(CUSTOM_PIPELINES)
+        return output
+
+    @property
+    def time_token_ids(self):
+        """Ids of all ticks, a `range` (empty before conversion)."""
+        start = self.time_token_start_id or 0
+        return range(start, start + self.num_time_tokens)
+
+
+TimeProAudioConfig.register_for_auto_class()
+
+__all__ = ["TimeProAudioConfig"]

@@ -1,0 +1,250 @@
+"""TimePro's processor: audio to mel features, and a prompt whose audio part interleaves ticks with audio frames."""
+
+import copy
+import numbers
+from functools import lru_cache
+
+import numpy as np
+from transformers import ProcessorMixin
+
+from .audio_io import load_audio
+from .event_text import escape_text
+from .time_grid import TimeGrid
+
+# Qwen2-Audio's template, with the assistant's answers marked for completion-only losses.
+CHAT_TEMPLATE = (
+    "{% set audio_count = namespace(value=0) %}"
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}"
+    "<|im_end|>{% endgeneration %}{{ '\\n' }}"
+    "{% elif message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}"
+    "{% for content in message['content'] %}"
+    "{% if content['type'] == 'audio' %}"
+    "{% set audio_count.value = audio_count.value + 1 %}"
+    "Audio {{ audio_count.value }}: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n"
+    "{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@lru_cache(maxsize=1024)
+def clip_text(grid, audio_token, num_frames):
+    """Return the text of a clip of `num_frames` frames, a tick of the [`TimeGrid`] before each frame it dates."""
+    ticks = grid.tick_tokens()
+    return "".join(audio_token if item < 0 else ticks[item] for item in grid.interleave(num_frames))
+
+
+class TimeProAudioProcessor(ProcessorMixin):
+    """Turn text with audio placeholders, and audio, into the model's inputs.
+
+    Args:
+        feature_extractor: log-mel features at a 10 ms hop from 16 kHz audio.
+        tokenizer: a fast tokenizer; it must know the ticks when `time_prompt` is on.
+        chat_template: Jinja template with `{% generation %}` marks; Qwen2-Audio's by default.
+        audio_token, audio_bos_token, audio_eos_token: placeholder of one audio frame, and what surrounds a clip.
+        time_prompt: put a tick before every audio frame that starts at a multiple of `time_step`.
+        time_step: seconds between ticks.
+        max_time: seconds; longer audio is refused, never truncated.
+        frame_rate: audio frames per second that the model's tower yields.
+        answer_format: how answers write times, `digits` or `ticks`.
+
+    Raises:
+        ValueError: `time_prompt` is on but the tokenizer lacks the ticks, or `max_time` is more than Whisper's
+            feature extractor takes.
+    """
+
+    def __init__(
+        self,
+        feature_extractor=None,
+        tokenizer=None,
+        chat_template=None,
+        audio_token="<|AUDIO|>",
+        audio_bos_token="<|audio_bos|>",
+        audio_eos_token="<|audio_eos|>",
+        time_prompt=True,
+        time_step=0.04,
+        max_time=30.0,
+        frame_rate=25.0,
+        answer_format="digits",
+    ):
+        self.audio_token = audio_token
+        self.audio_bos_token = audio_bos_token
+        self.audio_eos_token = audio_eos_token
+        self.time_prompt = time_prompt
+        self.time_step = time_step
+        self.max_time = max_time
+        self.frame_rate = frame_rate
+        self.answer_format = answer_format
+        window = getattr(feature_extractor, "chunk_length", max_time)
+        if max_time > window:
+            raise ValueError(f"max_time is {max_time:g} s but the audio tower takes {window:g} s; give that or less.")
+        # A tower without a fixed window takes whatever the ticks cover.
+        if getattr(feature_extractor, "max_length_seconds", max_time) < max_time:
+            feature_extractor.max_length_seconds = max_time
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
+        if time_prompt:
+            vocabulary = tokenizer.get_vocab()
+            missing = [token for token in self.grid.tick_tokens() if token not in vocabulary]
+            if missing:
+                raise ValueError(
+                    f"time_prompt is on but the tokenizer lacks {len(missing)} of {self.grid.num_ticks} ticks, first "
+                    f"{missing[0]}; convert the checkpoint with this time_step and max_time, or set time_prompt=False."
+                )
+
+    @property
+    def grid(self):
+        """The [`TimeGrid`] of this checkpoint."""
+        return TimeGrid(frame_rate=self.frame_rate, time_step=self.time_step, max_time=self.max_time)
+
+    @property
+    def sampling_rate(self):
+        return self.feature_extractor.sampling_rate
+
+    @property
+    def unused_input_names(self):
+        return ["num_audio_frames"]
+
+    @property
+    def model_input_names(self):
+        names = self.tokenizer.model_input_names + ["input_features", "input_features_mask"]
+        return list(dict.fromkeys(names))
+
+    def num_frames(self, num_mel_frames):
+        """Return the audio frames that the tower yields for `num_mel_frames` mel frames of 10 ms."""
+        mel_per_frame = round(100 / self.frame_rate)
+        return ((num_mel_frames - 1) // 2 + 1) // (mel_per_frame // 2)
+
+    def expand_audio(self, num_frames):
+        """Return the text of a clip of `num_frames` frames: placeholders, with their ticks if the prompt is on."""
+        if not self.time_prompt:
+            return self.audio_token * num_frames
+        return clip_text(self.grid, self.audio_token, num_frames)
+
+    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """Put text and audio into lists and decode audio that is not an array yet."""
+        if images is not None or videos is not None:
+            raise ValueError(f"images and videos are not understood by {type(self).__name__}; pass text and audio.")
+        if isinstance(text, str):
+            text = [text]
+        if audio is not None:
+            # A list of numbers is one waveform; anything else in a list is one clip each.
+            is_batch = isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], numbers.Real))
+            audio = list(audio) if is_batch else [audio]
+            audio = [item if isinstance(item, np.ndarray) else self._load(item) for item in audio]
+        return None, list(text) if text is not None else None, None, audio
+
+    def _load(self, source):
+        if hasattr(source, "detach"):
+            source = source.detach().cpu().numpy()
+        if isinstance(source, np.ndarray):
+            return source
+        if isinstance(source, (list, tuple)):
+            return np.asarray(source, dtype=np.float32)
+        return load_audio(source, sampling_rate=self.sampling_rate)
+
+    def _check_audio(self, audio, sampling_rate):
+        """Refuse what an extractor would get wrong; Whisper's is silent about integers, NaN and what it cuts off."""
+        if sampling_rate not in (None, self.sampling_rate):
+            raise ValueError(
+                f"sampling_rate is {sampling_rate} but the model needs {self.sampling_rate}; resample the audio, or "
+                "pass paths or dicts of array and sampling_rate, which are resampled."
+            )
+        limit = int(round(self.max_time * self.sampling_rate))
+        for index, waveform in enumerate(audio):
+            if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
+                raise ValueError(
+                    f"audio {index} has shape {waveform.shape} and dtype {waveform.dtype}; pass a mono float array "
+                    "(num_samples,) from -1 to 1, or decode it with load_audio."
+                )
+            if not np.isfinite(waveform).all():
+                bad = int((~np.isfinite(waveform)).sum())
+                raise ValueError(f"audio {index} holds {bad} NaN or infinite samples; repair or drop it.")
+            if len(waveform) > limit:
+                raise ValueError(
+                    f"audio {index} lasts {len(waveform) / self.sampling_rate:.2f} s but max_time is {self.max_time:g} "
+                    "s; split it into shorter windows. Nothing is truncated silently."
+                )
+            if self.num_frames(len(waveform) // 160) < 1:
+                raise ValueError(
+                    f"audio {index} has {len(waveform)} samples, too short for one frame of "
+                    f"{1 / self.frame_rate:g} s at {self.sampling_rate} Hz; pass longer audio."
+                )
+
+    def _process_audio(self, audio, sampling_rate=None, **kwargs):
+        # Text options such as padding or max_length arrive here too; they must not touch the mel features.
+        self._check_audio(audio, sampling_rate)
+        # Whisper's extractor calls its mask otherwise, and its encoder wants all 30 s of mel frames.
+        is_whisper = "input_features_mask" not in self.feature_extractor.model_input_names
+        options = {"padding": "max_length", "truncation": False, "return_attention_mask": True} if is_whisper else {}
+        features = self.feature_extractor(
+            list(audio), sampling_rate=self.sampling_rate, return_tensors="np", **options
+        )
+        if "attention_mask" in features:
+            features["input_features_mask"] = features.pop("attention_mask")
+        lengths = features["input_features_mask"].sum(-1).tolist()
+        features["num_audio_frames"] = [self.num_frames(int(length)) for length in lengths]
+        return features, [self.expand_audio(count) for count in features["num_audio_frames"]]
+
+    def replace_audio_token(self, audio_inputs, audio_idx, **kwargs):
+        return self.expand_audio(audio_inputs["num_audio_frames"][audio_idx])
+
+    def apply_chat_template(self, conversation, chat_template=None, tokenize=False, **kwargs):
+        """Render (and with `tokenize=True` process) one conversation or a list of them.
+
+        Text of every role but the assistant's is escaped, so that a query can spell neither a tick nor a placeholder.
+        Audio blocks are `{"type": "audio", "audio" | "path" | "url": array, path, bytes or load_audio's dict}`.
+        """
+        batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        conversations = [[self._prepare(m, tokenize) for m in c] for c in (conversation if batched else [conversation])]
+        return super().apply_chat_template(
+            conversations if batched else conversations[0], chat_template=chat_template, tokenize=tokenize, **kwargs
+        )
+
+    def _prepare(self, message, load):
+        message = dict(message)
+        escape = (lambda text: text) if message["role"] == "assistant" else escape_text
+        if isinstance(message["content"], str):
+            message["content"] = escape(message["content"])
+            return message
+        blocks = []
+        for block in message["content"]:
+            # Arrow fills the keys of other blocks with None.
+            block = {key: value for key, value in block.items() if value is not None}
+            # The template prints the text of a block of any type but audio.
+            if "text" in block:
+                block["text"] = escape(block["text"])
+            if block.get("type") == "audio" and load:
+                source = next((block[key] for key in ("audio", "path", "url") if key in block), None)
+                if source is not None:
+                    block = {"type": "audio", "audio": self._load(source)}
+            blocks.append(block)
+        message["content"] = blocks
+        return message
+
+    def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
+        """Save the processor; the pipeline's code travels with it, since transformers saves it with neither."""
+        from .pipeline_timepro import TemporalAudioGroundingPipeline  # noqa: F401
+
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def to_dict(self):
+        output = super().to_dict()
+        output.pop("audio_token_id", None)
+        return copy.deepcopy(output)
+
+
+TimeProAudioProcessor.register_for_auto_class()
+
+__all__ = ["TimeProAudioProcessor"]
