@@ -52,7 +52,7 @@ def compare(language_model, weights, features, out, num_steps=600, seed=0) -> di
         tower = model.model.audio_tower
         report[name] = {"trained_parameters": sum(p.numel() for p in tower.parameters() if p.requires_grad)}
         for split in ("test_seen", "test_unseen"):
-            scores = [frame_f1(model, head, labels, features, split, t, kind) for t in THRESHOLDS]
+            scores = frame_f1(model, head, labels, features, split, THRESHOLDS, kind)
             report[name][split] = {"frame_f1": max(scores), "threshold": THRESHOLDS[scores.index(max(scores))]}
             logger.info("%s, %s: frame F1 %.3f", name, split, max(scores))
     Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -186,13 +186,14 @@ def train_frames(
 
 
 @torch.no_grad()
-def frame_f1(model, head, labels, folder, split="validation", threshold=0.4, features="stem"):
-    """Return the micro F1 over frames and labels of a split."""
+def frame_f1(model, head, labels, folder, split="validation", thresholds=(0.4,), features="stem"):
+    """Return the micro F1 over frames and labels of a split, one for each threshold."""
     stems, rows = read_stems(folder, split, features)
     wanted, _ = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     wanted, found = wanted > 0.5, []
     for start in range(0, len(rows), 32):
         heard = torch.from_numpy(stems[start : start + 32].astype(np.float32))
-        found.append(torch.sigmoid(head(encode_frames(model, heard))[0]) > threshold)
+        found.append(torch.sigmoid(head(encode_frames(model, heard))[0]))
     found = torch.cat(found)
-    return (2 * (found & wanted).sum() / (found.sum() + wanted.sum())).item()
+    over = [found > threshold for threshold in thresholds]
+    return [(2 * (part & wanted).sum() / (part.sum() + wanted.sum())).item() for part in over]

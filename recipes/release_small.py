@@ -29,23 +29,19 @@ HEADER = (
 def figures_table(scores) -> str:
     """Return the Markdown table of scores by name, each a report of `recipes/score_checkpoint.py`."""
 
-    def cell(part, name, interval):
-        low, high = part["intervals"][interval]
-        return f"{part[name] if name else part['f1']:.3f} [{low:.3f}, {high:.3f}]"
+    def cell(value, interval):
+        low, high = interval
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
     rows = []
     for name, report in scores.items():
         detection, grounding, rejection = report["detection"], report["grounding"], report["rejection"]
-        intervals = {"intervals": detection["intervals"]}
-        failures = max(detection["parse_failure_rate"], grounding["parse_failure_rate"])
         rows.append([
             name,
-            cell(detection["micro"] | intervals, None, "micro_f1"),
-            cell(detection["macro"] | intervals, None, "macro_f1"),
-            cell(grounding, "R@0.5", "R@0.5"),
-            cell(grounding, "miou_union", "miou_union"),
-            cell(rejection, "true_rejection_rate", "true_rejection_rate"),
-            f"{failures:.3f}",
+            *(cell(detection[a]["f1"], detection["intervals"][f"{a}_f1"]) for a in ("micro", "macro")),
+            *(cell(grounding[metric], grounding["intervals"][metric]) for metric in ("R@0.5", "miou_union")),
+            cell(rejection["true_rejection_rate"], rejection["intervals"]["true_rejection_rate"]),
+            f"{max(detection['parse_failure_rate'], grounding['parse_failure_rate']):.3f}",
         ])
     return HEADER + "".join("| " + " | ".join(row) + " |\n" for row in rows)
 

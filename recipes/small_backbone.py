@@ -66,7 +66,7 @@ def main(argv=None):
         tokenizer = processor.tokenizer
         head, labels = train_frames(model, tokenizer, arguments.stems, arguments.num_steps, seed=arguments.seed)
         model.config.event_labels = labels
-        logger.info("frame F1 on validation: %.3f", frame_f1(model, head, labels, arguments.stems))
+        logger.info("frame F1 on validation: %.3f", frame_f1(model, head, labels, arguments.stems)[0])
     save_checkpoint(model, processor, arguments.out)
 
 

@@ -275,14 +275,13 @@ def total_counts(counts: Sequence[LabelCounts]) -> LabelCounts:
     )
 
 
-def score_clips(peer: YamnetPeer, data: Path | str, split: str) -> tuple[list[dict], list[ScoredClip]]:
-    """Run YAMNet over the clips of `DATA/SPLIT.jsonl`; return its rows too."""
-    rows = read_rows(Path(data) / f"{split}.jsonl")
+def score_clips(peer: YamnetPeer, data: Path | str, rows: list[dict]) -> list[ScoredClip]:
+    """Run YAMNet over the clips of rows, whose audio lies in the folder `data`."""
     clips = []
-    for row in tqdm(rows, desc=split):
+    for row in tqdm(rows, desc="clips"):
         logits = peer.frame_logits(load_audio(Path(data) / row["audio"], sampling_rate=SAMPLING_RATE))
         clips.append(ScoredClip(logits, row["events"], row["id"]))
-    return rows, clips
+    return clips
 
 
 def report_of(peer: YamnetPeer, rows: list[dict], clips: list[ScoredClip]) -> dict:
@@ -312,15 +311,15 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     rows = read_rows(Path(arguments.data) / f"{arguments.tune_split}.jsonl")
     peer = YamnetPeer(arguments.weights, sorted({event.event_label for row in rows for event in row["events"]}))
-    _, clips = score_clips(peer, arguments.data, arguments.tune_split)
-    tuned = peer.tune(clips, arguments.objective)
+    tuned = peer.tune(score_clips(peer, arguments.data, rows), arguments.objective)
     report = {
         "objective": arguments.objective,
         "decoders": {label: decoder and asdict(decoder) for label, decoder in peer.decoders.items()},
         arguments.tune_split: {"eb_f1_micro": total_counts(list(tuned.values())).f1},
     }
     for split in arguments.test_splits:
-        report[split] = report_of(peer, *score_clips(peer, arguments.data, split))
+        rows = read_rows(Path(arguments.data) / f"{split}.jsonl")
+        report[split] = report_of(peer, rows, score_clips(peer, arguments.data, rows))
         detection = report[split]["detection"]
         logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, *(detection[a]["f1"] for a in ("micro", "macro")))
     Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
