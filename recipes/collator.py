@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from processing.audio_io import load_audio
+from recipes.answer_names import label_places
 
 
 def common_prefix(sequences):
@@ -41,7 +42,7 @@ def branch_mask(prefix, branches, length):
 
 @dataclass
 class TimeProCollator:
-    """Turn samples `{"pieces", "turns": [{"question", "answer"}]}` into a batch.
+    """Turn samples `{"pieces", "turns": [{"question", "answer"[, "event_label"]}]}` into a batch.
 
     Pieces are `{"audio" or "stem_index", "start", "duration"}` in seconds, see `recipes/data/clip_pieces.py`; the clip
     is all of them in a row.
@@ -53,33 +54,38 @@ class TimeProCollator:
         processor: the checkpoint's [`TimeProAudioProcessor`].
         stems: `(num_clips, num_frames, stem_size)` stored stem features, see `recipes/data/stem_cache.py`.
         max_length: longest sequence allowed, in tokens; a longer one raises, nothing is truncated.
+        name_targets: add `name_targets` to the batch: at each answer token that is a time, or that starts `none`, the
+            first token of the label that it belongs to; -100 elsewhere. See `recipes/time_reading.py`.
     """
 
     processor: object
     stems: np.ndarray | None = None
     max_length: int | None = None
+    name_targets: bool = False
 
     def __call__(self, samples):
         sounds = [np.concatenate([self._read(piece) for piece in sample["pieces"]]) for sample in samples]
         audio, texts = self._encode_audio(sounds)
         clips = [self._encode(sample, text) for sample, text in zip(samples, texts)]
-        length = max(len(clip["ids"]) for clip in clips)
+        length = max(len(clip["input_ids"]) for clip in clips)
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
                 f"a sequence has {length} tokens but max_length is {self.max_length}; raise it or use shorter clips."
             )
-        pad = self.processor.tokenizer.pad_token_id
+        filled = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": -100}
+        if self.name_targets:
+            filled["name_targets"] = -100
         batch = {
-            "input_ids": torch.tensor([clip["ids"] + [pad] * (length - len(clip["ids"])) for clip in clips]),
-            "labels": torch.tensor([clip["labels"] + [-100] * (length - len(clip["labels"])) for clip in clips]),
+            name: torch.tensor([clip[name] + [filler] * (length - len(clip[name])) for clip in clips])
+            for name, filler in filled.items()
         }
         if any(len(clip["branches"]) > 1 for clip in clips):
             masks = [branch_mask(clip["prefix"], clip["branches"], length) for clip in clips]
             batch["attention_mask"] = torch.stack(masks)[:, None]
-            positions = [clip["positions"] + [0] * (length - len(clip["ids"])) for clip in clips]
+            positions = [clip["positions"] + [0] * (length - len(clip["positions"])) for clip in clips]
             batch["position_ids"] = torch.tensor(positions)
         else:
-            lengths = torch.tensor([len(clip["ids"]) for clip in clips])
+            lengths = torch.tensor([len(clip["input_ids"]) for clip in clips])
             batch["attention_mask"] = (torch.arange(length)[None] < lengths[:, None]).long()
         return batch | audio
 
@@ -106,17 +112,16 @@ class TimeProCollator:
         return sound[start:end].astype(np.float32)
 
     def _encode(self, sample, audio):
-        ids, labels = zip(*(self._tokenize(turn, audio) for turn in sample["turns"]))
+        turns = [self._tokenize(turn, audio) for turn in sample["turns"]]
         # One turn is all branch; of several, what they share (the audio and more) is computed once.
-        prefix = common_prefix(ids) if len(ids) > 1 else 0
-        branches = [len(one) - prefix for one in ids]
-        return {
-            "ids": list(ids[0][:prefix]) + [token for one in ids for token in one[prefix:]],
-            "labels": list(labels[0][:prefix]) + [label for one in labels for label in one[prefix:]],
-            "positions": list(range(prefix)) + [prefix + i for size in branches for i in range(size)],
-            "prefix": prefix,
-            "branches": branches,
+        prefix = common_prefix([turn["input_ids"] for turn in turns]) if len(turns) > 1 else 0
+        branches = [len(turn["input_ids"]) - prefix for turn in turns]
+        joined = {
+            name: turns[0][name][:prefix] + [item for turn in turns for item in turn[name][prefix:]]
+            for name in turns[0]
         }
+        positions = list(range(prefix)) + [prefix + i for size in branches for i in range(size)]
+        return joined | {"positions": positions, "prefix": prefix, "branches": branches}
 
     def _tokenize(self, turn, audio):
         messages = [
@@ -124,9 +129,18 @@ class TimeProCollator:
             {"role": "assistant", "content": turn["answer"]},
         ]
         text = self.processor.apply_chat_template(messages)
-        start = text.rindex(turn["answer"] + self.processor.tokenizer.eos_token)
-        prompt = text[:start].replace(self.processor.audio_token, audio)
         tokenizer = self.processor.tokenizer
+        start = text.rindex(turn["answer"] + tokenizer.eos_token)
+        prompt = text[:start].replace(self.processor.audio_token, audio)
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        answer_ids = tokenizer(turn["answer"] + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
-        return prompt_ids + answer_ids, [-100] * len(prompt_ids) + answer_ids
+        answer = tokenizer(turn["answer"] + tokenizer.eos_token, add_special_tokens=False, return_offsets_mapping=True)
+        unlearnt, answer_ids = [-100] * len(prompt_ids), list(answer["input_ids"])
+        tokens = {"input_ids": list(prompt_ids) + answer_ids, "labels": unlearnt + answer_ids}
+        if self.name_targets:
+            labels = dict(label_places(turn["answer"], turn.get("event_label")))
+            names = [self._first_token(labels.get(start)) for start, _ in answer["offset_mapping"]]
+            tokens["name_targets"] = unlearnt + names
+        return tokens
+
+    def _first_token(self, label):
+        return -100 if label is None else self.processor.tokenizer(label, add_special_tokens=False)["input_ids"][0]

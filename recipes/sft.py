@@ -25,6 +25,7 @@ from recipes.collator import TimeProCollator  # noqa: E402
 from recipes.data.clip_pieces import curriculum, group_by_length  # noqa: E402
 from recipes.data.tasks import make_turns  # noqa: E402
 from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer, freeze_time_embeddings  # noqa: E402
+from recipes.time_reading import READING_LOSSES  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class SFTArguments:
         time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
         audio_learning_rate: peak learning rate of tower and projector; 0 to freeze them, by default as the rest. What
             they have learnt is lost to the large gradients of a language model that cannot read them yet.
-        clock_weight, pointer_weight: weights of the losses that teach a small language model to read times, see
-            `recipes/time_reading.py`; 0 for none.
+        clock_weight, pointer_weight, name_weight: weights of the losses that teach a small language model to read
+            times and to mind the label asked for, see `recipes/time_reading.py`; 0 for none.
         max_minutes: stop and save after so many minutes; 0 for no limit.
     """
 
@@ -66,6 +67,7 @@ class SFTArguments:
     audio_learning_rate: float | None = None
     clock_weight: float = 0.0
     pointer_weight: float = 0.0
+    name_weight: float = 0.0
     max_minutes: float = 0.0
 
 
@@ -125,17 +127,18 @@ def main():
             model.model.multi_modal_projector.requires_grad_(False)
         freeze_time_embeddings(model)
     max_length, training.max_length = training.max_length, None
+    reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}
+    has_names = bool(arguments.name_weight) and processor.answer_format == "ticks"
     trainer = TimeProSFTTrainer(
         model=model,
         args=training,
         train_dataset=dataset,
-        data_collator=TimeProCollator(processor, stems, max_length),
+        data_collator=TimeProCollator(processor, stems, max_length, has_names),
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,
         audio_learning_rate=arguments.audio_learning_rate,
-        clock_weight=arguments.clock_weight,
-        pointer_weight=arguments.pointer_weight,
+        reading_weights=reading_weights,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)

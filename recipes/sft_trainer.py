@@ -10,7 +10,6 @@ from trl import SFTTrainer
 from modeling_timepro import TimeProAudioForCausalLM
 from recipes.time_reading import TimeReading
 
-AUDIO_EOS_TOKEN = "<|audio_eos|>"
 AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
 
 
@@ -68,14 +67,12 @@ class TimeProSFTTrainer(SFTTrainer):
     Args:
         time_label_sigma: seconds of the soft targets of time tokens; 0 for plain cross entropy.
         audio_learning_rate: peak learning rate of audio tower and projector; by default that of the rest.
-        clock_weight, pointer_weight: weights of the losses of `recipes/time_reading.py`, at half of the depth.
+        reading_weights: weights of the losses of `recipes/time_reading.py`, by name; none by default.
     """
 
-    def __init__(
-        self, *args, time_label_sigma=0.0, audio_learning_rate=None, clock_weight=0.0, pointer_weight=0.0, **kwargs
-    ):
+    def __init__(self, *args, time_label_sigma=0.0, audio_learning_rate=None, reading_weights=None, **kwargs):
         self.time_label_sigma, self.audio_learning_rate = time_label_sigma, audio_learning_rate
-        self.clock_weight, self.pointer_weight = clock_weight, pointer_weight
+        self.reading_weights = {name: weight for name, weight in (reading_weights or {}).items() if weight}
         super().__init__(*args, **kwargs)
         config = self.model.config
         self._time_token_ids, self._time_step = config.time_token_ids, config.time_step
@@ -97,13 +94,16 @@ class TimeProSFTTrainer(SFTTrainer):
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"]
-        targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        # What each position has to predict is the next token's label.
+        targets, names = (
+            F.pad(inputs[name][:, 1:], (0, 1), value=-100) if name in inputs else None
+            for name in ("labels", "name_targets")
+        )
         kept = (targets != -100).any(0).nonzero().squeeze(1)
-        features = {name: value for name, value in inputs.items() if name != "labels"}
-        is_taught = self.model.training and bool(self.clock_weight or self.pointer_weight)
+        features = {name: value for name, value in inputs.items() if name not in ("labels", "name_targets")}
+        is_taught = self.model.training and bool(self.reading_weights)
         outputs = model(**features, use_cache=False, logits_to_keep=kept, output_hidden_states=is_taught)
-        reading = self._reading_loss(outputs.hidden_states, features, targets) if is_taught else 0.0
+        reading = self._reading_loss(outputs.hidden_states, features, targets, names) if is_taught else 0.0
         targets = targets[:, kept]
         chosen = targets != -100
         logits, targets = outputs.logits[chosen], targets[chosen]
@@ -119,10 +119,10 @@ class TimeProSFTTrainer(SFTTrainer):
         self._metrics[mode]["mean_token_accuracy"].append(self.accelerator.gather(accuracy).mean().item())
         return (loss, outputs) if return_outputs else loss
 
-    def _reading_loss(self, hidden_states, features, targets):
+    def _reading_loss(self, hidden_states, features, targets, names):
         model = next(module for module in self.model.modules() if isinstance(module, TimeProAudioForCausalLM))
-        reading = TimeReading(model, self.processing_class.convert_tokens_to_ids(AUDIO_EOS_TOKEN))
-        clock, pointer = reading(hidden_states[reading.layer], features, targets)
-        self._metrics["train"]["clock_loss"].append(clock.item())
-        self._metrics["train"]["pointer_loss"].append(pointer.item())
-        return self.clock_weight * clock + self.pointer_weight * pointer
+        reading = TimeReading(model, self.processing_class)
+        losses = reading(hidden_states[reading.layer], features, targets, names)
+        for name in self.reading_weights:
+            self._metrics["train"][f"{name}_loss"].append(losses[name].item())
+        return sum(weight * losses[name] for name, weight in self.reading_weights.items())

@@ -1,14 +1,22 @@
-"""Two auxiliary losses that teach a language model to read times off the audio prompt; neither changes the model.
+"""Three auxiliary losses that teach a language model to read times off the audio prompt; none changes the model.
 
-To answer with the tick of an onset, some attention head must look at the frame in which the label starts, and pass on
-the tick that stands before that frame. A large pretrained model can do both already. A small one finds out late or
-never, since the loss of the answers tells nothing before both are in place; so each is taught on its own, to the first
-head of every key-value group of one layer.
+To answer with the tick of an onset, the model must know which label is asked for, some attention head must look at the
+frame in which it starts, and pass on the tick that stands before that frame. A large pretrained model can do all of it
+already. A small one finds out late or never, since the loss of the answers tells nothing before all are in place; so
+each is taught on its own, at one layer:
+
+- clock: the first head of every key-value group passes on the tick of the frame that it looks at;
+- pointer: where an answer says a time these heads look at the frame, and where it says that there is none, at the token
+  before the clip;
+- name: what enters the layer where an answer says either names the label, however far off or in whatever words it
+  stands.
 """
 
 import torch
 from torch.nn import functional as F
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
+
+READING_LOSSES = ("clock", "pointer", "name")
 
 
 def tick_before(input_ids, ticks, audio_token_id, audio_eos_token_id):
@@ -29,36 +37,60 @@ def tick_before(input_ids, ticks, audio_token_id, audio_eos_token_id):
 
 
 class TimeReading:
-    """The two losses, at one layer of a model.
+    """The three losses, at one layer of a model.
 
     Args:
         model: a [`TimeProAudioForCausalLM`].
+        tokenizer: its tokenizer, which knows the tokens that enclose a clip.
         layer: index of the decoder layer; half of the depth by default.
-        audio_eos_token_id: id of the token after a clip's last frame.
     """
 
-    def __init__(self, model, audio_eos_token_id, layer=None):
+    def __init__(self, model, tokenizer, layer=None):
         text = model.config.text_config
-        self.model, self.audio_eos_token_id = model, audio_eos_token_id
+        self.model = model
+        self.start_id, self.end_id = tokenizer.convert_tokens_to_ids(["<|audio_bos|>", "<|audio_eos|>"])
         self.layer = text.num_hidden_layers // 2 if layer is None else layer
         self.heads = list(range(0, text.num_attention_heads, text.num_attention_heads // text.num_key_value_heads))
 
-    def __call__(self, hidden, inputs, targets):
-        """Return `(clock loss, pointer loss)`.
+    def __call__(self, hidden, inputs, targets, names=None):
+        """Return the losses by their names, [`READING_LOSSES`].
 
         Args:
             hidden: `(batch, length, hidden_size)` the states that enter the layer.
             inputs: the batch: `input_ids`, `attention_mask`, and `position_ids` where branches share a prompt.
             targets: `(batch, length)` the token that each position has to predict, -100 where none.
+            names: `(batch, length)` the first token of the label whose time (or absence) a position has to predict,
+                -100 elsewhere.
         """
-        config = self.model.config
-        ids = inputs["input_ids"]
-        dated, tick = tick_before(ids, config.time_token_ids, config.audio_token_id, self.audio_eos_token_id)
+        config, ids = self.model.config, inputs["input_ids"]
+        dated, tick = tick_before(ids, config.time_token_ids, config.audio_token_id, self.end_id)
         decoder = self.model.model.language_model.layers[self.layer]
         states = decoder.input_layernorm(hidden)
-        return self._clock(decoder.self_attn, states[dated], tick[dated]), self._pointer(
-            decoder.self_attn, states, inputs, targets, torch.where(dated, tick, -1)
-        )
+        names = torch.full_like(targets, -100) if names is None else names
+        looked_at = self._looked_at(ids, targets, names, torch.where(dated, tick, -1))
+        return {
+            "clock": self._clock(decoder.self_attn, states[dated], tick[dated]),
+            "pointer": self._pointer(decoder.self_attn, states, inputs, *looked_at),
+            "name": self._name(hidden, names),
+        }
+
+    def _looked_at(self, ids, targets, names, tick):
+        """Return `(rows, queries, keys)`: in which row each position that says a time has to look where."""
+        ticks = self.model.config.time_token_ids
+        is_time = (targets >= ticks.start) & (targets < ticks.stop)
+        rows, queries = (is_time | (names != -100)).nonzero(as_tuple=True)
+        times = is_time[rows, queries][:, None]
+        found = torch.where(times, tick[rows] == targets[rows, queries][:, None], ids[rows] == self.start_id)
+        kept = found.any(1)
+        return rows[kept], queries[kept], found[kept].int().argmax(1)
+
+    def _name(self, hidden, names):
+        """Cross entropy of the label's first token in the states, read as the last layer's would be."""
+        named = names != -100
+        if not named.any():
+            return hidden.sum() * 0.0
+        logits = self.model.lm_head(self.model.model.language_model.norm(hidden[named]))
+        return F.cross_entropy(logits.float(), names[named])
 
     def _clock(self, attention, states, ticks):
         """Cross entropy of the tick in what the heads would pass on if they looked at a dated position alone."""
@@ -69,15 +101,11 @@ class TimeReading:
         logits = self.model.lm_head(self.model.model.language_model.norm(passed_on))
         return F.cross_entropy(logits.float(), ticks)
 
-    def _pointer(self, attention, states, inputs, targets, tick):
-        """Cross entropy of the heads' attention, from where an answer says a time to the position that it dates."""
-        ticks, length = self.model.config.time_token_ids, states.shape[1]
-        rows, queries = ((targets >= ticks.start) & (targets < ticks.stop)).nonzero(as_tuple=True)
-        found = tick[rows] == targets[rows, queries][:, None]
-        kept = found.any(1)
-        rows, queries, keys = rows[kept], queries[kept], found[kept].int().argmax(1)
+    def _pointer(self, attention, states, inputs, rows, queries, keys):
+        """Cross entropy of the heads' attention, from the positions that look to the keys that they have to find."""
         if not len(rows):
             return states.sum() * 0.0
+        length = states.shape[1]
         size = attention.head_dim
         query = attention.q_proj(states).unflatten(-1, (-1, size)).transpose(1, 2)[:, self.heads]
         key = attention.k_proj(states).unflatten(-1, (-1, size)).transpose(1, 2)

@@ -115,6 +115,17 @@ def test_labels_are_the_answers_and_nothing_else(checkpoint, tmp_path):
     assert learnt == "".join(turn["answer"] + "<|im_end|>" for turn in TURNS)
 
 
+def test_name_targets_stand_where_an_answer_says_a_time_or_none(checkpoint, tmp_path):
+    _, processor = checkpoint
+    turns = [turn | {"event_label": label} for turn, label in zip(TURNS, (None, "dog bark", "drum"), strict=True)]
+    batch = TimeProCollator(processor, name_targets=True)([sample(tmp_path, turns)])
+    dog, drum = (processor.tokenizer(label)["input_ids"][0] for label in ("dog bark", "drum"))
+    named = batch["name_targets"][0] != -100
+    said = processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0][named])
+    assert said[:4] == ["<0.48>", "<1.04>"] * 2 and said[4].startswith("no")
+    assert batch["name_targets"][0][named].tolist() == [dog] * 4 + [drum]
+
+
 def test_questions_that_share_an_audio_prompt_equal_separate_sequences(checkpoint, tmp_path):
     model, processor = checkpoint
     collator = TimeProCollator(processor)

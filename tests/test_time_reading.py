@@ -2,12 +2,21 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
-from recipes.time_reading import TimeReading, tick_before
+from recipes.answer_names import label_places
+from recipes.time_reading import READING_LOSSES, TimeReading, tick_before
 
-# Ids 0 to 9 are text, 10 is a frame, 11 the end of a clip, 20 to 39 are ticks.
-FRAME, END, TICKS = 10, 11, range(20, 40)
+# Ids 0 to 9 are text, 1 of them the start of a clip, 10 is a frame, 11 the end of a clip, 20 to 39 are ticks.
+START, FRAME, END, TICKS = 1, 10, 11, range(20, 40)
+
+
+class Tokenizer:
+    """Knows the two tokens that enclose a clip."""
+
+    def convert_tokens_to_ids(self, tokens):
+        return [{"<|audio_bos|>": START, "<|audio_eos|>": END}[token] for token in tokens]
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +39,12 @@ def model():
 
 def prompt():
     """Two samples: three dated frames and two, questions, and answers that name times."""
-    ids = torch.tensor([
-        [1, 20, FRAME, 21, FRAME, 22, FRAME, END, 5, 21, 6, 23, 2],
-        [1, 20, FRAME, 21, FRAME, END, 5, 20, 6, 21, 2, 0, 0],
-    ])
+    ids = torch.tensor(
+        [
+            [1, 20, FRAME, 21, FRAME, 22, FRAME, END, 5, 21, 6, 23, 2],
+            [1, 20, FRAME, 21, FRAME, END, 5, 20, 6, 21, 2, 0, 0],
+        ]
+    )
     targets = torch.full_like(ids, -100)
     targets[0, 8:12] = ids[0, 9:13]
     targets[1, 6:10] = ids[1, 7:11]
@@ -43,10 +54,12 @@ def prompt():
 
 
 def test_frames_are_dated_by_the_tick_before_and_the_end_by_the_one_that_would_follow():
-    ids = torch.tensor([
-        [1, 20, FRAME, 21, FRAME, FRAME, END, 3, 20, FRAME, END],
-        [1, 38, FRAME, 39, FRAME, END, 0, 0, 0, 0, 0],
-    ])
+    ids = torch.tensor(
+        [
+            [1, 20, FRAME, 21, FRAME, FRAME, END, 3, 20, FRAME, END],
+            [1, 38, FRAME, 39, FRAME, END, 0, 0, 0, 0, 0],
+        ]
+    )
     dated, tick = tick_before(ids, TICKS, FRAME, END)
     assert [(i, tick[0, i].item()) for i in dated[0].nonzero().flatten().tolist()] == [
         (2, 20), (4, 21), (6, 22), (9, 20), (10, 21),
@@ -62,14 +75,14 @@ def test_a_prompt_without_ticks_dates_nothing():
 
 def test_the_pointer_loss_is_the_models_own_attention(model):
     inputs, targets = prompt()
-    reading = TimeReading(model, END)
+    reading = TimeReading(model, Tokenizer())
     assert reading.layer == 1 and reading.heads == [0, 2]
     text = model.model.language_model
     text.set_attn_implementation("eager")
     with torch.no_grad():
         # Frames without audio: the text model alone runs over the same tokens.
         outputs = text(**inputs, output_attentions=True, output_hidden_states=True)
-        _, loss = reading(outputs.hidden_states[1], inputs, targets)
+        loss = reading(outputs.hidden_states[1], inputs, targets)["pointer"]
     text.set_attn_implementation("sdpa")
     weights = outputs.attentions[1]
     # (sample, where the time is said, the frame or end that it dates)
@@ -82,7 +95,7 @@ def test_branches_of_one_prompt_give_the_loss_of_separate_sequences(model):
     from recipes.collator import branch_mask
 
     prefix, answers = [1, 20, FRAME, 21, FRAME, END], [[5, 20, 2], [6, 7, 21, 2]]
-    reading, text = TimeReading(model, END), model.model.language_model
+    reading, text = TimeReading(model, Tokenizer()), model.model.language_model
 
     def losses(ids, positions, mask, learnt):
         ids = torch.tensor([ids])
@@ -92,7 +105,8 @@ def test_branches_of_one_prompt_give_the_loss_of_separate_sequences(model):
         inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": torch.tensor([positions])}
         with torch.no_grad():
             hidden = text(**inputs, output_hidden_states=True).hidden_states[1]
-            return reading(hidden, inputs, targets)
+            found = reading(hidden, inputs, targets)
+            return found["clock"], found["pointer"]
 
     alone = []
     for answer in answers:
@@ -107,27 +121,64 @@ def test_branches_of_one_prompt_give_the_loss_of_separate_sequences(model):
     torch.testing.assert_close(clock, alone[0][0], rtol=1e-4, atol=1e-5)
 
 
-def test_answers_without_times_give_no_pointer_loss_but_a_gradient(model):
+def test_where_there_is_no_time_the_heads_look_at_the_start_of_the_clip(model):
+    inputs, targets = prompt()
+    names = torch.full_like(targets, -100)
+    # Of the second sample the last answer token is no time but the absence of label 4.
+    targets[1, 8], names[1, 8] = 7, 4
+    text = model.model.language_model
+    text.set_attn_implementation("eager")
+    with torch.no_grad():
+        outputs = text(**inputs, output_attentions=True, output_hidden_states=True)
+        losses = TimeReading(model, Tokenizer())(outputs.hidden_states[1], inputs, targets, names)
+        logits = model.lm_head(text.norm(outputs.hidden_states[1][1, 8]))
+    text.set_attn_implementation("sdpa")
+    wanted = [(0, 8, 4), (0, 10, 7), (1, 6, 2), (1, 8, 0)]
+    weights = outputs.attentions[1]
+    expected = -torch.stack([weights[row, head, q, k].log() for row, q, k in wanted for head in (0, 2)]).mean()
+    torch.testing.assert_close(losses["pointer"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["name"], F.cross_entropy(logits, torch.tensor(4)), rtol=1e-4, atol=1e-5)
+
+
+def test_answers_without_times_give_no_loss_but_of_the_clock(model):
     inputs, targets = prompt()
     targets[:] = -100
     hidden = torch.randn(2, inputs["input_ids"].shape[1], 32, requires_grad=True)
-    clock, pointer = TimeReading(model, END)(hidden, inputs, targets)
-    assert pointer.item() == 0 and clock.item() > 0
-    (clock + pointer).backward()
+    losses = TimeReading(model, Tokenizer())(hidden, inputs, targets)
+    assert losses["pointer"].item() == 0 and losses["name"].item() == 0 and losses["clock"].item() > 0
+    sum(losses.values()).backward()
     assert hidden.grad.abs().sum() > 0
 
 
 def test_the_losses_can_be_learnt(model):
     inputs, targets = prompt()
-    reading = TimeReading(model, END)
+    names = torch.where((targets >= TICKS.start) & (targets < TICKS.stop), 3, -100)
+    reading = TimeReading(model, Tokenizer())
     hidden = torch.randn(2, inputs["input_ids"].shape[1], 32, generator=torch.Generator().manual_seed(0))
-    parameters = [p for p in model.model.language_model.layers[1].parameters()] + list(model.lm_head.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=1e-2)
+    hidden.requires_grad_()
+    layer = model.model.language_model.layers[1]
+    optimizer = torch.optim.Adam([hidden, *layer.parameters(), *model.lm_head.parameters()], lr=1e-2)
     history = []
     for _ in range(60):
-        clock, pointer = reading(hidden, inputs, targets)
+        losses = reading(hidden, inputs, targets, names)
         optimizer.zero_grad()
-        (clock + pointer).backward()
+        sum(losses.values()).backward()
         optimizer.step()
-        history.append((clock.item(), pointer.item()))
-    assert history[-1][0] < 0.2 * history[0][0] and history[-1][1] < 0.3 * history[0][1]
+        history.append({name: loss.item() for name, loss in losses.items()})
+    for name in READING_LOSSES:
+        assert history[-1][name] < 0.3 * history[0][name], name
+
+
+@pytest.mark.parametrize(
+    ("answer", "event_label", "expected"),
+    [
+        ("<1.04>-<2.08>, <3.04>-<4.00>", "hen", [(0, "hen"), (7, "hen"), (15, "hen"), (22, "hen")]),
+        ("none", "hen", [(0, "hen")]),
+        ("none", None, []),
+        ("dog bark: <1.04>-<2.08>; hen: <3.04>-<4.00>", None,
+         [(10, "dog bark"), (17, "dog bark"), (30, "hen"), (37, "hen")]),
+        (r"a\: b\; c: <1.04>-<2.08>", None, [(11, "a: b; c"), (18, "a: b; c")]),
+    ],
+)  # fmt: skip
+def test_the_label_of_every_time_of_an_answer(answer, event_label, expected):
+    assert label_places(answer, event_label) == expected

@@ -16,7 +16,10 @@ def query_spellings(label: str) -> tuple[str, ...]:
 
 
 def make_turns(row, rng: np.random.Generator, grid, answer_format="digits", num_absent=1, wordings=1):
-    """Return `[{"question", "answer"}]` about one clip row: detection, every label heard, and some that are not.
+    """Return the turns about one clip row: detection, every label heard, and some that are not.
+
+    A turn is `{"question", "answer", "event_label"}`; the label is the one that a grounding question means, whatever
+    its words, and `None` in detection.
 
     Args:
         row: a data row with `events` and, for absent queries, `absent` labels.
@@ -30,7 +33,7 @@ def make_turns(row, rng: np.random.Generator, grid, answer_format="digits", num_
         return int(rng.integers(min(wordings, len(PROMPTS[task]))))
 
     answer = format_events(events, "detection", grid, answer_format)
-    turns = [{"question": prompt_text("detection", None, wording("detection")), "answer": answer}]
+    turns = [{"question": prompt_text("detection", None, wording("detection")), "answer": answer, "event_label": None}]
     heard = sorted({event.event_label for event in events})
     absent = row.get("absent") or []
     missing = [absent[i] for i in rng.permutation(len(absent))[:num_absent]]
@@ -40,5 +43,6 @@ def make_turns(row, rng: np.random.Generator, grid, answer_format="digits", num_
         # All events of one question carry the query's words; the answer names no label.
         found = [Event(e.onset, e.offset, query) for e in events if e.event_label == label]
         answer = format_events(found, "grounding", grid, answer_format)
-        turns.append({"question": prompt_text("grounding", query, wording("grounding")), "answer": answer})
+        question = prompt_text("grounding", query, wording("grounding"))
+        turns.append({"question": question, "answer": answer, "event_label": label})
     return turns
