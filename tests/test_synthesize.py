@@ -268,3 +268,7 @@ def test_stored_mel_features_are_those_of_the_soundscapes(sounds, tmp_path):
         stem_cache.write_stem_cache(tmp_path, 1, sounds=sounds)
     with pytest.raises(ValueError, match="features is 'sound'"):
         stem_cache.write_stem_cache(tmp_path, 1, sounds=sounds, features="sound")
+    with pytest.raises(ValueError, match="split is 'test'; choose one of train, validation, test_seen, test_unseen"):
+        stem_cache.write_stem_cache(tmp_path, 1, sounds=sounds, split="test", features="mel")
+    with pytest.raises(ValueError, match="num_clips is 0; give 1 or more"):
+        stem_cache.write_stem_cache(tmp_path, 0, sounds=sounds, features="mel")

@@ -35,6 +35,15 @@ class SoundFile:
         return registry, rest.split("=", 1)[0]
 
     @property
+    def requirement(self) -> tuple[str, str]:
+        """Return `(registry, name)` with the version of a PyPI package, e.g. `("pypi", "onsen==0.1.1")`.
+
+        Debian's archive holds one version of a package; other versions of its files are found out by their names.
+        """
+        registry, name = self.package
+        return registry, self.ref.split(":")[1] if registry == "pypi" else name
+
+    @property
     def path(self) -> str:
         """Return the path inside the package, without a leading slash; an epoch in a version may hold a colon too."""
         if self.ref.startswith("deb:"):

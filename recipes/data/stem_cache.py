@@ -64,8 +64,12 @@ def write_stem_cache(
         features: `stem` or `mel`.
 
     Raises:
-        ValueError: stems without weights, or unknown features.
+        ValueError: stems without weights, unknown features, an unknown split, or no clips.
     """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}.")
+    if num_clips < 1:
+        raise ValueError(f"num_clips is {num_clips}; give 1 or more.")
     if features not in ("stem", "mel") or (features == "stem") != (weights is not None):
         raise ValueError(f"features is {features!r} and weights {weights!r}; give 'stem' with weights, or 'mel'.")
     out, weights = Path(out), None if weights is None else str(weights)
