@@ -3,47 +3,25 @@
     {id, audio, duration, task, query, events: [{onset, offset, event_label}], source}
 
 Times are in seconds from the start of the recording. `audio` is a path and nothing is decoded; `duration` is `None`
-where nobody says how long the recording is.
+where nobody says how long the recording is. Nothing here needs `datasets`; see `event_dataset.py` for that.
 """
 
-import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import datasets
-import pyarrow as pa
 
 from processing.events import Event
 
-FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "audio": datasets.Value("string"),
-        "duration": datasets.Value("float64"),
-        "task": datasets.Value("string"),
-        "query": datasets.Value("string"),
-        "events": datasets.List(
-            {
-                "onset": datasets.Value("float64"),
-                "offset": datasets.Value("float64"),
-                "event_label": datasets.Value("string"),
-            }
-        ),
-        "source": datasets.Value("string"),
-    }
-)
+COLUMNS = ("id", "audio", "duration", "task", "query", "events", "source")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff")
-BATCH_SIZE = 5000
 # What `float` takes besides, such as `1_000`, `inf` and digits of other scripts, is a slip in an annotation.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def make_row(id, audio, task, events, source, duration=None, query=None) -> dict:
-    """Return a row with its keys in the order of [`FEATURES`]."""
+    """Return a row with its keys in the order of [`COLUMNS`]."""
     values = (id, audio, duration, task, query, events, source)
-    return dict(zip(FEATURES, values, strict=True))
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 def make_event(onset, offset, event_label, where) -> dict:
@@ -123,33 +101,6 @@ def require_text(values, key, where) -> str:
     return text
 
 
-def build_dataset(rows: Iterable[dict], features=FEATURES) -> datasets.Dataset:
-    """Return rows as a data set in memory; nothing is written to disk.
-
-    Rows go to Arrow in batches, so that no more than one batch of them exists as Python objects. The fingerprint
-    depends on the contents alone.
-    """
-    schema, digest, batches = features.arrow_schema, hashlib.sha1(), []
-    for batch in _batched(rows):
-        batches.append(pa.RecordBatch.from_pylist(batch, schema=schema))
-        digest.update(batches[-1].serialize())
-    table = pa.Table.from_batches(batches, schema=schema)
-    return datasets.Dataset(table, datasets.DatasetInfo(features=features), fingerprint=digest.hexdigest()[:16])
-
-
-def _batched(rows: Iterable[dict]) -> Iterator[list[dict]]:
-    batch, size = [], 0
-    for row in rows:
-        batch.append(row)
-        # A recording may have very many events: those count, not the rows alone.
-        size += 1 + len(row["events"])
-        if size >= BATCH_SIZE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
 def audio_stem(name: str) -> str:
     """Return the name of a recording without folder and without the suffix of an audio format.
 
@@ -189,23 +140,3 @@ def audio_locator(audio_dir):
         return os.path.join(folder, files[0])
 
     return locate
-
-
-def check_audio(dataset) -> None:
-    """Check that the recordings of a data set are there; none is opened.
-
-    Raises:
-        FileNotFoundError: some are not. The message lists all of them.
-    """
-    paths = dict.fromkeys(row["audio"] for row in dataset.select_columns(["audio"]))
-    report_missing([path for path in paths if not os.path.isfile(path)], len(paths))
-
-
-def report_missing(missing, num_files):
-    """Raise an error that lists recordings that are not there; do nothing if there are none."""
-    if missing:
-        listed = "".join(f"\n  {path}" for path in missing)
-        raise FileNotFoundError(
-            f"{len(missing)} of {num_files} recordings are missing; fetch them, or give audio_dir, the folder that "
-            f"the names of the annotation start from:{listed}"
-        )

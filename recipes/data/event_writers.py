@@ -13,8 +13,9 @@ import os
 from decimal import Decimal
 from pathlib import Path
 
-from recipes.data.event_rows import FEATURES, audio_stem
-from recipes.data.event_tables import COLUMNS, is_missing
+from recipes.data import event_rows, event_tables
+from recipes.data.event_rows import audio_stem
+from recipes.data.event_tables import is_missing
 
 _LINE_BREAKS = "\r\n"
 
@@ -23,7 +24,7 @@ def write_event_lines(rows, path):
     """Write rows, of any task, as our JSON Lines. Further columns (`question`, ...) are written too."""
     lines = []
     for row in rows:
-        ordered = {name: row[name] for name in FEATURES} | {k: v for k, v in row.items() if k not in FEATURES}
+        ordered = {name: row[name] for name in event_rows.COLUMNS} | dict(row)
         lines.append(json.dumps(ordered, ensure_ascii=False, allow_nan=False) + "\n")
     _write(path, lines)
 
@@ -113,7 +114,7 @@ def write_webvtt(rows, folder):
 
 
 def _write_tables(rows, path, durations, audio_dir, delimiter):
-    table, lengths = [COLUMNS], [("filename", "duration")]
+    table, lengths = [event_tables.COLUMNS], [("filename", "duration")]
     for row in _detection_rows(rows):
         filename = row["audio"] if audio_dir is None else _relative(row["audio"], audio_dir)
         _refuse(filename, _LINE_BREAKS, row, "a table")

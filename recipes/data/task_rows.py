@@ -4,7 +4,8 @@ import datasets
 import numpy as np
 
 from processing.event_text import PROMPTS, TASKS, prompt_text
-from recipes.data.event_rows import FEATURES, build_dataset, make_row
+from recipes.data.event_dataset import FEATURES, build_dataset
+from recipes.data.event_rows import make_row
 
 TASK_FEATURES = datasets.Features({**FEATURES, "question": datasets.Value("string")})
 
