@@ -1,9 +1,6 @@
 """Every format from a file in its public layout, and what becomes of files that are not quite right."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,6 @@ import soundfile
 from recipes.data.event_dataset import FEATURES, check_audio
 from recipes.data.event_loaders import READERS, load_events
 
-ROOT = Path(__file__).parents[1]
 FIXTURES = Path(__file__).parent / "fixtures"
 PUBLIC_FILES = [
     ("desed_validation.tsv", "desed"),
@@ -28,7 +24,6 @@ PUBLIC_FILES = [
     ("living_room.txt", "audacity"),
     ("soundscapes.jsonl", "jsonl"),
 ]
-ITEM = '{"id": "a", "audio": "a.wav", "question": "Times of \'x\'?", "answer": "1 - 2", "duration": 9}'
 HEADER = "filename\tonset\toffset\tevent_label\n"
 
 
@@ -103,6 +98,21 @@ def test_durations_are_the_list_of_recordings(caplog):
     assert "1 recordings are named by durations alone" in caplog.text
     message = error_of(FIXTURES / "desed_validation.tsv", durations={"Ytwo_dogs_60.000_70.000.wav": 10})
     assert "durations lacks 2 recordings" in message and "Y-made_up_0.000_10.000.wav" in message
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ("filename\tduration\nkitchen.wav\t0\n", "line 2: duration is 0.0"),
+        ("filename\tduration\nkitchen.wav\tnan\n", "line 2: duration is 'nan'"),
+        ("filename\tlength\nkitchen.wav\t1\n", "line 1: the header lacks 'duration' and has unknown 'length'"),
+        ("filename,duration\na.wav,1\na.wav,2\n", "line 3: 'a.wav' lasts 2.0 s, but 1.0 s further up"),
+    ],
+)
+def test_malformed_durations(table, message, tmp_path):
+    path = write(tmp_path / "durations", table)
+    assert error_of(FIXTURES / "events.csv", durations=path).startswith(f"{path}, {message}")
+    assert "duration is -1" in error_of(FIXTURES / "events.csv", durations={"kitchen.wav": -1})
 
 
 def test_mids_become_names_only_by_a_mapping(tmp_path, caplog):
@@ -198,108 +208,6 @@ def test_our_own_rows():
     assert (absent["task"], absent["query"], absent["events"]) == ("grounding", "dog bark", [])
 
 
-@pytest.mark.parametrize(
-    "line, message",
-    [
-        ("a.wav\t-0.5\t1\tDog", "line 3: onset is -0.5 s"),
-        ("a.wav\t2\t1\tDog", "line 3: offset is 1.0 s, before the onset at 2.0 s"),
-        ("a.wav\tnan\t1\tDog", "line 3: onset is 'nan'"),
-        ("a.wav\t0\tinf\tDog", "line 3: offset is 'inf'"),
-        ("a.wav\t0,5\t1\tDog", "line 3: onset is '0,5'; give a number of seconds with a decimal point"),
-        ("a.wav\t0:05\t1\tDog", "line 3: onset is '0:05'"),
-        ("a.wav\t1_0\t11\tDog", "line 3: onset is '1_0'"),
-        ("a.wav\t0\t1e999\tDog", "line 3: offset is inf"),
-        ("a.wav\t\t1\tDog", "line 3: onset is ''"),
-        ("a.wav\t0\t1\t", "line 3: event_label is ''"),
-        ("\t0\t1\tDog", "line 3: filename is ''"),
-        ("a.wav\t0\t1", "line 3 has 3 fields, but the header names 4"),
-        ("a.wav,0,1,Dog", "line 3 has 1 fields"),
-        ('a.wav\t0\t1\t"Dog', "line 3: unexpected end of data; check the quotation marks"),
-        ("x.wav\t\t\t", "line 3: 'x.wav' has events by one line and none by another (see line 2)"),
-    ],
-)
-def test_a_malformed_line_is_named_with_its_value(line, message, tmp_path):
-    path = write(tmp_path / "a.tsv", f"{HEADER}x.wav\t0\t1\tCat\n{line}\n")
-    assert error_of(path).startswith(f"{path}, {message}")
-
-
-@pytest.mark.parametrize(
-    "header, format, message",
-    [
-        ("filename,onset,offset,event_label", "desed", "is separated by commas, where tabs is expected"),
-        ("filename\tonset\toffset\tevent_label", "csv", "is separated by tabs, where commas is expected"),
-        ("filename;onset;offset;event_label", None, "is separated by semicolons, where commas is expected"),
-        ("filename\tonset\toffset\tlabel", None, "lacks 'event_label' and has unknown 'label'"),
-        ("filename\tonset\toffset\tevent_label\tscore", None, "has unknown 'score'"),
-        ("filename\tonset\tonset\toffset\tevent_label", None, "repeats 'onset'"),
-        ("a.wav\t0\t1\tDog", "desed", "lacks 'filename', 'onset', 'offset', 'event_label'"),
-    ],
-)
-def test_a_wrong_header_is_named(header, format, message, tmp_path):
-    path = write(tmp_path / "a.tsv", f"{header}\n")
-    found = error_of(path, format=format)
-    assert found.startswith(f"{path}, line 1: the header") and message in found
-
-
-@pytest.mark.parametrize(
-    "format, content, message",
-    [
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": []}\n{"id": "b"', "line 2 is not JSON"),
-        ("jsonl", '{"id": "a", "audio": "a.wav"}', "line 1 lacks events"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": [{"onset": NaN, "offset": 1, "event_label": "x"}]}',
-         "line 1, events[0]: onset is nan"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": [{"onset": "1", "offset": 2, "event_label": "x"}]}',
-         "line 1, events[0]: onset is '1'"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": [{"onset": 1, "end": 2, "event_label": "x"}]}',
-         "line 1, events[0] lacks offset; its keys are onset, end"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": [], "task": "counting"}', "task is 'counting'"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": [], "task": "grounding"}', "query is None"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": [], "task": "detection", "query": "x"}', "takes none"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": [], "duration": 0}', "duration is 0"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": []}\n' * 2, "the id 'a' of row 2 is that of row 1 too"),
-        ("lighthouse", '{"qid": 1, "query": "x", "duration": 9, "vid": "v"}', "line 1 lacks relevant_windows"),
-        ("lighthouse", '{"qid": 1, "query": "x", "duration": 9, "vid": "v", "relevant_windows": [[1, 2, 3]]}',
-         "line 1, relevant_windows[0] is [1, 2, 3]"),
-        ("lighthouse", '{"qid": 1, "query": "x", "duration": 9, "vid": "v", "relevant_windows": [[1, 2], [3, 1]]}',
-         "line 1, relevant_windows[1]: offset is 1.0 s, before the onset at 3.0 s"),
-        ("audiogrounding", '[{"audiocap_id": 1, "audio_id": "a.wav", "phrases": [{"phrase": ["x"], "segments": [[-1, 2]]}]}]',
-         "[0].phrases[0].segments[0]: onset is -1.0 s"),
-        ("audiotime", '{"syn_1": {"event": {"Dog": [[0, true]]}}}', "['syn_1'].event['Dog'][0]: offset is True"),
-        ("ftar", "[{}]", "[0] lacks id, audio, question, answer, duration"),
-        ("ftar", f"[{ITEM}, {ITEM[:40]}", "is not JSON: after 1 whole items"),
-        ("ftar", f"[{ITEM}, NaN]", "is not JSON: after 1 whole items"),
-        ("ftar", '{"a": 1}', "begins with '{'; it must be a list in JSON"),
-        ("audioset_strong", "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\na_0\t0\t1\tDog\n",
-         "line 2: label is 'Dog'; it must be a MID"),
-        ("audacity", "0\t1\tdog\tbarks\n", "line 1 has 4 fields"),
-        ("audacity", "0,5\t1\tdog\n", "line 1: onset is '0,5'"),
-        ("desed", "", "is empty; its first line must be"),
-        ("desed", HEADER, "has no rows"),
-        ("desed", HEADER.encode() + b"a.wav\t0\t1\tch\xe2teau\n", "is not UTF-8"),
-        ("desed", HEADER.encode("utf-16"), "is not UTF-8"),
-    ],
-)  # fmt: skip
-def test_malformed_files(format, content, message, tmp_path):
-    path = write(tmp_path / "a.txt", content)
-    found = error_of(path, format=format)
-    assert found.startswith(str(path)) and message in found
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("", "is empty; say which format it is"),
-        ("hello\n", "fits no known format: its first line is 'hello'"),
-        ('{"id": 1, "query": "x", "audio": "a", "events": [], "relevant_windows": []}', "fits lighthouse and jsonl"),
-        ('[{"audio_path": "a.wav", "caption": "x", "annotations": []}]', "the first item with the keys 'audio_path'"),
-        ('{\n"a": 1}', "a JSON object, its member 'a' being '1'"),
-        ('[{"id": 1', "is not JSON: after 0 whole items"),
-    ],
-)
-def test_a_format_that_cannot_be_told(content, message, tmp_path):
-    assert message in error_of(write(tmp_path / "a", content))
-
-
 def test_unknown_formats_and_paths(tmp_path):
     assert "format is 'tsv'; choose one of desed, csv" in error_of(FIXTURES / "events.csv", format="tsv")
     assert "does not exist" in error_of(tmp_path / "none", error=FileNotFoundError)
@@ -338,53 +246,3 @@ def test_a_hundred_thousand_events_of_one_recording(tmp_path):
     lines = "".join(f"a.wav\t{i / 10}\t{i / 10 + 0.25}\tDog\n" for i in range(100_000))
     (row,) = load_events(write(tmp_path / "a.tsv", HEADER + lines)).to_list()
     assert len(row["events"]) == 100_000 and row["events"][-1] == event(9999.9, 10000.15, "Dog")
-
-
-MEMORY = """
-import sys
-from pathlib import Path
-import ijson  # what it needs is not the file's
-from recipes.data.event_loaders import load_events
-
-def mebibytes(name):
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if name in line).split()[1]) / 1024
-
-before = mebibytes("VmRSS")
-dataset = load_events(sys.argv[1])
-print(len(dataset), before, mebibytes("VmHWM"))
-"""
-
-
-def measure(path, num_bytes):
-    """Write a list like FTAR's of about `num_bytes`, load it elsewhere; return items, and MiB before and at most."""
-    answer = "0.0 - 2.1: a dog barks twice in the distance; 4.5 - 9.8: a car passes by while people talk"
-    question = "What events can you detect in the sound with the start and end timestamps?"
-    count = 0
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("[")
-        while file.tell() < num_bytes:
-            item = {"id": f"Y{count:011d}", "audio": f"AudioSet/Y{count:011d}.wav", "question": question}
-            file.write((", " if count else "") + json.dumps({**item, "answer": answer, "duration": 10.0}))
-            count += 1
-        file.write("]")
-    environment = {**os.environ, "HF_HOME": str(path.parent / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(path)], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
-    assert not (path.parent / "cache").exists(), "loading writes no cache"
-    loaded, before, most = done.stdout.split()
-    assert int(loaded) == count
-    return float(before), float(most)
-
-
-def test_a_large_list_is_read_piece_by_piece(tmp_path):
-    before, most = measure(tmp_path / "ftar.json", 6_700_000)
-    # A tenth of FTAR's dense captions, so a tenth of the 500 MB that the whole may take.
-    assert most - before < 50
-
-
-@pytest.mark.slow
-def test_ftar_loads_in_half_a_gigabyte(tmp_path):
-    before, most = measure(tmp_path / "ftar.json", 67_500_000)
-    print(f"{before:.0f} MiB before, {most:.0f} MiB at most")
-    assert most * 1.048576 < 500

@@ -74,7 +74,7 @@ def _check_header(header, columns, delimiter, where, other_formats):
         others = [other for other in "\t,;|" if other != delimiter and header[0].count(other) >= len(columns) - 1]
         if others:
             raise ValueError(
-                f"{where}: the header {header[0]!r} is separated by {_name(others[0])}, where {_name(delimiter)} is "
+                f"{where}: the header {header[0]!r} is separated by {_name(others[0])}, where {_name(delimiter)} are "
                 f"expected; rewrite the file{other_formats}."
             )
     unknown = [column for column in header if column not in columns]

@@ -1,5 +1,7 @@
 """AudioGrounding v2 (github.com/wsntxxn/TextToAudioGrounding): phrases of AudioCaps captions with their times.
 
+A file:
+
     [{"audiocap_id": 7, "audio_id": "Yabc.wav", "tokens": ["a", "dog", "barks"],
       "phrases": [{"phrase": ["a", "dog", "barks"], "start_index": 0, "end_index": 2,
                    "segments": [[0.4, 1.2], [0, 0]]}]}]

@@ -34,7 +34,7 @@ def read_audioset_strong(path, label_names=None) -> Iterator[dict]:
     for where, fields in read_table(path, COLUMNS, "\t"):
         segment, mid = fields["segment_id"], fields["label"]
         if not _SEGMENT.fullmatch(segment):
-            raise ValueError(f"{where}: segment_id is {segment!r}; it must be VIDEO_MILLISECONDS, as b0RFKhbpFJA_30000.")
+            raise ValueError(f"{where}: segment_id is {segment!r}; give VIDEO_MILLISECONDS, as b0RFKhbpFJA_30000.")
         if not _MID.fullmatch(mid):
             raise ValueError(f"{where}: label is {mid!r}; it must be a MID, as /m/0dgw9r.")
         if label_names is not None and mid not in label_names:
@@ -55,7 +55,8 @@ def read_audioset_strong(path, label_names=None) -> Iterator[dict]:
 def read_label_names(path) -> dict[str, str]:
     """Return `{MID: display name}` from a file of AudioSet.
 
-    Read are `mid_to_display_name.tsv` (two columns, no header) and `class_labels_indices.csv` (`index,mid,display_name`).
+    Read are `mid_to_display_name.tsv`, two columns without header, and `class_labels_indices.csv`, with the columns
+    `index,mid,display_name`.
 
     Raises:
         ValueError: a line without a MID and a name, or two names of one MID.

@@ -106,7 +106,7 @@ def write_webvtt(rows, folder):
             onset, offset = round(1000 * event["onset"]), round(1000 * event["offset"])
             if onset == offset or not event["event_label"].strip():
                 raise ValueError(
-                    f"row {row['id']!r} has {event}; WebVTT needs a label and at least a millisecond, so drop the event."
+                    f"row {row['id']!r} has {event}; WebVTT needs a label and at least a millisecond; drop it."
                 )
             lines.append(f"\n{_clock(onset)} --> {_clock(offset)}\n{html.escape(event['event_label'], quote=False)}\n")
         _add(files, row, ".vtt", lines)

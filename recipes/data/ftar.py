@@ -81,7 +81,9 @@ def _captioned(answer, where):
             return []
         raise ValueError(f"{where} is {answer!r}, without spans such as '1.2 - 3.4'; give times in seconds.")
     edges = [0, *(place for span in spans for place in span.span()), len(answer)]
-    texts = [answer[start:end].strip(_EDGES).lstrip("." + _EDGES) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    pieces = [answer[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    # A full stop ends a description, but begins none.
+    texts = [piece.strip(_EDGES).lstrip("." + _EDGES) for piece in pieces]
     captions = texts[:-1] if texts[0] else texts[1:]
     if not all(captions) or (texts[0] and texts[-1]):
         raise ValueError(

@@ -7,7 +7,7 @@ a point have equal times.
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipes.data.annotation_text import read_lines
+from recipes.data.annotation_text import read_lines, source_of
 from recipes.data.event_rows import make_event, make_row, read_number
 
 
@@ -27,7 +27,7 @@ def read_label_tracks(path) -> Iterator[dict]:
         lines = enumerate(read_lines(track), 1)
         events = [_event(line.rstrip("\n"), f"{track}, line {n}") for n, line in lines if not line.startswith("\\")]
         events = [event for event in events if event is not None]
-        yield make_row(track.stem, track.stem, "detection", events, f"audacity:{path.name if path.is_dir() else path.stem}")
+        yield make_row(track.stem, track.stem, "detection", events, source_of(path, "audacity"))
 
 
 def _event(line, where):

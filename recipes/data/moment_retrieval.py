@@ -16,8 +16,7 @@ KEYS = ("qid", "query", "duration", "vid", "relevant_windows")
 def read_moment_retrieval(path) -> Iterator[dict]:
     """Yield a grounding row for every query; its events are the windows, of which there may be none.
 
-    Windows that end after `duration` are kept as they are: CASTELLA and UnAV-100 have some, for there durations were
-    cut to whole seconds.
+    Windows that end after `duration` are kept as they are; CASTELLA and UnAV-100 have some.
 
     Raises:
         ValueError: a malformed line.
