@@ -20,7 +20,7 @@ from recipes.data import stem_cache
 from recipes.data import synthesize as module
 from recipes.data.catalogue import event_labels
 from recipes.data.recordings import catalogue_digest, load_bank
-from recipes.data.synthesize import SPLITS, soundscape, synthesize, write_desed_tsv
+from recipes.data.synthesize import SPLITS, soundscape, synthesize
 
 RATE = 16000
 NUM_CLIPS = 10
@@ -122,13 +122,6 @@ def test_absent_labels_are_all_that_are_not_heard(complete):
     for row in complete[1]:
         heard = {event["event_label"] for event in row["events"]}
         assert not heard & set(row["absent"]) and heard | set(row["absent"]) == set(event_labels())
-
-
-def test_a_clip_without_events_has_a_line_with_empty_fields(tmp_path):
-    events = [{"onset": 0.5, "offset": 1.25, "event_label": "dog bark"}]
-    write_desed_tsv(tmp_path / "a.tsv", [{"audio": "x/1.flac", "events": []}, {"audio": "2.flac", "events": events}])
-    expected = b"filename\tonset\toffset\tevent_label\n1.flac\t\t\t\n2.flac\t0.500\t1.250\tdog bark\n"
-    assert (tmp_path / "a.tsv").read_bytes() == expected
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(complete, sounds, seed, tmp_path):

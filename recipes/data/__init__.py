@@ -1,1 +1,1 @@
-"""Data: real recordings, soundscapes mixed from them, and rows for training."""
+"""Data: real recordings, soundscapes mixed from them, annotations of other data sets, and rows for training."""

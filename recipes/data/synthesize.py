@@ -1,6 +1,5 @@
 """Write a data set of soundscapes: audio, DESED annotations and JSON Lines rows."""
 
-import csv
 import json
 import logging
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ import soundfile
 from tqdm import tqdm
 
 from recipes.data.catalogue import event_labels
+from recipes.data.event_writers import write_desed
 from recipes.data.recordings import SAMPLING_RATE, load_bank
 from recipes.data.sound_sources import DEFAULT_SOUNDS
 from recipes.data.soundscapes import DURATION, mix
@@ -98,22 +98,9 @@ def synthesize(out, num_clips, seed=0, split="train", sounds=None, num_workers=1
             rows = list(tqdm(pool.map(_write_clip, jobs, chunksize=8), total=num_clips, desc=split))
     else:
         rows = [_write_clip(job) for job in tqdm(jobs, desc=split)]
-    write_desed_tsv(out / f"{split}.tsv", rows)
+    write_desed(rows, out / f"{split}.tsv", audio_dir=split)
     with open(out / f"{split}.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     for job in jobs:
         (out / split / f"{job[0]:06d}.json").unlink()
     return rows
-
-
-def write_desed_tsv(path, rows):
-    """Write rows as DESED annotations: `filename onset offset event_label`, tab-separated, seconds."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["filename", "onset", "offset", "event_label"])
-        for row in rows:
-            filename = Path(row["audio"]).name
-            for event in row["events"]:
-                writer.writerow([filename, f"{event['onset']:.3f}", f"{event['offset']:.3f}", event["event_label"]])
-            if not row["events"]:
-                writer.writerow([filename, "", "", ""])

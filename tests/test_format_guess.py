@@ -1,0 +1,23 @@
+"""Files whose format their contents do not tell; those that do are in test_event_loaders.py."""
+
+import pytest
+
+from recipes.data.format_guess import guess_format
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "is empty; say which format it is"),
+        ("hello\n", "fits no known format: its first line is 'hello'"),
+        ('{"id": 1, "query": "x", "audio": "a", "events": [], "relevant_windows": []}', "fits lighthouse and jsonl"),
+        ('[{"audio_path": "a.wav", "caption": "x", "annotations": []}]', "the first item with the keys 'audio_path'"),
+        ('{\n"a": 1}', "a JSON object, its member 'a' being '1'"),
+        ('[{"id": 1', "is not JSON: after 0 whole items"),
+    ],
+)
+def test_a_format_that_cannot_be_told(content, message, tmp_path):
+    (tmp_path / "a").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError) as caught:
+        guess_format(tmp_path / "a")
+    assert str(caught.value).startswith(str(tmp_path / "a")) and message in str(caught.value)
