@@ -7,8 +7,8 @@ at the edge of a collar exactly as `sed_eval` 0.2.1 does (`EventBasedMetrics` wi
 from bisect import bisect_left, bisect_right
 from operator import itemgetter
 
-# From this many events of one label in a clip, sorting them beats looking at all of them.
-_MANY = 16
+# From this many predicted events, sorting them beats looking at all of them for every reference.
+_MANY = 32
 
 
 def match_events(
@@ -33,58 +33,52 @@ def match_events(
         ValueError: a tolerance out of its range.
     """
     check_collars(t_collar, percentage_of_length)
-    return match_spans(spans_of(reference, time_only), spans_of(prediction, time_only), t_collar, percentage_of_length)
+    edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+    if not time_only:
+        edges = same_label(reference, prediction, edges)
+    return sorted(maximum_matching(edges).items())
 
 
 def count_matches(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> int:
     """Return how many events of one label and clip match, see [`match_events`].
 
     Args:
-        references: `(num_references, 2)` onsets and offsets in seconds, lists or an array.
+        references: `(num_references, 2)` onsets and offsets in seconds, an array or pairs.
         predictions: `(num_predictions, 2)`.
     """
-    spans = [[("", float(onset), float(offset)) for onset, offset in side] for side in (references, predictions)]
-    return len(match_spans(*spans, t_collar, percentage_of_length))
+    indexed = [(onset, offset, j) for j, (onset, offset) in enumerate(predictions)]
+    return len(maximum_matching(_edges(references, indexed, t_collar, percentage_of_length)))
 
 
-def spans_of(events, time_only=False) -> list[tuple[str, float, float]]:
-    """Return `(label, onset, offset)` of events, all with the label "" if `time_only`."""
-    if time_only:
-        return [("", event.onset, event.offset) for event in events]
-    return [(event.event_label, event.onset, event.offset) for event in events]
+def pairs_in_reach(reference, prediction, t_collar, percentage_of_length) -> list[tuple[int, int]]:
+    """Return all pairs `(of reference, of prediction)` within the collars, sorted; labels play no part."""
+    indexed = [(event.onset, event.offset, j) for j, event in enumerate(prediction)]
+    return _edges([(event.onset, event.offset) for event in reference], indexed, t_collar, percentage_of_length)
 
 
-def match_spans(reference, prediction, t_collar, percentage_of_length) -> list[tuple[int, int]]:
-    """Match what [`spans_of`] returns; see [`match_events`] for the rest."""
-    graph = {}
-    for i, candidates in _within_collars(reference, prediction, t_collar, percentage_of_length):
-        for j in candidates:
-            if j in graph:
-                graph[j].append(i)
-            else:
-                graph[j] = [i]
-    return sorted(_maximum_matching(graph).items())
+def same_label(reference, prediction, edges) -> list[tuple[int, int]]:
+    """Return the pairs whose labels agree."""
+    return [(i, j) for i, j in edges if reference[i].event_label == prediction[j].event_label]
 
 
-def count_substitutions(reference, prediction, pairs, t_collar, percentage_of_length) -> int:
-    """Return how many events that `pairs` leaves over agree in time with a left-over event of another label.
+def count_substitutions(edges, matching) -> int:
+    """Return how many events that a matching leaves over agree in time with a left-over event of another label.
 
     As in `sed_eval`, each left-over reference takes the first free prediction, in the order given. So this number, and
     what is left as deletions and insertions, may change by a few with the order of events; matches never do.
+
+    Args:
+        edges: [`pairs_in_reach`], whatever their labels.
+        matching: what was matched among them, `{i: j}`.
     """
-    if len(pairs) in (len(reference), len(prediction)):
+    if len(edges) == len(matching):
         return 0
-    matched = set(map(itemgetter(0), pairs)), set(map(itemgetter(1), pairs))
-    reference, prediction = (
-        [("", onset, offset) for k, (_, onset, offset) in enumerate(side) if k not in done]
-        for side, done in zip((reference, prediction), matched, strict=True)
-    )
-    taken = set()
-    for _, candidates in _within_collars(reference, prediction, t_collar, percentage_of_length):
-        first = next((j for j in candidates if j not in taken), None)
-        if first is not None:
-            taken.add(first)
-    return len(taken)
+    done, taken = set(matching), set(matching.values())
+    for i, j in edges:
+        if i not in done and j not in taken:
+            done.add(i)
+            taken.add(j)
+    return len(done) - len(matching)
 
 
 def check_collars(t_collar, percentage_of_length):
@@ -95,54 +89,27 @@ def check_collars(t_collar, percentage_of_length):
         raise ValueError(f"percentage_of_length is {percentage_of_length}; give a fraction from 0 to 1.")
 
 
-def _within_collars(reference, prediction, t_collar, percentage_of_length):
-    """Yield `(i, [j, ...])`: the predictions of the same label in reach of each reference that has any, ascending."""
-    groups = {}
-    for j, (label, onset, offset) in enumerate(prediction):
-        if label in groups:
-            groups[label].append((onset, offset, j))
-        else:
-            groups[label] = [(onset, offset, j)]
-    for group in groups.values():
-        if len(group) > _MANY:
-            group.sort()
-    for i, (label, onset, offset) in enumerate(reference):
-        group = groups.get(label)
-        if group is None:
-            continue
-        collar = max(t_collar, percentage_of_length * (offset - onset))
-        if len(group) > _MANY:
-            group = _near(group, onset, t_collar)
-        found = [j for start, end, j in group if abs(onset - start) <= t_collar and abs(offset - end) <= collar]
-        if found:
-            yield i, found
-
-
-def _near(group, onset, t_collar):
-    """Return the events of a sorted group whose onsets may be in reach, in the order of their indices.
-
-    Rounding a difference keeps its order, so the same subtraction as in the comparison cuts exactly one slice.
-    """
-    first = bisect_left(group, -t_collar, key=lambda event: event[0] - onset)
-    last = bisect_right(group, t_collar, lo=first, key=lambda event: event[0] - onset)
-    return sorted(group[first:last], key=itemgetter(2))
-
-
-def _maximum_matching(graph) -> dict[int, int]:
-    """Return the largest matching `{i: j}` of a bipartite graph `{j: [i, ...]}` (Hopcroft and Karp 1973).
+def maximum_matching(edges) -> dict[int, int]:
+    """Return the largest matching `{i: j}` of a bipartite graph with sorted edges `(i, j)` (Hopcroft and Karp 1973).
 
     There may be several; this visits the graph in the order of D. Eppstein's program (2002), which `sed_eval` took from
     `mir_eval`, and finds the same one, for the substitutions depend on it. It keeps its own stack, so that a chain of
     thousands of events cannot exceed Python's.
     """
+    matching = dict(edges)
+    if len(edges) == len(matching) == len(set(matching.values())):
+        return matching  # every event has one candidate, as nearly always
+    graph = {}
+    for i, j in edges:
+        graph.setdefault(j, []).append(i)
+    num_references = len(matching)
     matching = {}
     for j, neighbors in graph.items():
         for i in neighbors:
             if i not in matching:
                 matching[i] = j
                 break
-    # Nearly always everything is matched by now.
-    while len(matching) < len(graph):
+    while len(matching) < min(len(graph), num_references):
         before_i, before_j, ends = _layers(graph, matching)
         if not ends:
             break
@@ -193,4 +160,40 @@ def _augment(matching, before_i, before_j, end):
         stack.append((previous, iter(before_i.pop(previous, ()))))
 
 
-__all__ = ["check_collars", "count_matches", "count_substitutions", "match_events", "match_spans", "spans_of"]
+def _edges(references, indexed, t_collar, percentage_of_length) -> list[tuple[int, int]]:
+    """Return [`pairs_in_reach`] of `(onset, offset)` and `(onset, offset, j)`."""
+    edges = []
+    are_many = len(indexed) > _MANY
+    if are_many:
+        indexed.sort()
+    near, earliest = indexed, -t_collar
+    for i, (onset, offset) in enumerate(references):
+        if are_many:
+            near = _near(indexed, onset, t_collar)
+        for start, end, j in near:
+            if earliest <= start - onset <= t_collar and abs(offset - end) <= max(
+                t_collar, percentage_of_length * (offset - onset)
+            ):
+                edges.append((i, j))
+    return edges
+
+
+def _near(indexed, onset, t_collar):
+    """Return the sorted events whose onsets are in reach, in the order of their indices.
+
+    Rounding a difference keeps its order, so the same subtraction as in the comparison cuts exactly one slice.
+    """
+    first = bisect_left(indexed, -t_collar, key=lambda event: event[0] - onset)
+    last = bisect_right(indexed, t_collar, lo=first, key=lambda event: event[0] - onset)
+    return sorted(indexed[first:last], key=itemgetter(2))
+
+
+__all__ = [
+    "check_collars",
+    "count_matches",
+    "count_substitutions",
+    "match_events",
+    "maximum_matching",
+    "pairs_in_reach",
+    "same_label",
+]

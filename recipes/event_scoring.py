@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recipes.event_matching import check_collars, count_substitutions, match_spans, spans_of
+from recipes.event_matching import check_collars, count_substitutions, maximum_matching, pairs_in_reach, same_label
 from recipes.score_counts import ClipCounts, check_lengths, parse_failure_rate, score_counts
 
 
@@ -40,8 +40,10 @@ def event_f1(reference, prediction, t_collar=0.2, percentage_of_length=0.2, time
     num_events = len(reference) + len(prediction)
     if not num_events:
         return 1.0
-    sides = spans_of(reference, time_only), spans_of(prediction, time_only)
-    return 2 * len(match_spans(*sides, t_collar, percentage_of_length)) / num_events
+    edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+    if not time_only:
+        edges = same_label(reference, prediction, edges)
+    return 2 * len(maximum_matching(edges)) / num_events
 
 
 def count_events(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> ClipCounts:
@@ -52,35 +54,20 @@ def count_events(references, predictions, t_collar=0.2, percentage_of_length=0.2
     """
     check_lengths(references, predictions)
     check_collars(t_collar, percentage_of_length)
-    totals, rows, index_of = [], [], {}
-    for clip, (reference, prediction) in enumerate(zip(references, predictions, strict=True)):
-        reference, prediction = spans_of(reference, time_only), spans_of(prediction or (), time_only)
-        pairs = match_spans(reference, prediction, t_collar, percentage_of_length)
-        by_label = {}
-        for column, side in ((2, [reference[i] for i, _ in pairs]), (3, reference), (4, prediction)):
-            for label, _, _ in side:
-                if label not in by_label:
-                    by_label[label] = [clip, index_of.setdefault(label, len(index_of)), 0, 0, 0]
-                by_label[label][column] += 1
-        rows.extend(by_label.values())
-        substitutions = count_substitutions(reference, prediction, pairs, t_collar, percentage_of_length)
-        found = len(pairs) + substitutions
-        totals.append(
-            (
-                len(pairs),
-                len(reference),
-                len(prediction),
-                substitutions,
-                len(reference) - found,
-                len(prediction) - found,
-            )
-        )
-    label_rows = np.array(rows, dtype=np.int64).reshape(-1, 5)
-    labels = sorted(index_of)
-    # Labels were numbered as they came; number them as they are sorted.
-    places = {label: place for place, label in enumerate(labels)}
-    label_rows[:, 1] = np.array([places[label] for label in index_of], dtype=np.int64)[label_rows[:, 1]]
-    return ClipCounts(np.array(totals, dtype=np.int64).reshape(-1, 6), labels, label_rows)
+    totals, labels = [], ([], [], [])
+    for reference, prediction in zip(references, predictions, strict=True):
+        prediction = prediction or ()
+        edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+        matching = maximum_matching(edges if time_only else same_label(reference, prediction, edges))
+        totals.append((len(matching), len(reference), len(prediction), count_substitutions(edges, matching)))
+        labels[0].extend([reference[i].event_label for i in matching])
+        labels[1].extend([event.event_label for event in reference])
+        labels[2].extend([event.event_label for event in prediction])
+    if time_only:
+        labels = tuple([""] * len(column) for column in labels)
+    totals = np.array(totals, dtype=np.int64).reshape(-1, 4)
+    left = totals[:, 1:3] - totals[:, :1] - totals[:, 3:]
+    return ClipCounts(np.concatenate([totals, left], axis=1), *_label_rows(labels, totals[:, :3]))
 
 
 def event_counts(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False):
@@ -94,8 +81,27 @@ def event_counts(references, predictions, t_collar=0.2, percentage_of_length=0.2
     """
     counts = count_events(references, predictions, t_collar, percentage_of_length, time_only)
     table = np.zeros((len(references), len(counts.labels), 3), dtype=np.int64)
-    table[counts.label_rows[:, 0], counts.label_rows[:, 1]] = counts.label_rows[:, 2:]
+    np.add.at(table, (counts.label_rows[:, 0], counts.label_rows[:, 1]), counts.label_rows[:, 2:])
     return counts.labels, table
+
+
+def _label_rows(labels, num_events):
+    """Return sorted labels and the rows of [`ClipCounts`], one for each match, reference and prediction.
+
+    Args:
+        labels: those of all matches, of all references and of all predictions, clip after clip.
+        num_events: int array `(num_clips, 3)`, how many of each there are in every clip.
+    """
+    names = sorted({*labels[1], *labels[2]})
+    places = {name: place for place, name in enumerate(names)}
+    clips = np.arange(len(num_events))
+    rows = []
+    for column, (part, counts) in enumerate(zip(labels, num_events.T, strict=True)):
+        rows.append(np.zeros((len(part), 5), dtype=np.int64))
+        rows[-1][:, 0] = np.repeat(clips, counts)
+        rows[-1][:, 1] = [places[label] for label in part]
+        rows[-1][:, 2 + column] = 1
+    return names, np.concatenate(rows)
 
 
 __all__ = ["count_events", "event_based_f1", "event_counts", "event_f1"]

@@ -17,8 +17,8 @@ class ClipCounts(NamedTuple):
     Args:
         totals: int array `(num_clips, 6)`: matches, references, predictions, substitutions, deletions, insertions.
         labels: all labels, sorted.
-        label_rows: int array `(num_rows, 5)`, one row for each label of each clip: index of the clip, index of the
-            label, matches, references, predictions. Rows, not a table, for open vocabularies have many labels.
+        label_rows: int array `(num_rows, 5)`: index of the clip, index of the label, matches, references, predictions.
+            Rows of one clip and label add up. Rows, not a table, for open vocabularies have many labels.
     """
 
     totals: np.ndarray
@@ -88,8 +88,8 @@ def score_counts(counts: ClipCounts) -> dict:
         is an insertion. `class_wise` has scores, rates, `num_matches`, `num_references` and `num_predictions` by label.
     """
     matches, references, predictions, *errors = counts.totals.sum(axis=0).tolist()
-    by_label = np.zeros((len(counts.labels), 3), dtype=np.int64)
-    np.add.at(by_label, counts.label_rows[:, 1], counts.label_rows[:, 2:])
+    labels, columns = counts.label_rows[:, 1], counts.label_rows[:, 2:].T
+    by_label = np.stack([np.bincount(labels, column, len(counts.labels)) for column in columns], axis=1).astype(int)
     micro_errors = _floats(error_rates(*errors, references))
     class_wise = {label: _class_scores(row) for label, row in zip(counts.labels, by_label, strict=True)}
     counted = [scores for scores in class_wise.values() if scores["num_references"]]

@@ -1,6 +1,6 @@
 """Measure event-based F1: one group of completions as a reward, and many clips beside sed_eval, as one line of JSON.
 
-    python -m tests.benchmarks.bench_scoring
+    python tests/benchmarks/bench_scoring.py
 
 Times are those of the processor (`time.process_time`), so that other programs of the machine do not count; both scorers
 get the same clips in the same run, each in its own format made beforehand.
