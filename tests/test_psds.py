@@ -1,5 +1,6 @@
 """PSDS against psds_eval itself, a search over all thresholds in exact fractions, cases by hand, and symmetries."""
 
+import contextlib
 import math
 import random
 from fractions import Fraction
@@ -18,7 +19,7 @@ from recipes.psds import PSDS1, PSDS2, PsdsScenario, psds, psds_interval
 LABELS = ("car horn", "dog", "speech")
 SCORES = (0.1, 0.25, 0.5, 0.75, 0.9)
 DURATION = 12
-DURATIONS = st.sampled_from([12.0, 30.0, 2000.0])
+DURATIONS = st.sampled_from([12.0, 300.0, 5000.0])
 
 
 @st.composite
@@ -29,7 +30,7 @@ def apart(draw, labels=LABELS, max_length=9):
         bounds = sorted(draw(st.lists(st.integers(0, DURATION), max_size=8)))
         for onset, offset in zip(bounds[::2], bounds[1::2], strict=False):
             if offset - onset <= max_length:
-                events.append(Event(onset, offset, label, draw(st.sampled_from(SCORES))))
+                events.append(Event(onset, offset, label, draw(st.sampled_from(SCORES[::2]))))
     return events
 
 
@@ -74,24 +75,32 @@ def psds_eval_score(references, predictions, durations, scenario):
     return evaluation.psds(alpha_ct=scenario.alpha_ct, alpha_st=scenario.alpha_st, max_efpr=scenario.max_efpr).value
 
 
-def fillna_of_pandas_2(self, value=None, method=None):
-    return self.ffill() if method == "ffill" else FILLNA(self, value)
-
-
-FILLNA = pd.DataFrame.fillna
+@contextlib.contextmanager
+def older_pandas_and_numpy():
+    """Lend psds_eval 0.5.3 two behaviours that it relies on and that pandas 3 and numpy 2.4 dropped."""
+    fillna, argwhere = pd.DataFrame.fillna, np.argwhere
+    with (
+        mock.patch.object(
+            pd.DataFrame,
+            "fillna",
+            lambda self, value=None, method=None: self.ffill() if method == "ffill" else fillna(self, value),
+        ),
+        mock.patch.object(np, "argwhere", lambda found: argwhere(found).squeeze()),
+    ):
+        yield
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("scenario", [PSDS1, PSDS2, PSDS2._replace(max_efpr=1000.0)], ids=["1", "2", "2-1000"])
 def test_equal_to_psds_eval(scenario):
     @given(st.lists(st.tuples(apart(), apart(), DURATIONS), min_size=1, max_size=3), apart(), DURATIONS)
-    @settings(max_examples=40)
+    @settings(max_examples=15)
     def check(clips, last_prediction, last_duration):
         references, predictions, durations = [list(side) for side in zip(*clips, strict=True)]
         references, predictions = with_all_labels(references), [*predictions, last_prediction]
         durations.append(last_duration)
         ours = psds(references, predictions, durations, scenario)["psds"]
-        with mock.patch.object(pd.DataFrame, "fillna", fillna_of_pandas_2):  # psds_eval 0.5.3 knows no pandas 3
+        with older_pandas_and_numpy():
             theirs = psds_eval_score(references, predictions, durations, scenario)
         assert ours == pytest.approx(theirs, abs=1e-9)
 
