@@ -11,7 +11,7 @@ from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint import load_checkpoint
 from recipes.release_small import CARDS, END, START, figures_table, fill_figures, release
-from recipes.score_checkpoint import make_report
+from recipes.score_report import make_report
 
 
 @pytest.fixture(scope="module")

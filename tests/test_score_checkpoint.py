@@ -7,7 +7,10 @@ import pytest
 import soundfile
 
 from recipes.cli import main
-from recipes.score_checkpoint import format_report, make_report, questions_of, read_rows, score
+from recipes.report_files import format_report
+from recipes.score_checkpoint import score
+from recipes.score_questions import questions_of, read_rows
+from recipes.score_report import make_report
 
 SPAN = "<1.20>-<3.44>"
 
