@@ -72,9 +72,12 @@ def write_report(paths, head, rows, answers, num_absent=2, failures=()) -> dict:
 def format_report(report) -> str:
     """Return a report as a short table."""
     lines = [f"{report['data']}: {report['num_clips']} clips, {_source(report)}"]
-    for name, value, interval in _metrics(report):
+    for name, detail, value, interval in _metrics(report):
         text = "-" if value is None else f"{value:.3f}"
-        lines.append(f"  {name:<34}{text:>7}" + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""))
+        lines.append(
+            f"  {f'  {detail}' if detail else name:<34}{text:>7}"
+            + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+        )
     return "\n".join(lines)
 
 
@@ -87,11 +90,11 @@ def format_markdown(report, plot=None) -> str:
     """
     metrics = [
         [
-            name.strip(),
+            f"{name}, {detail}" if detail else name,
             "-" if value is None else f"{value:.3f}",
             "[{:.3f}, {:.3f}]".format(*interval) if interval else "",
         ]
-        for name, value, interval in _metrics(report)
+        for name, detail, value, interval in _metrics(report)
     ]
     parts = [
         f"# Scores of {_source(report)}\n\nData: {report['data']}, {report['num_clips']} clips. Intervals: 95 %, "
@@ -119,23 +122,23 @@ def format_markdown(report, plot=None) -> str:
 
 
 def _metrics(report) -> list[tuple]:
-    """Return `(name, value, interval)` of the metrics that a table shows; names of details are indented."""
+    """Return `(name, detail, value, interval)` of the metrics that a table shows; a detail belongs to its name."""
     found = []
     if detection := report.get("detection"):
         for average in ("micro", "macro"):
-            scores = detection[average]
-            found.append((f"detection: Eb-F1 {average}", scores["f1"], detection["intervals"][f"{average}_f1"]))
-            found += [(f"  {name}", scores[name], None) for name in ("precision", "recall")]
-        found.append(("  unparseable answers", detection["parse_failure_rate"], None))
+            name, scores = f"detection: Eb-F1 {average}", detection[average]
+            found.append((name, "", scores["f1"], detection["intervals"][f"{average}_f1"]))
+            found += [(name, detail, scores[detail], None) for detail in ("precision", "recall")]
+        found.append(("detection", "unparseable answers", detection["parse_failure_rate"], None))
     if grounding := report.get("grounding"):
         for name in (*(f"R@{threshold:g}" for threshold in IOU_THRESHOLDS), "miou_union"):
-            found.append((f"grounding: {name}", grounding[name], grounding["intervals"][name]))
-        found.append(("  count accuracy", grounding["count_accuracy"], None))
-        found.append(("  unparseable answers", grounding["parse_failure_rate"], None))
+            found.append((f"grounding: {name}", "", grounding[name], grounding["intervals"][name]))
+        found.append(("grounding", "count accuracy", grounding["count_accuracy"], None))
+        found.append(("grounding", "unparseable answers", grounding["parse_failure_rate"], None))
     if rejection := report.get("rejection"):
         interval = rejection.get("intervals", {}).get("true_rejection_rate")
-        found.append(("absent queries rejected", rejection["true_rejection_rate"], interval))
-        found.append(("present queries rejected", rejection["false_rejection_rate"], None))
+        found.append(("absent queries rejected", "", rejection["true_rejection_rate"], interval))
+        found.append(("present queries rejected", "", rejection["false_rejection_rate"], None))
     return found
 
 

@@ -12,7 +12,7 @@ HATCHES = ("", "////", "....")  # more labels than colours
 INK, FAINT = "#222222", "#8A8A8A"
 MAX_LANES = 12
 # Inches: rows of panels grow with their lanes, the left margin with the labels.
-WIDTH, HEADING, TITLE, LANE, AXIS, LEGEND_ROW = 12.0, 0.5, 0.36, 0.4, 0.3, 0.24
+WIDTH, HEADING, TITLE, LANE, AXIS, LEGEND_ROW = 12.0, 0.5, 0.42, 0.38, 0.3, 0.19
 
 
 def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
@@ -63,9 +63,9 @@ def plot_worst_clips(clips, num_clips, path=None):
     common = Counter(label for labels in lanes for label in labels)
     # The commonest labels get the colours that are told apart best.
     styles = {label: _style(i) for i, label in enumerate(sorted(common, key=lambda label: (-common[label], label)))}
-    figure, axes = _panels(lanes, styles, num_clips)
+    figure, axes, title_x = _panels(lanes, styles, num_clips)
     for clip, labels, axis in zip(clips, lanes, axes, strict=True):
-        _draw_clip(axis, clip, labels, styles)
+        _draw_clip(axis, clip, labels, styles, title_x)
     if path is not None:
         figure.savefig(path, dpi=130)
     return figure
@@ -107,18 +107,18 @@ def _style(index) -> dict:
 
 
 def _panels(lanes, styles, num_clips):
-    """Return a figure with heading and legend, and one empty axis for each list of lanes, worst first, row by row."""
+    """Return a figure with heading and legend, an empty axis for each list of lanes, and where titles begin in it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     names = [_shorten(label) for label in styles]
     num_columns = min(2, len(lanes))
-    left = 0.35 + 0.078 * max(map(len, names), default=0)
+    left = 0.4 + 0.067 * max(map(len, names), default=0)
     width = WIDTH / num_columns - left - 0.25
     rows = [lanes[i : i + num_columns] for i in range(0, len(lanes), num_columns)]
     heights = [LANE * max(max(map(len, row)), 1) for row in rows]
-    num_legend_columns = max(1, int((WIDTH - 0.5) / (0.75 + 0.075 * max(map(len, [*names, "x" * 22])))))
+    num_legend_columns = max(1, int((WIDTH - 0.5) / (0.62 + 0.068 * max(map(len, [*names, "x" * 22])))))
     legend = LEGEND_ROW * -(-(len(styles) + 2) // num_legend_columns) + 0.15
     height = HEADING + legend + sum(heights) + len(rows) * (TITLE + AXIS) + 0.3
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
@@ -143,10 +143,11 @@ def _panels(lanes, styles, num_clips):
             x, y = column * WIDTH / num_columns + left, top - TITLE - mine
             axes.append(figure.add_axes([x / WIDTH, y / height, width / WIDTH, mine / height]))
         top -= TITLE + panel + AXIS
-    return figure, axes
+    # Titles begin above the labels, where they have the width of the whole cell.
+    return figure, axes, (0.25 - left) / width
 
 
-def _draw_clip(axis, clip, labels, styles):
+def _draw_clip(axis, clip, labels, styles, title_x):
     from matplotlib.ticker import MaxNLocator
 
     events = (*clip["reference"], *clip["prediction"])
@@ -157,11 +158,12 @@ def _draw_clip(axis, clip, labels, styles):
         colour = styles[label]["facecolor"]
         for kind, bottom in (("reference", lane - 0.38), ("prediction", lane + 0.04)):
             spans = [(e.onset, e.offset - e.onset) for e in clip[kind] if e.event_label == label]
-            if kind == "reference":
-                look = {"facecolor": _pale(colour), "edgecolor": INK, "linewidth": 1.2}
-            else:
-                look = {**styles[label], "edgecolor": "white" if styles[label]["hatch"] else colour, "linewidth": 0.8}
-            axis.broken_barh(spans, (bottom, 0.34), **look, zorder=2, label=kind)
+            is_reference = kind == "reference"
+            fill = {"facecolor": _pale(colour)} if is_reference else {**styles[label], "edgecolor": "white"}
+            axis.broken_barh(spans, (bottom, 0.34), **fill, linewidth=0, zorder=2, label=kind)
+            # The outline alone shows events that are shorter than a pixel.
+            edge = {"edgecolor": INK if is_reference else colour, "linewidth": 1.1, "zorder": 3}
+            axis.broken_barh(spans, (bottom, 0.34), facecolor="none", **edge, label="outline")
     num_lanes = max(len(labels), 1)
     axis.set(xlim=(0, duration), ylim=(num_lanes - 0.5, -0.5), label=str(clip["id"]))
     axis.set_yticks(range(len(labels)), [_shorten(label) for label in labels], parse_math=False)
@@ -172,25 +174,20 @@ def _draw_clip(axis, clip, labels, styles):
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.spines["bottom"].set_color(FAINT)
-    axis.set_title(_title(clip), loc="left", fontsize=9.5, color=INK, parse_math=False, pad=5)
-    note = _note(clip, labels)
-    if note:
-        axis.text(duration / 2, num_lanes - 1, note, ha="center", va="center", color=INK, fontsize=9, zorder=4)
+    title = _title(clip, len(_labels(clip)) - len(labels))
+    axis.set_title(title, loc="left", x=title_x, fontsize=9.5, color=INK, parse_math=False, pad=5)
+    if not labels:
+        axis.text(duration / 2, 0, "no events", ha="center", va="center", color=INK, fontsize=9)
 
 
-def _title(clip) -> str:
-    parts = [f"{clip['num_missed']} missed", f"{clip['num_false_alarms']} false"]
-    return f"{_shorten(str(clip['id']), 32)}    Eb-F1 {clip['f1']:.2f}    {', '.join(parts)}"
-
-
-def _note(clip, labels) -> str:
-    left_out = len(_labels(clip)) - len(labels)
+def _title(clip, num_hidden) -> str:
     notes = [
-        "answer not readable" if clip["num_unparseable"] else "",
-        f"{left_out} more labels" if left_out else "",
-        "no events" if not labels else "",
+        f"{clip['num_missed']} missed",
+        f"{clip['num_false_alarms']} false",
+        "unreadable answer" if clip["num_unparseable"] else "",
+        f"{num_hidden} more labels" if num_hidden else "",
     ]
-    return ", ".join(filter(None, notes))
+    return f"{_shorten(str(clip['id']), 28)}    Eb-F1 {clip['f1']:.2f}    {', '.join(filter(None, notes))}"
 
 
 def _pale(colour) -> tuple:
