@@ -10,7 +10,7 @@ from recipes.scoring import event_counts, micro_scores
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800")
 HATCHES = ("", "////", "....")  # more labels than colours
 INK, FAINT = "#222222", "#8A8A8A"
-MAX_LANES = 12
+MAX_LANES, MAX_STYLES = 12, len(COLOURS) * len(HATCHES)
 # Inches: rows of panels grow with their lanes, the left margin with the labels.
 WIDTH, HEADING, TITLE, LANE, AXIS, LEGEND_ROW = 12.0, 0.5, 0.42, 0.38, 0.3, 0.19
 
@@ -100,10 +100,9 @@ def _labels(clip) -> list[str]:
 
 
 def _style(index) -> dict:
-    return {
-        "facecolor": COLOURS[index % len(COLOURS)],
-        "hatch": HATCHES[index // len(COLOURS) % len(HATCHES)],
-    }
+    if index >= MAX_STYLES:
+        return {"facecolor": FAINT, "hatch": ""}
+    return {"facecolor": COLOURS[index % len(COLOURS)], "hatch": HATCHES[index // len(COLOURS)]}
 
 
 def _panels(lanes, styles, num_clips):
@@ -118,18 +117,21 @@ def _panels(lanes, styles, num_clips):
     width = WIDTH / num_columns - left - 0.25
     rows = [lanes[i : i + num_columns] for i in range(0, len(lanes), num_columns)]
     heights = [LANE * max(max(map(len, row)), 1) for row in rows]
-    num_legend_columns = max(1, int((WIDTH - 0.5) / (0.62 + 0.068 * max(map(len, [*names, "x" * 22])))))
-    legend = LEGEND_ROW * -(-(len(styles) + 2) // num_legend_columns) + 0.15
-    height = HEADING + legend + sum(heights) + len(rows) * (TITLE + AXIS) + 0.3
+    handles = [
+        Patch(facecolor="none", edgecolor=INK, linewidth=1.2, label="upper bar: reference"),
+        Patch(facecolor=INK, edgecolor=INK, label="lower bar: prediction"),
+        *(Patch(**styles[label], edgecolor="white", label=_shorten(label)) for label in list(styles)[:MAX_STYLES]),
+    ]
+    if len(names) > MAX_STYLES:
+        handles.append(Patch(facecolor=FAINT, label=f"{len(names) - MAX_STYLES} more labels"))
+    longest = max(len(handle.get_label()) for handle in handles)
+    num_legend_columns = int((WIDTH - 0.4) / (0.62 + 0.07 * longest))
+    legend = LEGEND_ROW * -(-len(handles) // num_legend_columns) + 0.15
+    height = HEADING + legend + sum(heights) + len(rows) * (TITLE + AXIS) + 0.1
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     FigureCanvasAgg(figure)
     heading = f"The worst {len(lanes)} of {num_clips} clips by event-based F1"
     figure.text(0.25 / WIDTH, 1 - 0.3 / height, heading, fontsize=13, color=INK, va="center", weight="bold")
-    handles = [
-        Patch(facecolor="none", edgecolor=INK, linewidth=1.2, label="upper bar: reference"),
-        Patch(facecolor=FAINT, edgecolor=FAINT, label="lower bar: prediction"),
-        *(Patch(**style, edgecolor="white", label=name) for name, style in zip(names, styles.values(), strict=True)),
-    ]
     entries = figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(0.17 / WIDTH, 1 - HEADING / height), frameon=False,
         ncols=num_legend_columns, fontsize=9, labelcolor=INK, borderaxespad=0, borderpad=0.2, handlelength=1.8,
@@ -175,7 +177,7 @@ def _draw_clip(axis, clip, labels, styles, title_x):
         axis.spines[side].set_visible(False)
     axis.spines["bottom"].set_color(FAINT)
     title = _title(clip, len(_labels(clip)) - len(labels))
-    axis.set_title(title, loc="left", x=title_x, fontsize=9.5, color=INK, parse_math=False, pad=5)
+    axis.set_title(title, loc="left", x=title_x, fontsize=9.2, color=INK, parse_math=False, pad=5)
     if not labels:
         axis.text(duration / 2, 0, "no events", ha="center", va="center", color=INK, fontsize=9)
 
@@ -184,10 +186,10 @@ def _title(clip, num_hidden) -> str:
     notes = [
         f"{clip['num_missed']} missed",
         f"{clip['num_false_alarms']} false",
-        "unreadable answer" if clip["num_unparseable"] else "",
-        f"{num_hidden} more labels" if num_hidden else "",
+        "unreadable" if clip["num_unparseable"] else "",
+        f"+{num_hidden} labels" if num_hidden else "",
     ]
-    return f"{_shorten(str(clip['id']), 28)}    Eb-F1 {clip['f1']:.2f}    {', '.join(filter(None, notes))}"
+    return f"{_shorten(str(clip['id']), 28)}   Eb-F1 {clip['f1']:.2f}   {', '.join(filter(None, notes))}"
 
 
 def _pale(colour) -> tuple:
