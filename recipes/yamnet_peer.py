@@ -27,6 +27,7 @@ from processing.audio_io import load_audio
 from processing.events import Event
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes.audioset_labels import AUDIOSET_NAMES
+from recipes.event_matching import count_matches
 from recipes.score_questions import questions_of, read_rows
 from recipes.score_report import make_report
 from recipes.yamnet_weights import load_trunk
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 SAMPLING_RATE = 16000
 FRAME_SECONDS = 0.04
 LAST_LAYER = 12
-T_COLLAR = 0.2
-PERCENTAGE_OF_LENGTH = 0.2
 # What is tried for each label; windows and filters in frames of 40 ms (23 frames are YAMNet's own 0.96 s).
 WINDOWS = (1, 3, 7, 13, 23)
 MEDIANS = (1, 5, 11, 21)
@@ -78,35 +77,6 @@ class ScoredClip:
     logits: np.ndarray
     events: list[Event] = field(default_factory=list)
     clip_id: str = ""
-
-
-def count_matches(references: np.ndarray, predictions: np.ndarray) -> int:
-    """Count the events of one label and clip that match, one to one and optimally.
-
-    Args:
-        references: (num_references, 2) onsets and offsets in seconds.
-        predictions: (num_predictions, 2).
-
-    Returns:
-        size of the largest matching under the collars of event-based F1: 0.2 s, offsets 20 % of the length if larger.
-    """
-    if not len(references) or not len(predictions):
-        return 0
-    near = np.abs(references[:, None] - predictions[None])
-    collar = np.maximum(T_COLLAR, PERCENTAGE_OF_LENGTH * (references[:, 1] - references[:, 0]))
-    allowed = (near[..., 0] <= T_COLLAR) & (near[..., 1] <= collar[:, None])
-    owner: dict[int, int] = {}
-
-    def assign(reference: int, seen: set[int]) -> bool:
-        for prediction in np.flatnonzero(allowed[reference]).tolist():
-            if prediction not in seen:
-                seen.add(prediction)
-                if prediction not in owner or assign(owner[prediction], seen):
-                    owner[prediction] = reference
-                    return True
-        return False
-
-    return sum(assign(reference, set()) for reference in np.flatnonzero(allowed.any(1)).tolist())
 
 
 class YamnetPeer:
@@ -206,10 +176,7 @@ class YamnetPeer:
         return {label: counts for label, (_, counts) in chosen.items()}
 
     def _try_decoders(self, clips: Sequence[ScoredClip], label: str) -> list[tuple[Decoder | None, LabelCounts]]:
-        references = [
-            np.array([(e.onset, e.offset) for e in clip.events if e.event_label == label]).reshape(-1, 2)
-            for clip in clips
-        ]
+        references = [[(e.onset, e.offset) for e in clip.events if e.event_label == label] for clip in clips]
         num_reference = sum(map(len, references))
         options: list[tuple[Decoder | None, LabelCounts]] = [(None, LabelCounts(num_reference))]
         longest = max(len(clip.logits) for clip in clips)
@@ -228,7 +195,7 @@ class YamnetPeer:
                 for row, reference in enumerate(references):
                     if len(reference):
                         found = runs[bounds[row] : bounds[row + 1], 1:] * FRAME_SECONDS
-                        counts.num_matched += count_matches(reference, found)
+                        counts.num_matched += count_matches(reference, found.tolist())
                 options.append((Decoder(window, median, threshold, relative), counts))
         return options
 
