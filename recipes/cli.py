@@ -47,10 +47,20 @@ def build_parser() -> argparse.ArgumentParser:
     synthesize.add_argument("--num-workers", type=_positive, default=1, metavar="K", help="processes (default 1)")
     synthesize.set_defaults(run=make_soundscapes)
 
-    score = commands.add_parser("score", help="score a checkpoint on annotated recordings")
-    score.add_argument("data", metavar="JSONL", help="annotated recordings, as `timepro synthesize` writes them")
-    score.add_argument("--out", required=True, metavar="DIR", help="folder for predictions.jsonl and report.json")
-    _add_model(score)
+    score = commands.add_parser("score", help="score a checkpoint, or predictions in a file, on annotated recordings")
+    data = score.add_mutually_exclusive_group(required=True)
+    # SUPPRESS: an absent positional would else overwrite what --data gave.
+    data.add_argument(
+        "data", nargs="?", default=argparse.SUPPRESS, metavar="JSONL",
+        help="annotated recordings, as `timepro synthesize` writes them",
+    )  # fmt: skip
+    data.add_argument("--data", metavar="JSONL", help="the same")
+    score.add_argument(
+        "--out", required=True, metavar="PATH", help="folder of report.json, report.md, ...; or the report, NAME.json"
+    )
+    answers = score.add_mutually_exclusive_group()
+    _add_model(answers)
+    answers.add_argument("--predictions", metavar="JSONL", help="score these answers, without any model")
     score.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="recordings at a time (default 8)")
     score.add_argument("--num-absent", type=int, default=2, metavar="N", help="absent queries per clip (default 2)")
     score.add_argument("--limit", type=_positive, metavar="N", help="only the first N recordings")
@@ -127,14 +137,28 @@ def make_soundscapes(args) -> int:
 
 
 def score_model(args) -> int:
-    """Run `score` and print the report."""
-    from recipes.score_checkpoint import format_report, score
+    """Run `score` and print the report; return 1 if any recording failed."""
+    from recipes.report_files import format_report, report_paths
 
-    names = ("model", "data", "out", "batch_size", "num_absent", "limit", "overwrite")
-    with contextlib.redirect_stdout(sys.stderr):
-        report = score(**{name: getattr(args, name) for name in names})
+    if args.predictions:
+        from recipes.score_predictions import score_predictions
+
+        report = score_predictions(args.predictions, args.data, args.out, args.limit)
+    else:
+        from recipes.score_checkpoint import score
+
+        names = ("model", "data", "out", "batch_size", "num_absent", "limit", "overwrite")
+        with contextlib.redirect_stdout(sys.stderr):
+            report = score(**{name: getattr(args, name) for name in names})
     print(format_report(report))
-    return 0
+    if failures := report["failures"]:
+        print(
+            f"timepro: {len(failures)} of {report['num_clips']} recordings failed and were not scored, for instance "
+            f"{failures[0]['id']!r}: {failures[0]['error']} All are listed in {report_paths(args.out)['json']}; mend "
+            "them and run the command again, which asks about these only.",
+            file=sys.stderr,
+        )
+    return 1 if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from operator import itemgetter
 
 # From this many predicted events, sorting them beats looking at all of them for every reference.
 _MANY = 32
+# Pairs within the collars in one clip, about 1 GB.
+_MAX_PAIRS = 10_000_000
 
 
 def match_events(
@@ -18,8 +20,8 @@ def match_events(
 
     A pair has the same label, onsets at most `t_collar` apart, and offsets at most
     `max(t_collar, percentage_of_length * reference length)` apart; all bounds belong to the collar (`sed_eval` 0.2.1,
-    `EventBasedMetrics.validate_onset`, `validate_offset`). Labels are compared as they are, see
-    [`~recipes.scoring.apply_aliases`].
+    `EventBasedMetrics.validate_onset`, `validate_offset`). Labels are compared as they are, where `sed_eval` strips
+    spaces and takes "none" for no label; see [`~recipes.scoring.apply_aliases`].
 
     Args:
         t_collar: tolerance in seconds.
@@ -30,9 +32,11 @@ def match_events(
         Indices `(of reference, of prediction)`, sorted.
 
     Raises:
-        ValueError: a tolerance out of its range.
+        ValueError: a tolerance out of its range, or so many events at one time that all pairs do not fit in memory.
     """
     check_collars(t_collar, percentage_of_length)
+    if not reference or not prediction:
+        return []
     edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
     if not time_only:
         edges = same_label(reference, prediction, edges)
@@ -170,6 +174,11 @@ def _edges(references, indexed, t_collar, percentage_of_length) -> list[tuple[in
     for i, (onset, offset) in enumerate(references):
         if are_many:
             near = _near(indexed, onset, t_collar)
+            if len(edges) > _MAX_PAIRS:
+                raise ValueError(
+                    f"a clip has {len(indexed)} predicted events, so dense that over {_MAX_PAIRS} pairs with reference "
+                    f"events are within t_collar={t_collar}; drop duplicates or make t_collar smaller."
+                )
         for start, end, j in near:
             if earliest <= start - onset <= t_collar and abs(offset - end) <= max(
                 t_collar, percentage_of_length * (offset - onset)

@@ -36,13 +36,15 @@ def figures_table(scores) -> str:
     rows = []
     for name, report in scores.items():
         detection, grounding, rejection = report["detection"], report["grounding"], report["rejection"]
-        rows.append([
-            name,
-            *(cell(detection[a]["f1"], detection["intervals"][f"{a}_f1"]) for a in ("micro", "macro")),
-            *(cell(grounding[metric], grounding["intervals"][metric]) for metric in ("R@0.5", "miou_union")),
-            cell(rejection["true_rejection_rate"], rejection["intervals"]["true_rejection_rate"]),
-            f"{max(detection['parse_failure_rate'], grounding['parse_failure_rate']):.3f}",
-        ])
+        rows.append(
+            [
+                name,
+                *(cell(detection[a]["f1"], detection["intervals"][f"{a}_f1"]) for a in ("micro", "macro")),
+                *(cell(grounding[metric], grounding["intervals"][metric]) for metric in ("R@0.5", "miou_union")),
+                cell(rejection["true_rejection_rate"], rejection["intervals"]["true_rejection_rate"]),
+                f"{max(detection['parse_failure_rate'], grounding['parse_failure_rate']):.3f}",
+            ]
+        )
     return HEADER + "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
@@ -74,9 +76,15 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS)
         checkpoint: directory that `recipes/sft.py` wrote, with its `trainer_state.json`.
         seen, unseen: reports of the checkpoint on the two tests.
         peer: report of `recipes/yamnet_peer.py` on both.
+
+    Raises:
+        ValueError: a report lacks recordings that failed, so that its figures are of fewer.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     reports = {name: json.loads(Path(path).read_text()) for name, path in (("seen", seen), ("unseen", unseen))}
+    for name, report in reports.items():
+        if report.get("failures"):
+            raise ValueError(f"{name} has {len(report['failures'])} recordings that failed; score them first.")
     peers = json.loads(Path(peer).read_text())
     scores = {
         "timepro-small, seen": reports["seen"],
@@ -88,8 +96,9 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS)
     log = json.loads((checkpoint / "trainer_state.json").read_text())
     steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]
     (out / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
-    # Paths of the machine that scored say nothing to anybody else.
-    scores = {name: {k: v for k, v in report.items() if k not in ("model", "data")} for name, report in scores.items()}
+    # Paths of the machine that scored, and ids of its clips, say nothing to anybody else.
+    local = ("model", "data", "worst_clips", "failures")
+    scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     for card in cards:
         card.write_text(fill_figures(card.read_text(encoding="utf-8"), figures_table(scores)), encoding="utf-8")

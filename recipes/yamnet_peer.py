@@ -28,7 +28,8 @@ from processing.events import Event
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes.audioset_labels import AUDIOSET_NAMES
 from recipes.event_matching import count_matches
-from recipes.score_checkpoint import make_report, questions_of, read_rows
+from recipes.score_questions import questions_of, read_rows
+from recipes.score_report import make_report
 from recipes.yamnet_weights import load_trunk
 
 logger = logging.getLogger(__name__)
@@ -252,7 +253,7 @@ def score_clips(peer: YamnetPeer, data: Path | str, rows: list[dict]) -> list[Sc
 
 
 def report_of(peer: YamnetPeer, rows: list[dict], clips: list[ScoredClip]) -> dict:
-    """Return the report that a checkpoint gets on the same clips, see `recipes/score_checkpoint.py`.
+    """Return the report that a checkpoint gets on the same clips, see `recipes/score_report.py`.
 
     A query is answered with the events detected under its label.
     """

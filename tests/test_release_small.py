@@ -11,7 +11,7 @@ from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint import load_checkpoint
 from recipes.release_small import CARDS, END, START, figures_table, fill_figures, release
-from recipes.score_checkpoint import make_report
+from recipes.score_report import make_report
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,8 @@ def report():
         ("b", "detection", None): [],
         ("b", "grounding", "drum"): [siren],
     }
-    return {"num_clips": 2, "model": "m", "data": "d", **make_report(rows, answers)}
+    report = {"num_clips": 2, "model": "m", "data": "d", **make_report(rows, answers)}
+    return {**report, "worst_clips": [{"id": "b", "f1": 0.0}], "failures": []}
 
 
 def test_the_table_holds_the_figures_of_the_reports(report):
@@ -72,7 +73,16 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     assert (out / "README.md").read_text() == cards[1].read_text()
     assert len((out / "training_log.jsonl").read_text().splitlines()) == 2
     scores = json.loads((out / "scores.json").read_text())
-    assert len(scores) == 4 and not any("model" in scored or "data" in scored for scored in scores.values())
+    assert len(scores) == 4
+    for scored in scores.values():
+        assert set(scored) == {"num_clips", "detection", "grounding", "rejection"}
+
+
+def test_figures_of_fewer_recordings_are_not_released(report, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({**report, "failures": [{"id": "a"}]}))
+    path = str(tmp_path / "report.json")
+    with pytest.raises(ValueError, match="seen has 1 recordings that failed"):
+        release(tmp_path, path, path, path, tmp_path / "small", ())
 
 
 @pytest.mark.skipif(not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy")

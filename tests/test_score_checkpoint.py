@@ -1,13 +1,22 @@
-"""Scoring a checkpoint end to end: questions, answers that are kept and resumed, and the report."""
+"""Scoring a checkpoint end to end: questions, answers that are kept and resumed, failures, and the report's files."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 import soundfile
 
 from recipes.cli import main
-from recipes.score_checkpoint import format_report, make_report, questions_of, read_rows, score
+from recipes.report_files import format_markdown, format_report
+from recipes.score_checkpoint import score
+from recipes.score_predictions import score_predictions
+from recipes.score_questions import questions_of, read_rows
+from recipes.score_report import make_report
 
 SPAN = "<1.20>-<3.44>"
 
@@ -30,6 +39,21 @@ def data(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def write_noise(path, seconds=1):
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(seconds * 16000), 16000)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Write seven clips of a dog without their audio. Return the path of their JSON Lines, and the audio's paths."""
+    files = [tmp_path / f"{index}.wav" for index in range(7)]
+    events = [{"onset": 0.2, "offset": 0.5, "event_label": "dog"}]
+    rows = [{"id": file.stem, "audio": file.name, "duration": 1.0, "events": events} for file in files]
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path, files
 
 
 def test_report_of_a_checkpoint_that_always_says_the_same(scripted_checkpoint, data, tmp_path):
@@ -66,6 +90,115 @@ def test_resumes_after_a_broken_line_and_refuses_other_settings(scripted_checkpo
     with pytest.raises(ValueError, match="choose another folder or pass --overwrite"):
         score(scripted_checkpoint("none"), data, out)
     assert score(scripted_checkpoint("none"), data, out, overwrite=True)["rejection"]["true_rejection_rate"] == 1
+
+
+def test_kill_9_loses_one_batch_at_most(scripted_checkpoint, many, tmp_path, capsys):
+    data, files = many
+    for file in files:
+        write_noise(file)
+    # The command waits forever for the audio of clip 5, in the middle of its third batch of two.
+    files[5].unlink()
+    os.mkfifo(files[5])
+    out = tmp_path / "out"
+    predictions = out / "predictions.jsonl"
+    arguments = ["score", "--data", str(data), "--model", str(scripted_checkpoint(f"dog: {SPAN}")), "--batch-size", "2"]
+    arguments += ["--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "recipes.cli", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 300
+        while not (predictions.exists() and predictions.read_bytes().count(b"\n") >= 4) and time.monotonic() < end:
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = predictions.read_bytes()
+    assert [json.loads(line)["id"] for line in before.splitlines()] == ["0", "1", "2", "3"]
+    assert not (out / "report.json").exists()
+
+    files[5].unlink()
+    write_noise(files[5])
+    assert main(arguments) == 0
+    assert "4/14" in capsys.readouterr().err  # where the progress bar goes on
+    after = predictions.read_bytes()
+    questions = [(row["id"], row["task"]) for row in map(json.loads, after.splitlines())]
+    assert after.startswith(before) and len(questions) == len(set(questions)) == 14
+    arguments[-1] = str(tmp_path / "undisturbed")
+    assert main(arguments) == 0
+    for name in ("report.json", "report.md", "predictions.jsonl"):
+        assert (tmp_path / "undisturbed" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_failing_clip_costs_no_other_its_answer(scripted_checkpoint, many, tmp_path, capsys):
+    data, files = many
+    for file in files:
+        write_noise(file)
+    files[1].unlink()
+    files[2].write_text("this is no audio")
+    write_noise(files[6], seconds=31)
+    out = tmp_path / "out"
+    arguments = ["score", str(data), "--model", str(scripted_checkpoint(f"dog: {SPAN}")), "--out", str(out)]
+    assert main([*arguments, "--batch-size", "4"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("timepro: 3 of 7 recordings failed and were not scored, for instance '1': source ")
+    assert "1.wav' does not exist" in error and f"All are listed in {out / 'report.json'}" in error
+    report = json.loads((out / "report.json").read_text())
+    assert [failure["id"] for failure in report["failures"]] == ["1", "2", "6"]
+    assert report["failures"][0]["audio"] == str(files[1])
+    for failure, message in zip(report["failures"], ("does not exist", "is not audio", "lasts 31.00 s"), strict=True):
+        assert message in failure["error"] and failure["error"] in (out / "report.md").read_text()
+    assert report["num_clips"] == 7 and report["detection"]["num_clips"] == report["grounding"]["num_pairs"] == 4
+    predictions = (out / "predictions.jsonl").read_text()
+    assert sorted(json.loads(line)["id"] for line in predictions.splitlines()) == sorted(2 * ["0", "3", "4", "5"])
+
+    for index in (1, 2, 6):
+        write_noise(files[index])
+    assert main(arguments) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["failures"] == [] and report["detection"]["num_clips"] == 7
+    assert (out / "predictions.jsonl").read_text().startswith(predictions)
+
+
+def test_nothing_but_failures(scripted_checkpoint, many, tmp_path):
+    report = score(scripted_checkpoint(SPAN), many[0], tmp_path / "all.json")
+    assert len(report["failures"]) == 7 and report["worst_clips"] == [] and "detection" not in report
+    assert "7.wav" not in format_report(report) and not list(tmp_path.glob("*.png"))
+
+
+def test_files_of_a_report(scripted_checkpoint, data, tmp_path):
+    model, folder = scripted_checkpoint(f"dog: {SPAN}"), tmp_path / "out"
+    report = score(model, data, folder)
+    names = {"predictions.jsonl", "settings.json", "report.json", "report.md", "worst_clips.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    # A folder and the report in it are the same place; reports of other names share the folder.
+    predictions = (folder / "predictions.jsonl").read_bytes()
+    assert score(model, data, folder / "report.json") == report
+    assert (folder / "predictions.jsonl").read_bytes() == predictions
+    score(model, data, folder / "half.json", limit=1)
+    assert {path.name for path in folder.iterdir()} - names == {
+        "half.json", "half.md", "half_predictions.jsonl", "half_settings.json", "half_worst_clips.png",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="a file; give a folder or a path that ends in .json"):
+        score(model, data, data)
+
+
+def test_markdown_has_the_figures_of_the_report(scripted_checkpoint, data, tmp_path):
+    report = score(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
+    text = (tmp_path / "out" / "report.md").read_text()
+    low, high = report["detection"]["intervals"]["micro_f1"]
+    assert f"| detection: Eb-F1 micro | 0.333 | [{low:.3f}, {high:.3f}] |\n" in text
+    assert "| detection: Eb-F1 micro, recall | 0.333 |  |\n" in text
+    # One of two references "dog" is found by three predictions; no "cat".
+    assert "| dog | 0.400 | 0.333 | 0.500 | 2 | 3 |\n" in text and "| cat | 0.000 | 0.000 | 0.000 | 1 | 0 |\n" in text
+    assert "| clip 2 | 0.000 | 2 | 1 | 0 |\n" in text and "(worst_clips.png)" in text and "Failures" not in text
+    report["failures"] = [{"id": "a|b", "audio": "x", "error": "two\nlines"}]
+    assert "| a\\|b | two lines |\n" in format_markdown(report)
+
+
+def test_predictions_of_a_checkpoint_are_scored_alike(scripted_checkpoint, data, tmp_path):
+    report = score(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
+    again = score_predictions(tmp_path / "out" / "predictions.jsonl", data, tmp_path / "again")
+    assert {**again, "model": report["model"]} == {**report, "predictions": again["predictions"]}
 
 
 def test_unparseable_answers_count(scripted_checkpoint, data, tmp_path):
