@@ -85,6 +85,8 @@ def make_trainer(checkpoint, dataset, tmp_path, cls=TimeProGRPOTrainer, rewards=
         model=model, reward_funcs=rewards, args=config, train_dataset=dataset, processing_class=processor, **options
     )
     trainer.model.train()
+    # Set by `train()`, which these tests do not call.
+    trainer.current_gradient_accumulation_steps = 1
     return trainer
 
 
