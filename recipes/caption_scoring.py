@@ -132,7 +132,8 @@ def caption_event_f1(references, predictions, t_collar=0.2, percentage_of_length
 
 
 def _joined(events) -> str:
-    return ". ".join(event.event_label for event in sorted(events))
+    in_order = sorted(events, key=lambda event: (event.onset, event.offset, event.event_label))
+    return ". ".join(event.event_label for event in in_order)
 
 
 @functools.lru_cache(maxsize=1 << 14)
