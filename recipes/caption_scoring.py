@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from recipes.scoring import IOU_TOLERANCE, event_based_f1, parse_failure_rate, union_iou
+from recipes.event_scoring import event_based_f1
+from recipes.interval_scoring import IOU_TOLERANCE, union_iou
+from recipes.score_counts import parse_failure_rate
 
 DEBIAN_WORDNET = "/usr/share/wordnet"
 
