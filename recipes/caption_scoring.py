@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from recipes.scoring import IOU_TOLERANCE, event_based_f1, parse_failure_rate, union_iou
+from recipes.event_scoring import event_based_f1
+from recipes.interval_scoring import IOU_TOLERANCE, union_iou
+from recipes.score_counts import parse_failure_rate
 
 DEBIAN_WORDNET = "/usr/share/wordnet"
 
@@ -132,7 +134,8 @@ def caption_event_f1(references, predictions, t_collar=0.2, percentage_of_length
 
 
 def _joined(events) -> str:
-    return ". ".join(event.event_label for event in sorted(events))
+    in_order = sorted(events, key=lambda event: (event.onset, event.offset, event.event_label))
+    return ". ".join(event.event_label for event in in_order)
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recipes.scoring import bootstrap_interval, parse_failure_rate
+from recipes.bootstrap import bootstrap_interval
+from recipes.score_counts import parse_failure_rate
 
 SECONDS_PER_HOUR = 3600.0
 # 0.7 s of 1 s must reach a criterion of 0.7 although binary fractions may miss it by a few units in the last place.
