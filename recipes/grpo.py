@@ -19,9 +19,10 @@ from peft import PeftConfig, PeftModel  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config  # noqa: E402
 
-from processing.audio_io import audio_duration  # noqa: E402
+from processing.audio_io import load_audio  # noqa: E402
 from recipes.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from recipes.data.event_loaders import load_events  # noqa: E402
+from recipes.data.event_rows import audio_locator  # noqa: E402
 from recipes.data.task_rows import make_task_rows  # noqa: E402
 from recipes.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward  # noqa: E402
 from recipes.rewards import REWARDS  # noqa: E402
@@ -65,23 +66,26 @@ class GRPOArguments:
     shared_prefix: bool | None = None
 
 
-def load_prompts(arguments, seed):
+def load_prompts(arguments, processor, seed):
     """Return the `Dataset` of prompts: chats about a recording, and the columns that rewards read.
 
     Raises:
-        ValueError: recordings that cannot be read; all are listed.
+        ValueError: recordings that are missing, cannot be decoded or are too long or short; all are listed.
     """
-    folder = arguments.audio_dir or Path(arguments.data).parent
-    dataset = load_events(arguments.data, arguments.data_format, audio_dir=folder)
+    locate = audio_locator(arguments.audio_dir or Path(arguments.data).parent)
+    dataset = load_events(arguments.data, arguments.data_format)
+    dataset = dataset.map(lambda row: {"audio": locate(row["audio"])}, keep_in_memory=True, desc="recordings")
     failures = []
-    for path in tqdm(sorted(set(dataset["audio"])), desc="recordings"):
+    for path in tqdm(sorted(set(dataset["audio"])), desc="decoding"):
         try:
-            audio_duration(path)
+            processor._check_audio([load_audio(path, processor.sampling_rate)], None)
         except (OSError, ValueError) as error:
             failures.append(f"{path}: {error}")
     if failures:
-        raise ValueError(f"{len(failures)} recordings cannot be read; repair or drop them:\n  " + "\n  ".join(failures))
-    rows = make_task_rows(dataset, arguments.tasks.split(","), arguments.num_absent, arguments.wordings, seed)
+        listed = "\n  ".join(failures)
+        raise ValueError(f"{len(failures)} recordings cannot be trained on; repair or drop them:\n  {listed}")
+    tasks = [task.strip() for task in arguments.tasks.split(",")]
+    rows = make_task_rows(dataset, tasks, arguments.num_absent, arguments.wordings, seed)
 
     def chat(row):
         blocks = [{"type": "audio", "audio": row["audio"]}, {"type": "text", "text": row["question"]}]
@@ -98,27 +102,31 @@ def load_policy(path, **kwargs):
     return PeftModel.from_pretrained(model, path, is_trainable=True), processor
 
 
-def main():
+def main(argv: list[str] | None = None):
+    """Run the command line."""
     parser = TrlParser((GRPOArguments, GRPOConfig, ModelConfig))
-    arguments, training, model_arguments = parser.parse_args_and_config()
+    arguments, training, model_arguments = parser.parse_args_and_config(argv)
     logging.basicConfig(level=logging.INFO)
     model, processor = load_policy(
         model_arguments.model_name_or_path,
         dtype=model_arguments.dtype or "float32",
         attn_implementation=model_arguments.attn_implementation or "sdpa",
     )
-    dataset = load_prompts(arguments, training.seed)
+    dataset = load_prompts(arguments, processor, training.seed)
     # The rewards read the columns of the reference.
     training.remove_unused_columns = False
     # TRL would replace the settings of the checkpoint, and with them what must never be said.
-    suppressed = {"suppress_tokens": model.generation_config.suppress_tokens}
-    training.generation_kwargs = suppressed | (training.generation_kwargs or {})
+    suppressed = model.generation_config.suppress_tokens or [model.config.audio_token_id]
+    training.generation_kwargs = {"suppress_tokens": suppressed} | (training.generation_kwargs or {})
     # With beta > 0 the reference is loaded anew, which for TRL means by the code of the checkpoint.
     training.trust_remote_code = training.trust_remote_code or training.beta > 0
     extra = [name for name in EXTRA_REWARDS if getattr(arguments, f"{name}_weight")]
     training.reward_weights = [1.0, 0.0, 0.0, *(getattr(arguments, f"{name}_weight") for name in extra)]
-    peft_config = None if isinstance(model, PeftModel) else get_peft_config(model_arguments)
-    if peft_config is None and not isinstance(model, PeftModel):
+    is_adapter = isinstance(model, PeftModel)
+    if is_adapter and model_arguments.use_peft:
+        logger.warning("%r is an adapter: its settings hold, not lora_*.", model_arguments.model_name_or_path)
+    peft_config = None if is_adapter else get_peft_config(model_arguments)
+    if peft_config is None and not is_adapter:
         # The tower and its projector stay as they were: their frames can then be computed once per clip.
         model.model.audio_tower.requires_grad_(False)
         model.model.multi_modal_projector.requires_grad_(False)
@@ -139,7 +147,8 @@ def main():
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(model, PeftModel):
-            model.save_pretrained(Path(training.output_dir) / "adapter")
+            # Beside it stands, with beta > 0, the frozen reference.
+            model.save_pretrained(Path(training.output_dir) / "adapter", selected_adapters=["default"])
             model = model.merge_and_unload()
         save_checkpoint(model, processor, Path(training.output_dir) / "final")
         trainer.state.save_to_json(str(Path(training.output_dir) / "final" / "trainer_state.json"))

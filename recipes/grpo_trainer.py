@@ -7,11 +7,13 @@ policy are computed deaf. Here the embeddings of a clip travel with its answers 
 import logging
 
 import torch
+from accelerate.utils import gather_object
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
-from recipes.rewards import adaptive_reward
+from recipes.grpo_resume import EpochSampler, ResumeGeneration
+from recipes.rewards import adaptive_reward, check_tie_break
 from recipes.shared_prefix import pack_answers
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,15 @@ class TimeProGRPOTrainer(GRPOTrainer):
     """
 
     def __init__(self, *args, tie_break="product", auxiliary_weight=1.0, shared_prefix=None, **kwargs):
+        check_tie_break(tie_break)
         super().__init__(*args, **kwargs)
+        if self.args.per_device_train_batch_size % self.num_generations:
+            raise ValueError(
+                f"per_device_train_batch_size is {self.args.per_device_train_batch_size} but num_generations is "
+                f"{self.num_generations}; make it a multiple, so that the answers to a prompt stay together."
+            )
+        self._position = ResumeGeneration(self)
+        self.add_callback(self._position)
         self.tie_break, self.auxiliary_weight = tie_break, auxiliary_weight
         attention = self._base_model.config._attn_implementation
         can_share = attention in BLOCK_MASK_ATTENTION
@@ -66,6 +76,18 @@ class TimeProGRPOTrainer(GRPOTrainer):
     def get_decay_parameter_names(self, model):
         # Decay would move the frozen tick rows, which live in the embedding matrix.
         return [name for name in super().get_decay_parameter_names(model) if "embed_tokens" not in name]
+
+    def _get_train_sampler(self, dataset=None):
+        parent = super()._get_train_sampler(dataset)
+        return EpochSampler(
+            parent.data_source,
+            parent.mini_repeat_count,
+            parent.batch_size,
+            parent.repeat_count,
+            parent.shuffle,
+            parent.seed,
+            epoch=lambda: self._position.epoch,
+        )
 
     def _tokenize_prompts(self, prompts):
         """Process each prompt once for all its answers, and encode every clip once."""
@@ -157,24 +179,30 @@ class TimeProGRPOTrainer(GRPOTrainer):
         return answers, None
 
     def _generate_and_score_completions(self, inputs):
-        """Add to the batch the clips of every row, and the group that it belongs to."""
+        """Add to the batch the clips of every row, and what it is called."""
         outputs = super()._generate_and_score_completions(inputs)
         outputs["clips"], self._clips = self._clips, None
+        outputs["names"] = [row_name(row) for row in inputs]
         return outputs
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """Fill in the adaptive reward, for which groups must be whole: over the rewards of all processes."""
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self.reward_func_names[0] == adaptive_temporal_reward.__name__:
+        is_adaptive = self.reward_func_names[0] == adaptive_temporal_reward.__name__
+        if is_adaptive:
             size = self.num_generations if self.model.training else self.num_generations_eval
             main, auxiliary = (rewards[:, column].view(-1, size) for column in (1, 2))
             adaptive, tied = adaptive_reward(main, auxiliary, self.tie_break, self.auxiliary_weight)
             rewards[:, 0] = adaptive.flatten()
             mode = "train" if self.model.training else "eval"
             self._metrics[mode]["tied_groups"].append(tied.float().mean().item())
-        broken = torch.isinf(rewards).any(1) | rewards.isnan().all(1)
+        # A reward may leave out what is not its task (`None`, here NaN), but not all of them, nor those that guide.
+        broken = rewards.isinf().any(1) | rewards.isnan().all(1) | (is_adaptive & rewards[:, :3].isnan().any(1))
         if broken.any():
-            raise ValueError(f"a reward is not finite: {rewards[broken][0].tolist()} for {self.reward_func_names}.")
+            names = gather_object([f"{row_name(row)}: {text}" for row, text in zip(inputs, completions, strict=True)])
+            first = broken.nonzero()[0].item()
+            values = dict(zip(self.reward_func_names, rewards[first].tolist(), strict=True))
+            raise ValueError(f"a reward is not finite: {values} for the answer to {names[first]}")
         return rewards
 
     def _prepare_inputs(self, generation_batch):
@@ -198,7 +226,8 @@ class TimeProGRPOTrainer(GRPOTrainer):
         self._clips = None
         if not loss.isfinite():
             texts = self._tokenizer.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
-            raise ValueError(f"the loss is {loss.item()} for the answers {texts}; lower the learning rate or see why.")
+            listed = "".join(f"\n  {name}: {text!r}" for name, text in zip(inputs["names"], texts, strict=True))
+            raise ValueError(f"the loss is {loss.item()}; lower the learning rate, or see what is odd here:{listed}")
         return loss
 
     def _get_per_token_logps_and_entropies(
@@ -241,10 +270,20 @@ class TimeProGRPOTrainer(GRPOTrainer):
             [owners[first[key]] for key in keys],
             self._tokenizer.pad_token_id,
         )
+        if self._base_model.config._attn_implementation == "eager":
+            # It adds the mask to its scores.
+            mask = packed.inputs["attention_mask"]
+            scores = torch.zeros_like(mask, dtype=self._base_model.dtype)
+            packed.inputs["attention_mask"] = scores.masked_fill(~mask, -torch.inf)
         with self.accelerator.autocast():
             outputs = model(**packed.inputs, fused_lm_head=True, **joined([clips[row] for row in owners]))
         entropy = outputs.entropy
         return packed.unpack(outputs.log_probs, width), None if entropy is None else packed.unpack(entropy, width)
+
+
+def row_name(row):
+    """Return what a row of the data set is called in messages: its id, else its question."""
+    return row["id"] if row.get("id") is not None else str(row["prompt"])
 
 
 def joined(clips):

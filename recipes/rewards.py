@@ -111,11 +111,16 @@ def adaptive_reward(main, auxiliary, tie_break="product", auxiliary_weight=1.0):
     Raises:
         ValueError: an unknown `tie_break`.
     """
-    if tie_break not in TIE_BREAKS:
-        raise ValueError(f"tie_break is {tie_break!r}; choose one of {', '.join(TIE_BREAKS)}.")
+    check_tie_break(tie_break)
     tied = main.var(dim=1, unbiased=False) < TIED_VARIANCE
     joined = {"product": main * auxiliary, "sum": main + auxiliary_weight * auxiliary, "none": main}[tie_break]
     return torch.where(tied[:, None], joined, main), tied
+
+
+def check_tie_break(tie_break):
+    """Raise a `ValueError` unless `tie_break` is one of `TIE_BREAKS`."""
+    if tie_break not in TIE_BREAKS:
+        raise ValueError(f"tie_break is {tie_break!r}; choose one of {', '.join(TIE_BREAKS)}.")
 
 
 def _label_iou(wanted, found, task) -> float:

@@ -36,26 +36,27 @@ def pack_answers(prompts, answers, owners, pad_token_id) -> PackedAnswers:
 
     Args:
         prompts: one tensor of token ids `(prompt_length,)` per prompt.
-        answers: one tensor `(answer_length,)` per answer, without padding.
+        answers: one tensor `(answer_length,)` per answer, without padding; one of length 0 takes no place.
         owners: for each answer, the index of its prompt.
         pad_token_id: filler at the end of shorter rows; it sees itself alone and predicts nothing.
     """
     device = prompts[0].device
     rows, places = [], [None] * len(answers)
     for row, prompt in enumerate(prompts):
-        parts, positions, labels, sizes = [prompt[:-1]], [torch.arange(len(prompt) - 1)], [], []
-        labels = [torch.full((len(prompt) - 1,), -100)]
-        start = len(prompt) - 1
+        start = prefix = len(prompt) - 1
+        parts, positions, labels, sizes = [prompt[:-1]], [torch.arange(prefix)], [torch.full((prefix,), -100)], []
         for index in (i for i, owner in enumerate(owners) if owner == row):
             answer = answers[index]
             places[index] = (row, start, len(answer))
+            if not len(answer):
+                continue
             # The last token of an answer predicts nothing, so it need not be read.
             parts += [prompt[-1:], answer[:-1]]
-            positions.append(len(prompt) - 1 + torch.arange(len(answer)))
+            positions.append(prefix + torch.arange(len(answer)))
             labels.append(answer.cpu())
             sizes.append(len(answer))
             start += len(answer)
-        rows.append((torch.cat(parts), torch.cat(positions), torch.cat(labels), len(prompt) - 1, sizes))
+        rows.append((torch.cat(parts), torch.cat(positions), torch.cat(labels), prefix, sizes))
     length = max(len(ids) for ids, *_ in rows)
     filled = [torch.full((len(rows), length), filler) for filler in (pad_token_id, 0, -100)]
     for row, columns in enumerate(rows):

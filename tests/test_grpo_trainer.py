@@ -1,4 +1,4 @@
-"""The trainer: all its passes hear, and sharing the prompt changes neither answers nor log-probabilities nor gradients."""
+"""The trainer: all its passes hear, and sharing the prompt changes neither answers nor losses nor gradients."""
 
 import copy
 
@@ -242,7 +242,10 @@ def test_groups_stay_whole_in_every_slice(checkpoint, dataset, tmp_path):
 
 
 def test_tied_groups_are_rewarded_by_the_auxiliary_reward(checkpoint, dataset, tmp_path):
-    columns = {"event_f1_reward": [0.5, 0.5, 0.5, 0.5, 0.0, 1.0, 0.5, 0.5], "auxiliary_reward": [0.1 * i for i in range(8)]}
+    columns = {
+        "event_f1_reward": [0.5, 0.5, 0.5, 0.5, 0.0, 1.0, 0.5, 0.5],
+        "auxiliary_reward": [0.1 * i for i in range(8)],
+    }
 
     def fixed(name):
         def function(completions, **kwargs):

@@ -1,8 +1,8 @@
 """Rewards: worth what the metric says, safe for any answer, and adaptive only where a group is tied."""
 
 import json
-import pickle
 import random
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -78,7 +78,13 @@ def test_answers_may_be_chats():
 
 def test_no_answer_makes_a_reward_raise():
     rng = random.Random(0)
-    seeds = ["dog bark: 1.00-2.00; siren: 4.00-6.00", "<1.00>-<2.00>, <4.00>-<6.00>", "1.00-2.00: a dog", "none", "[[1,"]
+    seeds = [
+        "dog bark: 1.00-2.00; siren: 4.00-6.00",
+        "<1.00>-<2.00>, <4.00>-<6.00>",
+        "1.00-2.00: a dog",
+        "none",
+        "[[1,",
+    ]
     for index in range(10_000):
         if index % 2:
             text = bytes(rng.randrange(256) for _ in range(rng.randrange(40))).decode("utf-8", "surrogateescape")
@@ -95,7 +101,7 @@ def test_no_answer_makes_a_reward_raise():
 
 def test_rewards_can_be_pickled_and_named():
     for name, function in REWARDS.items():
-        assert pickle.loads(pickle.dumps(function)) is function and function.__name__ == f"{name}_reward"
+        assert ForkingPickler.dumps(function) and function.__name__ == f"{name}_reward"
     assert json.dumps(reward("event_f1", "none")) == "0.0"
 
 
