@@ -12,8 +12,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# `accelerate launch recipes/grpo.py` puts recipes/ itself on the path; the package's parent is what imports need.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":
+    # `accelerate launch recipes/grpo.py` puts recipes/ itself on the path; the package's parent is what imports need.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from peft import PeftConfig, PeftModel  # noqa: E402
 from tqdm import tqdm  # noqa: E402
