@@ -1,7 +1,7 @@
 """What makes a killed GRPO run go on exactly: an order of prompts known from the epoch, and where generation stands.
 
 TRL draws the orders of all epochs from one generator, so that a run resumed in a later epoch sees the first one's order
-again, and it counts passes anew, so that answers are generated at other steps than before.
+again, and it counts passes anew, so that answers may be generated at other steps than before.
 """
 
 import logging
@@ -49,7 +49,7 @@ class EpochSampler(RepeatSampler):
 
 
 class ResumeGeneration(TrainerCallback):
-    """Tell the trainer where a run begins, and refuse checkpoints that a run could not resume from exactly.
+    """Begin a run, resumed or not, with new answers, know its epoch, and refuse checkpoints that a run could not resume from exactly.
 
     `epoch` is the current one.
 
@@ -81,7 +81,8 @@ class ResumeGeneration(TrainerCallback):
                 raise ValueError(f"save_steps is {state.save_steps} but {advice}")
         if state.global_step < state.max_steps and passes(state.global_step) % cycle:
             raise ValueError(f"resume_from_checkpoint is one of step {state.global_step} but {advice}")
-        self.trainer._step, self.trainer._buffered_inputs = passes(state.global_step), None
+        # New answers are due.
+        self.trainer._step, self.trainer._buffered_inputs = 0, None
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         self.epoch = state.global_step // _steps_per_epoch(args, train_dataloader)

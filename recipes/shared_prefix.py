@@ -57,7 +57,7 @@ def pack_answers(prompts, answers, owners, pad_token_id) -> PackedAnswers:
             sizes.append(len(answer))
             start += len(answer)
         rows.append((torch.cat(parts), torch.cat(positions), torch.cat(labels), prefix, sizes))
-    length = max(len(ids) for ids, *_ in rows)
+    length = max(1, *(len(ids) for ids, *_ in rows))
     filled = [torch.full((len(rows), length), filler) for filler in (pad_token_id, 0, -100)]
     for row, columns in enumerate(rows):
         for table, values in zip(filled, columns[:3], strict=True):

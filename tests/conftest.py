@@ -67,6 +67,60 @@ def make_tiny_checkpoint(tokenizer_folder, answer_format="ticks"):
     return model, add_time_tokens(model, processor, grid, "place", answer_format)
 
 
+@pytest.fixture(scope="session")
+def lively_checkpoint(tokenizer_folder, tmp_path_factory):
+    """Return a tiny model whose answers vary and hang on the sound, and its processor."""
+    import torch
+
+    from recipes.checkpoint import load_checkpoint, save_checkpoint
+
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.25 * torch.randn(parameter.shape, generator=generator))
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    # A reference policy is loaded anew, from where the policy came from.
+    folder = tmp_path_factory.mktemp("lively")
+    save_checkpoint(model, processor, folder)
+    model, processor = load_checkpoint(folder)
+    model.model.audio_tower.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(False)
+    return model.eval(), processor
+
+
+def make_grpo_trainer(checkpoint, dataset, folder, cls=None, rewards=None, **settings):
+    """Return a trainer for groups of four answers, two a step, on a copy of the model."""
+    import copy
+
+    from trl import GRPOConfig
+
+    from recipes.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
+    from recipes.rewards import auxiliary_reward, event_f1_reward
+
+    model, processor = copy.deepcopy(checkpoint[0]), checkpoint[1]
+    options = {name: settings.pop(name) for name in ("shared_prefix", "tie_break") if name in settings}
+    config = GRPOConfig(
+        output_dir=str(folder / "out"),
+        **{
+            "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 12,
+            "use_cpu": True, "bf16": False, "report_to": "none", "remove_unused_columns": False, "max_steps": 2,
+            "logging_steps": 1, "save_strategy": "no", "trust_remote_code": True,
+            "generation_kwargs": {"suppress_tokens": model.generation_config.suppress_tokens},
+        } | settings,
+    )  # fmt: skip
+    rewards = rewards or [adaptive_temporal_reward, event_f1_reward, auxiliary_reward]
+    config.reward_weights = [1.0] + [0.0] * (len(rewards) - 1)
+    trainer = (cls or TimeProGRPOTrainer)(
+        model=model, reward_funcs=rewards, args=config, train_dataset=dataset, processing_class=processor, **options
+    )
+    trainer.model.train()
+    # Set by `train()`, which not all tests call.
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
 def write_clips(folder, num_clips=12, seconds=2.0):
     """Write clips in which a tone starts and ends at known times, and their rows."""
     import numpy as np
