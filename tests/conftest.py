@@ -90,6 +90,41 @@ def lively_checkpoint(tokenizer_folder, tmp_path_factory):
     return model.eval(), processor
 
 
+def write_tiny_qwen2_audio(folder):
+    """Write a tiny stock Qwen2-Audio and, converted, `checkpoint`."""
+    import torch
+    from transformers import (
+        Qwen2AudioConfig,
+        Qwen2AudioForConditionalGeneration,
+        Qwen2AudioProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    from recipes.convert import convert
+    from recipes.small_language import train_tokenizer
+
+    tokenizer = train_tokenizer(vocab_size=400, num_documents=300)
+    torch.manual_seed(0)
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder", "num_mel_bins": 16, "encoder_layers": 2,
+            "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "d_model": 32,
+        },
+        text_config={
+            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48,
+        },
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )  # fmt: skip
+    stock = Qwen2AudioForConditionalGeneration(config)
+    with torch.no_grad():
+        # The sound must weigh something in the little that three steps learn.
+        stock.model.multi_modal_projector.linear.weight.mul_(30)
+    stock.save_pretrained(folder / "stock")
+    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=16), tokenizer).save_pretrained(folder / "stock")
+    convert(folder / "stock", folder / "checkpoint", time_init="place")
+
+
 def make_grpo_trainer(checkpoint, dataset, folder, cls=None, rewards=None, **settings):
     """Return a trainer for groups of four answers, two a step, on a copy of the model."""
     import copy

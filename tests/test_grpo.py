@@ -14,17 +14,19 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, launch, make_tiny_checkpoint, write_clips
+from conftest import ROOT, launch, make_tiny_checkpoint, write_clips, write_tiny_qwen2_audio
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from trl import GRPOConfig, ModelConfig, TrlParser
 
 from recipes.checkpoint import load_checkpoint, save_checkpoint
 from recipes.collator import TimeProCollator
 from recipes.data.tasks import make_turns
-from recipes.grpo import main
+from recipes.grpo import GRPOArguments, main
 from recipes.grpo_resume import EpochSampler
 
+CONFIGS = ROOT / "recipes" / "configs" / "grpo"
 TARGETS = r"model\.language_model\..*\.(q_proj|v_proj)"
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": [TARGETS]}
 
@@ -231,6 +233,36 @@ def test_lora_trains_the_targets_alone(workplace, tmp_path):
     down, up = (update[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
     # alpha 8 over rank 4.
     torch.testing.assert_close(after[f"{name}.weight"], before[f"{name}.weight"] + 2 * up @ down, rtol=0, atol=1e-6)
+
+
+def test_the_papers_settings_train_a_qwen2_audio(tmp_path):
+    write_tiny_qwen2_audio(tmp_path)
+    write_clips(tmp_path / "data", num_clips=4)
+    values = {
+        "model_name_or_path": str(tmp_path / "checkpoint"), "data": str(tmp_path / "data" / "train.jsonl"),
+        "output_dir": str(tmp_path / "run"), "use_cpu": "true", "bf16": "false", "dtype": "float32", "max_steps": 2,
+        "max_completion_length": 8, "gradient_accumulation_steps": 1, "report_to": "none", "logging_steps": 1,
+        "learning_rate": 1e-2,
+        # What a random model says is worth nothing.
+        "entropy_coef": 0.1,
+    }  # fmt: skip
+    overrides = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    main(["--config", str(CONFIGS / "paper.yaml"), *overrides])
+    assert len(history(tmp_path / "run")) == 2
+    settings = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"]) == (8, 32)
+    before = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    changed = differing(before, weights(tmp_path / "run"))
+    # Seven projections in each of two layers.
+    assert len(changed) == 14 and all(".language_model.layers." in name for name in changed)
+
+
+def test_the_small_settings_can_be_read():
+    parser = TrlParser((GRPOArguments, GRPOConfig, ModelConfig))
+    arguments, training, model = parser.parse_args_and_config(["--config", str(CONFIGS / "small.yaml")])
+    assert (ROOT / model.model_name_or_path / "model.safetensors").is_file()
+    assert training.per_device_train_batch_size % training.num_generations == 0
+    assert arguments.tie_break == "product" and training.log_completions and training.report_to == ["tensorboard"]
 
 
 @pytest.fixture(scope="module")
