@@ -49,9 +49,10 @@ class EpochSampler(RepeatSampler):
 
 
 class ResumeGeneration(TrainerCallback):
-    """Begin a run, resumed or not, with new answers, know its epoch, and refuse checkpoints that a run could not resume from exactly.
+    """Begin a run, resumed or not, with new answers, and refuse checkpoints that no run could resume from exactly.
 
-    `epoch` is the current one.
+    Attributes:
+        epoch: the current one, from 0.
 
     Raises:
         ValueError: by `on_train_begin`: checkpoints would be saved, or one is resumed, between steps that share a batch
