@@ -221,7 +221,7 @@ def _notes(report) -> list[str]:
 
 def _collars(part) -> str:
     collar, share = part["t_collar"], part["percentage_of_length"]
-    return f"onsets within {collar:g} s, offsets within {collar:g} s or {share:.0%} of the length"
+    return f"onsets within {collar:g} s, offsets within {collar:g} s or {100 * share:g} % of the length"
 
 
 def _events(scores) -> str:

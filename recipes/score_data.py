@@ -127,7 +127,7 @@ def _locate_audio(rows, data, data_format, audio_dir):
 
 
 def _draw_absent(rows, num_absent) -> dict:
-    if any("absent" in row for row in rows):
+    if any(row.get("absent") is not None for row in rows):
         return {"source": "data"}
     detected = [row for row in rows if row["task"] == "detection"]
     labels = sorted({event.event_label for row in detected for event in row["events"]} - {""})

@@ -89,7 +89,7 @@ def _psds(references, predictions, durations) -> tuple[dict, dict]:
     if num_without:
         reasons.append(f"{num_without} of {num_events} predicted events bear no score")
     if num_unknown:
-        reasons.append(f"the durations of {num_unknown} of {len(durations)} clips are unknown")
+        reasons.append(f"the durations of {num_unknown} of {len(durations)} clips are unknown (--durations tells them)")
     if not any(event.offset > event.onset for reference in references for event in reference):
         reasons.append("the reference has no events with a length")
     if reasons:
