@@ -6,6 +6,7 @@ from recipes.scoring import IOU_THRESHOLDS
 
 # Keys of the report and how they are called, in the order of the tables.
 COUNTINGS = {"": "event-based", "segment_1s": "segments of 1 s", "segment_0.1s": "segments of 0.1 s"}
+SEE_NOTES = "not computed, see the notes"
 FIGURES = ("f1", "precision", "recall")
 
 
@@ -102,9 +103,7 @@ def _detection_lines(part) -> tuple[str, list[Line]]:
         rate, interval = scores["micro_errors"]["error_rate"], intervals[f"{key}_error_rate"]
         lines.append(Line(f"segment error rate, {resolution}", rate, interval))
     for key, name, meaning in (("psds1", "PSDS 1", "exact times"), ("psds2", "PSDS 2", "no confusion of labels")):
-        lines.append(
-            Line(name, part["psds"][key], intervals.get(key), f"not computed: {reason}" if reason else "", meaning)
-        )
+        lines.append(Line(name, part["psds"][key], intervals.get(key), SEE_NOTES if reason else "", meaning))
     lines.append(_unreadable(part, intervals))
     return f"detection: {_number(part['num_clips'], 'clip')}, {_events(part)}", lines
 
@@ -137,7 +136,7 @@ def _rejection_lines(part) -> tuple[str, list[Line]]:
 
 def _captioning_lines(part) -> tuple[str, list[Line]]:
     intervals, times = part["intervals"], part["time_only"]
-    note = "" if part["meteor_not_computed"] is None else "not computed, see the notes"
+    note = SEE_NOTES if part["meteor_not_computed"] else ""
     pairs = "of captions paired by an IoU of 0.5 or more, F-measure"
     lines = [
         Line("METEOR", part.get("meteor_text"), intervals.get("meteor_text"), note, "of the whole text"),
@@ -205,11 +204,13 @@ def _notes(report) -> list[str]:
         notes.append(f"The reference of {_number(number, 'clip')} passes its duration; answers are cut after it there.")
     if number := clipping.get("num_clips_of_unknown_duration"):
         notes.append(f"The duration of {_number(number, 'clip')} is unknown; answers are not cut there.")
-    if absent.get("source") == "drawn":
+    if absent.get("source") == "drawn" and absent["num_queries"]:
         queries = _number(absent["num_queries"], "absent query", "absent queries")
         notes.append(f"{queries} asked for labels of the data ({absent['num_labels']}) that the clip lacks.")
     if report.get("label_aliases"):
         notes.append(f"Labels are read with the aliases of {report['label_aliases']}.")
+    if "detection" in report and (reason := report["detection"]["psds"]["not_computed"]):
+        notes.append(f"PSDS is not computed: {reason}.")
     if "captioning" in report and (reason := report["captioning"]["meteor_not_computed"]):
         notes.append(f"METEOR is not computed: {reason}")
     elif "captioning" in report:
