@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -32,11 +31,14 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_help_is_quick_and_names_every_command():
-    start = time.perf_counter()
-    result = run("--help")
-    assert time.perf_counter() - start < 3
-    assert result.returncode == 0
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys; from recipes.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-1] == "0 False False", result.stderr
     for command in ("detect", "ground", "info", "synthesize", "score"):
         assert command in result.stdout
 
