@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from recipes.bootstrap import sum_intervals
 from recipes.event_scoring import event_based_f1
 from recipes.interval_scoring import IOU_TOLERANCE, union_iou
 from recipes.score_counts import parse_failure_rate
@@ -118,6 +119,34 @@ def caption_meteor(
         "num_clips": len(references),
         "wordnet_synonyms": float(synonyms),
     }
+
+
+def caption_intervals(
+    references,
+    predictions,
+    iou_threshold=0.5,
+    synonyms: bool = True,
+    wordnet_folder=None,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return the bootstrap intervals over clips of [`caption_meteor`], all from the same draws of clips.
+
+    Returns:
+        The four METEORs and `parse_failure_rate`.
+
+    Raises:
+        ValueError: as [`caption_meteor`], or a confidence out of its range.
+        FileNotFoundError: WordNet is not there.
+    """
+    values = meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder)
+    values = np.column_stack([values, [prediction is None for prediction in predictions]])
+
+    def statistics(sums):
+        return dict(zip((*METEOR_NAMES, "parse_failure_rate"), sums.T / len(references), strict=True))
+
+    return sum_intervals(values, statistics, confidence, num_resamples, seed)
 
 
 def meteor_by_clip(

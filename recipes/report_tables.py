@@ -141,7 +141,7 @@ def _captioning_lines(part) -> tuple[str, list[Line]]:
     lines = [
         Line("METEOR", part.get("meteor_text"), intervals.get("meteor_text"), note, "of the whole text"),
         Line("METEOR of pairs", part.get("meteor_matched"), intervals.get("meteor_matched"), note, pairs),
-        Line("Eb-F1, time only", times["micro"]["f1"], intervals["time_only_f1"], meaning=_collars(times)),
+        Line("Eb-F1, time only", times["micro"]["f1"], intervals["time_only_micro_f1"], meaning=_collars(times)),
         _unreadable(part, intervals),
     ]
     return f"captioning: {_number(part['num_clips'], 'clip')}, {_events(times)}", lines

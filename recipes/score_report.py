@@ -1,11 +1,9 @@
 """The scores of answers about annotated clips, with intervals."""
 
-import numpy as np
-
 from recipes.bootstrap import sum_intervals
 from recipes.caption_scoring import METEOR_NAMES, meteor_by_clip
 from recipes.event_scoring import count_events
-from recipes.score_counts import f_scores
+from recipes.report_intervals import count_intervals
 from recipes.score_questions import grounding_pairs
 from recipes.scoring import (
     PSDS1,
@@ -129,24 +127,18 @@ def _captioning(references, predictions) -> dict:
     try:
         values, reason = meteor_by_clip(references, predictions), None
     except (ImportError, FileNotFoundError) as error:  # the other scores need neither nltk nor WordNet
-        values, reason = np.zeros((len(references), 0)), NO_NLTK if isinstance(error, ImportError) else NO_WORDNET
-    counts = count_events(references, predictions, **COLLARS, time_only=True).totals[:, :3]
-    unparseable = [[prediction is None] for prediction in predictions]
-
-    def statistics(sums):
-        means = sums / len(references)
-        named = {name: means[:, place] for place, name in enumerate(METEOR_NAMES[: values.shape[1]])}
-        named["time_only_f1"] = f_scores(sums[:, -4:-1])["f1"]
-        return {**named, "parse_failure_rate": means[:, -1]}
-
-    columns = np.concatenate([values, counts, unparseable], axis=1).astype(np.float64)
+        values, reason = None, NO_NLTK if isinstance(error, ImportError) else NO_WORDNET
+    counts = count_events(references, predictions, **COLLARS, time_only=True)
+    intervals = count_intervals({"time_only_": counts}, predictions)
+    if reason is None:
+        intervals |= sum_intervals(values, lambda sums: dict(zip(METEOR_NAMES, sums.T / len(references), strict=True)))
     return {
         **(dict(zip(METEOR_NAMES, values.mean(axis=0).tolist(), strict=True)) if reason is None else {}),
         "meteor_not_computed": reason,
         "time_only": {**COLLARS, **caption_event_f1(references, predictions, **COLLARS)},
         "parse_failure_rate": parse_failure_rate(predictions),
         "num_clips": len(references),
-        "intervals": sum_intervals(columns, statistics),
+        "intervals": intervals,
     }
 
 
