@@ -1,8 +1,12 @@
 """Settings of the test suite, made before anything else is imported: offline, and nothing written outside tmp."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -20,8 +24,173 @@ settings.register_profile("timepro", database=None, deadline=None)
 settings.load_profile("timepro")
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
 def pytest_unconfigure(config):
     shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory):
+    from recipes.small_language import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(vocab_size=400, num_documents=300).save_pretrained(folder)
+    return folder
+
+
+def make_tiny_checkpoint(tokenizer_folder, answer_format="ticks"):
+    """Return a model of random weights, whose ticks go to 4 s, and its processor."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+    from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
+    from recipes.convert import add_time_tokens
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = TimeProAudioConfig(
+        audio_config={"model_type": "timepro_yamnet", "num_hidden_layers": 1, "hidden_size": 32, "dropout": 0.0},
+        text_config={
+            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64, "tie_word_embeddings": False,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        time_prompt=False,
+        frame_rate=12.5,
+    )  # fmt: skip
+    model = TimeProAudioForCausalLM(config)
+    processor = TimeProAudioProcessor(TimeProYamnetFeatureExtractor(), tokenizer, time_prompt=False, frame_rate=12.5)
+    grid = TimeGrid(frame_rate=12.5, time_step=0.08, max_time=4.0)
+    return model, add_time_tokens(model, processor, grid, "place", answer_format)
+
+
+@pytest.fixture(scope="session")
+def lively_checkpoint(tokenizer_folder, tmp_path_factory):
+    """Return a tiny model whose answers vary and hang on the sound, and its processor."""
+    import torch
+
+    from recipes.checkpoint import load_checkpoint, save_checkpoint
+
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.25 * torch.randn(parameter.shape, generator=generator))
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    # A reference policy is loaded anew, from where the policy came from.
+    folder = tmp_path_factory.mktemp("lively")
+    save_checkpoint(model, processor, folder)
+    model, processor = load_checkpoint(folder)
+    model.model.audio_tower.requires_grad_(False)
+    model.model.multi_modal_projector.requires_grad_(False)
+    return model.eval(), processor
+
+
+def write_tiny_qwen2_audio(folder):
+    """Write a tiny stock Qwen2-Audio and, converted, `checkpoint`."""
+    import torch
+    from transformers import (
+        Qwen2AudioConfig,
+        Qwen2AudioForConditionalGeneration,
+        Qwen2AudioProcessor,
+        WhisperFeatureExtractor,
+    )
+
+    from recipes.convert import convert
+    from recipes.small_language import train_tokenizer
+
+    tokenizer = train_tokenizer(vocab_size=400, num_documents=300)
+    torch.manual_seed(0)
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder", "num_mel_bins": 16, "encoder_layers": 2,
+            "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "d_model": 32,
+        },
+        text_config={
+            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48,
+        },
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )  # fmt: skip
+    stock = Qwen2AudioForConditionalGeneration(config)
+    with torch.no_grad():
+        # The sound must weigh something in the little that three steps learn.
+        stock.model.multi_modal_projector.linear.weight.mul_(30)
+    stock.save_pretrained(folder / "stock")
+    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=16), tokenizer).save_pretrained(folder / "stock")
+    convert(folder / "stock", folder / "checkpoint", time_init="place")
+
+
+def make_grpo_trainer(checkpoint, dataset, folder, cls=None, rewards=None, **settings):
+    """Return a trainer for groups of four answers, two a step, on a copy of the model."""
+    import copy
+
+    from trl import GRPOConfig
+
+    from recipes.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
+    from recipes.rewards import auxiliary_reward, event_f1_reward
+
+    model, processor = copy.deepcopy(checkpoint[0]), checkpoint[1]
+    options = {name: settings.pop(name) for name in ("shared_prefix", "tie_break") if name in settings}
+    config = GRPOConfig(
+        output_dir=str(folder / "out"),
+        **{
+            "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 12,
+            "use_cpu": True, "bf16": False, "report_to": "none", "remove_unused_columns": False, "max_steps": 2,
+            "logging_steps": 1, "save_strategy": "no", "trust_remote_code": True,
+            "generation_kwargs": {"suppress_tokens": model.generation_config.suppress_tokens},
+        } | settings,
+    )  # fmt: skip
+    rewards = rewards or [adaptive_temporal_reward, event_f1_reward, auxiliary_reward]
+    config.reward_weights = [1.0] + [0.0] * (len(rewards) - 1)
+    trainer = (cls or TimeProGRPOTrainer)(
+        model=model, reward_funcs=rewards, args=config, train_dataset=dataset, processing_class=processor, **options
+    )
+    trainer.model.train()
+    # Set by `train()`, which not all tests call.
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def write_clips(folder, num_clips=12, seconds=2.0):
+    """Write clips in which a tone starts and ends at known times, and their rows."""
+    import numpy as np
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    (folder / "train").mkdir(parents=True)
+    rows = []
+    for index in range(num_clips):
+        waveform = 0.01 * rng.normal(size=int(seconds * 16000))
+        onset, offset = sorted(rng.uniform(0.1, seconds - 0.1, 2).round(2))
+        label, pitch = (("dog bark", 400), ("siren", 1600))[index % 2]
+        time_axis = np.arange(len(waveform)) / 16000
+        waveform += 0.5 * np.sin(2 * np.pi * pitch * time_axis) * ((time_axis >= onset) & (time_axis < offset))
+        name = f"train/{index}.wav"
+        soundfile.write(folder / name, waveform, 16000)
+        events = [{"onset": float(onset), "offset": float(offset), "event_label": label}]
+        rows.append({"id": str(index), "audio": name, "duration": seconds, "events": events, "absent": ["drum"]})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def launch(recipe, config, *overrides, wait=True):
+    """Start a recipe as its users do; return its output, or with `wait=False` the process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    process = subprocess.Popen(
+        [*command, f"recipes/{recipe}.py", "--config", str(config), *overrides], cwd=ROOT, env=environment,
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    if not wait:
+        return process
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    return output
 
 
 @pytest.fixture(scope="session")

@@ -3,79 +3,24 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import launch, make_tiny_checkpoint, write_clips
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
-from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
 from recipes.checkpoint import save_checkpoint
 from recipes.collator import TimeProCollator, branch_mask, common_prefix
-from recipes.convert import add_time_tokens
 from recipes.sft_trainer import freeze_time_embeddings, time_aware_loss
-from recipes.small_language import train_tokenizer
-
-ROOT = Path(__file__).resolve().parent.parent
-GRID = TimeGrid(frame_rate=12.5, time_step=0.08, max_time=4.0)
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer(vocab_size=400, num_documents=300).save_pretrained(folder)
-    return folder
-
-
-def make_checkpoint(tokenizer_folder, answer_format="ticks"):
-    from transformers import AutoTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    config = TimeProAudioConfig(
-        audio_config={"model_type": "timepro_yamnet", "num_hidden_layers": 1, "hidden_size": 32, "dropout": 0.0},
-        text_config={
-            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 64, "tie_word_embeddings": False,
-        },
-        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
-        time_prompt=False,
-        frame_rate=12.5,
-    )  # fmt: skip
-    model = TimeProAudioForCausalLM(config)
-    processor = TimeProAudioProcessor(TimeProYamnetFeatureExtractor(), tokenizer, time_prompt=False, frame_rate=12.5)
-    return model, add_time_tokens(model, processor, GRID, "place", answer_format)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tokenizer_folder):
-    return make_checkpoint(tokenizer_folder)
-
-
-def write_clips(folder, num_clips=12, seconds=2.0):
-    """Write clips in which a tone starts and ends at known times, and their rows."""
-    rng = np.random.default_rng(0)
-    (folder / "train").mkdir(parents=True)
-    rows = []
-    for index in range(num_clips):
-        waveform = 0.01 * rng.normal(size=int(seconds * 16000))
-        onset, offset = sorted(rng.uniform(0.1, seconds - 0.1, 2).round(2))
-        label, pitch = (("dog bark", 400), ("siren", 1600))[index % 2]
-        time_axis = np.arange(len(waveform)) / 16000
-        waveform += 0.5 * np.sin(2 * np.pi * pitch * time_axis) * ((time_axis >= onset) & (time_axis < offset))
-        name = f"train/{index}.wav"
-        soundfile.write(folder / name, waveform, 16000)
-        events = [{"onset": float(onset), "offset": float(offset), "event_label": label}]
-        rows.append({"id": str(index), "audio": name, "duration": seconds, "events": events, "absent": ["drum"]})
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return rows
+    return make_tiny_checkpoint(tokenizer_folder)
 
 
 TURNS = [
@@ -191,7 +136,7 @@ def test_soft_targets_prefer_near_times_and_equal_cross_entropy_without_spread()
 
 
 def test_frozen_ticks_get_no_gradient(tokenizer_folder, tmp_path):
-    model, processor = make_checkpoint(tokenizer_folder)
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
     handle = freeze_time_embeddings(model)
     batch = TimeProCollator(processor)([sample(tmp_path, TURNS)])
     labels = batch.pop("labels")
@@ -202,20 +147,6 @@ def test_frozen_ticks_get_no_gradient(tokenizer_folder, tmp_path):
     assert gradient[ids].abs().max() == 0
     assert gradient.abs().max() > 0
     handle.remove()
-
-
-def launch(config, *overrides, wait=True):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "recipes/sft.py"]
-    process = subprocess.Popen(
-        [*command, "--config", str(config), *overrides], cwd=ROOT, env=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    if not wait:
-        return process
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output[-3000:]
-    return output
 
 
 def write_config(folder, output, **settings):
@@ -235,9 +166,9 @@ def write_config(folder, output, **settings):
 def workplace(tokenizer_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sft")
     write_clips(folder / "data")
-    model, processor = make_checkpoint(tokenizer_folder)
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
     save_checkpoint(model, processor, folder / "checkpoint")
-    launch(write_config(folder, folder / "whole"))
+    launch("sft", write_config(folder, folder / "whole"))
     return folder
 
 
@@ -259,7 +190,7 @@ def test_a_launch_lowers_the_loss_and_leaves_ticks_alone(workplace):
 def test_a_killed_run_resumes_bit_for_bit(workplace):
     output = workplace / "killed"
     config = write_config(workplace, output)
-    process = launch(config, wait=False)
+    process = launch("sft", config, wait=False)
     deadline = time.monotonic() + 200
     # The state file is written last, so the checkpoint is whole once it is there.
     while not (output / "checkpoint-4" / "trainer_state.json").is_file():
@@ -269,7 +200,7 @@ def test_a_killed_run_resumes_bit_for_bit(workplace):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (output / "final").exists()
-    launch(config, "--resume_from_checkpoint", str(output / "checkpoint-4"))
+    launch("sft", config, "--resume_from_checkpoint", str(output / "checkpoint-4"))
     whole = load_file(workplace / "whole" / "final" / "model.safetensors")
     resumed = load_file(output / "final" / "model.safetensors")
     assert whole.keys() == resumed.keys()
@@ -281,7 +212,7 @@ def test_missing_audio_is_listed_before_training(workplace, tmp_path):
     write_clips(data, num_clips=3)
     (data / "train" / "0.wav").unlink()
     (data / "train" / "2.wav").unlink()
-    process = launch(write_config(workplace, tmp_path / "out", data=str(data)), wait=False)
+    process = launch("sft", write_config(workplace, tmp_path / "out", data=str(data)), wait=False)
     output, _ = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "2 audio files" in output and "train/0.wav" in output and "train/2.wav" in output

@@ -11,49 +11,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import write_tiny_qwen2_audio
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import (
-    Qwen2AudioConfig,
-    Qwen2AudioForConditionalGeneration,
-    Qwen2AudioProcessor,
-    WhisperFeatureExtractor,
-)
 
 from recipes.checkpoint import load_checkpoint
 from recipes.collator import TimeProCollator
-from recipes.convert import convert
-from recipes.small_language import train_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 # A list of names would match the audio tower's projections too; TRL passes a list of one on as a regular expression.
 TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 RANK, ALPHA = 8, 32
 TURNS = [{"question": "What events?", "answer": "dog bark: 0.48-1.04"}]
-
-
-def write_checkpoint(folder):
-    """Write a tiny stock Qwen2-Audio and convert it."""
-    tokenizer = train_tokenizer(vocab_size=400, num_documents=300)
-    torch.manual_seed(0)
-    config = Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder", "num_mel_bins": 16, "encoder_layers": 2,
-            "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "d_model": 32,
-        },
-        text_config={
-            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48,
-        },
-        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
-    )  # fmt: skip
-    stock = Qwen2AudioForConditionalGeneration(config)
-    with torch.no_grad():
-        # The sound must weigh something in the little that three steps learn.
-        stock.model.multi_modal_projector.linear.weight.mul_(30)
-    stock.save_pretrained(folder / "stock")
-    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=16), tokenizer).save_pretrained(folder / "stock")
-    convert(folder / "stock", folder / "checkpoint", time_init="place")
 
 
 def write_clips(folder):
@@ -90,7 +59,7 @@ def launch(folder):
 def folder(tmp_path_factory):
     """Return a folder with the checkpoint, four clips and the run of three steps on them."""
     folder = tmp_path_factory.mktemp("lora")
-    write_checkpoint(folder)
+    write_tiny_qwen2_audio(folder)
     write_clips(folder / "data")
     launch(folder)
     return folder
