@@ -49,7 +49,7 @@ class EpochSampler(RepeatSampler):
 
 
 class ResumeGeneration(TrainerCallback):
-    """Begin a run, resumed or not, with new answers, know its epoch, and refuse checkpoints that a run could not resume from exactly.
+    """Begin a run, resumed or not, with new answers, and refuse checkpoints that none could resume from exactly.
 
     `epoch` is the current one.
 
