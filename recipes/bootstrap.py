@@ -1,5 +1,6 @@
 """Bootstrap intervals over clips: clips are drawn, for events and queries of one clip are not independent."""
 
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -26,7 +27,7 @@ def bootstrap_interval(
         seed: the same seed draws the same clips.
 
     Raises:
-        ValueError: no clips, a confidence out of range, or no resample with a finite statistic.
+        ValueError: no clips, a confidence or number of resamples out of range, or no resample with a finite statistic.
     """
     values = np.asarray(values)
     draws = _draws(len(values), confidence, num_resamples, seed)
@@ -54,7 +55,7 @@ def sum_intervals(
         The intervals by name, `None` where a statistic is never finite.
 
     Raises:
-        ValueError: no clips, or a confidence out of range.
+        ValueError: no clips, or a confidence or number of resamples out of range.
     """
     num_clips = values.shape[0]
     draws = list(_draws(num_clips, confidence, num_resamples, seed))
@@ -71,6 +72,8 @@ def _draws(num_clips, confidence, num_resamples, seed):
         raise ValueError("values is empty; an interval needs at least one clip.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; give a probability between 0 and 1, for instance 0.95.")
+    if not isinstance(num_resamples, numbers.Integral) or num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples!r}; give a whole number, 1 or more, for instance 1000.")
     generator = np.random.default_rng(seed)
     return (generator.integers(num_clips, size=num_clips) for _ in range(num_resamples))
 

@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from recipes.bootstrap import sum_intervals
 from recipes.event_scoring import event_based_f1
 from recipes.interval_scoring import IOU_TOLERANCE, union_iou
 from recipes.score_counts import parse_failure_rate
 
 DEBIAN_WORDNET = "/usr/share/wordnet"
+METEOR_NAMES = ("meteor_text", "meteor_matched", "meteor_matched_precision", "meteor_matched_recall")
 
 
 def meteor(reference: str, prediction: str, synonyms: bool = True, wordnet_folder=None) -> float:
@@ -110,22 +112,63 @@ def caption_meteor(
         ValueError: no clips, or different numbers of references and predictions.
         FileNotFoundError: WordNet is not there.
     """
+    values = meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder)
+    return {
+        **{name: float(value) for name, value in zip(METEOR_NAMES, values.mean(axis=0), strict=True)},
+        "parse_failure_rate": parse_failure_rate(predictions),
+        "num_clips": len(references),
+        "wordnet_synonyms": float(synonyms),
+    }
+
+
+def caption_intervals(
+    references,
+    predictions,
+    iou_threshold=0.5,
+    synonyms: bool = True,
+    wordnet_folder=None,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Return the bootstrap intervals over clips of [`caption_meteor`], all from the same draws of clips.
+
+    Returns:
+        The four METEORs and `parse_failure_rate`.
+
+    Raises:
+        ValueError: as [`caption_meteor`], or a confidence out of its range.
+        FileNotFoundError: WordNet is not there.
+    """
+    values = meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder)
+    values = np.column_stack([values, [prediction is None for prediction in predictions]])
+
+    def statistics(sums):
+        return dict(zip((*METEOR_NAMES, "parse_failure_rate"), sums.T / len(references), strict=True))
+
+    return sum_intervals(values, statistics, confidence, num_resamples, seed)
+
+
+def meteor_by_clip(
+    references, predictions, iou_threshold=0.5, synonyms: bool = True, wordnet_folder=None
+) -> np.ndarray:
+    """Return what [`caption_meteor`] is the mean of: `(num_clips, 4)`, in the order of [`METEOR_NAMES`].
+
+    Raises:
+        ValueError, FileNotFoundError: as [`caption_meteor`].
+    """
     if len(references) != len(predictions) or not references:
         raise ValueError(
             f"references has {len(references)} entries and predictions {len(predictions)}; give at least one, and one "
             "prediction, possibly [] or None, for each reference."
         )
-    pairs = list(zip(references, predictions, strict=True))
-    texts = [text_meteor(*pair, synonyms, wordnet_folder) for pair in pairs]
-    matched = np.array([matched_meteor(*pair, iou_threshold, synonyms, wordnet_folder) for pair in pairs])
-    names = ("meteor_matched", "meteor_matched_precision", "meteor_matched_recall")
-    return {
-        "meteor_text": float(np.mean(texts)),
-        **{name: float(value) for name, value in zip(names, matched.mean(axis=0), strict=True)},
-        "parse_failure_rate": parse_failure_rate(predictions),
-        "num_clips": len(references),
-        "wordnet_synonyms": float(synonyms),
-    }
+    options = synonyms, wordnet_folder
+    return np.array(
+        [
+            (text_meteor(*pair, *options), *matched_meteor(*pair, iou_threshold, *options))
+            for pair in zip(references, predictions, strict=True)
+        ]
+    )
 
 
 def caption_event_f1(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> dict:

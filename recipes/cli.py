@@ -51,10 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
     data = score.add_mutually_exclusive_group(required=True)
     # SUPPRESS: an absent positional would else overwrite what --data gave.
     data.add_argument(
-        "data", nargs="?", default=argparse.SUPPRESS, metavar="JSONL",
-        help="annotated recordings, as `timepro synthesize` writes them",
+        "data", nargs="?", default=argparse.SUPPRESS, metavar="DATA",
+        help="annotated recordings: as `timepro synthesize` writes them, or any other format of docs/data-formats.md",
     )  # fmt: skip
-    data.add_argument("--data", metavar="JSONL", help="the same")
+    data.add_argument("--data", metavar="DATA", help="the same")
+    score.add_argument("--data-format", metavar="NAME", help="desed, csv, ... (default: told from the contents)")
+    score.add_argument("--audio-dir", metavar="DIR", help="folder of the recordings (default: that of the data)")
+    score.add_argument("--durations", metavar="TABLE", help="filename and duration, where the data do not say")
+    score.add_argument("--label-aliases", metavar="JSON", help='other names of labels: {"alias": "label", ...}')
     score.add_argument(
         "--out", required=True, metavar="PATH", help="folder of report.json, report.md, ...; or the report, NAME.json"
     )
@@ -62,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(answers)
     answers.add_argument("--predictions", metavar="JSONL", help="score these answers, without any model")
     score.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="recordings at a time (default 8)")
-    score.add_argument("--num-absent", type=int, default=2, metavar="N", help="absent queries per clip (default 2)")
+    score.add_argument(
+        "--num-absent", type=_not_negative, default=2, metavar="N", help="absent queries per clip (default 2)"
+    )
     score.add_argument("--limit", type=_positive, metavar="N", help="only the first N recordings")
     score.add_argument("--overwrite", action="store_true", help="answer anew instead of resuming")
     score.set_defaults(run=score_model)
@@ -138,18 +144,21 @@ def make_soundscapes(args) -> int:
 
 def score_model(args) -> int:
     """Run `score` and print the report; return 1 if any recording failed."""
-    from recipes.report_files import format_report, report_paths
+    from recipes.report_files import report_paths
+    from recipes.report_tables import format_report
 
+    common = ("data", "out", "limit", "data_format", "audio_dir", "durations", "label_aliases")
+    common = {name: getattr(args, name) for name in common}
     if args.predictions:
         from recipes.score_predictions import score_predictions
 
-        report = score_predictions(args.predictions, args.data, args.out, args.limit)
+        report = score_predictions(args.predictions, **common)
     else:
         from recipes.score_checkpoint import score
 
-        names = ("model", "data", "out", "batch_size", "num_absent", "limit", "overwrite")
+        names = ("model", "batch_size", "num_absent", "overwrite")
         with contextlib.redirect_stdout(sys.stderr):
-            report = score(**{name: getattr(args, name) for name in names})
+            report = score(**common, **{name: getattr(args, name) for name in names})
     print(format_report(report))
     if failures := report["failures"]:
         print(
@@ -200,6 +209,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} given; give 1 or more")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} given; give 0 or more")
     return value
 
 

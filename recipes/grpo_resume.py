@@ -49,10 +49,9 @@ class EpochSampler(RepeatSampler):
 
 
 class ResumeGeneration(TrainerCallback):
-    """Begin a run, resumed or not, with new answers, and refuse checkpoints that no run could resume from exactly.
+    """Begin a run, resumed or not, with new answers, and refuse checkpoints that none could resume from exactly.
 
-    Attributes:
-        epoch: the current one, from 0.
+    `epoch` is the current one.
 
     Raises:
         ValueError: by `on_train_begin`: checkpoints would be saved, or one is resumed, between steps that share a batch

@@ -97,7 +97,7 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS)
     steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]
     (out / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
     # Paths of the machine that scored, and ids of its clips, say nothing to anybody else.
-    local = ("model", "data", "worst_clips", "failures")
+    local = ("model", "data", "label_aliases", "worst_clips", "failures")
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     for card in cards:

@@ -1,11 +1,13 @@
-"""Write a report of scores: JSON, Markdown, and a picture of the worst clips; and print it as a table."""
+"""Write a report of scores: JSON, Markdown, and a picture of the worst clips."""
 
 import json
 import os
 from pathlib import Path
 
+from recipes.report_tables import format_markdown
+from recipes.score_answers import prepare_answers
+from recipes.score_questions import grounding_pairs
 from recipes.score_report import make_report
-from recipes.scoring import IOU_THRESHOLDS
 from recipes.worst_clips import plot_worst_clips, worst_clips
 
 
@@ -41,19 +43,32 @@ def report_paths(out) -> dict[str, Path]:
     }
 
 
-def write_report(paths, head, rows, answers, num_absent=2, failures=()) -> dict:
+def write_report(paths, head, rows, answers, num_absent=2, failures=(), aliases=None) -> dict:
     """Score answers, write all files of the report but the answers, and return the report.
 
     Args:
         paths: what [`report_paths`] returns.
-        head: entries that come first: `model` and `data`.
+        head: entries that come first: `model`, `data` and what [`~recipes.score_data.read_clips`] says.
         rows: annotated clips, see `recipes/score_questions.py`.
-        answers: events, or `None` for an unparseable answer, by question `(id, task, query)`.
+        answers: events, or `None` for an unparseable answer, by question `(id, task, query)`. Labels are replaced by
+            what aliases stand for, and events cut at the ends of the clips; `clipping` counts these, see
+            [`~recipes.score_answers.prepare_answers`].
         num_absent: as it was when the questions were asked.
         failures: `{"id", "audio", "error"}` of clips that could not be asked about. What was not answered is not
             scored.
+        aliases: other names for labels, see [`~recipes.label_aliases.read_label_aliases`].
     """
-    report = {**head, "num_clips": len(rows), **make_report(rows, answers, num_absent)}
+    answers, clipping = prepare_answers(rows, answers, aliases or {})
+    report = {**head, "num_clips": len(rows), "clipping": clipping, **make_report(rows, answers, num_absent)}
+    if "absent_queries" in head:
+        report["absent_queries"] = {
+            **head["absent_queries"],
+            "num_queries": sum(
+                not reference and not row.get("query")
+                for row in rows
+                for _, reference, _ in grounding_pairs(row, answers, num_absent)
+            ),
+        }
     worst = worst_clips(rows, answers, num_absent)
     names = ("id", "f1", "num_missed", "num_false_alarms", "num_unparseable")
     report["worst_clips"] = [{name: clip[name] for name in names} for clip in worst]
@@ -67,93 +82,6 @@ def write_report(paths, head, rows, answers, num_absent=2, failures=()) -> dict:
     _write(paths["markdown"], format_markdown(report, paths["plot"].name if worst else None))
     _write(paths["json"], json.dumps(report, indent=2) + "\n")
     return report
-
-
-def format_report(report) -> str:
-    """Return a report as a short table."""
-    lines = [f"{report['data']}: {report['num_clips']} clips, {_source(report)}"]
-    for name, detail, value, interval in _metrics(report):
-        text = "-" if value is None else f"{value:.3f}"
-        lines.append(
-            f"  {f'  {detail}' if detail else name:<34}{text:>7}"
-            + (f"  [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-        )
-    return "\n".join(lines)
-
-
-def format_markdown(report, plot=None) -> str:
-    """Return a report as Markdown: all metrics, detection by label, the worst clips and what failed.
-
-    Args:
-        report: what [`write_report`] returns.
-        plot: name of the picture of the worst clips.
-    """
-    metrics = [
-        [
-            f"{name}, {detail}" if detail else name,
-            "-" if value is None else f"{value:.3f}",
-            "[{:.3f}, {:.3f}]".format(*interval) if interval else "",
-        ]
-        for name, detail, value, interval in _metrics(report)
-    ]
-    parts = [
-        f"# Scores of {_source(report)}\n\nData: {report['data']}, {report['num_clips']} clips. Intervals: 95 %, "
-        "bootstrap over clips.\n",
-        _table(["metric", "value", "interval"], metrics),
-    ]
-    if detection := report.get("detection"):
-        figures = ("f1", "precision", "recall")
-        by_label = [
-            [label, *(f"{scores[name]:.3f}" for name in figures), scores["num_references"], scores["num_predictions"]]
-            for label, scores in detection["class_wise"].items()
-        ]
-        parts += [
-            "## Detection by label\n",
-            _table(["label", "Eb-F1", *figures[1:], "references", "predictions"], by_label),
-        ]
-    if report["worst_clips"]:
-        worst = [[f"{v:.3f}" if k == "f1" else v for k, v in clip.items()] for clip in report["worst_clips"]]
-        parts += ["## Worst clips\n", _table(["clip", "Eb-F1", "missed", "false alarms", "unparseable answers"], worst)]
-        parts += [f"![Reference and prediction of the worst clips]({plot})\n"] if plot else []
-    if report["failures"]:
-        failures = [[failure["id"], failure["error"]] for failure in report["failures"]]
-        parts += ["## Failures\n\nThese clips were not scored.\n", _table(["clip", "error"], failures)]
-    return "\n".join(parts)
-
-
-def _metrics(report) -> list[tuple]:
-    """Return `(name, detail, value, interval)` of the metrics that a table shows; a detail belongs to its name."""
-    found = []
-    if detection := report.get("detection"):
-        for average in ("micro", "macro"):
-            name, scores = f"detection: Eb-F1 {average}", detection[average]
-            found.append((name, "", scores["f1"], detection["intervals"][f"{average}_f1"]))
-            found += [(name, detail, scores[detail], None) for detail in ("precision", "recall")]
-        found.append(("detection", "unparseable answers", detection["parse_failure_rate"], None))
-    if grounding := report.get("grounding"):
-        for name in (*(f"R@{threshold:g}" for threshold in IOU_THRESHOLDS), "miou_union"):
-            found.append((f"grounding: {name}", "", grounding[name], grounding["intervals"][name]))
-        found.append(("grounding", "count accuracy", grounding["count_accuracy"], None))
-        found.append(("grounding", "unparseable answers", grounding["parse_failure_rate"], None))
-    if rejection := report.get("rejection"):
-        interval = rejection.get("intervals", {}).get("true_rejection_rate")
-        found.append(("absent queries rejected", "", rejection["true_rejection_rate"], interval))
-        found.append(("present queries rejected", "", rejection["false_rejection_rate"], None))
-    return found
-
-
-def _source(report) -> str:
-    return report["model"] or report["predictions"]
-
-
-def _table(header, rows) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
-
-
-def _cell(value) -> str:
-    # A bar would end the cell, a line break the row.
-    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _write(path, text):

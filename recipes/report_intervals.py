@@ -43,11 +43,29 @@ def detection_intervals(
     check_lengths(references, predictions, empty=False)
     counts = {"": count_events(references, predictions, t_collar, percentage_of_length)}
     counts |= {f"segment_{res:g}s_": count_segments(references, predictions, res) for res in TIME_RESOLUTIONS}
+    return count_intervals(counts, predictions, confidence, num_resamples, seed)
+
+
+def count_intervals(
+    counts: dict[str, ClipCounts], predictions, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Return the intervals of the scores of counts, all from the same draws of clips.
+
+    Args:
+        counts: what is counted in the same clips, by the prefix of its scores in the result.
+        predictions: those that were counted, for `parse_failure_rate`.
+
+    Returns:
+        By each prefix the seven scores of [`detection_intervals`], and `parse_failure_rate`.
+
+    Raises:
+        ValueError: no clips, or a confidence out of its range.
+    """
     tables = {prefix: _table(part) for prefix, part in counts.items()}
     unparseable = csr_array([[float(prediction is None)] for prediction in predictions])
 
     def statistics(sums):
-        named, start = {"parse_failure_rate": sums[:, -1] / len(references)}, 0
+        named, start = {"parse_failure_rate": sums[:, -1] / len(predictions)}, 0
         for prefix, table in tables.items():
             part, start = sums[:, start : start + table.shape[1]], start + table.shape[1]
             named |= {f"{prefix}{name}": value for name, value in _count_statistics(part).items()}
@@ -142,4 +160,4 @@ def _pair_values(reference, prediction) -> np.ndarray:
     )
 
 
-__all__ = ["detection_intervals", "grounding_intervals"]
+__all__ = ["count_intervals", "detection_intervals", "grounding_intervals"]

@@ -3,7 +3,8 @@
     timepro score soundscapes/test_unseen.jsonl --out runs/test_unseen --model recipes/checkpoints/timepro-small
 
 Each clip is asked for all its events (detection), for each of its labels (grounding), and for a few labels that it does
-not hold (rejection). Answers go to `predictions.jsonl` as they come, so an interrupted run continues where it stopped.
+not hold (rejection); a clip with a query of its own for that alone, one with captions for captions alone. Answers go to
+`predictions.jsonl` as they come, so an interrupted run continues where it stopped.
 """
 
 import json
@@ -12,26 +13,43 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from processing.events import Event
+from processing.event_text import parse_events
+from processing.events import clip_events
 from recipes.checkpoint_folder import load_pipeline
+from recipes.label_aliases import read_label_aliases
 from recipes.report_files import report_paths, write_report
-from recipes.score_questions import questions_of, read_json_lines, read_rows
+from recipes.score_answers import read_answer
+from recipes.score_data import read_clips
+from recipes.score_questions import questions_of, read_json_lines
 
 logger = logging.getLogger(__name__)
 
 
-def score(model, data, out, batch_size=8, num_absent=2, limit=None, overwrite=False) -> dict:
+def score(
+    model,
+    data,
+    out,
+    batch_size=8,
+    num_absent=2,
+    limit=None,
+    overwrite=False,
+    data_format=None,
+    audio_dir=None,
+    durations=None,
+    label_aliases=None,
+) -> dict:
     """Answer every question about the recordings of `data` and return the report.
 
-    Writes `predictions.jsonl` (`id, task, query, text, events`), `settings.json`, `report.json`, `report.md` and
-    `worst_clips.png` to `out`. A run that was stopped at any moment, even killed, loses the batch it was at and no
-    more; the next run goes on from there. A recording that cannot be asked about, missing or unreadable or too long,
-    is listed in the report's `failures` and costs no other recording its answer; the next run tries it again.
+    Writes `predictions.jsonl` (`id, task, query, text, events, duration`; events as they were answered, not yet cut at
+    the end of the recording), `settings.json`, `report.json`, `report.md` and `worst_clips.png` to `out`. A run that
+    was stopped at any moment, even killed, loses the batch it was at and no more; the next run goes on from there. A
+    recording that cannot be asked about, missing or unreadable or too long, is listed in the report's `failures` and
+    costs no other recording its answer; the next run tries it again.
 
     Args:
         model: checkpoint folder or Hub id.
-        data: JSON Lines with `id, audio, duration, task, query, events` and perhaps `absent`, labels that are not
-            heard; audio paths are relative to the file.
+        data, data_format, audio_dir, durations, label_aliases: see [`~recipes.score_data.read_clips`]. A duration that
+            is unknown is taken from the recording when it is asked about.
         out: folder to write, or path of the report if it ends in `.json`, see [`report_paths`].
         batch_size: questions answered together.
         num_absent: absent labels to ask for in each clip, at most.
@@ -42,40 +60,47 @@ def score(model, data, out, batch_size=8, num_absent=2, limit=None, overwrite=Fa
         ValueError: rows without events' times, ids that repeat, or answers in `out` that belong to other settings.
         OSError: `data` or the checkpoint is missing.
     """
-    rows = read_rows(data, limit)
+    rows, about = read_clips(
+        data, data_format, audio_dir, durations, label_aliases, limit, num_absent, needs_audio=True
+    )
+    aliases = {} if label_aliases is None else read_label_aliases(label_aliases)
     questions = [question for row in rows for question in questions_of(row, num_absent)]
     paths = report_paths(out)
-    answers = _resume(paths, _settings(model, data), overwrite)
+    by_id = {row["id"]: row for row in rows}
+    answers = _resume(paths, _settings(model, data, audio_dir), overwrite, by_id)
     todo = [question for question in questions if question not in answers]
     logger.info("%d questions about %d clips, %d of them answered before", len(questions), len(rows), len(answers))
-    audio = {row["id"]: str(Path(data).parent / row["audio"]) for row in rows}
     failures = {}
     if todo:
         with (
             paths["predictions"].open("a", encoding="utf-8") as file,
             tqdm(total=len(questions), initial=len(questions) - len(todo), desc="questions") as progress,
         ):
-            _ask(load_pipeline(model), todo, audio, batch_size, answers, failures, file, progress)
-    listed = [{"id": clip, "audio": audio[clip], "error": error} for clip, error in failures.items()]
-    head = {"model": str(model), "data": str(data)}
-    return write_report(paths, head, rows, answers, num_absent, listed)
+            _ask(load_pipeline(model), todo, by_id, batch_size, answers, failures, file, progress)
+    listed = [{"id": clip, "audio": by_id[clip]["audio"], "error": error} for clip, error in failures.items()]
+    # Answers may be there that nobody asked for now: about clips after the limit, or of a task that rows had before.
+    asked = set(questions)
+    answers = {question: events for question, events in answers.items() if question in asked}
+    head = {"model": str(model), "data": str(data), **about}
+    return write_report(paths, head, rows, answers, num_absent, listed, aliases)
 
 
-def _ask(pipe, questions, audio, batch_size, answers, failures, file, progress):
+def _ask(pipe, questions, by_id, batch_size, answers, failures, file, progress):
     """Answer questions in batches of one task, and append each batch to the file at once."""
-    for task in ("detection", "grounding"):
+    for task in ("detection", "grounding", "captioning"):
         mine = [question for question in questions if question[1] == task]
         for start in range(0, len(mine), batch_size):
             batch = mine[start : start + batch_size]
-            for question, result in _ask_batch(pipe, batch, audio, failures):
+            for question, result in _ask_batch(pipe, batch, by_id, failures):
                 row = dict(zip(("id", "task", "query"), question, strict=True), text=result["text"])
-                file.write(json.dumps({**row, "events": result["events"]}, ensure_ascii=False) + "\n")
-                answers[question] = _events(result["events"])
+                row |= {"events": _uncut_events(question, result), "duration": result["duration"]}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                _keep(row, by_id, answers)
             file.flush()
             progress.update(len(batch))
 
 
-def _ask_batch(pipe, batch, audio, failures) -> list[tuple]:
+def _ask_batch(pipe, batch, by_id, failures) -> list[tuple]:
     """Return `(question, result)` of the questions that could be answered, and note why clips failed."""
     batch = [question for question in batch if question[0] not in failures]
     if not batch:
@@ -83,17 +108,37 @@ def _ask_batch(pipe, batch, audio, failures) -> list[tuple]:
     task = batch[0][1]
     queries = [query for _, _, query in batch] if task == "grounding" else None
     try:
-        results = pipe([audio[clip] for clip, _, _ in batch], task=task, query=queries, batch_size=len(batch))
+        results = pipe([by_id[clip]["audio"] for clip, _, _ in batch], task=task, query=queries, batch_size=len(batch))
         return list(zip(batch, results, strict=True))
     except (OSError, ValueError) as error:
         if len(batch) == 1:
             failures[batch[0][0]] = str(error)
             return []
     # The error does not tell whose it is, and the others shall keep their answers.
-    return [pair for question in batch for pair in _ask_batch(pipe, [question], audio, failures)]
+    return [pair for question in batch for pair in _ask_batch(pipe, [question], by_id, failures)]
 
 
-def _resume(paths, settings, overwrite) -> dict:
+def _uncut_events(question, result) -> list[dict] | None:
+    """Return the events of an answer with the times that it says: the pipeline has cut them at the recording's end."""
+    events = result["events"]
+    said = parse_events(result["text"], question[1], question[2] or "")
+    if events is None or said is None:
+        return events
+    # Where the text is not all there is to an answer, the pipeline's word counts.
+    is_all = [event.as_dict() for event in clip_events(said, result["duration"])] == events
+    return [event.as_dict() for event in said] if is_all else events
+
+
+def _keep(row, by_id, answers):
+    """Add an answer, and the duration of its recording if the data did not say."""
+    question, events = read_answer(row)
+    answers[question] = events
+    clip = by_id.get(question[0])
+    if clip is not None and clip.get("duration") is None:
+        clip["duration"] = row.get("duration")
+
+
+def _resume(paths, settings, overwrite, by_id) -> dict:
     """Return the answers that are there, and forget a last line that was not written to its end."""
     path = paths["predictions"]
     if path.exists() and not overwrite:
@@ -108,23 +153,22 @@ def _resume(paths, settings, overwrite) -> dict:
         with path.open("rb+") as file:
             length = file.read().rfind(b"\n") + 1
             file.truncate(length)
-        rows = [row for _, row in read_json_lines(path, "out")] if length else []
-        return {(row["id"], row["task"], row["query"]): _events(row["events"]) for row in rows}
+        answers = {}
+        for _, row in read_json_lines(path, "out") if length else ():
+            _keep(row, by_id, answers)
+        return answers
     # In this order, so that answers never lie beside settings that are not theirs.
     path.unlink(missing_ok=True)
     paths["settings"].write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return {}
 
 
-def _settings(model, data) -> dict:
+def _settings(model, data, audio_dir) -> dict:
     # A checkpoint that was trained on has the same path, so the state of its files counts.
     files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
     states = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return {"model": str(model), "weights": states, "data": str(Path(data).resolve())}
-
-
-def _events(events) -> list[Event] | None:
-    return None if events is None else [Event.from_dict(event) for event in events]
+    settings = {"model": str(model), "weights": states, "data": str(Path(data).resolve())}
+    return settings if audio_dir is None else {**settings, "audio_dir": str(Path(audio_dir).resolve())}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Annotated clips, the questions that are asked about them, and what the right answers are."""
+"""Annotated clips in our own JSON Lines, the questions that are asked about clips, and what the right answers are."""
 
 import json
 from itertools import islice
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from processing.event_text import TASKS
 from processing.events import Event
+from recipes.data.event_rows import check_duration
 
 
 def read_json_lines(path, name, limit=None) -> list[tuple[int, dict]]:
@@ -41,48 +43,75 @@ def read_json_lines(path, name, limit=None) -> list[tuple[int, dict]]:
 
 
 def read_rows(data, limit=None, keys=("id", "audio", "events")) -> list[dict]:
-    """Return annotated clips, their events as [`Event`].
+    """Return annotated clips, their events as [`Event`], and their `task`.
 
     Args:
-        data: JSON Lines with `id, audio, duration, task, query, events` and perhaps `absent`.
+        data: JSON Lines with `id, audio, duration, task, query, events` and perhaps `absent`. Without `task` a row with
+            a query is grounding and one without detection.
         limit: only the first clips.
         keys: what every row must have.
 
     Raises:
-        ValueError: no rows, an id that repeats, a row that lacks a key, or events that are none.
+        ValueError: no rows, an id that repeats, a row that lacks a key, or a value that cannot be.
         OSError: the file cannot be read.
     """
     rows, seen = [], set()
     for number, row in read_json_lines(data, "data", limit):
+        where = f"data is {str(data)!r}: row {number}"
         missing = [key for key in keys if key not in row]
         if missing:
-            raise ValueError(f"data is {str(data)!r}: row {number} lacks {missing}; it has {sorted(row)}.")
-        if not isinstance(row["id"], (str, int)):
-            raise ValueError(f"data is {str(data)!r}: the id of row {number} is {row['id']!r}; give a string.")
+            raise ValueError(f"{where} lacks {missing}; it has {sorted(row)}.")
+        if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
+            raise ValueError(f"{where} has the id {row['id']!r}; give a string.")
         if row["id"] in seen:
             raise ValueError(f"data is {str(data)!r}: the id {row['id']!r} of row {number} repeats; make ids unique.")
         seen.add(row["id"])
+        _check_row(row, where, needs_audio="audio" in keys)
         try:
             row["events"] = [Event(e["onset"], e["offset"], e.get("event_label", "")) for e in row["events"]]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"data is {str(data)!r}: row {number} has events that cannot be read ({error}); give a list of "
-                "{'onset', 'offset', 'event_label'}, in seconds."
+                f"{where} has events that cannot be read ({error}); give a list of {{'onset', 'offset', "
+                "'event_label'}, in seconds."
             ) from error
         rows.append(row)
     return rows
 
 
+def _check_row(row, where, needs_audio):
+    """Check all but id and events, and fill in the task."""
+    query = row["query"] = row.get("query") or None
+    if query is not None and not (isinstance(query, str) and query.strip()):
+        raise ValueError(f"{where} has the query {query!r}; give a text, or null.")
+    task = row["task"] = row.get("task") or ("detection" if query is None else "grounding")
+    if task not in TASKS:
+        raise ValueError(f"{where} has the task {task!r}; choose one of {', '.join(TASKS)}.")
+    if (task == "grounding") != (query is not None):
+        raise ValueError(f"{where} has the query {query!r} for {task}; grounding needs one, no other task takes any.")
+    if row.get("duration") is not None:
+        row["duration"] = check_duration(row["duration"], where)
+    absent = row.get("absent")
+    if absent is not None and not (isinstance(absent, list) and all(isinstance(x, str) and x.strip() for x in absent)):
+        raise ValueError(f"{where} has the absent labels {absent!r}; give a list of texts.")
+    if needs_audio and not (isinstance(row["audio"], str) and row["audio"]):
+        raise ValueError(f"{where} has the audio {row['audio']!r}; give a path.")
+
+
 def questions_of(row, num_absent=2) -> list[tuple]:
-    """Return the questions `(id, task, query)` about a clip: its own query if it has one, else all of them.
+    """Return the questions `(id, task, query)` about a clip.
+
+    A clip with a query of its own is asked for that alone, one with captions for captions alone, and any other one for
+    all its events, for each of its labels, and for labels that it lacks.
 
     Args:
-        row: a clip of [`read_rows`].
+        row: a clip of [`read_rows`] or [`~recipes.score_data.read_clips`].
         num_absent: labels to ask for of those known to be absent, at most; `None` for all of them.
     """
     if row.get("query"):
         return [(row["id"], "grounding", row["query"])]
-    present = sorted({event.event_label for event in row["events"]})
+    if row.get("task") == "captioning":
+        return [(row["id"], "captioning", None)]
+    present = sorted({event.event_label for event in row["events"]} - {""})
     absent = sorted(set(row.get("absent") or []) - set(present))
     # Drawn by the clip's id, so that the same clip is always asked the same, whatever stands around it.
     generator = np.random.default_rng(list(str(row["id"]).encode()) or [0])

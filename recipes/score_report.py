@@ -1,25 +1,38 @@
 """The scores of answers about annotated clips, with intervals."""
 
-import numpy as np
-
+from recipes.bootstrap import sum_intervals
+from recipes.caption_scoring import METEOR_NAMES, meteor_by_clip
+from recipes.event_scoring import count_events
+from recipes.report_intervals import count_intervals
 from recipes.score_questions import grounding_pairs
 from recipes.scoring import (
-    IOU_THRESHOLDS,
-    IOU_TOLERANCE,
-    bootstrap_interval,
+    PSDS1,
+    PSDS2,
+    caption_event_f1,
     count_accuracy,
+    detection_intervals,
     event_based_f1,
-    event_counts,
-    macro_scores,
-    micro_scores,
+    grounding_intervals,
+    parse_failure_rate,
+    psds,
+    psds_interval,
     recall_at_iou,
     rejection_rates,
-    union_iou,
+    segment_based_f1,
 )
+
+COLLARS = {"t_collar": 0.2, "percentage_of_length": 0.2}
+SEGMENTS = {"segment_1s": 1.0, "segment_0.1s": 0.1}
+NO_NLTK = "nltk is not installed; run `pip install '.[train]'` and the command again."
+NO_WORDNET = (
+    "WordNet is not there; run `apt-get install wordnet-base`, or `python -m nltk.downloader wordnet` where there is a "
+    "network, and the command again."
+)
+SCENARIOS = {"psds1": PSDS1, "psds2": PSDS2}
 
 
 def make_report(rows, answers, num_absent=2) -> dict:
-    """Return scores with 95 % bootstrap intervals over clips.
+    """Return scores with seeded 95 % bootstrap intervals over clips. The order of the clips changes nothing.
 
     Args:
         rows: annotated clips, see `recipes/score_questions.py`.
@@ -27,50 +40,106 @@ def make_report(rows, answers, num_absent=2) -> dict:
         num_absent: as it was when the questions were asked.
 
     Returns:
-        `detection` (event-based F1), `grounding` (queries that are present) and `rejection` (all queries), each with
-        `intervals`; parts without questions are absent.
+        Parts `detection`, `grounding` (queries that are present), `rejection` (all queries) and `captioning`, each with
+        `intervals` by name; parts without questions are absent. `detection` is what `event_based_f1` returns, with
+        `segment_1s` and `segment_0.1s` from `segment_based_f1`, and `psds`. `captioning` has METEOR and, in
+        `time_only`, `event_based_f1` of the times alone.
     """
+    # Draws of the bootstrap and the last digits of sums depend on the order.
+    rows = sorted(rows, key=lambda row: (str(row["id"]), isinstance(row["id"], str)))
     report = {}
-    detected = [row for row in rows if (row["id"], "detection", None) in answers]
-    if detected:
-        references = [row["events"] for row in detected]
-        predictions = [answers[row["id"], "detection", None] for row in detected]
-        _, counts = event_counts(references, predictions)
-        report["detection"] = {"t_collar": 0.2, "percentage_of_length": 0.2, **event_based_f1(references, predictions)}
-        report["detection"]["intervals"] = {
-            "micro_f1": bootstrap_interval(counts, lambda sample: micro_scores(sample)["f1"]),
-            "macro_f1": bootstrap_interval(counts, lambda sample: macro_scores(sample)["f1"]),
-        }
-    pairs = [pair for row in rows for pair in grounding_pairs(row, answers, num_absent)]
-    present = [pair for pair in pairs if pair[1]]
-    if present:
-        _, references, predictions = zip(*present, strict=True)
-        report["grounding"] = {
-            **recall_at_iou(references, predictions),
-            "count_accuracy": count_accuracy(references, predictions),
-            "intervals": _grounding_intervals(present),
-        }
-    if pairs:
-        report["rejection"] = rejection_rates([pair[1] for pair in pairs], [pair[2] for pair in pairs])
-        rejected = [(clip, float(answer == [])) for (clip, _, _), reference, answer in pairs if not reference]
-        if rejected:
-            report["rejection"]["intervals"] = {"true_rejection_rate": _clip_interval(rejected)}
+    if detected := [row for row in rows if (row["id"], "detection", None) in answers]:
+        report["detection"] = _detection(detected, [answers[row["id"], "detection", None] for row in detected])
+    # Queries about one recording are not independent, even if each is a row.
+    triples = [
+        (str(row.get("audio") or row["id"]), reference, prediction)
+        for row in rows
+        for _, reference, prediction in grounding_pairs(row, answers, num_absent)
+    ]
+    if present := [triple for triple in triples if triple[1]]:
+        report["grounding"] = _grounding(*zip(*present, strict=True))
+    if triples:
+        report["rejection"] = _rejection(*zip(*triples, strict=True))
+    if captioned := [row for row in rows if (row["id"], "captioning", None) in answers]:
+        references = [row["events"] for row in captioned]
+        report["captioning"] = _captioning(references, [answers[row["id"], "captioning", None] for row in captioned])
     return report
 
 
-def _grounding_intervals(pairs) -> dict:
-    ious = [(clip, union_iou(reference, prediction)) for (clip, _, _), reference, prediction in pairs]
-    intervals = {"miou_union": _clip_interval(ious)}
-    for threshold in IOU_THRESHOLDS:
-        hits = [(clip, float(iou >= threshold - IOU_TOLERANCE)) for clip, iou in ious]
-        intervals[f"R@{threshold:g}"] = _clip_interval(hits)
-    return intervals
+def _detection(rows, predictions) -> dict:
+    references = [row["events"] for row in rows]
+    scores, psds_intervals = _psds(references, predictions, [row.get("duration") for row in rows])
+    return {
+        **COLLARS,
+        **event_based_f1(references, predictions, **COLLARS),
+        **{name: segment_based_f1(references, predictions, resolution) for name, resolution in SEGMENTS.items()},
+        "psds": scores,
+        "intervals": {**detection_intervals(references, predictions, **COLLARS), **psds_intervals},
+    }
 
 
-def _clip_interval(values) -> tuple[float, float]:
-    """Return the interval of the mean of `(clip, value)` pairs, resampled by clip."""
-    sums = {}
-    for clip, value in values:
-        total, count = sums.get(clip, (0.0, 0))
-        sums[clip] = (total + value, count + 1)
-    return bootstrap_interval(np.array(list(sums.values())), lambda rows: rows[:, 0].sum() / rows[:, 1].sum())
+def _psds(references, predictions, durations) -> tuple[dict, dict]:
+    """Return PSDS, or why there is none; and its intervals."""
+    num_events = sum(len(prediction or ()) for prediction in predictions)
+    num_without = sum(event.score is None for prediction in predictions for event in prediction or ())
+    num_unknown = sum(duration is None for duration in durations)
+    reasons = []
+    if num_without:
+        reasons.append(f"{num_without} of {num_events} predicted events bear no score")
+    if num_unknown:
+        reasons.append(f"the durations of {num_unknown} of {len(durations)} clips are unknown (--durations tells them)")
+    if not any(event.offset > event.onset for reference in references for event in reference):
+        reasons.append("the reference has no events with a length")
+    if reasons:
+        return {**dict.fromkeys(SCENARIOS), "not_computed": "; ".join(reasons)}, {}
+    scores, class_wise, intervals = {}, {}, {}
+    for name, scenario in SCENARIOS.items():
+        found = psds(references, predictions, durations, scenario)
+        scores[name], class_wise[name] = found["psds"], found["class_wise"]
+        try:
+            intervals[name] = psds_interval(references, predictions, durations, scenario)
+        except ValueError:
+            pass  # of many rare labels, each resample may lack one
+    rest = {"class_wise": class_wise, "num_other_labels": found["num_other_labels"], "not_computed": None}
+    return {**scores, **rest}, intervals
+
+
+def _grounding(clips, references, predictions) -> dict:
+    intervals = grounding_intervals(references, predictions, clips)
+    return {
+        **recall_at_iou(references, predictions),
+        "count_accuracy": count_accuracy(references, predictions),
+        "intervals": {name: interval for name, interval in intervals.items() if "rejection" not in name},
+    }
+
+
+def _rejection(clips, references, predictions) -> dict:
+    intervals = grounding_intervals(references, predictions, clips)
+    names = ("true_rejection_rate", "false_rejection_rate", "parse_failure_rate")
+    return {
+        **rejection_rates(references, predictions),
+        "parse_failure_rate": parse_failure_rate(predictions),
+        "intervals": {name: intervals[name] for name in names if intervals[name] is not None},
+    }
+
+
+def _captioning(references, predictions) -> dict:
+    try:
+        values, reason = meteor_by_clip(references, predictions), None
+    except (ImportError, FileNotFoundError) as error:  # the other scores need neither nltk nor WordNet
+        values, reason = None, NO_NLTK if isinstance(error, ImportError) else NO_WORDNET
+    counts = count_events(references, predictions, **COLLARS, time_only=True)
+    intervals = count_intervals({"time_only_": counts}, predictions)
+    if reason is None:
+        intervals |= sum_intervals(values, lambda sums: dict(zip(METEOR_NAMES, sums.T / len(references), strict=True)))
+    return {
+        **(dict(zip(METEOR_NAMES, values.mean(axis=0).tolist(), strict=True)) if reason is None else {}),
+        "meteor_not_computed": reason,
+        "time_only": {**COLLARS, **caption_event_f1(references, predictions, **COLLARS)},
+        "parse_failure_rate": parse_failure_rate(predictions),
+        "num_clips": len(references),
+        "intervals": intervals,
+    }
+
+
+__all__ = ["make_report"]

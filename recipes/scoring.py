@@ -6,7 +6,7 @@ dropped: it finds nothing, it rejects nothing, and it is counted in `parse_failu
 """
 
 from recipes.bootstrap import bootstrap_interval
-from recipes.caption_scoring import caption_event_f1, caption_meteor, matched_meteor, text_meteor
+from recipes.caption_scoring import caption_event_f1, caption_intervals, caption_meteor, matched_meteor, text_meteor
 from recipes.event_matching import match_events
 from recipes.event_scoring import event_based_f1, event_counts, event_f1
 from recipes.interval_scoring import (
@@ -19,7 +19,7 @@ from recipes.interval_scoring import (
     union_iou,
 )
 from recipes.label_aliases import apply_aliases, read_label_aliases
-from recipes.psds import PSDS1, PSDS2, psds, psds_interval
+from recipes.psds_scoring import PSDS1, PSDS2, psds, psds_interval
 from recipes.report_intervals import detection_intervals, grounding_intervals
 from recipes.score_counts import macro_scores, micro_scores, parse_failure_rate
 from recipes.segment_scoring import segment_based_f1
@@ -33,6 +33,7 @@ __all__ = [
     "best_match_iou",
     "bootstrap_interval",
     "caption_event_f1",
+    "caption_intervals",
     "caption_meteor",
     "count_accuracy",
     "detection_intervals",

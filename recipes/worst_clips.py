@@ -3,8 +3,9 @@
 from collections import Counter
 
 from processing.events import Event
+from recipes.event_scoring import count_events
+from recipes.score_counts import micro_scores
 from recipes.score_questions import grounding_pairs
-from recipes.scoring import event_counts, micro_scores
 
 # Okabe and Ito 2008, "Color Universal Design", without black, and with the yellow darkened to be read on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800")
@@ -19,7 +20,8 @@ def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
     """Return the clips with the lowest event-based F1, worst first; ties by the number of errors, then by the id.
 
     A clip is judged by its detection answer. Where it has none, its grounding answers count together, each event
-    labelled with its query. An unparseable answer finds nothing, as in [`event_based_f1`].
+    labelled with its query; a captioning answer counts by its times alone. An unparseable answer finds nothing, as in
+    [`~recipes.scoring.event_based_f1`].
 
     Args:
         rows: annotated clips, see `recipes/score_questions.py`.
@@ -32,10 +34,10 @@ def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
         `duration` in seconds or `None`, and the events `reference` and `prediction`.
     """
     clips = [clip for row in rows if (clip := _answered(row, answers, num_absent)) is not None]
-    _, counts = event_counts([clip["reference"] for clip in clips], [clip["prediction"] for clip in clips])
-    for clip, count in zip(clips, counts, strict=True):
-        num_matches, num_references, num_predictions = count.sum(axis=0).tolist()
-        clip["f1"] = micro_scores(count[None])["f1"]
+    counts = count_events([clip["reference"] for clip in clips], [clip["prediction"] for clip in clips])
+    for clip, count in zip(clips, counts.totals[:, :3], strict=True):
+        num_matches, num_references, num_predictions = count.tolist()
+        clip["f1"] = micro_scores(count)["f1"]
         clip["num_missed"], clip["num_false_alarms"] = num_references - num_matches, num_predictions - num_matches
     return sorted(
         clips, key=lambda clip: (clip["f1"], -clip["num_missed"] - clip["num_false_alarms"], str(clip["id"]))
@@ -78,6 +80,12 @@ def _answered(row, answers, num_absent) -> dict | None:
         prediction = answers[question]
         is_broken = prediction is None
         return {**clip, "num_unparseable": int(is_broken), "reference": row["events"], "prediction": prediction or []}
+    question = (row["id"], "captioning", None)
+    if question in answers:
+        sides = {"reference": row["events"], "prediction": answers[question] or []}
+        # One lane for all: captions in other words would not match, and each would need a lane of its own.
+        sides = {side: [_renamed(event, "captions") for event in events] for side, events in sides.items()}
+        return {**clip, "num_unparseable": int(answers[question] is None), **sides}
     pairs = grounding_pairs(row, answers, num_absent)
     if not pairs:
         return None

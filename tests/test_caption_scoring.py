@@ -6,14 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.meteor_score import meteor_score
 
 from processing.events import Event
-from recipes.caption_scoring import _reader, caption_event_f1, caption_meteor, matched_meteor, meteor, text_meteor
-from recipes.scoring import event_based_f1
+from recipes.caption_scoring import (
+    _reader,
+    caption_event_f1,
+    caption_intervals,
+    caption_meteor,
+    matched_meteor,
+    meteor,
+    text_meteor,
+)
+from recipes.scoring import bootstrap_interval, event_based_f1
 
 ROOT = Path(__file__).parents[1]
 SYNSETS = (("bark", "woof"), ("car", "auto"), ("rain", "drizzle"))
@@ -161,6 +170,20 @@ def test_report():
         "num_clips": 4,
         "wordnet_synonyms": 0.0,
     })  # fmt: skip
+
+
+def test_intervals_are_those_of_the_means():
+    references = [[Event(0, 10, "a dog barks")], [], [Event(0, 1, "rain")], [Event(0, 1, "rain")]]
+    predictions = [[Event(0, 10, "a dog barks"), Event(2, 3, "rain")], [], None, [Event(0, 1, "a car passes")]]
+    intervals = caption_intervals(references, predictions, synonyms=False, num_resamples=200)
+    # By hand: "rain" is a second caption of the first clip, so its precision is half; the others are 1, 0 and 0.
+    precisions = np.array([(1 - 0.5 / 27) / 2, 1.0, 0.0, 0.0])
+    expected = bootstrap_interval(precisions, np.mean, num_resamples=200)
+    assert intervals["meteor_matched_precision"] == pytest.approx(expected)
+    failures = bootstrap_interval(np.array([0.0, 0.0, 1.0, 0.0]), np.mean, num_resamples=200)
+    assert intervals["parse_failure_rate"] == pytest.approx(failures)
+    scores = caption_meteor(references, predictions, synonyms=False)
+    assert len(intervals) == 5 and all(low <= scores[name] <= high for name, (low, high) in intervals.items())
 
 
 def test_caption_event_f1_is_of_times_alone():

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -32,11 +31,14 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_help_is_quick_and_names_every_command():
-    start = time.perf_counter()
-    result = run("--help")
-    assert time.perf_counter() - start < 3
-    assert result.returncode == 0
+def test_help_names_every_command_and_loads_nothing_heavy():
+    code = (
+        "import sys; from recipes.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-1] == "0 False False", result.stderr
     for command in ("detect", "ground", "info", "synthesize", "score"):
         assert command in result.stdout
 
@@ -155,16 +157,17 @@ def test_none_and_plot(scripted_checkpoint, clip, tmp_path, capsys):
 def test_default_checkpoint_answers_quickly_and_in_little_memory(clip):
     code = (
         "import resource, sys; from recipes.cli import main; code = main(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+        "usage = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, file=sys.stderr); sys.exit(code)"
     )
-    start = time.perf_counter()
     arguments = ["ground", clip, "--query", "dog barking", "--json"]
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    seconds = time.perf_counter() - start
     assert result.returncode == 0, result.stderr
     assert set(json.loads(result.stdout)) == {"file", "duration", "events"}
-    assert seconds < 10
-    assert int(result.stderr.split()[-1]) < 1_500_000  # kB
+    # Processor time, which is the time to wait on a machine that does nothing else, and other work cannot spoil.
+    seconds, kilobytes = result.stderr.split()[-2:]
+    assert float(seconds) < 10
+    assert int(kilobytes) < 1_500_000
 
 
 @needs_default_checkpoint

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from recipes.cli import main
-from recipes.report_files import format_markdown, format_report
+from recipes.report_tables import format_markdown, format_report
 from recipes.score_checkpoint import score
 from recipes.score_predictions import score_predictions
 from recipes.score_questions import questions_of, read_rows
@@ -74,7 +74,7 @@ def test_grounding_and_rejection(scripted_checkpoint, data, tmp_path):
     assert report["grounding"]["R@0.9"] == pytest.approx(2 / 3)
     assert report["grounding"]["miou_union"] == pytest.approx((2.15 / 2.24 + 1) / 3, abs=1e-6)
     assert report["rejection"]["num_absent"] == 6 and report["rejection"]["true_rejection_rate"] == 0
-    assert "grounding: R@0.5" in format_report(report)
+    assert "grounding: 3 queries" in format_report(report) and "  R@0.5 " in format_report(report)
 
 
 def test_resumes_after_a_broken_line_and_refuses_other_settings(scripted_checkpoint, data, tmp_path):
@@ -186,10 +186,19 @@ def test_markdown_has_the_figures_of_the_report(scripted_checkpoint, data, tmp_p
     report = score(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     low, high = report["detection"]["intervals"]["micro_f1"]
-    assert f"| detection: Eb-F1 micro | 0.333 | [{low:.3f}, {high:.3f}] |\n" in text
-    assert "| detection: Eb-F1 micro, recall | 0.333 |  |\n" in text
-    # One of two references "dog" is found by three predictions; no "cat".
-    assert "| dog | 0.400 | 0.333 | 0.500 | 2 | 3 |\n" in text and "| cat | 0.000 | 0.000 | 0.000 | 1 | 0 |\n" in text
+    assert f"| Eb-F1 micro | 0.333 [{low:.3f}, {high:.3f}] | over all events, onsets within 0.2 s" in text
+    # Two of three references are missed and two of three predictions wrong; "dog" at 1.20-3.44 s for "cat" is a
+    # substitution: 1 and 1 deletion and 1 insertion, 3 errors for 3 references.
+    errors = "per reference event; 1 substitution, 1 deletion, 1 insertion"
+    low, high = report["detection"]["intervals"]["error_rate"]
+    assert f"| event-based error rate | 1.000 [{low:.3f}, {high:.3f}] | {errors} |\n" in text
+    low, high = report["detection"]["intervals"]["micro_recall"]
+    (full,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| event-based, micro |"))
+    assert full[3] == f"0.333 [{low:.3f}, {high:.3f}]" and full[5:] == ["0.333", "0.333", "0.333 |"]
+    # One of two references "dog" is found by three predictions; no "cat". Segments of 1 s: the reference "dog" is
+    # active in 1-3 of the first clip and 0 of the last, the prediction in 1-3 of all three: 3 of both, 2 * 3 / (4 + 9).
+    assert "| dog | 0.400 | 0.333 | 0.500 | 0.462 | 2 | 3 |\n" in text
+    assert "| cat | 0.000 | 0.000 | 0.000 | 0.000 | 1 | 0 |\n" in text
     assert "| clip 2 | 0.000 | 2 | 1 | 0 |\n" in text and "(worst_clips.png)" in text and "Failures" not in text
     report["failures"] = [{"id": "a|b", "audio": "x", "error": "two\nlines"}]
     assert "| a\\|b | two lines |\n" in format_markdown(report)

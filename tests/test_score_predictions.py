@@ -55,10 +55,11 @@ def test_events_null_and_text(data, predictions, tmp_path):
     assert answers == {
         ("a", "detection", None): [Event(1.0, 2.0, "dog")],
         ("b", "detection", None): None,
-        # Cut at the clip's 6 s; what starts there is dropped.
-        ("c", "detection", None): [Event(1.0, 2.0, "dog"), Event(5.5, 6.0, "dog")],
+        ("c", "detection", None): [Event(1.0, 2.0, "dog"), Event(5.5, 7.0, "dog"), Event(6.0, 6.5, "owl")],
     }
     report = score_predictions(path, data, tmp_path / "out")
+    # Cut at the clip's 6 s; what starts there is dropped.
+    assert report["clipping"]["num_cut_events"] == report["clipping"]["num_dropped_events"] == 1
     # 1 match, 3 references, 3 predictions. Macro: dog 1 match of 2 references and 3 predictions, cat 0: (2/5 + 0) / 2.
     assert report["detection"]["micro"] == pytest.approx({"f1": 2 / 6, "precision": 1 / 3, "recall": 1 / 3})
     assert report["detection"]["macro"]["f1"] == pytest.approx(0.2)
@@ -119,8 +120,10 @@ def test_long_lists_are_counted(data, predictions):
     [
         ({"task": "detection", "events": []}, "id is None"),
         (detection(["a"], events=[]), r"id is \['a'\]"),
-        ({"id": "a", "events": []}, "task is None; choose one of detection, grounding"),
-        ({"id": "a", "task": "captioning", "text": ""}, "task is 'captioning'"),
+        ({"id": "a", "events": []}, "task is None; choose one of grounding, detection"),
+        ({"id": "a", "task": "transcription", "text": ""}, "task is 'transcription'"),
+        ({"id": True, "task": "detection", "text": ""}, "id is True"),
+        (detection("a", text="none", duration=0), "duration is 0"),
         (detection("a"), "give events or text"),
         (detection("a", text=None), "text is None; give a string"),
         (detection("a", events="none"), "events is none; give a list"),
@@ -187,7 +190,7 @@ def test_command_without_model_audio_or_torch(data, predictions, tmp_path):
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[-1] == "False" and lines[1].split()[:4] == ["detection:", "Eb-F1", "micro", "1.000"]
+    assert lines[-1] == "False" and lines[2].split()[:3] == ["Eb-F1", "micro", "1.000"]
     assert {file.name for file in tmp_path.glob("theirs*")} == {"theirs.json", "theirs.md", "theirs_worst_clips.png"}
 
 
@@ -201,7 +204,7 @@ def test_command_reports_what_does_not_fit(data, predictions, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--out", "x"], "one of the arguments JSONL --data is required"),
+        (["--out", "x"], "one of the arguments DATA --data is required"),
         (["a.jsonl", "--data", "b.jsonl", "--out", "x"], "not allowed with argument"),
         (["a.jsonl", "--out", "x", "--model", "m", "--predictions", "p.jsonl"], "not allowed with argument --model"),
         (["a.jsonl"], "required: --out"),

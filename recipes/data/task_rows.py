@@ -4,6 +4,7 @@ import datasets
 import numpy as np
 
 from processing.event_text import PROMPTS, TASKS, prompt_text
+from recipes.data.absent_labels import draw_absent_labels
 from recipes.data.event_dataset import FEATURES, build_dataset
 from recipes.data.event_rows import make_row
 
@@ -76,9 +77,7 @@ def _questions(row, tasks, labels, num_absent, rng):
     made = [_asked(row, f"{id}/detection", "detection", events, None)] if "detection" in tasks else []
     if "grounding" in tasks:
         present = sorted({event["event_label"] for event in events} - {""})
-        absent = sorted(set(labels) - set(present))
-        drawn = [absent[i] for i in rng.permutation(len(absent))[:num_absent]]
-        for label in present + drawn:
+        for label in present + draw_absent_labels(labels, present, num_absent, rng):
             mine = [event for event in events if event["event_label"] == label]
             made.append(_asked(row, f"{id}/grounding/{label}", "grounding", mine, label))
     return made

@@ -1,0 +1,76 @@
+"""METEOR of dense captions as an `evaluate` module; the card beside this file says what it means."""
+
+import evaluate
+
+from recipes import event_metric
+from recipes.scoring import caption_intervals, caption_meteor
+
+_DESCRIPTION = """
+Dense audio captioning: METEOR between all captions of a clip's reference and of its prediction, and METEOR of captions
+that are paired one to one by their times.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds, the label a caption; []
+        where nothing was found, None for an answer that could not be parsed.
+    references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
+    iou_threshold: how far events must overlap to be paired, 0.5.
+    synonyms: align WordNet synonyms too, True. Without them it is another metric, which needs no data.
+    wordnet_folder: folder with the files of WordNet 3.0; None looks where NLTK looks, then in /usr/share/wordnet.
+    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+Returns:
+    meteor_text; meteor_matched (the F-measure), meteor_matched_precision, meteor_matched_recall; parse_failure_rate,
+    num_clips, wordnet_synonyms (1.0 or 0.0). With bootstrap NAME_low and NAME_high of the first five.
+Examples:
+    >>> metric = evaluate.load("recipes/metrics/caption_meteor")
+    >>> bark = {"onset": 1.0, "offset": 2.0, "event_label": "a dog barks at night"}
+    >>> metric.compute(predictions=[[bark]], references=[[bark]], synonyms=False)["meteor_text"]
+    0.996
+"""
+
+_CITATION = """
+@inproceedings{lavie2007meteor,
+  title={{METEOR}: An Automatic Metric for {MT} Evaluation with High Levels of Correlation with Human Judgments},
+  author={Lavie, Alon and Agarwal, Abhaya},
+  booktitle={Proceedings of the Second Workshop on Statistical Machine Translation},
+  pages={228--231},
+  year={2007}
+}
+"""
+
+
+class CaptionMeteor(event_metric.EventMetric):
+    """METEOR of whole texts and of captions paired by their times."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=event_metric.event_features(),
+            reference_urls=[
+                "https://aclanthology.org/W07-0734/",
+                "https://arxiv.org/abs/1705.00754",
+                "https://www.nltk.org/api/nltk.translate.meteor_score.html",
+            ],
+        )
+
+    def _compute(
+        self,
+        predictions,
+        references,
+        iou_threshold=0.5,
+        synonyms=True,
+        wordnet_folder=None,
+        bootstrap=False,
+        confidence=0.95,
+        num_resamples=1000,
+        seed=0,
+    ):
+        references, predictions = event_metric.read_events(references, predictions)
+        settings = iou_threshold, synonyms, wordnet_folder
+        intervals = {}
+        if bootstrap:
+            intervals = caption_intervals(references, predictions, *settings, confidence, num_resamples, seed)
+        return event_metric.flat_scores(caption_meteor(references, predictions, *settings), intervals)

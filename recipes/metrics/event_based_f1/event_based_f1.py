@@ -1,0 +1,82 @@
+"""Event-based F1 as an `evaluate` module; the card beside this file says what it means."""
+
+import evaluate
+
+from recipes import event_metric
+from recipes.event_scoring import count_events
+from recipes.report_intervals import count_intervals
+from recipes.scoring import event_based_f1
+
+_DESCRIPTION = """
+Event-based F1 of sound event detection: an event is found if one of its label was predicted with onset and offset
+within collars; events are paired one to one, as many as can be. Equal to sed_eval 0.2.1.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds; [] where nothing was found,
+        None for an answer that could not be parsed.
+    references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
+    t_collar: tolerance in seconds, 0.2.
+    percentage_of_length: tolerance of offsets as a fraction of the reference event's length, 0.2.
+    time_only: let events of different labels match, False.
+    label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
+    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+Returns:
+    micro_f1, micro_precision, micro_recall, the same with macro_; error_rate, substitution_rate, deletion_rate,
+    insertion_rate, num_substitutions, num_deletions, num_insertions, macro_error_rate, macro_deletion_rate,
+    macro_insertion_rate; parse_failure_rate, num_clips. With bootstrap NAME_low and NAME_high of the first six,
+    error_rate and parse_failure_rate.
+Examples:
+    >>> metric = evaluate.load("recipes/metrics/event_based_f1")
+    >>> dog = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
+    >>> metric.compute(predictions=[[dog]], references=[[dog]])["micro_f1"]
+    1.0
+"""
+
+_CITATION = """
+@article{mesaros2016metrics,
+  title={Metrics for Polyphonic Sound Event Detection},
+  author={Mesaros, Annamaria and Heittola, Toni and Virtanen, Tuomas},
+  journal={Applied Sciences},
+  volume={6},
+  number={6},
+  pages={162},
+  year={2016},
+  doi={10.3390/app6060162}
+}
+"""
+
+
+class EventBasedF1(event_metric.EventMetric):
+    """Event-based F1 and error rate."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=event_metric.event_features(),
+            reference_urls=["https://doi.org/10.3390/app6060162", "https://tut-arg.github.io/sed_eval/"],
+        )
+
+    def _compute(
+        self,
+        predictions,
+        references,
+        t_collar=0.2,
+        percentage_of_length=0.2,
+        time_only=False,
+        label_aliases=None,
+        bootstrap=False,
+        confidence=0.95,
+        num_resamples=1000,
+        seed=0,
+    ):
+        references, predictions = event_metric.read_events(references, predictions, label_aliases)
+        settings = t_collar, percentage_of_length, time_only
+        intervals = {}
+        if bootstrap:
+            counts = count_events(references, predictions, *settings)
+            intervals = count_intervals({"": counts}, predictions, confidence, num_resamples, seed)
+        return event_metric.flat_count_scores(event_based_f1(references, predictions, *settings), intervals)

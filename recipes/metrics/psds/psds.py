@@ -1,0 +1,78 @@
+"""PSDS as an `evaluate` module; the card beside this file says what it means."""
+
+import datasets
+import evaluate
+
+from recipes import event_metric
+from recipes.scoring import PSDS1, PSDS2, psds, psds_interval
+
+_DESCRIPTION = """
+Polyphonic sound detection score of events that carry scores: the area under the curve of found events against false
+alarms per hour over all thresholds, in the two scenarios of DESED.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: one list per clip of {"onset", "offset", "event_label", "score"}, times in seconds, higher scores are
+        surer; [] where nothing was found, None for an answer that could not be parsed.
+    references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
+    durations: the length of each clip in seconds.
+    labels: the classes of the mean; None takes those of the references.
+    label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
+    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+Returns:
+    psds1, psds2, num_other_labels, parse_failure_rate, num_clips. With bootstrap psds1_low, psds1_high, psds2_low,
+    psds2_high.
+Examples:
+    >>> metric = evaluate.load("recipes/metrics/psds")
+    >>> dog = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
+    >>> metric.compute(predictions=[[{**dog, "score": 0.9}]], references=[[dog]], durations=[10.0])["psds1"]
+    1.0
+"""
+
+_CITATION = """
+@inproceedings{bilen2020psds,
+  title={A Framework for the Robust Evaluation of Sound Event Detection},
+  author={Bilen, {\\c{C}}a{\\u{g}}da{\\c{s}} and Ferroni, Giacomo and Tuveri, Francesco and Azcarreta, Juan and
+          Krstulovi{\\'c}, Sacha},
+  booktitle={ICASSP 2020 - IEEE International Conference on Acoustics, Speech and Signal Processing},
+  pages={61--65},
+  year={2020}
+}
+"""
+
+
+class Psds(event_metric.EventMetric):
+    """PSDS 1 and PSDS 2."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=event_metric.event_features(score=datasets.Value("float64"), durations=datasets.Value("float64")),
+            reference_urls=["https://arxiv.org/abs/1910.08440", "https://github.com/audioanalytic/psds_eval"],
+        )
+
+    def _compute(
+        self,
+        predictions,
+        references,
+        durations,
+        labels=None,
+        label_aliases=None,
+        bootstrap=False,
+        confidence=0.95,
+        num_resamples=1000,
+        seed=0,
+    ):
+        references, predictions = event_metric.read_events(references, predictions, label_aliases)
+        scores, intervals = {}, {}
+        for name, scenario in (("psds1", PSDS1), ("psds2", PSDS2)):
+            inputs = references, predictions, durations, scenario, labels
+            report = psds(*inputs)
+            scores[name] = report["psds"]
+            if bootstrap:
+                intervals[name] = psds_interval(*inputs, confidence, num_resamples, seed)
+        rest = ("num_other_labels", "parse_failure_rate", "num_clips")
+        return event_metric.flat_scores({**scores, **{name: report[name] for name in rest}}, intervals)

@@ -1,0 +1,77 @@
+"""Segment-based F1 as an `evaluate` module; the card beside this file says what it means."""
+
+import evaluate
+
+from recipes import event_metric
+from recipes.report_intervals import count_intervals
+from recipes.scoring import segment_based_f1
+from recipes.segment_scoring import count_segments
+
+_DESCRIPTION = """
+Segment-based F1 of sound event detection: time is cut into segments, and in each of them the labels that are active in
+reference and prediction are compared. Equal to sed_eval 0.2.1.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds; [] where nothing was found,
+        None for an answer that could not be parsed.
+    references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
+    time_resolution: length of a segment in seconds, 1.0.
+    label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
+    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+Returns:
+    micro_f1, micro_precision, micro_recall, the same with macro_; error_rate, substitution_rate, deletion_rate,
+    insertion_rate, num_substitutions, num_deletions, num_insertions, macro_error_rate, macro_deletion_rate,
+    macro_insertion_rate; time_resolution, parse_failure_rate, num_clips. With bootstrap NAME_low and NAME_high of the
+    first six, error_rate and parse_failure_rate.
+Examples:
+    >>> metric = evaluate.load("recipes/metrics/segment_based_f1")
+    >>> dog = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
+    >>> metric.compute(predictions=[[dog]], references=[[dog]], time_resolution=0.1)["micro_f1"]
+    1.0
+"""
+
+_CITATION = """
+@article{mesaros2016metrics,
+  title={Metrics for Polyphonic Sound Event Detection},
+  author={Mesaros, Annamaria and Heittola, Toni and Virtanen, Tuomas},
+  journal={Applied Sciences},
+  volume={6},
+  number={6},
+  pages={162},
+  year={2016},
+  doi={10.3390/app6060162}
+}
+"""
+
+
+class SegmentBasedF1(event_metric.EventMetric):
+    """Segment-based F1 and error rate."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=event_metric.event_features(),
+            reference_urls=["https://doi.org/10.3390/app6060162", "https://tut-arg.github.io/sed_eval/"],
+        )
+
+    def _compute(
+        self,
+        predictions,
+        references,
+        time_resolution=1.0,
+        label_aliases=None,
+        bootstrap=False,
+        confidence=0.95,
+        num_resamples=1000,
+        seed=0,
+    ):
+        references, predictions = event_metric.read_events(references, predictions, label_aliases)
+        intervals = {}
+        if bootstrap:
+            counts = count_segments(references, predictions, time_resolution)
+            intervals = count_intervals({"": counts}, predictions, confidence, num_resamples, seed)
+        return event_metric.flat_count_scores(segment_based_f1(references, predictions, time_resolution), intervals)

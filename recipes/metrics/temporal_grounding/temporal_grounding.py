@@ -1,0 +1,68 @@
+"""Scores of temporal grounding as an `evaluate` module; the card beside this file says what they mean."""
+
+import evaluate
+
+from recipes import event_metric
+from recipes.scoring import count_accuracy, grounding_intervals, recall_at_iou, rejection_rates
+
+_DESCRIPTION = """
+Temporal grounding: when does what a query describes sound? R@IoU and two mean IoUs say how well the predicted
+intervals cover the reference ones, count accuracy whether there are as many, rejection rates whether absence is told.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions: one list per pair of clip and query, of {"onset", "offset"}, times in seconds; [] where the query was
+        rejected, None for an answer that could not be parsed. An event_label may be there and plays no part.
+    references: one list per pair of {"onset", "offset"}; [] for a query that is absent.
+    clips: the clip of each pair, for the intervals; by default each pair is its own clip.
+    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+Returns:
+    R@0.3, R@0.5, R@0.7, R@0.9, miou_union, miou_best_match, count_accuracy, parse_failure_rate, num_pairs over all
+    pairs; true_rejection_rate over the num_absent pairs without reference, false_rejection_rate over the num_present
+    others, NaN where there are none. With bootstrap NAME_low and NAME_high of all but the numbers of pairs.
+Examples:
+    >>> metric = evaluate.load("recipes/metrics/temporal_grounding")
+    >>> reference, prediction = {"onset": 1.0, "offset": 3.0}, {"onset": 1.0, "offset": 2.0}
+    >>> metric.compute(predictions=[[prediction]], references=[[reference]])["miou_union"]
+    0.5
+"""
+
+_CITATION = """
+@inproceedings{gao2017tall,
+  title={{TALL}: Temporal Activity Localization via Language Query},
+  author={Gao, Jiyang and Sun, Chen and Yang, Zhenheng and Nevatia, Ram},
+  booktitle={Proceedings of the IEEE International Conference on Computer Vision},
+  pages={5267--5275},
+  year={2017}
+}
+"""
+
+
+class TemporalGrounding(event_metric.EventMetric):
+    """R@IoU, mean IoU, count accuracy and rejection rates."""
+
+    labels_matter = False
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=event_metric.event_features(),
+            reference_urls=["https://arxiv.org/abs/1705.02101"],
+        )
+
+    def _compute(
+        self, predictions, references, clips=None, bootstrap=False, confidence=0.95, num_resamples=1000, seed=0
+    ):
+        references, predictions = event_metric.read_events(references, predictions)
+        scores = {
+            **recall_at_iou(references, predictions),
+            "count_accuracy": count_accuracy(references, predictions),
+            **rejection_rates(references, predictions),
+        }
+        intervals = {}
+        if bootstrap:
+            intervals = grounding_intervals(references, predictions, clips, confidence, num_resamples, seed)
+        return event_metric.flat_scores(scores, intervals)
