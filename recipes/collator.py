@@ -40,6 +40,21 @@ def branch_mask(prefix, branches, length):
     return mask & torch.ones(length, length, dtype=torch.bool).tril()
 
 
+def mask_for(attention, mask, dtype):
+    """Return a mask as an attention implementation understands it.
+
+    `eager` adds a mask of four dimensions to its scores, so that a bool one would be added as 0 and 1.
+
+    Args:
+        attention: name of the implementation, such as `sdpa`.
+        mask: `(batch, length)`, or bool `(batch, 1, length, length)`.
+        dtype: that of the scores.
+    """
+    if attention != "eager" or mask.dim() != 4:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
 @dataclass
 class TimeProCollator:
     """Turn samples `{"pieces", "turns": [{"question", "answer"[, "event_label"]}]}` into a batch.

@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
+from recipes.collator import mask_for
 from recipes.grpo_resume import EpochSampler, ResumeGeneration
 from recipes.rewards import adaptive_reward, check_tie_break
 from recipes.shared_prefix import pack_answers
@@ -270,11 +271,8 @@ class TimeProGRPOTrainer(GRPOTrainer):
             [owners[first[key]] for key in keys],
             self._tokenizer.pad_token_id,
         )
-        if self._base_model.config._attn_implementation == "eager":
-            # It adds the mask to its scores.
-            mask = packed.inputs["attention_mask"]
-            scores = torch.zeros_like(mask, dtype=self._base_model.dtype)
-            packed.inputs["attention_mask"] = scores.masked_fill(~mask, -torch.inf)
+        model_config, mask = self._base_model.config, packed.inputs["attention_mask"]
+        packed.inputs["attention_mask"] = mask_for(model_config._attn_implementation, mask, self._base_model.dtype)
         with self.accelerator.autocast():
             outputs = model(**packed.inputs, fused_lm_head=True, **joined([clips[row] for row in owners]))
         entropy = outputs.entropy

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from modeling_timepro import TimeProAudioForCausalLM
+from recipes.collator import mask_for
 from recipes.time_reading import TimeReading
 
 AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
@@ -102,7 +103,13 @@ class TimeProSFTTrainer(SFTTrainer):
         kept = (targets != -100).any(0).nonzero().squeeze(1)
         features = {name: value for name, value in inputs.items() if name not in ("labels", "name_targets")}
         is_taught = self.model.training and bool(self.reading_weights)
-        outputs = model(**features, use_cache=False, logits_to_keep=kept, output_hidden_states=is_taught)
+        mask = mask_for(self.model.config._attn_implementation, features["attention_mask"], self.model.dtype)
+        outputs = model(
+            **(features | {"attention_mask": mask}),
+            use_cache=False,
+            logits_to_keep=kept,
+            output_hidden_states=is_taught,
+        )
         reading = self._reading_loss(outputs.hidden_states, features, targets, names) if is_taught else 0.0
         targets = targets[:, kept]
         chosen = targets != -100

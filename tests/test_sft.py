@@ -1,5 +1,6 @@
 """Supervised fine-tuning: what reaches the loss, what stays frozen, and a real launch that is killed and resumed."""
 
+import copy
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from recipes.checkpoint import save_checkpoint
-from recipes.collator import TimeProCollator, branch_mask, common_prefix
+from recipes.collator import TimeProCollator, branch_mask, common_prefix, mask_for
 from recipes.sft_trainer import freeze_time_embeddings, time_aware_loss
 
 
@@ -80,6 +81,19 @@ def test_questions_that_share_an_audio_prompt_equal_separate_sequences(checkpoin
     shared = loss_of(model, collator(clips))
     separate = sum(loss_of(model, collator([clip | {"turns": [turn]}])) for clip in clips for turn in clip["turns"])
     assert shared == pytest.approx(separate.item(), rel=1e-5)
+
+
+def test_shared_prompts_mean_the_same_to_eager_attention(checkpoint, tmp_path):
+    model, processor = checkpoint
+    batch = TimeProCollator(processor)([sample(tmp_path, TURNS)])
+    expected = loss_of(model, batch)
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    mask = mask_for("eager", batch["attention_mask"], torch.float32)
+    torch.testing.assert_close(loss_of(eager, batch | {"attention_mask": mask}), expected, rtol=1e-5, atol=1e-5)
+    # As it was before, the mask would let every answer see the others and what is yet to come.
+    assert abs(loss_of(eager, batch) - expected) > 1e-3
+    assert mask_for("sdpa", batch["attention_mask"], torch.float32) is batch["attention_mask"]
 
 
 def test_shared_prompts_give_the_gradients_of_separate_sequences(checkpoint, tmp_path):
