@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from pathlib import Path
 
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
@@ -19,6 +20,21 @@ def save_checkpoint(model, processor, out) -> None:
     for name in ("is_local", "local_files_only"):
         processor.tokenizer.init_kwargs.pop(name, None)
     processor.save_pretrained(out)
+
+
+def save_trained(trainer, processor) -> None:
+    """Write what a trainer has made to its `output_dir`: `final/`, adapters merged into it, and `adapter/`, if any."""
+    trainer.accelerator.wait_for_everyone()
+    if not trainer.is_world_process_zero():
+        return
+    out = Path(trainer.args.output_dir)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        # Beside it may stand a frozen reference.
+        model.save_pretrained(out / "adapter", selected_adapters=["default"])
+        model = model.merge_and_unload()
+    save_checkpoint(model, processor, out / "final")
+    trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))
 
 
 def load_checkpoint(path, **kwargs):

@@ -21,13 +21,13 @@ from tqdm import tqdm  # noqa: E402
 from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config  # noqa: E402
 
 from processing.audio_io import load_audio  # noqa: E402
-from recipes.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from recipes.checkpoint import load_checkpoint, save_trained  # noqa: E402
 from recipes.data.event_loaders import load_events  # noqa: E402
 from recipes.data.event_rows import audio_locator  # noqa: E402
 from recipes.data.task_rows import make_task_rows  # noqa: E402
+from recipes.frozen_parts import freeze_audio, freeze_time_embeddings  # noqa: E402
 from recipes.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward  # noqa: E402
 from recipes.rewards import REWARDS  # noqa: E402
-from recipes.sft_trainer import freeze_time_embeddings  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +129,7 @@ def main(argv: list[str] | None = None):
     peft_config = None if is_adapter else get_peft_config(model_arguments)
     if peft_config is None and not is_adapter:
         # The tower and its projector stay as they were: their frames can then be computed once per clip.
-        model.model.audio_tower.requires_grad_(False)
-        model.model.multi_modal_projector.requires_grad_(False)
+        freeze_audio(model)
         freeze_time_embeddings(model)
     trainer = TimeProGRPOTrainer(
         model=model,
@@ -144,15 +143,7 @@ def main(argv: list[str] | None = None):
         shared_prefix=arguments.shared_prefix,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if isinstance(model, PeftModel):
-            # Beside it stands, with beta > 0, the frozen reference.
-            model.save_pretrained(Path(training.output_dir) / "adapter", selected_adapters=["default"])
-            model = model.merge_and_unload()
-        save_checkpoint(model, processor, Path(training.output_dir) / "final")
-        trainer.state.save_to_json(str(Path(training.output_dir) / "final" / "trainer_state.json"))
+    save_trained(trainer, processor)
 
 
 if __name__ == "__main__":

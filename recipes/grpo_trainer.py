@@ -13,6 +13,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
 from recipes.collator import mask_for
+from recipes.frozen_parts import SpareTicks
 from recipes.grpo_resume import EpochSampler, ResumeGeneration
 from recipes.rewards import adaptive_reward, check_tie_break
 from recipes.shared_prefix import pack_answers
@@ -28,7 +29,7 @@ def adaptive_temporal_reward(completions, **kwargs):
     return [0.0] * len(completions)
 
 
-class TimeProGRPOTrainer(GRPOTrainer):
+class TimeProGRPOTrainer(SpareTicks, GRPOTrainer):
     """Train on chats with audio by the rewards of `recipes/rewards.py`.
 
     Where `adaptive_temporal_reward` is the first of the reward functions, it becomes the adaptive reward of the second
@@ -73,10 +74,6 @@ class TimeProGRPOTrainer(GRPOTrainer):
     def _is_audio_trained(self):
         parts = (self._base_model.model.audio_tower, self._base_model.model.multi_modal_projector)
         return any(parameter.requires_grad for part in parts for parameter in part.parameters())
-
-    def get_decay_parameter_names(self, model):
-        # Decay would move the frozen tick rows, which live in the embedding matrix.
-        return [name for name in super().get_decay_parameter_names(model) if "embed_tokens" not in name]
 
     def _get_train_sampler(self, dataset=None):
         parent = super()._get_train_sampler(dataset)
@@ -262,19 +259,15 @@ class TimeProGRPOTrainer(GRPOTrainer):
             return outputs.log_probs[:, -width:], None if entropy is None else entropy[:, -width:]
         # Rows of one prompt hold the same clips; equal prompts about other clips are others.
         keys = [(id(clip), tuple(prompt.tolist())) for clip, prompt in zip(clips, prompts, strict=True)]
-        first = {key: keys.index(key) for key in keys}
-        owners = {row: place for place, row in enumerate(first.values())}
+        places = {}
+        owners = [places.setdefault(key, len(places)) for key in keys]
+        firsts = [owners.index(place) for place in places.values()]
         answers = [ids[prompt_width:][mask[prompt_width:]] for ids, mask in zip(input_ids, kept, strict=True)]
-        packed = pack_answers(
-            [prompts[row] for row in owners],
-            answers,
-            [owners[first[key]] for key in keys],
-            self._tokenizer.pad_token_id,
-        )
+        packed = pack_answers([prompts[row] for row in firsts], answers, owners, self._tokenizer.pad_token_id)
         model_config, mask = self._base_model.config, packed.inputs["attention_mask"]
         packed.inputs["attention_mask"] = mask_for(model_config._attn_implementation, mask, self._base_model.dtype)
         with self.accelerator.autocast():
-            outputs = model(**packed.inputs, fused_lm_head=True, **joined([clips[row] for row in owners]))
+            outputs = model(**packed.inputs, fused_lm_head=True, **joined([clips[row] for row in firsts]))
         entropy = outputs.entropy
         return packed.unpack(outputs.log_probs, width), None if entropy is None else packed.unpack(entropy, width)
 

@@ -48,7 +48,7 @@ PSDS1 = PsdsScenario(dtc=0.7, gtc=0.7, cttc=None, alpha_ct=0.0, alpha_st=1.0)
 PSDS2 = PsdsScenario(dtc=0.1, gtc=0.1, cttc=0.3, alpha_ct=0.5, alpha_st=1.0)
 
 
-def psds(references, predictions, durations, scenario: PsdsScenario, labels=None) -> dict:
+def psds(references, predictions, durations, scenario: PsdsScenario, labels=None, statistics=None) -> dict:
     """Return the polyphonic sound detection score, for instance `psds(references, predictions, durations, PSDS1)`.
 
     A prediction is relevant if references of its label cover the share `dtc` of it, else false. A reference is found
@@ -65,6 +65,7 @@ def psds(references, predictions, durations, scenario: PsdsScenario, labels=None
         predictions: the same, where each event has a `score`; `None` for a clip whose answer could not be parsed.
         durations: length of each clip in seconds.
         labels: the classes of the mean; `None` takes those of the references.
+        statistics: what [`psds_statistics`] returns for these arguments, if at hand; it takes nearly all the time.
 
     Returns:
         `psds`, the area under the curve over `max_efpr`, 0 to 1; `class_wise`, the same of each label alone;
@@ -75,7 +76,8 @@ def psds(references, predictions, durations, scenario: PsdsScenario, labels=None
         ValueError: no clips, lists of different lengths, a duration that is not above 0, a predicted event without
             score, a label without reference events, or a number of the scenario out of its range.
     """
-    statistics = psds_statistics(references, predictions, durations, scenario, labels)
+    if statistics is None:
+        statistics = psds_statistics(references, predictions, durations, scenario, labels)
     area, areas = _areas(statistics, scenario, np.ones(len(durations)))
     known = set(statistics.labels)
     return {
@@ -88,13 +90,22 @@ def psds(references, predictions, durations, scenario: PsdsScenario, labels=None
 
 
 def psds_interval(
-    references, predictions, durations, scenario, labels=None, confidence=0.95, num_resamples=1000, seed=0
+    references,
+    predictions,
+    durations,
+    scenario,
+    labels=None,
+    confidence=0.95,
+    num_resamples=1000,
+    seed=0,
+    statistics=None,
 ) -> tuple[float, float]:
-    """Return the bootstrap interval over clips of [`psds`]; the last three arguments as in `bootstrap_interval`.
+    """Return the bootstrap interval over clips of [`psds`]; `confidence` to `seed` as in `bootstrap_interval`.
 
     A resample in which a label has no reference event has no PSDS and is left out.
     """
-    statistics = psds_statistics(references, predictions, durations, scenario, labels)
+    if statistics is None:
+        statistics = psds_statistics(references, predictions, durations, scenario, labels)
 
     def statistic(clips):
         clip_weights = np.bincount(clips, minlength=len(durations)).astype(np.float64)

@@ -8,6 +8,7 @@ import numpy as np
 
 from processing.event_text import TASKS
 from processing.events import Event
+from recipes.data.absent_labels import draw_absent_labels
 from recipes.data.event_rows import check_duration
 
 
@@ -112,10 +113,9 @@ def questions_of(row, num_absent=2) -> list[tuple]:
     if row.get("task") == "captioning":
         return [(row["id"], "captioning", None)]
     present = sorted({event.event_label for event in row["events"]} - {""})
-    absent = sorted(set(row.get("absent") or []) - set(present))
     # Drawn by the clip's id, so that the same clip is always asked the same, whatever stands around it.
     generator = np.random.default_rng(list(str(row["id"]).encode()) or [0])
-    absent = [absent[i] for i in sorted(generator.permutation(len(absent))[:num_absent])]
+    absent = sorted(draw_absent_labels(row.get("absent") or [], present, num_absent, generator))
     return [(row["id"], "detection", None), *((row["id"], "grounding", label) for label in present + absent)]
 
 

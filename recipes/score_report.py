@@ -3,6 +3,7 @@
 from recipes.bootstrap import sum_intervals
 from recipes.caption_scoring import METEOR_NAMES, meteor_by_clip
 from recipes.event_scoring import count_events
+from recipes.psds_scoring import psds_statistics
 from recipes.report_intervals import count_intervals
 from recipes.score_questions import grounding_pairs
 from recipes.scoring import (
@@ -94,10 +95,12 @@ def _psds(references, predictions, durations) -> tuple[dict, dict]:
         return {**dict.fromkeys(SCENARIOS), "not_computed": "; ".join(reasons)}, {}
     scores, class_wise, intervals = {}, {}, {}
     for name, scenario in SCENARIOS.items():
-        found = psds(references, predictions, durations, scenario)
+        inputs = references, predictions, durations, scenario
+        statistics = psds_statistics(*inputs)
+        found = psds(*inputs, statistics=statistics)
         scores[name], class_wise[name] = found["psds"], found["class_wise"]
         try:
-            intervals[name] = psds_interval(references, predictions, durations, scenario)
+            intervals[name] = psds_interval(*inputs, statistics=statistics)
         except ValueError:
             pass  # of many rare labels, each resample may lack one
     rest = {"class_wise": class_wise, "num_other_labels": found["num_other_labels"], "not_computed": None}

@@ -16,15 +16,15 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config  # noqa: E402
 
-from recipes.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from recipes.checkpoint import load_checkpoint, save_trained  # noqa: E402
 from recipes.collator import TimeProCollator  # noqa: E402
 from recipes.data.clip_pieces import curriculum, group_by_length  # noqa: E402
 from recipes.data.tasks import make_turns  # noqa: E402
-from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer, freeze_time_embeddings  # noqa: E402
+from recipes.frozen_parts import freeze_audio, freeze_time_embeddings  # noqa: E402
+from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer  # noqa: E402
 from recipes.time_reading import READING_LOSSES  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class SFTArguments:
         num_variants: times that every clip enters an epoch, each with other questions.
         window_share: share of the clips that are cut to a random window of 2 s or more.
         join_share: share of the clips that are followed by one or two others, up to the longest time of the ticks.
-        curriculum_share: share of the run, at its start, in which clips are windows that grow from 2.5 s to all.
+        curriculum_share: share of the run, at its start, in which clips are windows that grow from 1.2 s to all.
         questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
         time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
         audio_learning_rate: peak learning rate of tower and projector; 0 to freeze them, by default as the rest. What
@@ -119,12 +119,7 @@ def main():
     peft_config = get_peft_config(model_arguments)
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
-            model.model.audio_tower.requires_grad_(False)
-            # A tower that does not learn gains nothing from noise in what it says.
-            for module in model.model.audio_tower.modules():
-                if isinstance(module, torch.nn.Dropout):
-                    module.p = 0.0
-            model.model.multi_modal_projector.requires_grad_(False)
+            freeze_audio(model)
         freeze_time_embeddings(model)
     max_length, training.max_length = training.max_length, None
     reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}
@@ -142,14 +137,7 @@ def main():
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if peft_config is not None:
-            model.save_pretrained(Path(training.output_dir) / "adapter")
-            model = model.merge_and_unload()
-        save_checkpoint(model, processor, Path(training.output_dir) / "final")
-        trainer.state.save_to_json(str(Path(training.output_dir) / "final" / "trainer_state.json"))
+    save_trained(trainer, processor)
 
 
 if __name__ == "__main__":

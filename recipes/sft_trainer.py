@@ -9,19 +9,10 @@ from trl import SFTTrainer
 
 from modeling_timepro import TimeProAudioForCausalLM
 from recipes.collator import mask_for
+from recipes.frozen_parts import SpareTicks
 from recipes.time_reading import TimeReading
 
 AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
-
-
-def freeze_time_embeddings(model):
-    """Keep the tick rows of the input embeddings from changing in full fine-tuning; return the hook's handle.
-
-    Their gradients are zeroed. Weight decay must spare the embeddings too, see `TimeProSFTTrainer`.
-    """
-    ids = torch.tensor(list(model.config.time_token_ids), dtype=torch.long)
-    weight = model.get_input_embeddings().weight
-    return weight.register_hook(lambda gradient: gradient.index_fill(0, ids.to(gradient.device), 0.0))
 
 
 def time_aware_loss(logits, labels, time_token_ids, sigma=0.0, time_step=0.04):
@@ -62,7 +53,7 @@ class StopAfterSave(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-class TimeProSFTTrainer(SFTTrainer):
+class TimeProSFTTrainer(SpareTicks, SFTTrainer):
     """Train on answers only, computing logits only where a batch has answers.
 
     Args:
@@ -77,10 +68,6 @@ class TimeProSFTTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         config = self.model.config
         self._time_token_ids, self._time_step = config.time_token_ids, config.time_step
-
-    def get_decay_parameter_names(self, model):
-        # Decay would move the frozen tick rows, which live in the embedding matrix.
-        return [name for name in super().get_decay_parameter_names(model) if "embed_tokens" not in name]
 
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)

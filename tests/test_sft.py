@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from recipes.checkpoint import save_checkpoint
 from recipes.collator import TimeProCollator, branch_mask, common_prefix, mask_for
-from recipes.sft_trainer import freeze_time_embeddings, time_aware_loss
+from recipes.frozen_parts import freeze_time_embeddings
+from recipes.sft_trainer import time_aware_loss
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ def draw_absent_labels(labels, present, num_absent, generator: np.random.Generat
     Args:
         labels: those of the whole data set, in any order; `""` stands for none.
         present: those of the recording.
-        num_absent: how many, at most.
+        num_absent: how many, at most; `None` for all.
         generator: one for each recording, so that its draw does not depend on what stands around it.
     """
     absent = sorted(set(labels) - set(present) - {""})

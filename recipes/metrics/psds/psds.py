@@ -4,6 +4,7 @@ import datasets
 import evaluate
 
 from recipes import event_metric
+from recipes.psds_scoring import psds_statistics
 from recipes.scoring import PSDS1, PSDS2, psds, psds_interval
 
 _DESCRIPTION = """
@@ -70,9 +71,10 @@ class Psds(event_metric.EventMetric):
         scores, intervals = {}, {}
         for name, scenario in (("psds1", PSDS1), ("psds2", PSDS2)):
             inputs = references, predictions, durations, scenario, labels
-            report = psds(*inputs)
+            statistics = psds_statistics(*inputs)
+            report = psds(*inputs, statistics=statistics)
             scores[name] = report["psds"]
             if bootstrap:
-                intervals[name] = psds_interval(*inputs, confidence, num_resamples, seed)
+                intervals[name] = psds_interval(*inputs, confidence, num_resamples, seed, statistics)
         rest = ("num_other_labels", "parse_failure_rate", "num_clips")
         return event_metric.flat_scores({**scores, **{name: report[name] for name in rest}}, intervals)
