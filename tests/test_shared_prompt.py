@@ -1,0 +1,112 @@
+"""Questions that share the audio part of their prompts: the answers of separate prompts, the audio computed once."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from processing.event_text import prompt_text
+from processing.shared_prompt import prefill_questions
+
+ASKED = [
+    [prompt_text("detection"), prompt_text("grounding", "dog bark", 1), prompt_text("grounding", "a <0.08> siren", 3)],
+    [prompt_text("detection", wording=2)],
+    [prompt_text("grounding", "drum"), prompt_text("captioning")],
+]
+
+
+@pytest.fixture(scope="module")
+def clips():
+    rng = np.random.default_rng(3)
+    return [(0.1 * rng.normal(size=size)).astype(np.float32) for size in (16000, 40000, 8000)]
+
+
+def alone(checkpoint, waveform, question, **kwargs):
+    """Return the answer's token ids of a prompt of its own."""
+    model, processor = checkpoint
+    blocks = [{"type": "audio"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
+    inputs = processor(text=text, audio=[waveform], return_tensors="pt")
+    torch.manual_seed(5)
+    return model.generate(**inputs, max_new_tokens=8, **kwargs)[:, inputs["input_ids"].shape[1] :]
+
+
+def together(checkpoint, waveforms, questions, num_copies=1, **kwargs):
+    inputs = prefill_questions(*checkpoint, waveforms, questions, num_copies)
+    width = inputs["input_ids"].shape[1]
+    torch.manual_seed(5)
+    return checkpoint[0].generate(**inputs, max_new_tokens=8, **kwargs)[:, width:]
+
+
+def test_answers_are_those_of_separate_prompts(lively_checkpoint, clips):
+    answers = together(lively_checkpoint, clips, ASKED, do_sample=False)
+    expected = [
+        alone(lively_checkpoint, clip, text, do_sample=False)[0] for clip, texts in zip(clips, ASKED) for text in texts
+    ]
+    assert len(answers) == len(expected) == 6
+    pad_id = lively_checkpoint[1].tokenizer.pad_token_id
+    for answer, own in zip(answers, expected):
+        length = len(own)
+        assert answer[:length].tolist() == own.tolist()
+        assert (answer[length:] == pad_id).all()
+    # Else the equality would say nothing.
+    assert len({tuple(answer.tolist()) for answer in answers}) > 2
+
+
+def test_first_logits_are_those_of_separate_prompts(lively_checkpoint, clips):
+    def first_logits(inputs):
+        options = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        return lively_checkpoint[0].generate(**inputs, **options).logits[0]
+
+    shared = first_logits(prefill_questions(*lively_checkpoint, clips, ASKED))
+    single = [
+        first_logits(prefill_questions(*lively_checkpoint, [clip], [[text]]))[0]
+        for clip, texts in zip(clips, ASKED)
+        for text in texts
+    ]
+    torch.testing.assert_close(shared, torch.stack(single), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"do_sample": True, "num_return_sequences": 3, "top_k": 5}])
+def test_beams_and_several_answers_hear_their_own_clip(lively_checkpoint, clips, options):
+    answers = together(lively_checkpoint, clips[:1], ASKED[:1], num_copies=3, **options)
+    assert len(answers) == 3 * options.get("num_return_sequences", 1)
+    if "num_beams" in options:
+        for answer, text in zip(answers, ASKED[0]):
+            own = alone(lively_checkpoint, clips[0], text, do_sample=False, **options)[0]
+            assert answer[: len(own)].tolist() == own.tolist()
+
+
+def test_each_clip_is_encoded_and_prefilled_once(lively_checkpoint, clips):
+    model, processor = copy.deepcopy(lively_checkpoint[0]), lively_checkpoint[1]
+    encoded, lengths = [], []
+    model.model.audio_tower.register_forward_hook(lambda module, args, output: encoded.append(1))
+    model.model.language_model.register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
+    )
+    inputs = prefill_questions(model, processor, clips, ASKED)
+    assert len(encoded) == 1 and len(lengths) == 1 and lengths[0][0] == len(clips)
+    model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert len(encoded) == 1
+    # All that is left to `generate` is what follows the last frame.
+    assert lengths[1][0] == 6 and lengths[1][1] == inputs["input_ids"].shape[1] - lengths[0][1]
+
+
+def test_a_question_before_the_audio_is_answered_too(lively_checkpoint, clips):
+    model, processor = lively_checkpoint[0], copy.deepcopy(lively_checkpoint[1])
+    processor.chat_template = (
+        "{% for message in messages %}{{ message['content'][1]['text'] }}<|audio_bos|><|AUDIO|><|audio_eos|>"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    answers = together((model, processor), clips[:1], ASKED[:1], do_sample=False)
+    for answer, text in zip(answers, ASKED[0]):
+        own = alone((model, processor), clips[0], text, do_sample=False)[0]
+        assert answer[: len(own)].tolist() == own.tolist()
+
+
+def test_every_clip_needs_a_question(lively_checkpoint, clips):
+    with pytest.raises(ValueError, match=r"questions has \[1, 0\] texts for 2 clips"):
+        prefill_questions(*lively_checkpoint, clips[:2], [["When?"], []])
+    with pytest.raises(ValueError, match=r"questions has \[1\] texts for 2 clips"):
+        prefill_questions(*lively_checkpoint, clips[:2], [["When?"]])
