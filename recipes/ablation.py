@@ -2,21 +2,28 @@
 
     python -m recipes.ablation --out runs/ablation
 
-Every arm starts from the same backbone, tower and projector, sees the same clips in the same order and is scored on the
-same clips. What is done is kept: a run that was stopped goes on where it was. The report is written after every arm;
-`--report-only` writes it from what is there.
+Arms of supervised fine-tuning start from the same backbone, tower and projector, see the same clips in the same order
+and are scored on the same clips; so do those of reinforcement learning, which start from a checkpoint. What is done is
+kept: a run that was stopped goes on where it was. The tables of docs/ablation.md are written after every arm;
+`--report-only` writes them from what is there.
 """
 
 import argparse
 import json
 import logging
+import statistics
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from transformers.trainer_utils import get_last_checkpoint
 
-from processing.events import Event
+from recipes import DEFAULT_CHECKPOINT
+from recipes.ablation_report import write_ablation
+from recipes.checkpoint import load_checkpoint
 from recipes.data.tasks import caption_of
 
 logger = logging.getLogger(__name__)
@@ -24,15 +31,19 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "recipes" / "configs"
 # Settings of the conversion, by arm of supervised fine-tuning.
-SFT_ARMS = {
+PROMPT_ARMS = {
     "no prompt": {"time_prompt": False, "time_init": "random"},
     "random": {"time_init": "random"},
     "mean": {"time_init": "mean"},
     "place": {"time_init": "place"},
-    **{f"stride {n}": {"time_init": "random", "time_stride": n} for n in (2, 5, 10, 25)},
 }
-# Tie-breaks, by arm of reinforcement learning after supervised fine-tuning.
-GRPO_ARMS = {"GRPO, Eb-F1": "none", "GRPO, product": "product", "GRPO, sum": "sum"}
+STRIDES = {"1": "random", **{str(n): f"stride {n}" for n in (2, 5, 10, 25)}, "none": "no prompt"}
+SFT_ARMS = PROMPT_ARMS | {
+    f"stride {n}": {"time_init": "random", "time_stride": int(n)} for n in STRIDES if n not in ("1", "none")
+}
+# Tie-breaks, by arm of reinforcement learning; the first is where it starts.
+START = "before"
+GRPO_ARMS = {START: None, "GRPO, Eb-F1": "none", "GRPO, product": "product", "GRPO, sum": "sum"}
 SPLITS = ("test_unseen", "test_seen")
 
 
@@ -44,9 +55,9 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--data", default="runs/small/data", help="train, test_seen and test_unseen")
     parser.add_argument("--arms", nargs="+", default=[*SFT_ARMS, *GRPO_ARMS], metavar="ARM", help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--sft-steps", type=int, default=500)
+    parser.add_argument("--sft-steps", type=int, default=400)
     parser.add_argument("--grpo-steps", type=int, default=100)
-    parser.add_argument("--grpo-from", default="random", metavar="ARM", help="where reinforcement learning starts")
+    parser.add_argument("--grpo-from", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="default: the embedded one")
     parser.add_argument("--num-clips", type=int, default=200, help="clips of each test to score")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--report", default=str(ROOT / "docs"), help="folder of ablation.md, .json and pictures")
@@ -56,27 +67,19 @@ def main(argv: list[str] | None = None):
     unknown = [arm for arm in args.arms if arm not in SFT_ARMS and arm not in GRPO_ARMS]
     if unknown:
         parser.error(f"--arms has {unknown}; choose from {', '.join([*SFT_ARMS, *GRPO_ARMS])}.")
-    if args.grpo_from not in SFT_ARMS:
-        parser.error(f"--grpo-from is {args.grpo_from!r}; choose from {', '.join(SFT_ARMS)}.")
     if not args.report_only:
         for seed in args.seeds:
             for arm in args.arms:
                 run_arm(arm, seed, args)
-                report(args)
-    report(args)
-
-
-def report(args):
-    """Write the report of all arms that have been scored."""
-    from recipes.ablation_report import write_ablation
-
-    write_ablation(Path(args.out), Path(args.report), SFT_ARMS, GRPO_ARMS, args.grpo_from)
+                write_ablation(args.out, Path(args.report), PROMPT_ARMS, GRPO_ARMS, STRIDES)
+        measure_prompts(args)
+    write_ablation(args.out, Path(args.report), PROMPT_ARMS, GRPO_ARMS, STRIDES)
 
 
 def run_arm(arm, seed, args) -> dict:
     """Train and score one arm, as far as that is not done yet, and return its result.
 
-    The result is `{"arm", "seed", "settings", "seconds", "scores": {split: report}}`, also in `result.json`.
+    The result is `{"arm", "seed", "settings", "steps", "num_clips", "scores": {split: report}}`, also in `result.json`.
     """
     folder = arm_folder(args.out, arm, seed)
     result = folder / "result.json"
@@ -85,19 +88,19 @@ def run_arm(arm, seed, args) -> dict:
     logger.info("arm %r, seed %d", arm, seed)
     folder.mkdir(parents=True, exist_ok=True)
     train = _train_grpo if arm in GRPO_ARMS else _train_sft
-    if not (folder / "final" / "trainer_state.json").is_file():
-        train(arm, seed, folder, args)
-    state = json.loads((folder / "final" / "trainer_state.json").read_text(encoding="utf-8"))
-    seconds = next((log["train_runtime"] for log in reversed(state["log_history"]) if "train_runtime" in log), None)
-    scores = {split: score_arm(folder / "final", args.data, split, args.num_clips, args.threads) for split in SPLITS}
+    checkpoint, steps = Path(args.grpo_from) if arm == START else folder / "final", 0
+    if arm != START:
+        if not (checkpoint / "trainer_state.json").is_file():
+            train(arm, seed, folder, args)
+        steps = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    has_captions = arm in SFT_ARMS
     values = {
         "arm": arm,
         "seed": seed,
-        "settings": {"tie_break": GRPO_ARMS[arm], "from": args.grpo_from} if arm in GRPO_ARMS else SFT_ARMS[arm],
-        "steps": state["global_step"],
-        "train_seconds": seconds,
+        "settings": {"tie_break": GRPO_ARMS[arm]} if arm in GRPO_ARMS else SFT_ARMS[arm],
+        "steps": steps,
         "num_clips": args.num_clips,
-        "scores": scores,
+        "scores": {split: score_arm(checkpoint, split, has_captions, args) for split in SPLITS},
     }
     result.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return values
@@ -123,18 +126,10 @@ def _train_sft(arm, seed, folder, args):
 
 
 def _train_grpo(arm, seed, folder, args):
-    start = arm_folder(args.out, args.grpo_from, seed) / "final"
-    if not (start / "trainer_state.json").is_file():
-        raise FileNotFoundError(f"{arm!r} starts from {args.grpo_from!r}, which is not trained; add it to --arms.")
-    rows = [json.loads(line) for line in (Path(args.data) / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    audio = Path(args.data).resolve()
-    data = folder / "train.jsonl"
-    lines = [row | {"audio": str(audio / row["audio"])} for row in rows]
-    lines = [made for row in lines for made in (row, captioned(row))]
-    data.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
     overrides = {
-        "model_name_or_path": start, "data": data, "max_steps": args.grpo_steps, "tie_break": GRPO_ARMS[arm],
-        "tasks": "detection,grounding,captioning", "seed": seed, "report_to": "none", "log_completions": False,
+        "model_name_or_path": Path(args.grpo_from).resolve(), "data": Path(args.data).resolve() / "train.jsonl",
+        "max_steps": args.grpo_steps, "tie_break": GRPO_ARMS[arm], "seed": seed, "report_to": "none",
+        "log_completions": False,
     }  # fmt: skip
     _launch("grpo", CONFIGS / "grpo" / "small.yaml", folder, overrides, args.threads)
 
@@ -150,29 +145,58 @@ def _launch(recipe, config, folder, overrides, threads):
 
 
 def captioned(row) -> dict:
-    """Return a detection row as one of captions, each made from a label."""
-    events = [event | {"event_label": caption_of(event["event_label"])} for event in row["events"]]
+    """Return a clip of detection as one of captions, each made from a label."""
+    events = [replace(event, event_label=caption_of(event.event_label)) for event in row["events"]]
     return row | {"id": f"{row['id']}/captions", "task": "captioning", "events": events, "absent": None}
 
 
-def score_arm(checkpoint, data, split, num_clips, threads) -> dict:
-    """Return the report of a checkpoint on detection, grounding and captions of one split."""
+def score_arm(checkpoint, split, has_captions, args) -> dict:
+    """Return the report of a checkpoint on detection, grounding and perhaps captions of one split."""
     import torch
 
     from recipes.answer_clips import answer_clips
-    from recipes.checkpoint import load_checkpoint
     from recipes.score_answers import prepare_answers
     from recipes.score_data import read_clips
     from recipes.score_report import make_report
 
-    torch.set_num_threads(threads)
-    rows, _ = read_clips(Path(data) / f"{split}.jsonl", num_absent=2, limit=num_clips, needs_audio=True)
-    for row in list(rows):
-        events = [Event(event.onset, event.offset, caption_of(event.event_label)) for event in row["events"]]
-        rows.append(row | {"id": f"{row['id']}/captions", "task": "captioning", "events": events, "absent": None})
+    torch.set_num_threads(args.threads)
+    rows, _ = read_clips(Path(args.data) / f"{split}.jsonl", num_absent=2, limit=args.num_clips, needs_audio=True)
+    rows += [captioned(row) for row in rows] if has_captions else []
     model, processor = load_checkpoint(checkpoint)
     answers, _ = prepare_answers(rows, answer_clips(model.eval(), processor, rows), {})
     return make_report(rows, answers)
+
+
+def measure_prompts(args, num_times=7):
+    """Write `prompt_costs.json`: tokens of a prompt and processor seconds to read it, by arm of the stride sweep.
+
+    The arms take turns, so that whatever disturbs one disturbs all; medians of `num_times` are kept.
+    """
+    import torch
+
+    from processing.event_text import prompt_text
+    from processing.shared_prompt import prefill_questions
+
+    torch.set_num_threads(1)
+    folders = {arm: arm_folder(args.out, arm, args.seeds[0]) / "final" for arm in STRIDES.values()}
+    loaded = {arm: load_checkpoint(folder) for arm, folder in folders.items() if folder.is_dir()}
+    seconds, costs = {}, {arm: {} for arm in loaded}
+    for _ in range(num_times):
+        for arm, (model, processor) in loaded.items():
+            for length in (10, 30):
+                silence = np.zeros(length * processor.sampling_rate, dtype=np.float32)
+                inputs = prefill_questions(model, processor, [silence], [[prompt_text("detection")]])
+                ids = inputs["input_ids"]
+                num_frames = int((ids == processor.audio_token_id).sum())
+                frames = torch.zeros((num_frames, model.config.text_config.hidden_size))
+                with torch.no_grad():
+                    start = time.process_time()
+                    model(input_ids=ids, audio_embeds=frames, use_cache=True, logits_to_keep=1)
+                    seconds.setdefault((arm, length), []).append(time.process_time() - start)
+                costs[arm][f"tokens_{length}s"] = ids.shape[1]
+    for (arm, length), values in seconds.items():
+        costs[arm][f"prefill_seconds_{length}s"] = statistics.median(values)
+    (Path(args.out) / "prompt_costs.json").write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Answer all questions about annotated clips with a loaded model: each clip is encoded and prefilled once.
 
-`timepro score` asks a checkpoint as users do, through its pipeline, and keeps every answer; this is its quick brother for
-scripts that score many models.
+`timepro score` asks a checkpoint as users do, through its pipeline, and keeps every answer; this is its quick brother
+for scripts that score many models.
 """
 
 import torch
