@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from processing.answer_grammar import AnswerGrammar
-from processing.constrained_decoding import AnswerConstraint, AnswerMasks
+from processing.answer_masks import AnswerMasks
+from processing.constrained_decoding import AnswerConstraint
 from processing.event_text import ANSWER_FORMATS, TASKS, format_events, parse_events
 from processing.events import Event
 from processing.time_grid import TimeGrid
