@@ -95,11 +95,13 @@ class AnswerConstraint(LogitsProcessor):
 
     def _state(self, start, tokens):
         """Return the state after some tokens; `None` after the end and where no answer goes on like this."""
-        if not tokens:
-            return start
-        before = (start, tokens[:-1])
-        state = self._states[before] if before in self._states else self._state(*before)
-        return None if state is None else self.masks.advance(state, tokens[-1], len(tokens) == 1)
+        state = self._states.get((start, tokens[:-1]), start)
+        is_known = (start, tokens[:-1]) in self._states
+        for index in range(len(tokens) - 1 if is_known else 0, len(tokens)):
+            if state is None:
+                break
+            state = self.masks.advance(state, tokens[index], index == 0)
+        return state
 
     def _mask(self, state, remaining, is_first, scores) -> torch.Tensor:
         """Return which tokens are banned, bool (vocab_size,)."""

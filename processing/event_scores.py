@@ -117,9 +117,9 @@ def event_parts(
 
 
 def _spell(tokenizer, token_ids):
-    """Return the text of an answer, and where each token ends in it, in characters.
+    """Return the text of an answer, and where each token ends in it, in characters; `None` for one that says nothing.
 
-    A token that holds part of a character ends where that character does, so that it belongs to what the character is in.
+    A token with the rest of a character ends where the one with its start does.
     """
     if tokenizer not in _BYTES:
         _BYTES[tokenizer] = {}
@@ -134,7 +134,7 @@ def _spell(tokenizer, token_ids):
     ends, num_characters = [], 0
     for part in spelled:
         num_characters += sum(byte & 0xC0 != 0x80 for byte in part)
-        ends.append(num_characters)
+        ends.append(num_characters if part else None)
     return b"".join(spelled).decode(errors="replace"), ends
 
 
@@ -142,6 +142,8 @@ def _tokens_of(span, ends) -> list[int]:
     """Return the tokens that overlap a span of characters; also those that hold the rest of a character in it."""
     tokens, start = [], 0
     for index, end in enumerate(ends):
+        if end is None:
+            continue
         if (start < span[1] and end > span[0]) or (end == start and span[0] < end <= span[1]):
             tokens.append(index)
         start = end

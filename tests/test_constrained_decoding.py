@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from processing.answer_grammar import AnswerGrammar
 from processing.answer_masks import AnswerMasks
@@ -15,6 +15,7 @@ from processing.constrained_decoding import AnswerConstraint
 from processing.event_text import ANSWER_FORMATS, TASKS, format_events, parse_events
 from processing.events import Event
 from processing.time_grid import TimeGrid
+from recipes.checkpoint import load_processor
 
 SMALL = "recipes/checkpoints/timepro-small"
 LABELS = ["dog bark", "dög: ä;b", "犬の鳴き声", "none", "nonesuch", "car <horn>", "Ж", "back\\slash"]
@@ -65,7 +66,7 @@ COARSE = TimeGrid(25, 0.125, 10.0)
 @pytest.fixture(scope="module")
 def tokenizers():
     return {
-        "small": (AutoTokenizer.from_pretrained(SMALL), GRID),
+        "small": (load_processor(SMALL).tokenizer, GRID),
         "nasty": (nasty_tokenizer(COARSE), COARSE),
         "sentencepiece": (sentencepiece_tokenizer(COARSE), COARSE),
     }

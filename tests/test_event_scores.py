@@ -3,19 +3,19 @@
 import math
 
 import pytest
-from transformers import AutoTokenizer
 
 from processing.event_scores import event_parts, score_events
 from processing.event_text import format_events
 from processing.events import Event
 from processing.time_grid import TimeGrid
+from recipes.checkpoint import load_processor
 
 GRID = TimeGrid(12.5, 0.08, 30.0)
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained("recipes/checkpoints/timepro-small")
+    return load_processor("recipes/checkpoints/timepro-small").tokenizer
 
 
 def encode(tokenizer, text):
