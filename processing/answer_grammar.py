@@ -6,8 +6,10 @@ What it accepts is stricter than the grammar. Beyond parsing canonically, an ans
   step after its onset, for an event of no length is never found;
 - keeps onsets in order, in detection those of one label;
 - never says an event twice: in grounding, and in detection within a label, an event starts when the one before has
-  ended or later; a caption does not return while it still lasts; and each label has one list of times. A model that
-  repeats itself, perhaps a little shifted, would make a false alarm each time;
+  ended or later, and a caption does not return while it still lasts. A model that repeats itself, perhaps a little
+  shifted, would make a false alarm each time;
+- names each of a given set of labels once at most. A label of no set may return, to say what comes after its times so
+  far: a ban could only end in another label, for by then nearly all of it is said;
 - names no empty label and, where a set of labels is given, no other ones.
 """
 
@@ -35,7 +37,7 @@ class AnswerState(NamedTuple):
         then: phase after a literal.
         low: multiple at which the next event may start.
         onset, offset: of the current event, in multiples.
-        past: labels there have been; in captioning pairs of offset and caption.
+        past: labels there have been; in captioning, and of open labels, with the last offset of each.
         num_events: intervals written to their end.
     """
 
@@ -103,8 +105,8 @@ class AnswerGrammar:
         """
         if not 0 <= duration <= self.grid.max_time:
             raise ValueError(
-                f"duration is {duration!r} s; give seconds from 0 to max_time, {self.grid.max_time:g}, and split longer "
-                "recordings into windows."
+                f"duration is {duration!r} s; give seconds from 0 to max_time, {self.grid.max_time:g}; longer "
+                "recordings are split into windows."
             )
         steps = -(-exact_fraction(duration) // exact_fraction(self.grid.time_step))
         most = self.grid.num_ticks if self.in_ticks else len(self.spellings)
@@ -162,6 +164,8 @@ class AnswerGrammar:
         state = state._replace(offset=multiple, num_events=state.num_events + 1)
         if self.task == "captioning":
             return state._replace(phase="literal", text=b": ", then="label", low=state.onset, tail=b"")
+        if self.task == "detection" and self.labels is None:
+            state = state._replace(past=(*state.past[:-1], (state.past[-1][0], multiple)))
         return state._replace(phase="end", text=b"", low=multiple)
 
     def completion(self, state: AnswerState) -> list[bytes | int]:
@@ -218,10 +222,14 @@ class AnswerGrammar:
 
     def _step_label(self, state, byte):
         if byte == _COLON and self.task == "detection" and self._ends_label(state):
-            past = (*state.past, self._name(state))
-            return state._replace(phase="literal", text=b" ", then="onset", past=past, low=0)
+            name = self._name(state)
+            if self.labels is not None:
+                return state._replace(phase="literal", text=b" ", then="onset", past=(*state.past, name), low=0)
+            low = dict(state.past).get(name, 0)
+            past = (*(item for item in state.past if item[0] != name), (name, low))
+            return state._replace(phase="literal", text=b" ", then="onset", past=past, low=low)
         if byte == _SEMICOLON and self.task == "captioning" and self._ends_label(state) and self._may_start(state):
-            past = (*state.past, (state.offset, self._name(state)))
+            past = (*state.past, (self._name(state), state.offset))
             return state._replace(phase="literal", text=b" ", then="onset", past=past)
         text = state.text + bytes((byte,))
         if self.task == "captioning" or self._may_name(state):
@@ -237,15 +245,15 @@ class AnswerGrammar:
         return unescape_label(state.text.decode())
 
     def _ends_label(self, state) -> bool:
-        """Return whether what stands there is a whole label, and a new one."""
+        """Return whether what stands there is a whole label that may have times."""
         if self.labels is not None:
             return state.text in self.labels and self.labels[state.text] not in state.past and self._may_start(state)
         if state.tail != _WHOLE:
             return False
         name = self._name(state)
         if self.task == "captioning":
-            return not any(name == caption and state.onset < offset for offset, caption in state.past)
-        return name not in state.past and self._may_start(state)
+            return not any(name == caption and state.onset < offset for caption, offset in state.past)
+        return self._may_start(state._replace(low=dict(state.past).get(name, 0)))
 
     def _rest_of_label(self, state) -> bytes:
         end = b":" if self.task == "detection" else b""

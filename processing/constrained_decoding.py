@@ -25,7 +25,7 @@ class AnswerConstraint(LogitsProcessor):
         grid: the times that can be written.
         answer_format: `digits` or `ticks`.
         task: `grounding`, `detection` or `captioning`.
-        durations: seconds of each clip of the batch. Rows are repeated as transformers does it, those of a clip together.
+        durations: seconds of each clip of the batch. Rows may be repeated as transformers does it, a clip's together.
         prompt_length: columns of `input_ids`, padded on the left.
         max_new_tokens: tokens of an answer, its end included. The answer is brought to its end within them.
         eos_token_id: id that ends an answer, or several; the first is what rows get that are over.
@@ -75,7 +75,9 @@ class AnswerConstraint(LogitsProcessor):
         rows = input_ids[:, self.prompt_length :].tolist()
         repeats, rest = divmod(len(rows), len(self.starts))
         if rest or not repeats:
-            raise ValueError(f"input_ids has {len(rows)} rows for {len(self.starts)} durations; give one for each clip.")
+            raise ValueError(
+                f"input_ids has {len(rows)} rows for {len(self.starts)} durations; give one for each clip."
+            )
         remaining = self.max_new_tokens - len(rows[0])
         states, banned = {}, []
         for index, row in enumerate(rows):

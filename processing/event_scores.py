@@ -3,13 +3,13 @@ r"""A confidence for each event, from the probabilities of the tokens that say i
 The score of an event is the probability that the model gave to its label times that of its onset times that of its
 offset, each given what the answer said before:
 
-    score = p(label) * p(onset within 0.2 s) * p(offset within 0.2 s)
+    score = p(label) * p(onset within 0.2 s) * p(offset within 0.2 s, or a fifth of the event's length if that is more)
 
-A label has the product of its tokens, and all times of one label in detection share it; in grounding the question named
-it and it counts as 1. Where times are tokens, a time has the sum over all times within the tolerance, since neighbours
-count as right too; in digits it has the product of its tokens. Nothing is divided by a number of tokens or of events,
-so that scores compare within and across files. Probabilities are those of the model itself: before any logits processor
-and at temperature 1.
+A label has the product of its tokens, and all times of one label in detection share it; in grounding the question
+named it and it counts as 1. Where times are tokens, a time has the sum over all times within the collars of event-based
+F1, since neighbours count as right too; in digits it has the product of its tokens. Nothing is divided by a number of
+tokens or of events, so that scores compare within and across files. Probabilities are those of the model itself:
+before any logits processor and at temperature 1.
 """
 
 import math
@@ -22,6 +22,7 @@ from .events import Event
 from .token_bytes import drops_first_space, token_bytes
 
 TOLERANCE = 0.2
+SHARE_OF_LENGTH = 0.2
 
 _TIME = r"<?[0-9]+\.[0-9]+>?"
 _INTERVAL = re.compile(rf"({_TIME})-({_TIME})")
@@ -60,7 +61,7 @@ def score_events(
         time_log_probs: where times are tokens, log-probabilities of all time tokens in order at each place (num_tokens,
             num_time_tokens), normalised over the whole vocabulary; `None` to count the time that was said alone.
         grid: the [`TimeGrid`] of the time tokens; needed with `time_log_probs`.
-        tolerance: seconds by which a time may differ and count as right.
+        tolerance: seconds by which a time may differ and count as right; an offset by a fifth of the length too.
 
     Returns:
         Events as [`parse_events`] gives them of a canonical answer, in the same order; `None` if it is none.
@@ -100,7 +101,7 @@ def event_parts(
     def log_prob(span):
         return sum((log_probs[index] for index in _tokens_of(span, ends)), 0.0)
 
-    def time_log_prob(span):
+    def time_log_prob(span, tolerance):
         tokens = _tokens_of(span, ends)
         if time_log_probs is None or len(tokens) != 1 or text[span[0]] != "<":
             return log_prob(span)
@@ -110,7 +111,12 @@ def event_parts(
         return min(0.0, math.log(max(math.fsum(math.exp(float(value)) for value in near), 1e-300)))
 
     parts = [
-        EventParts(event, log_prob(label) if label else 0.0, time_log_prob(onset), time_log_prob(offset))
+        EventParts(
+            event,
+            log_prob(label) if label else 0.0,
+            time_log_prob(onset, tolerance),
+            time_log_prob(offset, max(tolerance, SHARE_OF_LENGTH * event.duration)),
+        )
         for event, label, onset, offset in found
     ]
     return sorted(parts, key=lambda part: part.event)

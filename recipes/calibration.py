@@ -1,6 +1,6 @@
 """Say whether the scores of events mean what they say: a reliability table, ECE, and how well they rank.
 
-    python -m recipes.calibration --data soundscapes/validation.jsonl --predictions runs/predictions.jsonl --out runs/cal.json
+    python -m recipes.calibration --data validation.jsonl --predictions predictions.jsonl --out calibration.json
 
 Writes the JSON report and beside it the reliability plot, `.png`. No model is loaded.
 """
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 def calibration(scores, is_right, num_bins=10) -> dict:
     """Return how scores and truth go together.
 
-    ECE, the expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3), is the
-    mean over events of |share that is right - mean score| of the bin an event is in. Bins are equally wide, the last
-    one holds 1. AUROC is the probability that a right event scores higher than a wrong one, ties counting half; average
-    precision is the mean over right events of the precision among all events that score as high or higher.
+    ECE, the expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3), is
+    the mean over events of |share that is right - mean score| of the bin an event is in. Bins are equally wide, the
+    last one holds 1. AUROC is the probability that a right event scores higher than a wrong one, ties counting half;
+    average precision is the mean over right events of the precision among all events that score as high or higher.
 
     Args:
         scores: from 0 to 1 (num_events).
@@ -42,7 +42,9 @@ def calibration(scores, is_right, num_bins=10) -> dict:
     """
     scores, is_right = np.asarray(scores, dtype=float), np.asarray(is_right, dtype=bool)
     if scores.ndim != 1 or scores.shape != is_right.shape or not len(scores):
-        raise ValueError(f"scores has shape {scores.shape}, is_right {is_right.shape}; give both for at least one event.")
+        raise ValueError(
+            f"scores has shape {scores.shape}, is_right {is_right.shape}; give both for at least one event."
+        )
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"scores reach from {scores.min()} to {scores.max()}; probabilities lie between 0 and 1.")
     if num_bins < 1:
@@ -53,8 +55,8 @@ def calibration(scores, is_right, num_bins=10) -> dict:
         mine = places == place
         mean_score, share = float(scores[mine].mean()), float(is_right[mine].mean())
         ece += mine.sum() / len(scores) * abs(share - mean_score)
-        bins.append({"low": place / num_bins, "high": (place + 1) / num_bins, "num_events": int(mine.sum()),
-                     "mean_score": mean_score, "share_right": share})  # fmt: skip
+        edges = {"low": float(place / num_bins), "high": float((place + 1) / num_bins)}
+        bins.append({**edges, "num_events": int(mine.sum()), "mean_score": mean_score, "share_right": share})
     return {
         "num_events": len(scores),
         "num_right": int(is_right.sum()),

@@ -44,7 +44,19 @@ def nasty_tokenizer(grid):
 def sentencepiece_tokenizer(grid):
     """Return a BPE with `▁` for spaces, and bytes for what it does not know."""
     vocabulary = {"<unk>": 0} | {f"<0x{byte:02X}>": byte + 1 for byte in range(256)}
-    for piece in ["▁", *"0123456789.-,:;\\abdegklnorux<>", "▁dog", "▁bark", "▁none", ":▁", ",▁1", "-1", ".0", "no", "▁1"]:
+    for piece in [
+        "▁",
+        *"0123456789.-,:;\\abdegklnorux<>",
+        "▁dog",
+        "▁bark",
+        "▁none",
+        ":▁",
+        ",▁1",
+        "-1",
+        ".0",
+        "no",
+        "▁1",
+    ]:
         vocabulary.setdefault(piece, len(vocabulary))
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
     tokenizer.decoder = decoders.Sequence(
@@ -100,16 +112,20 @@ def problem_of(text, task, grid, duration, labels=None, max_events=None):
     names = [event.event_label for event in events]
     if labels is not None and not set(names) <= set(labels) or "" in names:
         return "a label that cannot be"
-    # Written again in the order in which it came, it is the same; so all its times came in order.
-    in_order = format_events(events, task, grid, "ticks" if "<" in text else "digits")
-    if task == "detection" and events:
-        parts = [format_events(parse_events(p, task), task, grid, "ticks" if "<" in text else "digits")
-                 for p in _items(text)]  # fmt: skip
-        return None if sorted(parts) == sorted(_items(in_order)) else "times out of order"
-    if task == "captioning":
-        onsets = [parse_events(part, task)[0].onset for part in _items(text)] if events else []
-        return None if onsets == sorted(onsets) else "times out of order"
-    return None if in_order == text else "times out of order"
+    answer_format = "ticks" if "<" in text else "digits"
+    if task == "grounding":
+        return None if format_events(events, task, grid, answer_format) == text else "times out of order"
+    onsets = {}
+    for part in _items(text) if events else []:
+        mine = parse_events(part, task, tolerant=False)
+        # Written again in order, it is the same; so its times came in order.
+        if format_events(mine, task, grid, answer_format) != part:
+            return "times out of order"
+        name = mine[0].event_label if task == "detection" else ""
+        if labels is not None and name in onsets:
+            return "a label twice"
+        onsets.setdefault(name, []).extend(event.onset for event in mine)
+    return None if all(times == sorted(times) for times in onsets.values()) else "times out of order"
 
 
 def _items(text):
@@ -161,7 +177,7 @@ def check_clips(tokenizers, num_clips, batch_size=8):
         tokenizer, grid = tokenizers[name]
         generator = torch.Generator().manual_seed(batch)
         durations = (torch.rand(batch_size, generator=generator) * grid.max_time).tolist()
-        durations[:3] = [grid.max_time, 1.0, 1.5 * grid.time_step]
+        durations[0] = (grid.max_time, 1.0, 1.5 * grid.time_step)[batch % 3]
         limits = {"max_events": (None, 3)[batch % 2]}
         if task == "detection":
             limits["event_labels"] = (None, LABELS[:5])[batch // 2 % 2]
@@ -177,8 +193,8 @@ def check_clips(tokenizers, num_clips, batch_size=8):
 
 
 def test_answers_of_random_models_are_valid(tokenizers):
-    num_answers, num_with_events = check_clips(tokenizers, 360, batch_size=4)
-    assert num_answers >= 360 and num_with_events > num_answers / 2
+    num_answers, num_with_events = check_clips(tokenizers, 90, batch_size=1)
+    assert num_answers >= 90 and num_with_events > num_answers / 2
 
 
 @pytest.mark.slow
@@ -188,12 +204,15 @@ def test_answers_about_a_thousand_clips_are_valid(tokenizers):
     assert num_answers >= 1000 and num_with_events > num_answers / 2
 
 
+MASKS = {}
 free_labels = st.one_of(
-    st.sampled_from(LABELS), st.text(min_size=1, max_size=8), st.text(" \t\n:;\\<>,-noe1.\u3000é犬", min_size=1, max_size=6)
+    st.sampled_from(LABELS),
+    st.text(min_size=1, max_size=8),
+    st.text(" \t\n:;\\<>,-noe1.\u3000é犬", min_size=1, max_size=6),
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.data())
 def test_every_canonical_answer_is_allowed(tokenizers, data):
     name = data.draw(st.sampled_from(["small", "nasty"]))
@@ -215,8 +234,11 @@ def test_every_canonical_answer_is_allowed(tokenizers, data):
     text = format_events(events, task, grid, answer_format)
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     assume(tokenizer.decode(tokens) == text)
-    grammar = AnswerGrammar(grid, answer_format, task, LABELS if closed else None, None)
-    masks = AnswerMasks(tokenizer, grammar, [tokenizer.eos_token_id])
+    key = (name, task, answer_format, closed)
+    if key not in MASKS:
+        grammar = AnswerGrammar(grid, answer_format, task, LABELS if closed else None, None)
+        MASKS[key] = AnswerMasks(tokenizer, grammar, [tokenizer.eos_token_id])
+    masks, grammar = MASKS[key], MASKS[key].grammar
     state = grammar.start(duration)
     for index, token in enumerate(tokens):
         assert token in masks.allowed(state, None, index == 0), (text, tokenizer.decode(tokens[:index]))
@@ -255,6 +277,9 @@ def test_an_event_is_not_said_twice(tokenizers):
     assert found == {";", EOS}
     found = allowed_after(tokenizers, "dog bark: <0.80>-<1.04>", duration=1.0, event_labels=["dog bark"])
     assert found == {EOS}
+    # A label of no set returns for what comes after.
+    found = allowed_after(tokenizers, "dog bark: <0.16>-<0.80>; dog bark: ", duration=1.0)
+    assert found == {"<0.80>", "<0.88>", "<0.96>"}
     text = "<0.80>-<1.04>: dog; <0.88>-<0.96>: dog"
     assert EOS not in allowed_after(tokenizers, text, task="captioning")
     assert EOS in allowed_after(tokenizers, text + "s", task="captioning")

@@ -65,6 +65,11 @@ def test_neighbours_within_the_tolerance_count(tokenizer):
     assert event == Event(0.8, 1.04, "dog") and event.score == pytest.approx(0.6 * 0.5)
     (event,) = score_events(tokenizer, ids, logs, "grounding", "dog")
     assert event.score == pytest.approx(0.2 * 0.5)
+    # Of an event of 4 s the offset may differ by 0.8 s, ten steps: ticks 50 to 70 count, not 71.
+    end[50], end[71] = math.log(0.25), math.log(0.125)
+    ids = encode(tokenizer, "<0.80>-<4.80>")
+    (event,) = score_events(tokenizer, ids, logs, "grounding", "dog", rows, GRID)
+    assert event.score == pytest.approx(0.6 * 0.25)
 
 
 def test_digits_have_the_product_of_their_tokens(tokenizer):

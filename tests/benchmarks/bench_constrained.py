@@ -37,7 +37,9 @@ def measure(checkpoint, batch_size, num_tokens, repeats) -> dict:
     rng = np.random.default_rng(0)
     waveforms = [(0.1 * rng.standard_normal(160000)).astype(np.float32) for _ in range(batch_size)]
     content = [{"type": "audio"}, {"type": "text", "text": "List every sound event."}]
-    text = processor.apply_chat_template([[{"role": "user", "content": content}]] * batch_size, add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        [[{"role": "user", "content": content}]] * batch_size, add_generation_prompt=True
+    )
     inputs = dict(processor(text=text, audio=waveforms, return_tensors="pt", padding=True))
     eos = model.generation_config.eos_token_id
     times = {"free": [], "constrained": [], "processor": []}
