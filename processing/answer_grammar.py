@@ -1,6 +1,7 @@
 r"""The grammar of `event_text.py` as an automaton: which byte, or time token, may follow what an answer says so far.
 
-What it accepts is stricter than the grammar. Beyond parsing canonically, an answer
+What it accepts is stricter than the grammar, but for white space that labels may escape where they need not. Beyond
+parsing canonically, an answer
 
 - holds only times from 0 to the end of its clip, the last partial step counted whole, and every offset is at least one
   step after its onset, for an event of no length is never found;

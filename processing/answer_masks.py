@@ -33,7 +33,7 @@ class AnswerMasks:
         plain = [(index, spelled) for index, spelled in enumerate(self.bytes_of) if spelled and index not in eos]
         plain = [(index, spelled) for index, spelled in plain if index not in self.tick_of]
         self.trie = _trie(plain)
-        # In an open label nearly every token goes on; those that might end it alone hang on more than its last character.
+        # In an open label nearly every token goes on; only what might end it hangs on more than its last character.
         self.crossing = _trie([item for item in plain if end in item[1]]) if is_open else self.trie
         self.inner = [item for item in plain if end not in item[1]] if is_open else []
         self._spelled, self._inner_ids = {}, {}

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_constrained.py [--batch-size 8] [--num-tokens 64] [--repeats 5]
 
-Both generate the same number of tokens on noise: the end of an answer is banned, and the processor is measured as the
-share of its own time in a run, and beside it as the difference of whole runs, which is noisier.
+Both answer about noise, sampled. The end of an answer and `none` are banned, so that both take about as many steps; the
+cost is the processor's own time in a step beside a whole step without it. Whole steps with it are noisier.
 """
 
 import argparse
@@ -42,10 +42,13 @@ def measure(checkpoint, batch_size, num_tokens, repeats) -> dict:
     )
     inputs = dict(processor(text=text, audio=waveforms, return_tensors="pt", padding=True))
     eos = model.generation_config.eos_token_id
+    banned = [*model.generation_config.suppress_tokens, eos, processor.tokenizer("none")["input_ids"][0]]
+    num_steps = {"free": [], "constrained": []}
     times = {"free": [], "constrained": [], "processor": []}
     for repeat in range(repeats + 1):
         for name in ("free", "constrained"):
             options = {"max_new_tokens": num_tokens, "do_sample": True, "temperature": 2.0, "top_k": 0}
+            options["suppress_tokens"] = banned
             if name == "constrained":
                 constraint = AnswerConstraint(
                     processor.tokenizer, processor.grid, processor.answer_format, "detection", [10.0] * batch_size,
@@ -53,19 +56,19 @@ def measure(checkpoint, batch_size, num_tokens, repeats) -> dict:
                 )  # fmt: skip
                 timed = _Timed(constraint)
                 options["logits_processor"] = [timed]
-            else:
-                options["suppress_tokens"] = [*model.generation_config.suppress_tokens, eos]
             torch.manual_seed(repeat)
             start = time.process_time()
             output = model.generate(**inputs, **options)
             steps = output.shape[1] - inputs["input_ids"].shape[1]
             if repeat:
+                num_steps[name].append(steps)
                 times[name].append(1000 * (time.process_time() - start) / steps)
                 if name == "constrained":
                     times["processor"].append(1000 * timed.seconds / timed.calls)
     medians = {f"{name}_ms_per_step": statistics.median(values) for name, values in times.items()}
     share = medians["processor_ms_per_step"] / medians["free_ms_per_step"]
     return {"clock": "process_time", "batch_size": batch_size, "num_tokens": num_tokens, "repeats": repeats, **medians,
+            **{f"{name}_num_steps": statistics.median(values) for name, values in num_steps.items()},
             "added_share": share}  # fmt: skip
 
 
