@@ -31,12 +31,13 @@ DEFAULT_STRIDE = 1 / 6
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a recording, and the core in which it is trusted. All in seconds of the recording."""
+    """A piece of a recording, and the core in which it is trusted; times are in seconds of the recording."""
 
     start: float
     end: float
     core_start: float
     core_end: float
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ class WindowPlan:
     def last_window(self, index: int, duration: float) -> Window:
         """Return the window that ends with the recording; it starts early enough to be as long as the others."""
         if duration <= self.whole_length_s:
-            return Window(0.0, duration, 0.0, duration)
+            return Window(0.0, duration, 0.0, duration, is_last=True)
         start = duration - self.chunk_length_s
         if self.time_step:
             start = _tidy(math.ceil(round(start / self.time_step, 6)) * self.time_step)
-        return Window(min(max(start, 0.0), self._start(index)), duration, self._core_start(index), duration)
+        start = min(max(start, 0.0), self._start(index))
+        return Window(start, duration, self._core_start(index), duration, is_last=True)
 
     def split(self, duration: float) -> Iterator[Window]:
         """Yield the windows of a recording."""

@@ -21,7 +21,7 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 STDLIB_ONLY = ("__init__", "events", "time_grid", "event_text", "foreign_answers", "windowing", "annotation_io")
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"numpy", "soundfile", "soxr", "torch", "transformers"},
+    "processing": {"numpy", "soundfile", "soxr", "torch", "tqdm", "transformers"},
     "space_app": {"numpy", "matplotlib", "gradio", "transformers", "torch"},
 }
 OURS = {

@@ -75,6 +75,7 @@ def test_cores_tile_the_recording(plan, duration):
     windows = list(plan.split(duration))
     assert windows[0].start == windows[0].core_start == 0
     assert windows[-1].end == windows[-1].core_end == duration
+    assert [window.is_last for window in windows] == [False] * (len(windows) - 1) + [True]
     for window in windows:
         assert window.start <= window.core_start < window.core_end <= window.end
         assert window.end - window.start <= max(plan.chunk_length_s, min(plan.whole_length_s, duration)) + 1e-6
@@ -238,7 +239,7 @@ def test_defaults_are_those_of_speech_recognition():
     # By default whole up to max_time, then windows of 10 s. On a grid of 0.08 s: 10 / 6 = 1.667 is near 21 steps, 1.68.
     plan = plan_windows(max_time=30.0, time_step=0.08)
     assert plan == WindowPlan(10.0, 1.68, 1.68, 30.0, 0.08)
-    assert list(plan.split(30.0)) == [Window(0.0, 30.0, 0.0, 30.0)]
+    assert list(plan.split(30.0)) == [Window(0.0, 30.0, 0.0, 30.0, is_last=True)]
     # 10 - 2 * 1.68 = 6.64; the last starts at the first multiple of 0.08 from 30.1 - 10 on, 20.16.
     assert [window.start for window in plan.split(30.1)] == [0.0, 6.64, 13.28, 19.92, 20.16]
     assert plan_windows(max_time=4.0).chunk_length_s == 4.0
