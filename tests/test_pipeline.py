@@ -86,8 +86,8 @@ def test_one_or_many_queries(grounder, paths):
     assert labels(grounder(paths[1], query="dog", **ask)) == ["dog"]
     assert [labels(result) for result in grounder(paths[1], query=["dog", "a cat"], **ask)] == [["dog"], ["a cat"]]
     assert [labels(result) for result in grounder(paths[1], query=["dog"], **ask)] == [["dog"]]
-    assert [labels(result) for result in grounder(paths, query="dog", chunk_length_s=20.0, **ask)] == [
-        ["dog"] * 2,
+    assert [labels(result) for result in grounder(paths, query="dog", chunk_length_s=10.0, **ask)] == [
+        ["dog"] * 3,
         ["dog"],
     ]
     first, (second, third) = grounder(paths, query=["dog", ["a", "b"]], **ask)
