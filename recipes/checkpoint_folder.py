@@ -81,11 +81,18 @@ def describe_checkpoint(folder: str | os.PathLike) -> dict[str, str]:
         "frames": f"{config.get('frame_rate', '?')} per second",
         "ticks": f"{config.get('num_time_tokens', 0)}, every {step} s, for clips of up to {max_time} s",
         "tick init": config.get("time_init", "?"),
-        "time prompt": "on" if config.get("time_prompt") else "off",
+        "time prompt": _time_prompt(config),
         "answers": config.get("answer_format", "?"),
         "labels": ", ".join(config.get("event_labels") or ["open vocabulary"]),
         "versions": ", ".join(_versions()),
     }
+
+
+def _time_prompt(config) -> str:
+    stride = config.get("time_stride", 1)
+    if not config.get("time_prompt"):
+        return "off"
+    return "on" if stride == 1 else f"on, every {stride} ticks"
 
 
 def _versions() -> list[str]:

@@ -55,8 +55,12 @@ def from_qwen2_audio(stock, config):
     return model
 
 
-def add_time_tokens(model, processor, grid, time_init="mean", answer_format="digits", seed=0):
+def add_time_tokens(
+    model, processor, grid, time_init="mean", answer_format="digits", seed=0, time_prompt=True, time_stride=1
+):
     """Add the grid's ticks to tokenizer, embeddings and configuration, in place, and return the new processor.
+
+    Without `time_prompt` no ticks will stand among the audio frames; answers may be written in them all the same.
 
     Raises:
         ValueError: the checkpoint has ticks already, or `answer_format` is unknown.
@@ -86,7 +90,8 @@ def add_time_tokens(model, processor, grid, time_init="mean", answer_format="dig
     config = model.config
     config.time_token_start_id, config.num_time_tokens = start, grid.num_ticks
     config.time_step, config.max_time, config.frame_rate = grid.time_step, grid.max_time, grid.frame_rate
-    config.time_init, config.time_prompt, config.answer_format = time_init, True, answer_format
+    config.time_init, config.answer_format = time_init, answer_format
+    config.time_prompt, config.time_stride = time_prompt, time_stride
     suppressed = [config.audio_token_id] + ([] if answer_format == "ticks" else list(config.time_token_ids))
     model.generation_config.suppress_tokens = suppressed
     # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
@@ -99,11 +104,22 @@ def add_time_tokens(model, processor, grid, time_init="mean", answer_format="dig
         max_time=grid.max_time,
         frame_rate=grid.frame_rate,
         answer_format=answer_format,
+        time_prompt=time_prompt,
+        time_stride=time_stride,
     )
 
 
 def convert(
-    backbone, out, time_step=0.04, max_time=30.0, time_init="mean", answer_format="digits", seed=0, overwrite=False
+    backbone,
+    out,
+    time_step=0.04,
+    max_time=30.0,
+    time_init="mean",
+    answer_format="digits",
+    seed=0,
+    overwrite=False,
+    time_prompt=True,
+    time_stride=1,
 ):
     """Write the TimePro checkpoint `out` of a backbone directory or Hub id.
 
@@ -118,7 +134,7 @@ def convert(
     audio_config = model.config.audio_config
     frame_rate = 100 / audio_config.mel_per_frame if audio_config.model_type == "timepro_yamnet" else 25.0
     grid = TimeGrid(frame_rate=frame_rate, time_step=time_step, max_time=max_time)
-    processor = add_time_tokens(model, processor, grid, time_init, answer_format, seed)
+    processor = add_time_tokens(model, processor, grid, time_init, answer_format, seed, time_prompt, time_stride)
     save_checkpoint(model, processor, out)
     load_checkpoint(out)
     logger.info("wrote %s with %d ticks of %g s", out, grid.num_ticks, time_step)
@@ -130,6 +146,8 @@ def main(argv=None):
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--time-step", type=float, default=0.04, help="seconds between ticks (default 0.04)")
     parser.add_argument("--max-time", type=float, default=30.0, help="seconds that ticks cover (default 30)")
+    parser.add_argument("--time-stride", type=int, default=1, help="every so many ticks stand among frames (default 1)")
+    parser.add_argument("--no-time-prompt", dest="time_prompt", action="store_false", help="ticks in answers at most")
     parser.add_argument("--time-init", choices=("mean", "place", "random"), default="mean")
     parser.add_argument("--answer-format", choices=("digits", "ticks"), default="digits")
     parser.add_argument("--seed", type=int, default=0)

@@ -40,6 +40,7 @@ class SFTArguments:
         stems: train from `<split>_stem.npy` in `data` (frozen YAMNet stem) instead of audio files.
         num_absent: absent labels asked for per clip.
         wordings: how many of the built-in prompt wordings are used.
+        captions: ask for captions too, each event described by a sentence made from its label.
         num_variants: times that every clip enters an epoch, each with other questions.
         window_share: share of the clips that are cut to a random window of 2 s or more.
         join_share: share of the clips that are followed by one or two others, up to the longest time of the ticks.
@@ -58,6 +59,7 @@ class SFTArguments:
     stems: bool = False
     num_absent: int = 1
     wordings: int = 4
+    captions: bool = False
     num_variants: int = 1
     window_share: float = 0.0
     join_share: float = 0.0
@@ -89,7 +91,9 @@ def load_samples(arguments, grid, answer_format, batch_size, seed):
     shares = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
     samples = []
     for clip in curriculum(rows, arguments.num_variants, rng, grid, *shares):
-        turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings)
+        turns = make_turns(
+            clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings, arguments.captions
+        )
         pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
         size = arguments.questions_per_sequence or len(turns)
         for start in range(0, len(turns), size):

@@ -16,24 +16,35 @@ import torch
 from torch.nn import functional as F
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
+from processing import TimeGrid
+
 READING_LOSSES = ("clock", "pointer", "name")
 
 
-def tick_before(input_ids, ticks, audio_token_id, audio_eos_token_id):
-    """Return `(dated, tick)`, both `(batch, length)`: which positions are dated, and by which tick.
+def dates(input_ids, grid, audio_token_id, start_id, end_id):
+    """Return the tick `(batch, length)` of each position of a clip, -1 for what is not dated.
 
-    A frame is dated by the tick that stands before it. The end of a clip is dated by the tick after its last one, if
-    the vocabulary has it; positions of frames without a tick of their own are not dated.
+    A frame is dated by the tick that belongs before it, whether that stands in the prompt or not. The end of a clip is
+    dated by the first tick that is not before it. Frames without a tick, and ends after the last one, are not dated.
+
+    Args:
+        input_ids: `(batch, length)` tokens.
+        grid: the checkpoint's [`TimeGrid`].
+        audio_token_id, start_id, end_id: ids of a frame's placeholder and of what encloses a clip.
     """
-    before = F.pad(input_ids[:, :-1], (1, 0))
-    is_tick = (input_ids >= ticks.start) & (input_ids < ticks.stop)
-    dated = (input_ids == audio_token_id) & (before >= ticks.start) & (before < ticks.stop)
-    # The latest tick so far: ticks ascend within a clip, and the end of a clip follows its last frame.
-    places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    latest = torch.where(is_tick, places, 0).cummax(1).values
-    following = input_ids.gather(1, latest) + 1
-    ends = (input_ids == audio_eos_token_id) & is_tick.cumsum(1).bool() & (following < ticks.stop)
-    return dated | ends, torch.where(ends, following, before)
+    is_frame = input_ids == audio_token_id
+    num_frames = is_frame.cumsum(1)
+    # Clips of one row are counted each from its own start.
+    before_clip = torch.where(input_ids == start_id, num_frames, 0).cummax(1).values
+    index = (num_frames - before_clip - is_frame.long()).clamp(max=grid.max_frames)
+    of_frame, of_end = torch.full((2, grid.max_frames + 1), -1)
+    frames = [grid.tick_frame(tick) for tick in range(grid.num_ticks)]
+    for tick, frame in reversed(list(enumerate(frames))):
+        of_end[(frames[tick - 1] + 1 if tick else 0) : frame + 1] = tick
+        if frame <= grid.max_frames:
+            of_frame[frame] = tick
+    found = torch.where(is_frame, of_frame.to(index.device)[index], of_end.to(index.device)[index])
+    return torch.where(is_frame | (input_ids == end_id), found, -1)
 
 
 class TimeReading:
@@ -49,6 +60,8 @@ class TimeReading:
         text = model.config.text_config
         self.model = model
         self.start_id, self.end_id = tokenizer.convert_tokens_to_ids(["<|audio_bos|>", "<|audio_eos|>"])
+        config = model.config
+        self.grid = TimeGrid(config.frame_rate, config.time_step, config.max_time)
         self.layer = text.num_hidden_layers // 2 if layer is None else layer
         self.heads = list(range(0, text.num_attention_heads, text.num_attention_heads // text.num_key_value_heads))
 
@@ -63,7 +76,8 @@ class TimeReading:
                 -100 elsewhere.
         """
         config, ids = self.model.config, inputs["input_ids"]
-        dated, tick = tick_before(ids, config.time_token_ids, config.audio_token_id, self.end_id)
+        tick = dates(ids, self.grid, config.audio_token_id, self.start_id, self.end_id)
+        dated, tick = tick >= 0, tick + config.time_token_ids.start
         decoder = self.model.model.language_model.layers[self.layer]
         states = decoder.input_layernorm(hidden)
         names = torch.full_like(targets, -100) if names is None else names

@@ -124,6 +124,17 @@ def test_settings_of_the_conversion_are_stored(converted, stock):
     assert (processor.time_step, processor.max_time, processor.frame_rate) == (0.1, 12.0, 25.0)
     assert (processor.time_prompt, processor.answer_format) == (True, "ticks")
     assert processor.tokenizer.convert_tokens_to_ids(["<0.00>", "<0.10>", "<11.90>"]) == [400, 401, 519]
+    assert (model.config.time_stride, processor.time_stride) == (1, 1)
+
+
+def test_ticks_may_stand_sparsely_in_the_prompt_or_in_answers_alone(converted):
+    model, processor = load_checkpoint(converted(time_stride=10))
+    assert (model.config.time_stride, processor.time_stride) == (10, 10)
+    assert processor.expand_audio(11) == "<0.00>" + "<|AUDIO|>" * 10 + "<0.40>" + "<|AUDIO|>"
+    model, processor = load_checkpoint(converted(time_prompt=False, answer_format="ticks"))
+    assert (model.config.time_prompt, processor.time_prompt, processor.answer_format) == (False, False, "ticks")
+    assert model.config.num_time_tokens == NUM_TICKS and processor.expand_audio(3) == "<|AUDIO|>" * 3
+    assert not set(model.config.time_token_ids) & set(model.generation_config.suppress_tokens)
 
 
 @pytest.mark.parametrize("name", EMBEDDINGS)

@@ -170,6 +170,14 @@ def test_without_the_prompt_there_are_no_ticks(make):
     assert tokens == ["<|AUDIO|>"] * 12
 
 
+def test_with_a_stride_only_some_ticks_stand_among_the_frames(make, tmp_path):
+    processor = make(time_stride=5)
+    (tokens,) = clip_tokens(processor, processor(text=CLIP, audio=noise(16000))["input_ids"][0])
+    assert tokens == ["<0.00>", *["<|AUDIO|>"] * 5, "<0.40>", *["<|AUDIO|>"] * 5, "<0.80>", *["<|AUDIO|>"] * 2]
+    processor.save_pretrained(tmp_path)
+    assert load_processor(tmp_path).time_stride == 5
+
+
 @pytest.mark.parametrize("answer_format, answer", [("ticks", "<0.48>-<1.04>"), ("digits", "0.48-1.04")])
 def test_answers_are_masked_and_read_back(make, tmp_path, answer_format, answer):
     processor = make(answer_format=answer_format)

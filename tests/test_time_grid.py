@@ -42,6 +42,18 @@ def test_sparse_ticks_stand_only_before_their_frames():
     assert grid.interleave(0) == []
 
 
+def test_a_stride_leaves_ticks_out_of_the_prompt_and_no_frame():
+    grid = TimeGrid(12.5, 0.08, 30)
+    assert grid.interleave(5, stride=2) == [0, -1, -1, 2, -1, -1, 4, -1]
+    assert grid.interleave(3, stride=100) == [0, -1, -1, -1]
+    # 375 frames: ticks 0, 25, ..., 350.
+    order = grid.interleave(375, stride=25)
+    assert [item for item in order if item >= 0] == list(range(0, 375, 25)) and order.count(-1) == 375
+    for stride in (0, 1.0, True):
+        with pytest.raises(ValueError, match=f"stride is {stride}; give a number of ticks"):
+            grid.interleave(5, stride)
+
+
 @settings(max_examples=150, deadline=None)
 @given(grids(), st.floats(0, 1))
 def test_ticks_never_drift(grid, fraction):

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from processing import TimeGrid
 from recipes.answer_names import label_places
-from recipes.time_reading import READING_LOSSES, TimeReading, tick_before
+from recipes.time_reading import READING_LOSSES, TimeReading, dates
 
 # Ids 0 to 9 are text, 1 of them the start of a clip, 10 is a frame, 11 the end of a clip, 20 to 39 are ticks.
 START, FRAME, END, TICKS = 1, 10, 11, range(20, 40)
@@ -28,7 +29,7 @@ def model():
             "model_type": "qwen2", "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 3,
             "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 32,
         },
-        audio_token_id=FRAME, time_token_start_id=TICKS.start, num_time_tokens=len(TICKS),
+        audio_token_id=FRAME, time_token_start_id=TICKS.start, num_time_tokens=len(TICKS), max_time=0.8,
     )  # fmt: skip
     model = TimeProAudioForCausalLM(config).eval()
     for parameter in model.parameters():
@@ -53,24 +54,31 @@ def prompt():
     return {"input_ids": ids, "attention_mask": mask}, targets
 
 
-def test_frames_are_dated_by_the_tick_before_and_the_end_by_the_one_that_would_follow():
-    ids = torch.tensor(
-        [
-            [1, 20, FRAME, 21, FRAME, FRAME, END, 3, 20, FRAME, END],
-            [1, 38, FRAME, 39, FRAME, END, 0, 0, 0, 0, 0],
-        ]
-    )
-    dated, tick = tick_before(ids, TICKS, FRAME, END)
-    assert [(i, tick[0, i].item()) for i in dated[0].nonzero().flatten().tolist()] == [
-        (2, 20), (4, 21), (6, 22), (9, 20), (10, 21),
-    ]  # fmt: skip
-    # No tick follows the vocabulary's last one, so the end has none.
-    assert dated[1].nonzero().flatten().tolist() == [2, 4]
+def dated(row, time_step=0.04):
+    """Return `(position, tick)` of what is dated in a row of ids."""
+    grid = TimeGrid(frame_rate=25.0, time_step=time_step, max_time=0.8)
+    ticks = dates(torch.tensor([row]), grid, FRAME, START, END)[0].tolist()
+    return [(place, tick) for place, tick in enumerate(ticks) if tick >= 0]
 
 
-def test_a_prompt_without_ticks_dates_nothing():
-    dated, _ = tick_before(torch.tensor([[1, FRAME, FRAME, END, 2]]), TICKS, FRAME, END)
-    assert not dated.any()
+def test_frames_are_dated_by_their_tick_and_the_end_by_the_one_that_would_follow():
+    # Two clips, each counted from its own start.
+    row = [START, 20, FRAME, 21, FRAME, FRAME, END, 3, START, 20, FRAME, END]
+    assert dated(row) == [(2, 0), (4, 1), (5, 2), (6, 3), (10, 0), (11, 1)]
+
+
+def test_whether_ticks_stand_in_the_prompt_makes_no_difference():
+    assert dated([START, FRAME, FRAME, END, 2]) == [(1, 0), (2, 1), (3, 2)]
+
+
+def test_no_tick_follows_the_last_one():
+    # 0.8 s hold 20 frames, and the last tick is 0.76 s.
+    assert dated([START, *[FRAME] * 20, END])[-1] == (20, 19)
+
+
+def test_a_tick_of_several_frames_dates_the_first_of_them():
+    # A tick every 0.12 s: frames 0, 3, 6; the end of 5 frames (0.20 s) is dated by the tick at 0.24 s.
+    assert dated([START, *[FRAME] * 5, END], time_step=0.12) == [(1, 0), (4, 1), (6, 2)]
 
 
 def test_the_pointer_loss_is_the_models_own_attention(model):

@@ -15,7 +15,17 @@ def query_spellings(label: str) -> tuple[str, ...]:
     return (label, gerund, f"{subject} {verb}" if subject[:2] in ("a ", "an") else gerund)
 
 
-def make_turns(row, rng: np.random.Generator, grid, answer_format="digits", num_absent=1, wordings=1):
+def caption_of(label: str) -> str:
+    """Return a sentence that describes an event of a label, such as `a dog barks`; the label where none is known."""
+    if label not in PHRASES:
+        return label
+    subject, verb, _ = PHRASES[label]
+    return f"{subject} {verb}"
+
+
+def make_turns(
+    row, rng: np.random.Generator, grid, answer_format="digits", num_absent=1, wordings=1, has_captions=False
+):
     """Return the turns about one clip row: detection, every label heard, and some that are not.
 
     A turn is `{"question", "answer", "event_label"}`; the label is the one that a grounding question means, whatever
@@ -26,6 +36,7 @@ def make_turns(row, rng: np.random.Generator, grid, answer_format="digits", num_
         grid: the checkpoint's [`TimeGrid`], on which answers write times.
         num_absent: how many absent labels are asked for; their answer is `none`.
         wordings: how many of the built-in prompt wordings are used.
+        has_captions: add a turn that describes every event, see [`caption_of`].
     """
     events = [Event(e["onset"], e["offset"], e["event_label"]) for e in row["events"]]
 
@@ -45,4 +56,9 @@ def make_turns(row, rng: np.random.Generator, grid, answer_format="digits", num_
         answer = format_events(found, "grounding", grid, answer_format)
         question = prompt_text("grounding", query, wording("grounding"))
         turns.append({"question": question, "answer": answer, "event_label": label})
+    if has_captions:
+        captions = [Event(e.onset, e.offset, caption_of(e.event_label)) for e in events]
+        answer = format_events(captions, "captioning", grid, answer_format)
+        question = prompt_text("captioning", None, wording("captioning"))
+        turns.append({"question": question, "answer": answer, "event_label": None})
     return turns

@@ -1,0 +1,177 @@
+"""The tables and the picture of an ablation, written into a page of which the rest stands."""
+
+import json
+import re
+from pathlib import Path
+from statistics import mean
+
+# Columns: heading, and where a report has the value and its interval.
+COLUMNS = {
+    "R@.5": (("grounding", "R@0.5"), "R@0.5"),
+    "R@.7": (("grounding", "R@0.7"), "R@0.7"),
+    "R@.9": (("grounding", "R@0.9"), "R@0.9"),
+    "mIoU": (("grounding", "miou_union"), "miou_union"),
+    "right count": (("grounding", "count_accuracy"), "count_accuracy"),
+    "absent rejected": (("rejection", "true_rejection_rate"), "true_rejection_rate"),
+    "Eb-F1": (("detection", "micro", "f1"), "micro_f1"),
+    "precision": (("detection", "micro", "precision"), "micro_precision"),
+    "recall": (("detection", "micro", "recall"), "micro_recall"),
+    "METEOR": (("captioning", "meteor_text"), "meteor_text"),
+    "captions' Eb-F1": (("captioning", "time_only", "micro", "f1"), "time_only_micro_f1"),
+}
+BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#222222", "#8A8A8A"
+
+
+def read_results(out) -> list[dict]:
+    """Return the results of all arms that have been scored, in no order that means anything."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(out).glob("*/result.json"))]
+
+
+def value_of(report, column):
+    """Return `(value, interval)` of a column, each `None` where the report lacks it."""
+    path, name = COLUMNS[column]
+    value = report
+    for key in path:
+        value = (value or {}).get(key)
+    interval = report.get(path[0], {}).get("intervals", {}).get(name)
+    return value, None if interval is None else tuple(interval)
+
+
+def arm_table(results, arms, split) -> str:
+    """Return the Markdown table of some arms on one test: means over seeds, and below them of the intervals' ends."""
+    shown = [column for column in COLUMNS if any(value_of(r["scores"][split], column)[0] is not None for r in results)]
+    lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for arm in arms:
+        mine = [result["scores"][split] for result in results if result["arm"] == arm]
+        if mine:
+            lines.append(f"| {arm} | " + " | ".join(_cell(mine, column) for column in shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(reports, column) -> str:
+    values, intervals = zip(*(value_of(report, column) for report in reports), strict=True)
+    if None in values:
+        return ""
+    text = f"{mean(values):.3f}"
+    if None not in intervals:
+        low, high = (mean(ends) for ends in zip(*intervals, strict=True))
+        text += f"<br><sub>{low:.3f} to {high:.3f}</sub>"
+    return text
+
+
+def stride_table(results, strides, costs) -> str:
+    """Return the Markdown table of the stride sweep.
+
+    Args:
+        results: of [`read_results`].
+        strides: arm by what is written for its stride.
+        costs: by arm `{"tokens_10s", "tokens_30s", "prefill_seconds_10s", "prefill_seconds_30s"}`, or `{}`.
+    """
+    shown = ("Eb-F1", "R@.5", "mIoU")
+    heads = [f"{column}, {split}" for split in ("unseen", "seen") for column in shown]
+    lines = [
+        f"| a tick every | {' | '.join(heads)} | tokens, 10 s | tokens, 30 s | prefill, 10 s | prefill, 30 s |",
+        "|---" * (len(heads) + 5) + "|",
+    ]
+    dense = costs.get(strides.get("none"), {})
+    for name, arm in strides.items():
+        mine = [result["scores"] for result in results if result["arm"] == arm]
+        if not mine:
+            continue
+        cells = [_cell([s[f"test_{split}"] for s in mine], c) for split in ("unseen", "seen") for c in shown]
+        cost = costs.get(arm)
+        cells += [str(cost[f"tokens_{length}"]) if cost else "" for length in ("10s", "30s")]
+        keys = ("prefill_seconds_10s", "prefill_seconds_30s")
+        cells += [f"{cost[key] / dense[key]:.2f} x" if cost and dense else "" for key in keys]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_strides(results, strides, costs, path):
+    """Draw quality and cost of a prompt against how densely ticks stand in it; return the figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.6), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    known = {name: arm for name, arm in strides.items() if any(result["arm"] == arm for result in results)}
+    for split, colour, shift in (("test_seen", ORANGE, 0.06), ("test_unseen", BLUE, -0.06)):
+        places, values, lows, highs = [], [], [], []
+        for place, arm in enumerate(known.values()):
+            pairs = [value_of(r["scores"][split], "Eb-F1") for r in results if r["arm"] == arm]
+            value = mean(value for value, _ in pairs)
+            places.append(place + shift)
+            values.append(value)
+            lows.append(value - mean(interval[0] for _, interval in pairs))
+            highs.append(mean(interval[1] for _, interval in pairs) - value)
+        name = {"test_seen": "recordings seen in training", "test_unseen": "recordings never seen"}[split]
+        left.errorbar(places, values, (lows, highs), color=colour, marker="o", ms=5, lw=1.5, capsize=3, label=name)
+    left.set_xticks(range(len(known)), known)
+    left.set(xlabel="frames (0.08 s) from tick to tick", ylabel="event-based F1", ylim=(0, None))
+    left.legend(frameon=False, fontsize=9)
+    if costs:
+        dense = costs[known["none"]]
+        for key, colour, marker, name in (
+            ("tokens_30s", INK, "s", "tokens"),
+            ("prefill_seconds_30s", FAINT, "o", "time to read it"),
+        ):
+            ratios = [costs[arm][key] / dense[key] for arm in known.values()]
+            right.plot(range(len(known)), ratios, color=colour, marker=marker, ms=5, lw=1.5, label=name)
+        right.set_xticks(range(len(known)), known)
+        right.set(xlabel="frames (0.08 s) from tick to tick", ylabel="prompt of 30 s, times that without ticks")
+        right.set_ylim(0, None)
+        right.legend(frameon=False, fontsize=9)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#E6E6E6", lw=0.8)
+        axes.set_axisbelow(True)
+    figure.savefig(path)
+    return figure
+
+
+def fill_tables(text, tables) -> str:
+    """Return a page with what stands between the marks of each table replaced.
+
+    Raises:
+        ValueError: the page lacks a mark.
+    """
+    for name, table in tables.items():
+        start, end = f"<!-- table: {name} -->", "<!-- end of table -->"
+        pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"the page lacks the marks {start} ... {end}; put them where the table belongs.")
+        text = pattern.sub(lambda _: f"{start}\n{table}{end}", text, count=1)  # noqa: B023
+    return text
+
+
+def write_ablation(out, report, arms, grpo_arms, strides):
+    """Write tables and picture into `ablation.md` of the folder `report`, and all figures as `ablation.json`.
+
+    Args:
+        out: folder of the results.
+        report: folder with the page; it must have the marks of the tables.
+        arms, grpo_arms, strides: arms in the order of the tables; `strides` by what is written for them.
+    """
+    results = read_results(out)
+    costs_path = Path(out) / "prompt_costs.json"
+    costs = json.loads(costs_path.read_text(encoding="utf-8")) if costs_path.is_file() else {}
+    tables = {}
+    for split in ("test_unseen", "test_seen"):
+        tables[f"prompt, {split}"] = arm_table([r for r in results if r["arm"] in arms], arms, split)
+        tables[f"GRPO, {split}"] = arm_table([r for r in results if r["arm"] in grpo_arms], grpo_arms, split)
+    tables["strides"] = stride_table(results, strides, costs)
+    page = report / "ablation.md"
+    page.write_text(fill_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    if any(result["arm"] in strides.values() for result in results):
+        (report / "images").mkdir(exist_ok=True)
+        plot_strides(results, strides, costs, report / "images" / "time_stride.png")
+    kept = {"results": [_figures(result) for result in results], "prompt_costs": costs}
+    (report / "ablation.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def _figures(result) -> dict:
+    """Return a result with the figures of the tables alone."""
+    scores = {}
+    for split, report in result["scores"].items():
+        found = {column: dict(zip(("value", "interval"), value_of(report, column))) for column in COLUMNS}
+        scores[split] = {column: figure for column, figure in found.items() if figure["value"] is not None}
+    return result | {"scores": scores}

@@ -1,0 +1,117 @@
+"""The ablation's tables and picture, and its driver on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from processing.events import Event
+from recipes import ablation
+from recipes.ablation_report import arm_table, fill_tables, plot_strides, stride_table, value_of, write_ablation
+
+ROOT = Path(__file__).parents[1]
+
+
+def result(arm, f1, seed=0, has_captions=False):
+    """Return the result of an arm whose every figure is made from one number."""
+    report = {
+        "grounding": {"R@0.5": f1 / 2, "intervals": {"R@0.5": [f1 / 4, f1]}},
+        "detection": {"micro": {"f1": f1, "precision": f1}, "intervals": {"micro_f1": [f1 - 0.1, f1 + 0.1]}},
+    }
+    if has_captions:
+        report["captioning"] = {"meteor_text": 0.25, "time_only": {"micro": {"f1": 0.5}}, "intervals": {}}
+    return {"arm": arm, "seed": seed, "scores": {"test_unseen": report, "test_seen": report}}
+
+
+def test_a_figure_and_its_interval_are_found_in_a_report():
+    report = result("a", 0.4, has_captions=True)["scores"]["test_seen"]
+    assert value_of(report, "Eb-F1") == (0.4, (pytest.approx(0.3), 0.5))
+    assert value_of(report, "R@.5") == (0.2, (0.1, 0.4))
+    assert value_of(report, "captions' Eb-F1") == (0.5, None)
+    assert value_of(report, "absent rejected") == (None, None)
+
+
+def test_a_table_shows_means_over_seeds_and_only_what_there_is():
+    results = [result("a", 0.4), result("a", 0.6, seed=1), result("b", 0.2)]
+    # Means: F1 (.4 + .6) / 2 = .5 of .3 to .5 and .5 to .7; R@.5 (.2 + .3) / 2 of .1 to .4 and .15 to .6.
+    assert arm_table(results, ["b", "a", "c"], "test_seen") == (
+        "| | R@.5 | Eb-F1 | precision |\n|---|---|---|---|\n"
+        "| b | 0.100<br><sub>0.050 to 0.200</sub> | 0.200<br><sub>0.100 to 0.300</sub> | 0.200 |\n"
+        "| a | 0.250<br><sub>0.125 to 0.500</sub> | 0.500<br><sub>0.400 to 0.600</sub> | 0.500 |\n"
+    )
+
+
+COSTS = {
+    "dense": {"tokens_10s": 260, "tokens_30s": 760, "prefill_seconds_10s": 0.2, "prefill_seconds_30s": 0.9},
+    "bare": {"tokens_10s": 135, "tokens_30s": 385, "prefill_seconds_10s": 0.1, "prefill_seconds_30s": 0.3},
+}
+STRIDES = {"1": "dense", "5": "sparse", "none": "bare"}
+
+
+def test_costs_are_told_beside_those_without_ticks():
+    lines = stride_table([result("dense", 0.4), result("bare", 0.2)], STRIDES, COSTS).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| 1 | 0.400") and lines[3].startswith("| none | 0.200")
+    assert lines[2].endswith("| 260 | 760 | 2.00 x | 3.00 x |")
+    assert lines[3].endswith("| 135 | 385 | 1.00 x | 1.00 x |")
+
+
+def test_the_picture_shows_every_stride_that_was_scored(tmp_path):
+    figure = plot_strides([result("dense", 0.4), result("bare", 0.2)], STRIDES, COSTS, tmp_path / "strides.png")
+    left, right = figure.axes
+    assert [label.get_text() for label in left.get_xticklabels()] == ["1", "none"]
+    assert left.get_ylabel() == "event-based F1" and "0.08 s" in left.get_xlabel()
+    assert [list(line.get_ydata()) for line in right.lines] == [[760 / 385, 1.0], [pytest.approx(3.0), 1.0]]
+    assert (tmp_path / "strides.png").stat().st_size > 10_000
+
+
+def test_only_what_stands_between_the_marks_is_replaced():
+    page = "before\n<!-- table: a -->\nold\n<!-- end of table -->\nafter <!-- table: b --><!-- end of table -->"
+    assert fill_tables(page, {"a": "new\n"}) == page.replace("old\n", "new\n")
+    with pytest.raises(ValueError, match="the page lacks the marks <!-- table: c -->"):
+        fill_tables(page, {"c": ""})
+
+
+def test_the_page_of_the_documentation_agrees_with_its_figures(tmp_path):
+    page, figures = (ROOT / "docs" / f"ablation.{suffix}" for suffix in ("md", "json"))
+    (tmp_path / "ablation.md").write_text(page.read_text())
+    kept = json.loads(figures.read_text())
+    for place, made in enumerate(kept["results"]):
+        folder = tmp_path / "runs" / str(place)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(made | {"scores": _as_reports(made["scores"])}))
+    (tmp_path / "runs" / "prompt_costs.json").write_text(json.dumps(kept["prompt_costs"]))
+    write_ablation(tmp_path / "runs", tmp_path, ablation.PROMPT_ARMS, ablation.GRPO_ARMS, ablation.STRIDES)
+    assert (tmp_path / "ablation.md").read_text() == page.read_text()
+    assert {made["arm"] for made in kept["results"]} == {*ablation.SFT_ARMS, *ablation.GRPO_ARMS}
+
+
+def _as_reports(scores):
+    """Return the reports that the kept figures came from, as far as the tables look at them."""
+    from recipes.ablation_report import COLUMNS
+
+    reports = {}
+    for split, figures in scores.items():
+        reports[split] = {}
+        for column, figure in figures.items():
+            path, name = COLUMNS[column]
+            part = reports[split].setdefault(path[0], {"intervals": {}})
+            if figure["interval"]:
+                part["intervals"][name] = figure["interval"]
+            for key in path[1:-1]:
+                part = part.setdefault(key, {})
+            part[path[-1]] = figure["value"]
+    return reports
+
+
+def test_clips_are_described_by_their_labels():
+    row = {"id": "7", "task": "detection", "events": [Event(0.5, 1.0, "dog bark"), Event(2.0, 3.0, "gong")]}
+    captions = ablation.captioned(row)
+    assert (captions["id"], captions["task"]) == ("7/captions", "captioning")
+    assert [event.event_label for event in captions["events"]] == ["a dog barks", "gong"]
+    assert row["events"][0].event_label == "dog bark"
+
+
+def test_an_unknown_arm_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        ablation.main(["--arms", "random", "stride 3"])
+    assert "--arms has ['stride 3']; choose from no prompt, random" in capsys.readouterr().err
