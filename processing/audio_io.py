@@ -37,21 +37,12 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
             positive.
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
-    if isinstance(source, Mapping):
-        source, source_sampling_rate = _unpack(source, source_sampling_rate)
+    source, rate = _identify(source, sampling_rate, source_sampling_rate)
     if isinstance(source, np.ndarray):
-        name = "source"
-        rate = sampling_rate if source_sampling_rate is None else source_sampling_rate
-        rate = _check_rate("source_sampling_rate", rate)
         samples = _scale(source)
     else:
-        if source_sampling_rate is not None:
-            raise ValueError(
-                f"source_sampling_rate is {source_sampling_rate!r} but source is a file, which knows its own; "
-                "leave it out."
-            )
         samples, rate = _decode(source)
-        name = _name(source)
+    name = _name(source)
     samples = _mix_down(samples, name)
     if rate != sampling_rate:
         import soxr
@@ -74,6 +65,20 @@ def audio_duration(source: str | os.PathLike | bytes) -> float:
     """
     with _open(source) as file:
         return file.frames / file.samplerate
+
+
+def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tuple[Any, int | float | None]:
+    """Return what a dict holds or what is no dict, and the rate of an array; files know their own."""
+    if isinstance(source, Mapping):
+        source, source_sampling_rate = _unpack(source, source_sampling_rate)
+    if isinstance(source, np.ndarray):
+        rate = sampling_rate if source_sampling_rate is None else source_sampling_rate
+        return source, _check_rate("source_sampling_rate", rate)
+    if source_sampling_rate is not None:
+        raise ValueError(
+            f"source_sampling_rate is {source_sampling_rate!r} but source is a file, which knows its own; leave it out."
+        )
+    return source, None
 
 
 def _unpack(source: Mapping, source_sampling_rate: int | None) -> tuple[Any, int | None]:
@@ -99,6 +104,8 @@ def _check_rate(name: str, rate: Any) -> int | float:
 
 
 def _name(source: Any) -> str:
+    if isinstance(source, np.ndarray):
+        return "source"
     return (
         f"source ({len(source)} bytes)" if isinstance(source, (bytes, bytearray)) else f"source {os.fspath(source)!r}"
     )

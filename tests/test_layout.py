@@ -22,7 +22,7 @@ STDLIB_ONLY = ("__init__", "events", "time_grid", "event_text", "foreign_answers
                "answer_grammar", "answer_masks", "event_scores", "token_bytes")  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"numpy", "soundfile", "soxr", "torch", "transformers"},
+    "processing": {"numpy", "soundfile", "soxr", "torch", "tqdm", "transformers"},
     "space_app": {"numpy", "matplotlib", "gradio", "transformers", "torch"},
 }
 OURS = {

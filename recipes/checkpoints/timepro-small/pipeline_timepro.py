@@ -1,22 +1,34 @@
-"""`pipeline("temporal-audio-grounding")`: recordings and questions in, events with times out."""
+"""`pipeline("temporal-audio-grounding")`: recordings of any length and questions in, events with times out."""
 
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 from transformers import Pipeline
-from transformers.utils import logging
 
-from .audio_io import load_audio
-from .event_text import TASKS, parse_events, prompt_text
-from .events import clip_events
+from .audio_stream import promised_duration, stream_windows
+from .event_text import TASKS, prompt_text
+from .recording_answers import RecordingAnswers, read_answer
+from .shared_prompt import prefill_questions
+from .windowing import plan_windows
 
-logger = logging.get_logger(__name__)
+# Recordings of more windows than this have a progress bar.
+FEW_WINDOWS = 4
 
 
 class TemporalAudioGroundingPipeline(Pipeline):
-    """Answer when events happen in recordings of up to the checkpoint's `max_time` seconds.
+    """Answer when events happen in recordings.
+
+    Recordings of up to the checkpoint's `max_time` are heard whole. Longer ones are read from disk piece by piece and
+    heard in overlapping windows, whose events are merged by the rule of `windowing.py`; nothing is truncated.
 
     Example:
         `pipe("street.wav", task="grounding", query="dog barking")` returns
         `{"events": [{"onset": 1.2, "offset": 3.4, "event_label": "dog barking", "score": None}], "duration": 10.0,
-        "text": "1.20-3.40"}`. `events` is `None` where the model's answer could not be parsed.
+        "text": "1.20-3.40", "windows": [{"start": 0.0, "end": 10.0, "text": "1.20-3.40", "events": [...]}]}`.
     """
 
     _load_processor = True
@@ -25,93 +37,193 @@ class TemporalAudioGroundingPipeline(Pipeline):
     _load_image_processor = False
     _pipeline_calls_generate = True
 
-    def _sanitize_parameters(self, query=None, wording=None, **generate_kwargs):
+    def _sanitize_parameters(
+        self, chunk_length_s=None, stride_length_s=None, return_scores=None, disable_tqdm=None, query=None,
+        wording=None, **generate_kwargs,
+    ):  # fmt: skip
         """Sort what `pipeline(...)` was given; `__call__` takes its arguments itself."""
         if query is not None or wording is not None:
             raise ValueError(
                 f"query is {query!r} and wording {wording!r} for the pipeline; give them with each recording instead, "
                 "pipe(recording, task=..., query=..., wording=...)."
             )
-        return {}, generate_kwargs, {}
+        settings = {
+            "chunk_length_s": chunk_length_s,
+            "stride_length_s": stride_length_s,
+            "return_scores": return_scores,
+            "disable_tqdm": disable_tqdm,
+        }
+        return {name: value for name, value in settings.items() if value is not None}, generate_kwargs, {}
 
-    def __call__(self, inputs, task="detection", query=None, batch_size=None, wording=0, **generate_kwargs):
-        """Ask one question of every recording.
+    def __call__(
+        self, inputs, task="detection", query=None, batch_size=None, wording=0, chunk_length_s=None,
+        stride_length_s=None, return_scores=None, disable_tqdm=None, **generate_kwargs,
+    ):  # fmt: skip
+        """Ask about recordings.
 
         Args:
-            inputs: a path, bytes, a 16 kHz mono array, `{"array", "sampling_rate"}`, or a list of them.
-            task: `detection` (all events), `grounding` (one query) or `captioning`.
-            query: what to look for; a string, or a list with one query for each recording. Only for grounding.
-            batch_size: recordings generated together; 1, or what `pipeline(...)` was given.
+            inputs: a recording or several. One is a path, bytes, an array `(num_samples,)` or `(num_samples,
+                num_channels)` at 16 kHz, `{"array", "sampling_rate"}`, or `{"bytes", "path"}` as a column of `datasets`
+                holds them (`Audio(decode=False)`). Several are a list, or anything that can be iterated, such as a
+                generator or a column.
+            task: `detection` (all events), `grounding` (those that match a query) or `captioning`.
+            query: what to look for; only for grounding. A string, or for several recordings a list with one entry for
+                each. In place of a string may be a list of strings: each is then asked, and their results are a list
+                too. The sound is encoded once, however many are asked.
+            batch_size: how many questions about windows (one for each window and query) are answered together; 1, or
+                what `pipeline(...)` was given. All queries of one window are, even if they are more.
             wording: which of the built-in prompt wordings asks.
-            generate_kwargs: passed to `model.generate`; they replace those that `pipeline(...)` was given.
+            chunk_length_s, stride_length_s: seconds of windows, and of their overlaps on either side, see
+                [`plan_windows`]. By default recordings longer than `max_time` are heard in windows of 10 s, with a
+                sixth on either side.
+            return_scores: whether events bear scores.
+            disable_tqdm: hide the progress bar of long recordings, or show it (`False`); by default it is shown where
+                stderr is a terminal.
+            generate_kwargs: passed to `model.generate`. All from `chunk_length_s` on can be given to `pipeline(...)`,
+                too; what is given here counts.
 
         Returns:
-            One dict (or a list of them for a list): `events`, list of `{"onset", "offset", "event_label", "score"}` in
-            seconds, or `None` where the answer is unparseable; `duration` in seconds; `text`, the raw answer.
+            One dict, or a list of them for a list, or for anything else to iterate a generator, which reads ahead no
+            further than a batch: `events`, list of `{"onset", "offset", "event_label", "score"}` in seconds of the
+            recording; `duration` in seconds; `text`, the raw answers, a line for each window, whose times are those of
+            the window; `windows`, for each `start` and `end` in seconds, `text`, and `events` in seconds of the
+            recording, before they were merged. Where an answer cannot be parsed, `events` of the window are `None` and
+            a warning names its times. `events` of the recording are those of the other windows; if there are none, as
+            in recordings of one window, `None`.
 
         Raises:
-            ValueError: unknown task, a missing or superfluous query, or audio that `load_audio` or the processor
-                refuse.
+            ValueError: unknown task, a missing or superfluous query, impossible windows, or audio that `load_audio` or
+                the processor refuses.
+            OSError: a file that cannot be opened.
         """
-        single = not isinstance(inputs, (list, tuple))
-        inputs = [inputs] if single else list(inputs)
         if task not in TASKS:
             raise ValueError(f"task is {task!r}; choose one of {TASKS}.")
         if (task == "grounding") != (query is not None):
             raise ValueError(
                 f"query is {query!r} for task {task!r}; grounding needs a query and no other task takes one."
             )
-        queries = list(query) if isinstance(query, (list, tuple)) else [query] * len(inputs)
-        if len(queries) != len(inputs):
-            raise ValueError(f"query has {len(queries)} entries for {len(inputs)} recordings; give one for each.")
         batch_size = self._batch_size or 1 if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 1 or more.")
-        # transformers keeps the generation settings of `pipeline(...)` in the second, others in the first.
-        generate_kwargs = {**self._forward_params, **getattr(self, "_generate_kwargs", {}), **generate_kwargs}
-        results = []
-        for start in range(0, len(inputs), batch_size):
-            chunk = list(zip(inputs[start : start + batch_size], queries[start : start + batch_size]))
-            results += self.run_single(chunk, {"task": task, "wording": wording}, generate_kwargs, {})
-        return results[0] if single else results
-
-    def preprocess(self, chunk, task="detection", wording=0):
-        rate = self.processor.sampling_rate
-        waveforms = [load_audio(source, sampling_rate=rate) for source, _ in chunk]
-        questions = [prompt_text(task, query, wording) for _, query in chunk]
-        conversations = [
-            [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": question}]}]
-            for question in questions
-        ]
-        text = self.processor.apply_chat_template(conversations, add_generation_prompt=True)
-        inputs = self.processor(
-            text=text, audio=waveforms, return_tensors="pt", padding=True, text_kwargs={"padding_side": "left"}
+        given, generate, _ = self._sanitize_parameters(
+            chunk_length_s, stride_length_s, return_scores, disable_tqdm, **generate_kwargs
         )
-        durations = [len(waveform) / rate for waveform in waveforms]
-        return {"inputs": dict(inputs), "durations": durations, "task": task, "queries": [query for _, query in chunk]}
+        settings = {**self._preprocess_params, **given, "task": task, "wording": wording}
+        # transformers keeps the generation settings of `pipeline(...)` in the second, others in the first.
+        generate_kwargs = {**self._forward_params, **getattr(self, "_generate_kwargs", {}), **generate}
+        generate_kwargs["return_scores"] = bool(settings.pop("return_scores", False))
+        settings["plan"] = plan_windows(
+            settings.pop("chunk_length_s", None), settings.pop("stride_length_s", None),
+            self.processor.max_time, self.processor.time_step,
+        )  # fmt: skip
+        if _is_one(inputs):
+            (result,) = self._results([(inputs, query)], batch_size, settings, generate_kwargs)
+            return result
+        results = self._results(_pair(inputs, query), batch_size, settings, generate_kwargs)
+        return list(results) if isinstance(inputs, (list, tuple)) else results
 
-    def _forward(self, model_inputs, **generate_kwargs):
-        inputs = model_inputs.pop("inputs")
+    def _results(self, pairs, batch_size, settings, generate_kwargs) -> Iterator[dict | list[dict]]:
+        """Yield the result of each pair of a recording and what is asked about it, in order."""
+        pieces = (piece for source, asked in pairs for piece in self._pieces(source, asked, **settings))
+        for batch in _batches(pieces, batch_size):
+            answers = iter(self.run_single(batch, {name: settings[name] for name in ("task", "wording")},
+                                           generate_kwargs, {}))  # fmt: skip
+            for recording, is_many, window, _ in batch:
+                recording.add(window, list(itertools.islice(answers, len(recording.queries))))
+                if window.is_last:
+                    results = recording.results()
+                    yield results if is_many else results[0]
+
+    def _pieces(self, source, asked, task, wording, plan, disable_tqdm=None):
+        """Yield the windows of a recording: what gathers its answers, whether these are many, window, samples."""
+        is_many = isinstance(asked, (list, tuple))
+        if is_many and not asked:
+            raise ValueError("query is an empty list; give one text or more for each recording.")
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "recording"
+        recording = RecordingAnswers(name, task, list(asked) if is_many else [asked], self.processor.time_step)
+        rate = self.processor.sampling_rate
+        seconds = promised_duration(source, rate)
+        is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
+        with tqdm(
+            total=round(seconds, 1), desc=os.path.basename(name), unit="s", disable=True if is_short else disable_tqdm
+        ) as bar:
+            for window, samples in stream_windows(source, plan, rate):
+                yield recording, is_many, window, samples
+                bar.update(round(window.core_end - window.core_start, 2))
+
+    def preprocess(self, batch, task="detection", wording=0):
+        # In the order of the rows that the model answers: all queries of a window, then those of the next.
+        rows = [
+            {"task": task, "query": query, "duration": len(samples) / self.processor.sampling_rate}
+            for recording, _, _, samples in batch
+            for query in recording.queries
+        ]
+        questions = [[prompt_text(task, query, wording) for query in recording.queries] for recording, *_ in batch]
+        return {"waveforms": [samples for *_, samples in batch], "questions": questions, "rows": rows}
+
+    def _forward(self, model_inputs, return_scores=False, **generate_kwargs):
+        settings = generate_kwargs.get("generation_config") or self.model.generation_config
+        num_beams, num_answers = (
+            generate_kwargs.get(name, getattr(settings, name, None)) or 1
+            for name in ("num_beams", "num_return_sequences")
+        )
+        if num_answers != 1:
+            raise ValueError(f"num_return_sequences is {num_answers}; a question has one answer here, so leave it out.")
+        rows = model_inputs["rows"]
+        inputs = prefill_questions(
+            self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"], num_copies=num_beams
+        )
+        # Row i of the inputs and of the answers belongs to rows[i]: what constrains or scores answers goes here.
         sequences = self.model.generate(**inputs, **generate_kwargs)
-        return {"answers": sequences[:, inputs["input_ids"].shape[1] :], **model_inputs}
+        return {"answers": sequences[:, inputs["input_ids"].shape[1] :], "rows": rows}
 
     def postprocess(self, outputs):
+        """Return for each row the text of its answer and the events that it names, `None` if it cannot be parsed."""
         texts = self.processor.tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
-        results = []
-        for text, duration, query in zip(texts, outputs["durations"], outputs["queries"]):
-            events = parse_events(text, task=outputs["task"], event_label=query or "")
-            if events is None:
-                logger.warning("The answer %r cannot be parsed; its events are None.", text)
-            else:
-                # Frames are rounded up to the grid, so a time may pass the end by less than one step.
-                events = [event.as_dict() for event in clip_events(events, duration)]
-            results.append({"events": events, "duration": duration, "text": text})
-        return results
+        return [(text, read_answer(text, **row)) for text, row in zip(texts, outputs["rows"])]
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save a checkpoint directory that loads again; transformers would leave the processor and this code out."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+def _is_one(inputs: Any) -> bool:
+    """Tell whether inputs are one recording; what is neither one nor several is, to be refused by its type."""
+    is_several = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
+    return isinstance(inputs, (str, os.PathLike, bytes, bytearray, np.ndarray, Mapping)) or not is_several
+
+
+def _pair(inputs, query):
+    """Return recordings with what is asked about each."""
+    if query is None or isinstance(query, str):
+        return zip(inputs, itertools.repeat(query))
+    if hasattr(inputs, "__len__") and hasattr(query, "__len__") and len(query) != len(inputs):
+        raise ValueError(f"query has {len(query)} entries for {len(inputs)} recordings; give one for each.")
+    return zip(inputs, query, strict=True)
+
+
+def _batches(pieces, batch_size):
+    """Yield lists of pieces with `batch_size` questions at most, but no fewer than one piece."""
+    batch, size = [], 0
+    try:
+        for piece in pieces:
+            num_questions = len(piece[0].queries)
+            if batch and size + num_questions > batch_size:
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += num_questions
+            if size >= batch_size:
+                yield batch
+                batch, size = [], 0
+    except (OSError, ValueError):
+        # The recordings before a broken one shall have their answers.
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 __all__ = ["TemporalAudioGroundingPipeline"]

@@ -1,0 +1,89 @@
+"""Ask many questions about a recording, and compute its audio once for all of them.
+
+Nearly all of a prompt is audio: 10 s at 12.5 frames a second and as many ticks are 250 tokens, a question is 20. So the
+clip is encoded once, its part of the prompt is put through the language model once, and every question goes on from a
+copy of the cache.
+"""
+
+import torch
+
+
+@torch.no_grad()
+def prefill_questions(model, processor, waveforms, questions, num_copies=1):
+    """Return the arguments with which `model.generate` answers all questions about all clips.
+
+    Rows are in the order of the questions, those of the first clip first. Answers start after column
+    `input_ids.shape[1]`. They are those of separate prompts, but for rounding.
+
+    Args:
+        model: a [`TimeProAudioForCausalLM`].
+        processor: its [`TimeProAudioProcessor`].
+        waveforms: one float array `(num_samples,)` for each clip, at `processor.sampling_rate`.
+        questions: for each clip the texts of its questions, see [`prompt_text`]; at least one.
+        num_copies: how many sequences `generate` will make of each row: the larger of `num_beams` and
+            `num_return_sequences`.
+
+    Returns:
+        `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns.
+
+    Raises:
+        ValueError: a clip has no question, or audio that the processor refuses.
+    """
+    if len(waveforms) != len(questions) or not all(questions):
+        raise ValueError(
+            f"questions has {[len(texts) for texts in questions]} texts for {len(waveforms)} clips; give one or more "
+            "for each clip."
+        )
+    features, clip_texts = processor._process_audio(waveforms)
+    names = ("input_features", "input_features_mask")
+    features = {name: torch.as_tensor(features[name]).to(model.device) for name in names}
+    counts = [text.count(processor.audio_token) for text in clip_texts]
+    frames = model.get_audio_features(**features).pooler_output.split(counts)
+    # What stands up to the last frame is computed once. A template may put the question before it: then no row shares.
+    prefixes, owners, rests = {}, [], []
+    for clip, (texts, clip_text) in enumerate(zip(questions, clip_texts, strict=True)):
+        for prompt in _prompts(processor, texts, clip_text):
+            end = len(prompt) - prompt[::-1].index(processor.audio_token_id)
+            prefix = (clip, tuple(prompt[:end]))
+            owners.append(prefixes.setdefault(prefix, len(prefixes)))
+            rests.append(prompt[end:])
+    pad_id, device = processor.tokenizer.pad_token_id, model.device
+    ids, mask = _pad_left([prefix for _, prefix in prefixes], pad_id, device)
+    outputs = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        audio_embeds=torch.cat([frames[clip] for clip, _ in prefixes]),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    owners = torch.tensor(owners, device=device)
+    cache = outputs.past_key_values
+    cache.batch_select_indices(owners.repeat_interleave(num_copies))
+    # Padding between the prompt and a shorter question is masked, and takes no positions.
+    rest_ids, rest_mask = _pad_left(rests, pad_id, device)
+    return {
+        "input_ids": torch.cat([ids[owners], rest_ids], dim=1),
+        "attention_mask": torch.cat([mask[owners], rest_mask], dim=1),
+        "past_key_values": cache,
+    }
+
+
+def _prompts(processor, texts, clip_text):
+    """Return the token ids of a clip's prompts."""
+    conversations = [
+        [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": text}]}] for text in texts
+    ]
+    rendered = processor.apply_chat_template(conversations, add_generation_prompt=True)
+    expanded = [text.replace(processor.audio_token, clip_text) for text in rendered]
+    return processor.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+
+
+def _pad_left(rows, pad_id, device):
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+__all__ = ["prefill_questions"]

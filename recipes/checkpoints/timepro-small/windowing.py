@@ -1,0 +1,265 @@
+"""Split long recordings into overlapping windows, and make one answer of the windows' answers.
+
+A window hears its neighbours' sound on both sides (its strides) and is trusted in its core, what is left without them;
+the cores tile the recording. Where the windows' answers meet:
+
+- Events of one label that the neighbours both report in their overlap are one event: those that agree best there are
+  joined first, one to one. So are pieces that the edges of windows have cut and that meet there.
+- A joined event has what the earlier window says of it up to the border of the cores, and what the later window says
+  from there on.
+- An event that only one of them reports is kept if its middle lies in that window's core. If it was cut by the edge, it
+  ends, or starts, at the border of the cores.
+
+If each window reports exactly the events that it hears, cut at its edges, then the merged events are the true ones,
+for windows and overlaps of any length. What no rule can tell apart are two events of one label that both last through
+the whole overlap of two windows, its ends included. (Windows that do not overlap meet in one point: there it is two
+events of one label that touch or cross it.) With a tolerance, to within that of the overlap's ends.
+"""
+
+import math
+import numbers
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .events import Event
+
+# Seconds; what the embedded checkpoint was trained on.
+DEFAULT_CHUNK_LENGTH_S = 10.0
+# The share of a window that transformers' speech recognition pipeline keeps as overlap on each side.
+DEFAULT_STRIDE = 1 / 6
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a recording, and the core in which it is trusted; times are in seconds of the recording."""
+
+    start: float
+    end: float
+    core_start: float
+    core_end: float
+    is_last: bool = False
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Say where windows lie. All in seconds.
+
+    Args:
+        chunk_length_s: length of a window.
+        stride_left, stride_right: overlap that is not trusted on either side.
+        whole_length_s: recordings of up to this length are one window.
+        time_step: windows start at multiples of it; 0 for anywhere.
+    """
+
+    chunk_length_s: float
+    stride_left: float
+    stride_right: float
+    whole_length_s: float
+    time_step: float = 0.0
+
+    def window(self, index: int) -> Window:
+        """Return a window of a recording that goes on after it."""
+        start = self._start(index)
+        end = _tidy(start + self.chunk_length_s)
+        return Window(start, end, self._core_start(index), self._core_start(index + 1))
+
+    def last_window(self, index: int, duration: float) -> Window:
+        """Return the window that ends with the recording; it starts early enough to be as long as the others."""
+        if duration <= self.whole_length_s:
+            return Window(0.0, duration, 0.0, duration, is_last=True)
+        start = duration - self.chunk_length_s
+        if self.time_step:
+            start = _tidy(math.ceil(round(start / self.time_step, 6)) * self.time_step)
+        start = min(max(start, 0.0), self._start(index))
+        return Window(start, duration, self._core_start(index), duration, is_last=True)
+
+    def split(self, duration: float) -> Iterator[Window]:
+        """Yield the windows of a recording."""
+        index = 0
+        if duration > self.whole_length_s:
+            while self.window(index).end < duration:
+                yield self.window(index)
+                index += 1
+        yield self.last_window(index, duration)
+
+    def _start(self, index):
+        return _tidy(index * (self.chunk_length_s - self.stride_left - self.stride_right))
+
+    def _core_start(self, index):
+        return _tidy(self._start(index) + self.stride_left) if index else 0.0
+
+
+def plan_windows(
+    chunk_length_s: float | None = None,
+    stride_length_s: float | tuple[float, float] | None = None,
+    max_time: float = 30.0,
+    time_step: float = 0.0,
+) -> WindowPlan:
+    """Check and complete what a user says about windows.
+
+    Args:
+        chunk_length_s: seconds of a window. Recordings of up to that length are one window. By default recordings of
+            up to `max_time` are, and longer ones are split into windows of 10 s, or of `max_time` if that is shorter.
+        stride_length_s: seconds of overlap on each side of a window that belong to its neighbours' cores, one number
+            or `(left, right)`, as in transformers' speech recognition pipeline; a sixth of the window by default.
+        max_time: seconds of the longest window.
+        time_step: seconds; window length and strides are rounded to multiples of it, so that all windows' times lie on
+            one grid.
+
+    Raises:
+        ValueError: a length that is no number of seconds, a window longer than `max_time`, or strides that leave no
+            core of one `time_step`.
+    """
+    whole = max_time if chunk_length_s is None else _seconds("chunk_length_s", chunk_length_s)
+    if chunk_length_s is None:
+        chunk_length_s = min(max_time, DEFAULT_CHUNK_LENGTH_S)
+    if not 0 < chunk_length_s <= max_time:
+        raise ValueError(
+            f"chunk_length_s is {chunk_length_s:g}; give seconds, more than 0 and at most max_time, {max_time:g}."
+        )
+    if stride_length_s is None:
+        stride_length_s = chunk_length_s * DEFAULT_STRIDE
+    if isinstance(stride_length_s, numbers.Real):
+        stride_length_s = (stride_length_s, stride_length_s)
+    if not isinstance(stride_length_s, (list, tuple)) or len(stride_length_s) != 2:
+        raise ValueError(f"stride_length_s is {stride_length_s!r}; give seconds, or the pair (left, right).")
+    strides = [_seconds("stride_length_s", value) for value in stride_length_s]
+    length = chunk_length_s
+    if time_step:
+        length = _tidy(math.floor(round(length / time_step, 6)) * time_step)
+        strides = [_tidy(round(stride / time_step) * time_step) for stride in strides]
+    if min(strides) < 0 or not length - sum(strides) >= max(time_step, 1e-6):
+        raise ValueError(
+            f"stride_length_s is {stride_length_s} but chunk_length_s is {chunk_length_s:g}; give strides of 0 or more "
+            "seconds that leave something of the window between them."
+        )
+    return WindowPlan(length, *strides, whole, time_step)
+
+
+class EventMerger:
+    """Merge the events of windows as they come, by the rule of this module; only events that may go on are kept.
+
+    Args:
+        tolerance: seconds. Events that reach so close to an edge of their window count as cut by it; give the step of
+            the grid that the times were rounded to.
+    """
+
+    def __init__(self, tolerance: float = 0.0):
+        self.tolerance = tolerance
+        self._last = None
+        # What the last window has reported: `(event, border that its window is trusted from, is cut at its onset)`.
+        self._open = []
+
+    def add(self, window: Window, events: Iterable[Event] | None) -> list[Event]:
+        """Take the answer of the next window and return the events that it has finished.
+
+        Args:
+            window: windows come in order of time.
+            events: in seconds of the recording, within the window. `None` if there is no answer: the windows beside it
+                are then trusted to their ends, or to the middle of what they both heard.
+        """
+        if events is None:
+            return []
+        border, partners = -math.inf, {}
+        events = sorted(events)
+        if self._last is not None:
+            is_next = window.core_start == self._last.core_end
+            border = window.core_start if is_next else (self._last.end + window.start) / 2
+            partners = self._pair(events, window)
+        finished = self._close(set(partners.values()), border)
+        opened = []
+        for index, event in enumerate(events):
+            if index in partners:
+                earlier, *trust = self._open[partners[index]]
+                opened.append((_join(earlier, event, border), *trust))
+            else:
+                opened.append((event, border, event.onset <= window.start + self.tolerance))
+        self._last, self._open = window, opened
+        return finished
+
+    def finish(self) -> list[Event]:
+        """Return the events that were open at the end of the recording."""
+        finished = self._close(set(), math.inf)
+        self._last, self._open = None, []
+        return finished
+
+    def _close(self, continued: set[int], border: float) -> list[Event]:
+        """Return the open events that do not go on, unless others were trusted with them."""
+        finished = []
+        for index, (event, trusted_from, is_cut) in enumerate(self._open):
+            if index in continued or not trusted_from <= (event.onset + event.offset) / 2 < border:
+                continue
+            onset = max(event.onset, trusted_from) if is_cut else event.onset
+            is_cut = event.offset >= self._last.end - self.tolerance
+            offset = min(event.offset, border) if is_cut else event.offset
+            finished.append(Event(onset, offset, event.event_label, event.score))
+        return finished
+
+    def _pair(self, events: list[Event], window: Window) -> dict[int, int]:
+        """Return for events of a window which open event they continue, by index; best agreement first."""
+        ranked = []
+        for first, (earlier, *_) in enumerate(self._open):
+            for second, later in enumerate(events):
+                agreement = _agreement(earlier, later, window.start, self._last.end, self.tolerance)
+                if agreement is not None:
+                    ranked.append((-agreement, first, second))
+        partners, taken = {}, set()
+        for _, first, second in sorted(ranked):
+            if second not in partners and first not in taken:
+                partners[second] = first
+                taken.add(first)
+        return partners
+
+
+def merge_windows(answers: Iterable[tuple[Window, Iterable[Event] | None]], tolerance: float = 0.0) -> Iterator[Event]:
+    """Yield the events of a recording from its windows' answers; see [`EventMerger`]. They come as they end, unsorted.
+
+    Args:
+        answers: windows in order, each with its events in seconds of the recording, or `None` for no answer.
+        tolerance: seconds, see [`EventMerger`].
+    """
+    merger = EventMerger(tolerance)
+    for window, events in answers:
+        yield from merger.add(window, events)
+    yield from merger.finish()
+
+
+def _agreement(earlier: Event, later: Event, start: float, end: float, tolerance: float) -> float | None:
+    """Return how well events of neighbours agree in their overlap `[start, end]`; `None`: they are two events.
+
+    This is the intersection over union of what they fill of the overlap; 0 for short events in nearly the same place;
+    -1 for pieces that meet, one of them cut.
+    """
+    if earlier.event_label != later.event_label:
+        return None
+    onsets = [max(event.onset, start) for event in (earlier, later)]
+    offsets = [min(event.offset, end) for event in (earlier, later)]
+    common = min(offsets) - max(onsets)
+    if common > 0:
+        return common / (max(offsets) - min(onsets))
+    if max(abs(earlier.onset - later.onset), abs(earlier.offset - later.offset)) <= tolerance:
+        return 0.0
+    num_cuts = (earlier.offset >= end - tolerance) + (later.onset <= start + tolerance)
+    return -1.0 if num_cuts and abs(later.onset - earlier.offset) <= num_cuts * tolerance else None
+
+
+def _join(earlier: Event, later: Event, border: float) -> Event:
+    onset = earlier.onset if earlier.onset < border else max(later.onset, border)
+    offset = later.offset if later.offset > border else min(earlier.offset, border)
+    scores = [event.score for event in (earlier, later) if event.score is not None]
+    # A piece says less than the whole.
+    return Event(onset, offset, later.event_label, max(scores, default=None))
+
+
+def _tidy(seconds: float) -> float:
+    """Round off what floating point has added to a sum of decimals."""
+    return round(seconds, 9)
+
+
+def _seconds(name: str, value) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"{name} is {value!r}; give a number of seconds.")
+    return float(value)
+
+
+__all__ = ["EventMerger", "Window", "WindowPlan", "merge_windows", "plan_windows"]

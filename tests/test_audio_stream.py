@@ -1,0 +1,139 @@
+"""Streamed windows hold the samples of the whole recording, whatever it is made of."""
+
+import io
+import logging
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processing import audio_stream
+from processing.audio_io import load_audio
+from processing.audio_stream import promised_duration, stream_audio, stream_windows
+from processing.windowing import WindowPlan, plan_windows
+
+PLAN = WindowPlan(3.0, 0.5, 0.5, 3.0)
+
+
+def noise(seconds, rate, channels=1):
+    samples = 0.2 * np.random.default_rng(0).normal(size=(int(seconds * rate), channels))
+    return samples.clip(-1, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate, channels", [(16000, 1), (44100, 2), (8000, 1), (48000, 6), (11025, 2)])
+@pytest.mark.parametrize("form", ["wav", "flac", "bytes", "mp3", "array", "dict", "int16"])
+def test_windows_are_pieces_of_the_whole_recording(tmp_path, rate, channels, form):
+    if form == "mp3" and channels > 2:
+        pytest.skip("mp3 has two channels at most")
+    samples, source = noise(9.3, rate, channels), tmp_path / "a.wav"
+    if form in ("flac", "mp3"):
+        source = tmp_path / f"a.{form}"
+    soundfile.write(source, samples, rate)
+    if form == "bytes":
+        source = source.read_bytes()
+    elif form == "dict":
+        source = {"array": samples, "sampling_rate": rate}
+    elif form in ("array", "int16"):
+        source = samples if form == "array" else (samples * 32767).astype(np.int16)
+    own_rate = rate if form in ("array", "int16") else None
+    whole = load_audio(source, source_sampling_rate=own_rate)
+    np.testing.assert_allclose(np.concatenate(list(stream_audio(source, 16000, own_rate))), whole, atol=1e-5)
+    found = list(stream_windows(source, PLAN, 16000, own_rate))
+    assert [window for window, _ in found] == list(PLAN.split(len(whole) / 16000))
+    for window, piece in found:
+        assert piece.dtype == np.float32 and piece.flags.owndata
+        np.testing.assert_allclose(piece, whole[round(window.start * 16000) : round(window.end * 16000)], atol=1e-5)
+    if own_rate is None:
+        assert promised_duration(source) == pytest.approx(9.3, abs=0.1)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 9000), st.integers(1, 3000), st.integers(0, 600), st.integers(0, 600), st.integers(1, 3000),
+    st.sampled_from([700, 1000, 1600]),
+)  # fmt: skip
+def test_any_plan_reads_every_sample_once(length, core, left, right, block, rate):
+    samples = np.linspace(-1, 1, length, dtype=np.float32)
+    plan = WindowPlan(*((n / 1000) for n in (core + left + right, left, right, core + left + right)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audio_stream, "BLOCK_LENGTH", block)
+        whole = load_audio(samples, 1000, rate)
+        found = list(stream_windows(samples, plan, 1000, rate))
+    cores = [piece[round((w.core_start - w.start) * 1000) :][: round((w.core_end - w.core_start) * 1000)]
+             for w, piece in found]  # fmt: skip
+    np.testing.assert_allclose(np.concatenate(cores), whole, atol=1e-5)
+
+
+def test_short_recordings_are_one_window():
+    samples = noise(12.0, 16000)[:, 0]
+    ((window, piece),) = stream_windows(samples, plan_windows(max_time=30.0))
+    assert (window.start, window.end, window.core_end) == (0.0, 12.0, 12.0)
+    np.testing.assert_array_equal(piece, samples)
+    assert [len(piece) for _, piece in stream_windows(samples, plan_windows(12.0))] == [len(samples)]
+    assert len(list(stream_windows(samples, plan_windows(10.0)))) == 2
+
+
+def test_a_file_shorter_than_it_promises_is_read_to_its_end(tmp_path, caplog):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, noise(20.0, 16000), 16000)
+    path.write_bytes(path.read_bytes()[:20000])
+    with caplog.at_level(logging.WARNING):
+        whole = load_audio(path)
+        expected = [record.message for record in caplog.records]
+        caplog.clear()
+        found = list(stream_windows(path, PLAN))
+    assert [record.message for record in caplog.records] == expected and "promises" in expected[0]
+    assert found[-1][0].end == len(whole) / 16000 < promised_duration(path)
+    np.testing.assert_allclose(found[-1][1], whole[-len(found[-1][1]) :], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "source, options, error, message",
+    [
+        ("missing.wav", {}, FileNotFoundError, "does not exist"),
+        (b"", {}, ValueError, "is empty"),
+        (b"this is text", {}, ValueError, "is not audio"),
+        (np.zeros(0, np.float32), {}, ValueError, "is empty"),
+        (np.zeros((2, 999), np.float32), {}, ValueError, "more channels than samples"),
+        (np.zeros((), np.float32), {}, ValueError, r"has shape \(\)"),
+        (np.zeros(9, np.complex64), {}, ValueError, "has dtype complex64"),
+        (np.zeros(1, np.float32), {"source_sampling_rate": 192000}, ValueError, "too short for one sample"),
+        (np.zeros(9, np.float32), {"source_sampling_rate": -1}, ValueError, "source_sampling_rate is -1"),
+        (b"x", {"source_sampling_rate": 16000}, ValueError, "is a file, which knows its own"),
+        ({"array": np.zeros(9)}, {}, ValueError, "give sampling_rate beside array"),
+        ("text", {"sampling_rate": 0}, ValueError, "sampling_rate is 0"),
+    ],
+)
+def test_bad_sources_are_named_as_by_load_audio(source, options, error, message):
+    for read in (load_audio, lambda *args, **kwargs: list(stream_audio(*args, **kwargs))):
+        with pytest.raises(error, match=message):
+            read(source, **options)
+
+
+def test_a_fault_inside_is_reported_when_it_is_reached():
+    samples = noise(20.0, 16000)
+    samples[-5] = np.nan
+    windows = stream_windows(samples, PLAN)
+    assert next(windows)[0].start == 0.0
+    with pytest.raises(ValueError, match="holds 1 NaN or infinite samples"):
+        list(windows)
+    file = io.BytesIO()
+    soundfile.write(file, noise(0.0, 16000), 16000, format="WAV")
+    with pytest.raises(ValueError, match=r"source \(\d+ bytes\) is empty"):
+        list(stream_windows(file.getvalue(), PLAN))
+
+
+def test_few_seconds_are_held(tmp_path):
+    path = tmp_path / "long.flac"
+    with soundfile.SoundFile(path, "w", 16000, 1) as file:
+        for _ in range(20):
+            file.write(noise(30.0, 16000))
+    tracemalloc.start()
+    num_windows = sum(1 for _ in stream_windows(path, plan_windows()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # 600 s are 38 MB; a plan by default looks 30 s ahead, which are 2 MB.
+    assert num_windows > 80 and peak < 12e6
