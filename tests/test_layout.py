@@ -18,10 +18,13 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
                if "checkpoints" not in path.parts)  # fmt: skip
 
 # Text and time need nothing but Python, so that they can be used, tested and reasoned about alone.
-STDLIB_ONLY = ("__init__", "events", "time_grid", "event_text", "foreign_answers", "windowing", "annotation_io")
+STDLIB_ONLY = (
+    "__init__", "events", "time_grid", "event_text", "foreign_answers", "windowing", "annotation_text",
+    "annotation_tables", "annotation_captions", "annotation_praat", "annotation_rttm", "annotation_io",
+)
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"numpy", "soundfile", "soxr", "torch", "transformers"},
+    "processing": {"jams", "numpy", "soundfile", "soxr", "torch", "transformers"},
     "space_app": {"numpy", "matplotlib", "gradio", "transformers", "torch"},
 }
 OURS = {
@@ -30,7 +33,7 @@ OURS = {
     "recipes": {"modeling_timepro", "processing", "recipes", "space_app"},
     "space_app": {"processing", "space_app"},
 }
-INSTALL_NAMES = {"PyYAML": "yaml", "pyyaml": "yaml", "sed_eval": "sed_eval"}
+INSTALL_NAMES = {"pyannote-core": "pyannote", "webvtt-py": "webvtt", "PyYAML": "yaml", "pyyaml": "yaml", "sed_eval": "sed_eval"}
 
 
 def files_of(package):
