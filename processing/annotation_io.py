@@ -50,13 +50,13 @@ def write_annotations(
     """Write the events of recordings.
 
     What a format cannot hold is an error, and then nothing is written. The exception is the duration, which a recording
-    says itself: only json, jsonl, textgrid and jams keep it. WebVTT, SRT and ELAN round times to milliseconds; all
-    other formats give them back to the last digit.
+    says itself: only json, jsonl, textgrid and jams keep it. WebVTT, SRT and ELAN round times to milliseconds; the
+    others give them back to the last digit (JAMS those with a few decimals, others to within 1e-10 s).
 
     Args:
-        results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording; `duration`
-            is in seconds, and may be `None` or absent; events are `{"onset", "offset", "event_label", "score"}` (the
-            last two may be absent) or [`Event`]s, times in seconds.
+        results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
+            `duration` is in seconds, and may be `None` or absent; events are
+            `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds.
         path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is called
             as the recording.
         format: one of [`ANNOTATION_FORMATS`].
@@ -161,7 +161,8 @@ def _text(recordings, format):
         return kind.format(recordings)
     if len(recordings) != 1:
         raise ValueError(
-            f"results are {len(recordings)} recordings, but a file of format {format!r} holds one; give a folder as path."
+            f"results are {len(recordings)} recordings, but a file of format {format!r} holds one; give a folder as "
+            "path."
         )
     return kind.format(recordings[0])
 
@@ -180,8 +181,8 @@ def _recordings(results, format, drop_scores):
         if not drop_scores and any(event.score is not None for event in recording["events"]):
             able = ", ".join(name for name, kind in ANNOTATION_FORMATS.items() if kind.holds_scores)
             raise ValueError(
-                f"{recording['file']!r} has events with scores, which {format!r} cannot hold; pass drop_scores=True, or "
-                f"choose one of {able}."
+                f"{recording['file']!r} has events with scores, which {format!r} cannot hold; pass drop_scores=True, "
+                f"or choose one of {able}."
             )
     return recordings
 
@@ -307,4 +308,10 @@ ANNOTATION_FORMATS = {
     "jams": AnnotationFormat(".jams", True, False, format_jams, _read_jams),
 }  # fmt: skip
 
-__all__ = ["ANNOTATION_FORMATS", "format_annotations", "guess_annotation_format", "read_annotations", "write_annotations"]
+__all__ = [
+    "ANNOTATION_FORMATS",
+    "format_annotations",
+    "guess_annotation_format",
+    "read_annotations",
+    "write_annotations",
+]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from .annotation_text import check_label, make_event, read_number, split_tiers
 
-_TOKEN = re.compile(r'"(?P<text>(?:[^"]|"")*)"|(?<!\S)(?P<number>[-+]?\.?\d[^\s"]*)(?!\S)|<(?P<flag>\w+)>|![^\n]*|[^\s"]+')
+_TOKEN = re.compile(
+    r'"(?P<text>(?:[^"]|"")*)"|(?<!\S)(?P<number>[-+]?\.?\d[^\s"]*)(?!\S)|<(?P<flag>\w+)>|![^\n]*|[^\s"]+'
+)
 
 
 def read_textgrid(path) -> tuple[float, list]:
@@ -26,15 +28,19 @@ def read_textgrid(path) -> tuple[float, list]:
     def take(kind):
         found, value = next(tokens, ("the end", ""))
         if found != kind:
-            raise ValueError(f"{path}: {found} {value[:40]!r} stands where a {kind} is expected; save it anew in Praat.")
+            raise ValueError(
+                f"{path}: {found} {value[:40]!r} stands where a {kind} is expected; save it anew in Praat."
+            )
         return value
 
     def number():
         return read_number(take("number"), "number", path)
 
-    def times(count):
-        for _ in range(int(count)):
-            yield number()
+    def size():
+        count = number()
+        if not 0 <= count < float("inf") or count != int(count):
+            raise ValueError(f"{path} counts {count} tiers or entries; save it anew in Praat.")
+        return int(count)
 
     if take("text") != "ooTextFile" or take("text") not in ("TextGrid", "Praat TextGrid"):
         raise ValueError(f"{path} is no TextGrid; save it as a text file in Praat.")
@@ -42,16 +48,18 @@ def read_textgrid(path) -> tuple[float, list]:
     if start != 0 or not 0 < duration < float("inf"):
         raise ValueError(f"{path} lasts from {start} to {duration} s; give a TextGrid that begins at 0 s.")
     events = []
-    num_tiers = int(number()) if take("flag") == "exists" else 0
+    num_tiers = size() if take("flag") == "exists" else 0
     for _ in range(num_tiers):
         kind, name = take("text"), take("text")
         if kind not in ("IntervalTier", "TextTier"):
             raise ValueError(f"{path}: the tier {name!r} is of the class {kind!r}; give IntervalTier or TextTier.")
-        _, _, size = times(3)
-        for _ in range(int(size)):
-            span, label = list(times(2 if kind == "IntervalTier" else 1)), take("text")
+        number(), number()  # the span of the tier, which is that of the file
+        for _ in range(size()):
+            onset = number()
+            offset = number() if kind == "IntervalTier" else onset
+            label = take("text")
             if label.strip():
-                events.append(make_event(span[0], span[-1], label, f"{path}, tier {name!r}"))
+                events.append(make_event(onset, offset, label, f"{path}, tier {name!r}"))
     return duration, events
 
 

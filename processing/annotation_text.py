@@ -33,7 +33,9 @@ def read_lines(path, newline=None) -> Iterator[str]:
             raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
 
 
-def read_table(path, columns, delimiter, other_formats="", optional=(), quoting=csv.QUOTE_MINIMAL) -> Iterator[tuple[str, dict]]:
+def read_table(
+    path, columns, delimiter, other_formats="", optional=(), quoting=csv.QUOTE_MINIMAL
+) -> Iterator[tuple[str, dict]]:
     """Yield `(place, {column: text})` for the rows of a table whose header names its columns.
 
     Columns may stand in any order. Unknown ones are an error, for they may change what a row means: AudioSet's framed

@@ -33,7 +33,7 @@ OURS = {
     "recipes": {"modeling_timepro", "processing", "recipes", "space_app"},
     "space_app": {"processing", "space_app"},
 }
-INSTALL_NAMES = {"pyannote-core": "pyannote", "webvtt-py": "webvtt", "PyYAML": "yaml", "pyyaml": "yaml", "sed_eval": "sed_eval"}
+INSTALL_NAMES = {"PyYAML": "yaml", "pyyaml": "yaml", "pyannote-core": "pyannote", "webvtt-py": "webvtt"}
 
 
 def files_of(package):
