@@ -4,6 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -447,7 +448,8 @@ def test_jams_reads_our_jams_and_has_its_intervals(tmp_path):
     jam = jams.load(str(written(tmp_path, "jams")), validate=True, strict=True)
     (annotation,) = jam.search(namespace="tag_open")
     intervals, values = annotation.to_interval_values()
-    assert intervals == pytest.approx([[event.onset, event.offset] for event in STREET], abs=1e-12)
+    expected = np.array([[event.onset, event.offset] for event in STREET])
+    assert intervals == pytest.approx(expected, abs=1e-12)
     assert values == [event.event_label for event in STREET]
     assert [item.confidence for item in annotation.data] == [0.875, 0.5, None, 0.25]
 
