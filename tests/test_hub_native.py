@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 TASK = "temporal-audio-grounding"
 CODE = {
     "modeling_timepro": ["configuration_timepro", "modeling_timepro", "yamnet_encoder", "yamnet_encoder_config"],
-    "processing": ["audio_io", "event_text", "events", "foreign_answers", "pipeline_timepro", "processing_timepro",
-                   "time_grid", "yamnet_features"],
+    "processing": ["audio_ffmpeg", "audio_io", "event_text", "events", "foreign_answers", "pipeline_timepro",
+                   "processing_timepro", "time_grid", "torchaudio_features", "yamnet_features"],
 }  # fmt: skip
 DATA = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
         "tokenizer.json", "tokenizer_config.json"}  # fmt: skip

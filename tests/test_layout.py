@@ -24,7 +24,7 @@ STDLIB_ONLY = (
 )
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"jams", "numpy", "soundfile", "soxr", "torch", "transformers"},
+    "processing": {"jams", "numpy", "soundfile", "soxr", "torch", "torchaudio", "transformers"},
     "space_app": {"numpy", "matplotlib", "gradio", "transformers", "torch"},
 }
 OURS = {
