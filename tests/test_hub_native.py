@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[1]
 TASK = "temporal-audio-grounding"
 CODE = {
     "modeling_timepro": ["configuration_timepro", "modeling_timepro", "yamnet_encoder", "yamnet_encoder_config"],
-    "processing": ["audio_io", "audio_stream", "event_text", "events", "foreign_answers", "pipeline_timepro",
-                   "processing_timepro", "recording_answers", "shared_prompt", "time_grid", "windowing",
+    "processing": ["answer_grammar", "answer_masks", "audio_ffmpeg", "audio_io", "audio_stream", "constrained_decoding",
+                   "event_scores", "event_text", "events", "foreign_answers", "pipeline_timepro", "processing_timepro",
+                   "recording_answers", "shared_prompt", "time_grid", "token_bytes", "torchaudio_features", "windowing",
                    "yamnet_features"],
 }  # fmt: skip
 DATA = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
