@@ -49,6 +49,7 @@ class TimeProAudioConfig(PreTrainedConfig):
         num_time_tokens: number of ticks in the vocabulary (0 before conversion).
         time_prompt: whether the processor interleaves ticks with the audio frames.
         time_step: seconds between two ticks.
+        time_stride: only every so many ticks stand among the audio frames.
         max_time: seconds that the ticks cover; longer audio is refused by the processor.
         time_init: how the tick embeddings were initialised: `mean` (the paper), `place` or `random`.
         frame_rate: audio frames per second that reach the language model.
@@ -72,6 +73,7 @@ class TimeProAudioConfig(PreTrainedConfig):
     num_time_tokens: int = 0
     time_prompt: bool = True
     time_step: float = 0.04
+    time_stride: int = 1
     max_time: float = 30.0
     time_init: str = "mean"
     frame_rate: float = 25.0
@@ -101,6 +103,8 @@ class TimeProAudioConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"{name} is {value}; give a positive number.")
+        if self.time_stride < 1:
+            raise ValueError(f"time_stride is {self.time_stride}; give 1 or more.")
         if self.num_time_tokens < 0:
             raise ValueError(f"num_time_tokens is {self.num_time_tokens}; give 0 or more.")
         if self.num_time_tokens and self.time_token_start_id is None:

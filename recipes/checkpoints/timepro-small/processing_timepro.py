@@ -39,10 +39,10 @@ CHAT_TEMPLATE = (
 
 
 @lru_cache(maxsize=1024)
-def clip_text(grid, audio_token, num_frames):
-    """Return the text of a clip of `num_frames` frames, a tick of the [`TimeGrid`] before each frame it dates."""
+def clip_text(grid, audio_token, num_frames, stride=1):
+    """Return the text of a clip of `num_frames` frames, each `stride`-th tick of the [`TimeGrid`] before its frame."""
     ticks = grid.tick_tokens()
-    return "".join(audio_token if item < 0 else ticks[item] for item in grid.interleave(num_frames))
+    return "".join(audio_token if item < 0 else ticks[item] for item in grid.interleave(num_frames, stride))
 
 
 class TimeProAudioProcessor(ProcessorMixin):
@@ -53,8 +53,9 @@ class TimeProAudioProcessor(ProcessorMixin):
         tokenizer: a fast tokenizer; it must know the ticks when `time_prompt` is on.
         chat_template: Jinja template with `{% generation %}` marks; Qwen2-Audio's by default.
         audio_token, audio_bos_token, audio_eos_token: placeholder of one audio frame, and what surrounds a clip.
-        time_prompt: put a tick before every audio frame that starts at a multiple of `time_step`.
-        time_step: seconds between ticks.
+        time_prompt: put ticks before the audio frames that start at multiples of `time_step`.
+        time_step: seconds between the times that answers can say; there is a tick for each.
+        time_stride: put only every so many ticks among the frames.
         max_time: seconds; longer audio is refused, never truncated.
         frame_rate: audio frames per second that the model's tower yields.
         answer_format: how answers write times, `digits` or `ticks`.
@@ -77,12 +78,14 @@ class TimeProAudioProcessor(ProcessorMixin):
         max_time=30.0,
         frame_rate=25.0,
         answer_format="digits",
+        time_stride=1,
     ):
         self.audio_token = audio_token
         self.audio_bos_token = audio_bos_token
         self.audio_eos_token = audio_eos_token
         self.time_prompt = time_prompt
         self.time_step = time_step
+        self.time_stride = time_stride
         self.max_time = max_time
         self.frame_rate = frame_rate
         self.answer_format = answer_format
@@ -130,7 +133,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         """Return the text of a clip of `num_frames` frames: placeholders, with their ticks if the prompt is on."""
         if not self.time_prompt:
             return self.audio_token * num_frames
-        return clip_text(self.grid, self.audio_token, num_frames)
+        return clip_text(self.grid, self.audio_token, num_frames, self.time_stride)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         """Put text and audio into lists and decode audio that is not an array yet."""

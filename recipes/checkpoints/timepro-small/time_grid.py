@@ -90,14 +90,20 @@ class TimeGrid:
         """
         return round(self._check_tick(tick) * self._frames_per_tick)
 
-    def interleave(self, num_frames: int) -> list[int]:
+    def interleave(self, num_frames: int, stride: int = 1) -> list[int]:
         """Return the order of ticks and frames of a clip: -1 for the next frame, `i >= 0` for tick `i`.
 
-        Two frames with a tick on each are `[0, -1, 1, -1]`.
+        Two frames with a tick on each are `[0, -1, 1, -1]`; with `stride` 2 they are `[0, -1, -1]`.
+
+        Args:
+            num_frames: audio frames of the clip.
+            stride: only every so many ticks, from the first on, stand among the frames.
 
         Raises:
-            ValueError: `num_frames` is negative, no integer, or more than `max_time` holds.
+            ValueError: `num_frames` is negative, no integer, or more than `max_time` holds; `stride` is less than 1.
         """
+        if isinstance(stride, bool) or not isinstance(stride, numbers.Integral) or stride < 1:
+            raise ValueError(f"stride is {stride!r}; give a number of ticks, an integer of 1 or more.")
         if isinstance(num_frames, bool) or not isinstance(num_frames, numbers.Integral) or num_frames < 0:
             raise ValueError(f"num_frames is {num_frames!r}; give a number of frames, an integer of 0 or more.")
         if num_frames > self.max_frames:
@@ -110,7 +116,7 @@ class TimeGrid:
         for frame in range(num_frames):
             if frame == next_frame:
                 order.append(tick)
-                tick += 1
+                tick += stride
                 next_frame = self.tick_frame(tick) if tick < self.num_ticks else -1
             order.append(-1)
         return order
