@@ -18,7 +18,8 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
                if "checkpoints" not in path.parts)  # fmt: skip
 
 # Text and time need nothing but Python, so that they can be used, tested and reasoned about alone.
-STDLIB_ONLY = ("__init__", "events", "time_grid", "event_text", "foreign_answers", "windowing", "annotation_io")
+STDLIB_ONLY = ("__init__", "events", "time_grid", "event_text", "foreign_answers", "windowing", "annotation_io",
+               "answer_grammar", "answer_masks", "event_scores", "token_bytes")  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
     "processing": {"numpy", "soundfile", "soxr", "torch", "tqdm", "transformers"},
