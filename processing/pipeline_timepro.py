@@ -165,12 +165,12 @@ class TemporalAudioGroundingPipeline(Pipeline):
         rate = self.processor.sampling_rate
         seconds = promised_duration(source, rate)
         is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
-        with tqdm(
-            total=round(seconds, 1), desc=os.path.basename(name), unit="s", disable=True if is_short else disable_tqdm
-        ) as bar:
+        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+        is_hidden = True if is_short else disable_tqdm
+        with tqdm(total=seconds, desc=os.path.basename(name), bar_format=bar_format, disable=is_hidden) as bar:
             for window, samples in stream_windows(source, plan, rate):
                 yield recording, is_many, window, samples
-                bar.update(round(window.core_end - window.core_start, 2))
+                bar.update(window.core_end - window.core_start)
 
     def preprocess(self, batch, task="detection", wording=0):
         # In the order of the rows that the model answers: all queries of a window, then those of the next.

@@ -43,7 +43,7 @@ def score(
     Writes `predictions.jsonl` (`id, task, query, text, events, duration`; events as they were answered, not yet cut at
     the end of the recording), `settings.json`, `report.json`, `report.md` and `worst_clips.png` to `out`. A run that
     was stopped at any moment, even killed, loses the batch it was at and no more; the next run goes on from there. A
-    recording that cannot be asked about, missing or unreadable or too long, is listed in the report's `failures` and
+    recording that cannot be asked about, missing or unreadable or too short, is listed in the report's `failures` and
     costs no other recording its answer; the next run tries it again.
 
     Args:
