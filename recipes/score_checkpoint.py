@@ -110,9 +110,18 @@ def _ask_batch(pipe, batch, by_id, failures) -> list[tuple]:
     if not batch:
         return []
     task = batch[0][1]
-    queries = [query for _, _, query in batch] if task == "grounding" else None
+    # All queries about a clip in a row, so that it is encoded once for them.
+    asked = {}
+    for clip, _, query in batch:
+        asked.setdefault(clip, []).append(query)
+    paths, queries = [by_id[clip]["audio"] for clip in asked], list(asked.values())
     try:
-        results = pipe([by_id[clip]["audio"] for clip, _, _ in batch], task=task, query=queries, batch_size=len(batch))
+        if task == "grounding":
+            found = pipe(paths, task=task, query=queries, batch_size=len(batch))
+            results = [result for results in found for result in results]
+        else:
+            results = pipe(paths, task=task, batch_size=len(batch))
+        batch = [(clip, task, query) for clip, queries in asked.items() for query in queries]
         return list(zip(batch, results, strict=True))
     except (OSError, ValueError) as error:
         if len(batch) == 1:
