@@ -85,7 +85,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 [`plan_windows`]. By default recordings longer than `max_time` are heard in windows of 10 s, with a
                 sixth on either side.
             return_scores: whether events bear scores, from 0 to 1, see [`score_events`]; by default they do.
-            min_score: leave out events of the recording whose score is lower; those of `windows` are all there.
+            min_score: leave out events of the recording whose score is lower; those of `windows` are all there. By
+                default detection goes by the checkpoint's `min_score`; 0 leaves out none.
             constrained: hold answers to what can be read, see [`AnswerConstraint`]: times in order and within the
                 window, no event twice. By default they are. Without it, what the model says is what you get.
             event_labels: the only labels that detection may name. Needs `constrained`.
@@ -130,6 +131,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
         generate_kwargs["limits"] = limits = {name: settings.pop(name) for name in names if name in settings}
         if not limits.setdefault("constrained", True) and len(limits) > 1:
             raise ValueError(f"{' and '.join(list(limits)[1:])} given with constrained=False; leave one of them out.")
+        if task == "detection" and generate_kwargs["return_scores"]:
+            settings.setdefault("min_score", self.processor.min_score)
         if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:
             raise ValueError(f"min_score is {settings['min_score']!r} with return_scores=False; leave one of them out.")
         settings["plan"] = plan_windows(

@@ -59,6 +59,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         max_time: seconds; longer audio is refused, never truncated.
         frame_rate: audio frames per second that the model's tower yields.
         answer_format: how answers write times, `digits` or `ticks`.
+        min_score: the pipeline leaves out detected events whose score is lower, unless it is told otherwise.
 
     Raises:
         ValueError: `time_prompt` is on but the tokenizer lacks the ticks, or `max_time` is more than Whisper's
@@ -79,6 +80,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         frame_rate=25.0,
         answer_format="digits",
         time_stride=1,
+        min_score=None,
     ):
         self.audio_token = audio_token
         self.audio_bos_token = audio_bos_token
@@ -89,6 +91,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         self.max_time = max_time
         self.frame_rate = frame_rate
         self.answer_format = answer_format
+        self.min_score = min_score
         window = getattr(feature_extractor, "chunk_length", max_time)
         if max_time > window:
             raise ValueError(f"max_time is {max_time:g} s but the audio tower takes {window:g} s; give that or less.")

@@ -1,4 +1,4 @@
-"""Say whether the scores of events mean what they say: a reliability table, ECE, and how well they rank.
+"""Say whether the scores of events mean what they say: a reliability table, ECE, how well they rank, F1 by threshold.
 
     python -m recipes.calibration --data validation.jsonl --predictions predictions.jsonl --out calibration.json
 
@@ -16,8 +16,11 @@ from recipes.event_matching import match_events
 from recipes.score_answers import prepare_answers
 from recipes.score_data import read_clips
 from recipes.score_predictions import read_predictions
+from recipes.scoring import detection_intervals, event_based_f1
 
 logger = logging.getLogger(__name__)
+
+THRESHOLDS = tuple(step / 20 for step in range(15))
 
 
 def calibration(scores, is_right, num_bins=10) -> dict:
@@ -101,6 +104,24 @@ def scored_events(rows, answers) -> tuple[list[float], list[bool]]:
     return scores, is_right
 
 
+def scores_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
+    """Return event-based F1, micro, of the detected events whose score reaches each threshold.
+
+    Returns:
+        Dicts of `min_score, num_events, f1, precision, recall, interval` (of F1, 95 %, bootstrap over clips).
+    """
+    references = [row["events"] for row in rows]
+    predictions = [answers.get((row["id"], "detection", None)) or [] for row in rows]
+    found = []
+    for threshold in thresholds:
+        kept = [[event for event in events if event.score >= threshold] for events in predictions]
+        micro = event_based_f1(references, kept)["micro"]
+        figures = {name: micro[name] for name in ("f1", "precision", "recall")}
+        interval = detection_intervals(references, kept)["micro_f1"]
+        found.append({"min_score": threshold, "num_events": sum(map(len, kept)), **figures, "interval": interval})
+    return found
+
+
 def plot_reliability(report, path) -> None:
     """Draw the share of right events over their mean score, a circle for each bin, its area by its events."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -130,6 +151,7 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
     answers, _ = prepare_answers(rows, read_predictions(predictions, rows), {})
     report = {"data": str(data), "predictions": str(predictions)}
     report |= calibration(*scored_events(rows, answers), num_bins)
+    report["thresholds"] = scores_by_threshold(rows, answers)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

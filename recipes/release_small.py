@@ -69,22 +69,27 @@ def save_half(model, processor, out) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS):
+def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS, min_score=None):
     """Write the checkpoint `out` with all that belongs to it, and the figures into `cards`; the last is its own card.
 
     Args:
         checkpoint: directory that `recipes/sft.py` wrote, with its `trainer_state.json`.
         seen, unseen: reports of the checkpoint on the two tests.
         peer: report of `recipes/yamnet_peer.py` on both.
+        min_score: what the pipeline shall go by; the reports must be of the same.
 
     Raises:
-        ValueError: a report lacks recordings that failed, so that its figures are of fewer.
+        ValueError: a report lacks recordings that failed, so that its figures are of fewer, or is of another
+            `min_score`.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     reports = {name: json.loads(Path(path).read_text()) for name, path in (("seen", seen), ("unseen", unseen))}
     for name, report in reports.items():
         if report.get("failures"):
             raise ValueError(f"{name} has {len(report['failures'])} recordings that failed; score them first.")
+        if report.get("min_score") != min_score:
+            found = report.get("min_score")
+            raise ValueError(f"{name} was scored with min_score {found}, not {min_score}; score it again.")
     peers = json.loads(Path(peer).read_text())
     scores = {
         "timepro-small, seen": reports["seen"],
@@ -92,7 +97,9 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS)
         "YAMNet's own scores, seen": peers["test_seen"],
         "YAMNet's own scores, unseen": peers["test_unseen"],
     }
-    save_half(*load_checkpoint(checkpoint, dtype="float32"), out)
+    model, processor = load_checkpoint(checkpoint, dtype="float32")
+    processor.min_score = min_score
+    save_half(model, processor, out)
     log = json.loads((checkpoint / "trainer_state.json").read_text())
     steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]
     (out / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
@@ -112,6 +119,7 @@ def main(argv=None):
     parser.add_argument("--seen", required=True, help="report.json on the seen test")
     parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
     parser.add_argument("--peer", required=True, help="report of recipes/yamnet_peer.py")
+    parser.add_argument("--min-score", type=float, help="score below which detected events are left out by default")
     parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="directory to write (default: the embedded one)")
     logging.basicConfig(level=logging.INFO)
     release(**vars(parser.parse_args(argv)))

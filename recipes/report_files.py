@@ -7,7 +7,7 @@ from pathlib import Path
 from recipes.report_tables import format_markdown
 from recipes.score_answers import prepare_answers
 from recipes.score_questions import grounding_pairs
-from recipes.score_report import make_report
+from recipes.score_report import apply_min_score, make_report
 from recipes.worst_clips import plot_worst_clips, worst_clips
 
 
@@ -43,7 +43,9 @@ def report_paths(out) -> dict[str, Path]:
     }
 
 
-def write_report(paths, head, rows, answers, num_absent=2, failures=(), aliases=None) -> dict:
+def write_report(
+    paths, head, rows, answers, num_absent=2, failures=(), aliases=None, min_score: float | None = None
+) -> dict:
     """Score answers, write all files of the report but the answers, and return the report.
 
     Args:
@@ -57,9 +59,11 @@ def write_report(paths, head, rows, answers, num_absent=2, failures=(), aliases=
         failures: `{"id", "audio", "error"}` of clips that could not be asked about. What was not answered is not
             scored.
         aliases: other names for labels, see [`~recipes.label_aliases.read_label_aliases`].
+        min_score: detected events with a lower score count for PSDS alone.
     """
     answers, clipping = prepare_answers(rows, answers, aliases or {})
-    report = {**head, "num_clips": len(rows), "clipping": clipping, **make_report(rows, answers, num_absent)}
+    report = {**head, "num_clips": len(rows), "clipping": clipping, **make_report(rows, answers, num_absent, min_score)}
+    answers = apply_min_score(answers, min_score)
     if "absent_queries" in head:
         report["absent_queries"] = {
             **head["absent_queries"],

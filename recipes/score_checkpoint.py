@@ -39,6 +39,7 @@ def score(
     durations=None,
     label_aliases=None,
     constrained=True,
+    min_score=None,
 ) -> dict:
     """Answer every question about the recordings of `data` and return the report.
 
@@ -58,6 +59,8 @@ def score(
         limit: only the first clips.
         overwrite: answer anew, although `out` holds answers of another checkpoint or data set.
         constrained: hold answers to what can be read, as the pipeline does by default.
+        min_score: detected events with a lower score are kept in `predictions.jsonl` but count for PSDS alone; by
+            default that of the checkpoint.
 
     Raises:
         ValueError: rows without events' times, ids that repeat, or answers in `out` that belong to other settings.
@@ -79,14 +82,21 @@ def score(
             paths["predictions"].open("a", encoding="utf-8") as file,
             tqdm(total=len(questions), initial=len(questions) - len(todo), desc="questions") as progress,
         ):
-            pipe = functools.partial(load_pipeline(model), constrained=constrained)
+            # All events are kept: PSDS looks at every threshold.
+            pipe = functools.partial(load_pipeline(model), constrained=constrained, min_score=0.0)
             _ask(pipe, todo, by_id, batch_size, answers, failures, file, progress)
     listed = [{"id": clip, "audio": by_id[clip]["audio"], "error": error} for clip, error in failures.items()]
     # Answers may be there that nobody asked for now: about clips after the limit, or of a task that rows had before.
     asked = set(questions)
     answers = {question: events for question, events in answers.items() if question in asked}
-    head = {"model": str(model), "data": str(data), **about}
-    return write_report(paths, head, rows, answers, num_absent, listed, aliases)
+    min_score = _min_score(model) if min_score is None else min_score
+    head = {"model": str(model), "data": str(data), **about, "min_score": min_score}
+    return write_report(paths, head, rows, answers, num_absent, listed, aliases, min_score)
+
+
+def _min_score(model) -> float | None:
+    path = Path(model) / "processor_config.json"
+    return json.loads(path.read_text(encoding="utf-8")).get("min_score") if path.is_file() else None
 
 
 def _ask(pipe, questions, by_id, batch_size, answers, failures, file, progress):

@@ -14,8 +14,9 @@ NUM_SHOWN = 20
 
 
 def score_predictions(
-    predictions, data, out, limit=None, data_format=None, audio_dir=None, durations=None, label_aliases=None
-) -> dict:
+    predictions, data, out, limit=None, data_format=None, audio_dir=None, durations=None, label_aliases=None,
+    min_score=None,
+) -> dict:  # fmt: skip
     """Score a file of predictions and return the report.
 
     Args:
@@ -23,6 +24,7 @@ def score_predictions(
         data, data_format, durations, label_aliases: see [`~recipes.score_data.read_clips`].
         out: folder, or path that ends in `.json`, see [`report_paths`].
         limit: only the first clips.
+        min_score: detected events with a lower score count for PSDS alone.
         audio_dir: folder of the recordings, if their durations are to be read from them; nothing else is.
 
     Raises:
@@ -32,8 +34,8 @@ def score_predictions(
     rows, about = read_clips(data, data_format, audio_dir, durations, label_aliases, limit)
     aliases = {} if label_aliases is None else read_label_aliases(label_aliases)
     answers = read_predictions(predictions, rows, aliases)
-    head = {"model": None, "predictions": str(predictions), "data": str(data), **about}
-    return write_report(report_paths(out), head, rows, answers, num_absent=None, aliases=aliases)
+    head = {"model": None, "predictions": str(predictions), "data": str(data), **about, "min_score": min_score}
+    return write_report(report_paths(out), head, rows, answers, None, aliases=aliases, min_score=min_score)
 
 
 def read_predictions(path, rows, aliases=None) -> dict[tuple, list[Event] | None]:

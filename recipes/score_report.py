@@ -32,13 +32,26 @@ NO_WORDNET = (
 SCENARIOS = {"psds1": PSDS1, "psds2": PSDS2}
 
 
-def make_report(rows, answers, num_absent=2) -> dict:
+def apply_min_score(answers, min_score) -> dict:
+    """Return the answers without the detected events whose score is below `min_score`; `None` leaves out none."""
+    if min_score is None:
+        return answers
+    return {
+        question: [event for event in events if event.score is None or event.score >= min_score]
+        if events and question[1] == "detection"
+        else events
+        for question, events in answers.items()
+    }
+
+
+def make_report(rows, answers, num_absent=2, min_score=None) -> dict:
     """Return scores with seeded 95 % bootstrap intervals over clips. The order of the clips changes nothing.
 
     Args:
         rows: annotated clips, see `recipes/score_questions.py`.
         answers: events, or `None` for an unparseable answer, by question `(id, task, query)`.
         num_absent: as it was when the questions were asked.
+        min_score: detected events with a lower score count for PSDS alone, which looks at every threshold.
 
     Returns:
         Parts `detection`, `grounding` (queries that are present), `rejection` (all queries) and `captioning`, each with
@@ -50,7 +63,10 @@ def make_report(rows, answers, num_absent=2) -> dict:
     rows = sorted(rows, key=lambda row: (str(row["id"]), isinstance(row["id"], str)))
     report = {}
     if detected := [row for row in rows if (row["id"], "detection", None) in answers]:
-        report["detection"] = _detection(detected, [answers[row["id"], "detection", None] for row in detected])
+        questions = [(row["id"], "detection", None) for row in detected]
+        every = [answers[question] for question in questions]
+        kept = apply_min_score(answers, min_score)
+        report["detection"] = _detection(detected, [kept[question] for question in questions], every)
     # Queries about one recording are not independent, even if each is a row.
     triples = [
         (str(row.get("audio") or row["id"]), reference, prediction)
@@ -67,9 +83,9 @@ def make_report(rows, answers, num_absent=2) -> dict:
     return report
 
 
-def _detection(rows, predictions) -> dict:
+def _detection(rows, predictions, all_predictions) -> dict:
     references = [row["events"] for row in rows]
-    scores, psds_intervals = _psds(references, predictions, [row.get("duration") for row in rows])
+    scores, psds_intervals = _psds(references, all_predictions, [row.get("duration") for row in rows])
     return {
         **COLLARS,
         **event_based_f1(references, predictions, **COLLARS),
@@ -145,4 +161,4 @@ def _captioning(references, predictions) -> dict:
     }
 
 
-__all__ = ["make_report"]
+__all__ = ["apply_min_score", "make_report"]

@@ -69,3 +69,15 @@ def test_an_event_without_score_is_refused():
     rows = [{"id": "a", "events": []}]
     with pytest.raises(ValueError, match="give every event a score"):
         scored_events(rows, {("a", "detection", None): [Event(1.0, 2.0, "dog")]})
+
+
+def test_a_threshold_leaves_out_what_is_less_sure():
+    from processing.events import Event
+    from recipes.calibration import scores_by_threshold
+
+    rows = [{"id": 1, "events": [Event(1, 2, "dog")]}]
+    answers = {(1, "detection", None): [Event(1, 2, "dog", 0.5), Event(5, 6, "dog", 0.2)]}
+    # 1 of 2 right, 1 of 1, none at all; a score of the threshold itself is kept.
+    found = scores_by_threshold(rows, answers, (0.0, 0.5, 0.6))
+    figures = [(t["num_events"], round(t["f1"], 3), t["precision"], t["recall"]) for t in found]
+    assert figures == [(2, 0.667, 0.5, 1.0), (1, 1.0, 1.0, 1.0), (0, 0.0, 0.0, 0.0)]

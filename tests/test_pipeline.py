@@ -218,3 +218,31 @@ def test_a_long_recording_has_the_events_of_its_windows(tmp_path):
         end = 70.0 if window.is_last else windows[index + 1].start
         inner += [event for event in events if start < event.onset and event.offset < end]
     assert inner and set(inner) <= set(found)
+
+
+def test_scores_that_are_too_low_are_left_out(detector, paths, monkeypatch):
+    result = detector(paths[1])
+    (found,) = result["events"]
+    assert 0 < found["score"] < 1
+    assert detector(paths[1], min_score=found["score"] + 0.001) == {**result, "events": []}
+    # The checkpoint may say what is too low, in detection.
+    monkeypatch.setattr(detector.processor, "min_score", found["score"] + 0.001)
+    assert detector(paths[1])["events"] == [] and detector(paths[1], min_score=0.0) == result
+    unscored = detector(paths[1], return_scores=False)["events"]
+    assert unscored == [{**found, "score": None}]
+    with pytest.raises(ValueError, match="min_score is 0.5 with return_scores=False"):
+        detector(paths[1], min_score=0.5, return_scores=False)
+    with pytest.raises(ValueError, match="max_events given with constrained=False"):
+        detector(paths[1], constrained=False, max_events=2)
+
+
+def test_labels_and_events_can_be_limited(detector, paths):
+    result = detector(paths[1], event_labels=["gong", "horn"], max_events=1)
+    assert len(result["events"]) <= 1 and {event["event_label"] for event in result["events"]} <= {"gong", "horn"}
+
+
+def test_beams_bear_the_scores_of_their_own_tokens(detector, paths):
+    (alone,) = detector(paths[1])["events"]
+    (found,) = detector(paths[1], num_beams=2)["events"]
+    # What is said is the same, and so is its probability.
+    assert found == {**alone, "score": pytest.approx(alone["score"], rel=1e-4)}

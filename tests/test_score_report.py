@@ -270,3 +270,26 @@ def test_queries_about_one_recording_are_drawn_together():
     apart = [{**row, "audio": None} for row in rows]
     closer = make_report(apart, answers)["grounding"]["intervals"]["miou_union"]
     assert low < closer[0] and closer[1] < high
+
+
+def test_events_below_the_least_score_count_for_psds_alone():
+    sure, unsure = Event(1, 2, "dog", 0.8), Event(5, 6, "dog", 0.1)
+    rows = [{"id": 1, "duration": 10.0, "events": [Event(1, 2, "dog")]}]
+    answers = {(1, "detection", None): [sure, unsure]}
+    every, kept = (make_report(rows, answers, min_score=least)["detection"] for least in (None, 0.3))
+    # One of two predictions is right: F1 = 2 / (2 + 1); of one, it is 1.
+    assert every["micro"]["f1"] == pytest.approx(2 / 3) and kept["micro"]["f1"] == 1
+    assert kept["segment_1s"]["micro"]["f1"] == 1
+    assert kept["psds"] == every["psds"] == {**psds_of(rows, answers), "not_computed": None, **parts_of(every)}
+    # Grounding was asked for, whatever the score.
+    answers = {(1, "grounding", "dog"): [unsure]}
+    assert make_report(rows, answers, min_score=0.3) == make_report(rows, answers)
+
+
+def psds_of(rows, answers):
+    inputs = [row["events"] for row in rows], list(answers.values()), [row["duration"] for row in rows]
+    return {"psds1": psds(*inputs)["psds"], "psds2": psds(*inputs, PSDS2)["psds"]}
+
+
+def parts_of(detection):
+    return {name: detection["psds"][name] for name in ("class_wise", "num_other_labels")}
