@@ -4,6 +4,8 @@ import io
 import logging
 import numbers
 import os
+import re
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,17 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 FORMATS = "wav, flac, ogg, mp3 or another format of libsndfile"
+# Recordings of bats have up to 500 kHz; a header that says more, or less than a telephone by far, is damaged.
+FILE_RATES = (1000, 1_000_000)
+BLOCK_SIZE = 1 << 20
+# What libsndfile's log says of files that break off; numbers are what the header says and what there is.
+_BREAKS_OFF = (
+    re.compile(r"(?:data|Data Size) *: (\d+) \(should be (\d+)\)"),
+    re.compile(r"\*\*\* Calculated frame count \d+ does not match value from 'ds64' chunk of \d+"),
+    re.compile(r"Ogg ?: (?:Last page lacks an end-of-stream bit|Junk after the last page)"),
+    # AIFF's; in wav the same may follow the samples.
+    re.compile(r"\*\*\* calculated from length of 'SSND' chunk"),
+)
 
 
 def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None) -> np.ndarray:
@@ -21,7 +34,8 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
 
     Args:
         source: one of
-            - a path, or the bytes of an audio file;
+            - a path, or the bytes of an audio file: wav, flac, ogg, mp3 and all that libsndfile reads; m4a, mp4, aac,
+              webm, mkv and wma where the program ffmpeg is installed;
             - an array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile. Floats are taken to
               lie in [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
             - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them.
@@ -33,8 +47,8 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the path names no readable file.
-        ValueError: not audio, no samples, NaN or infinite samples, a wrong shape or type, or a rate that is not
-            positive.
+        ValueError: not audio, a file that breaks off or changes meanwhile, no samples, NaN or infinite samples, a
+            wrong shape or type, a rate that is not positive, or a format that needs ffmpeg where that is missing.
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
@@ -54,14 +68,14 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
 
 
 def audio_duration(source: str | os.PathLike | bytes) -> float:
-    """Return the length of an audio file in seconds, from its header alone.
+    """Return the length of an audio file in seconds, from its header alone (m4a, webm and the like are decoded).
 
     Args:
         source: a path, or the bytes of an audio file.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the path names no readable file.
-        ValueError: the file is not audio.
+        ValueError: the file is not audio, or breaks off as far as its header tells.
     """
     with _open(source) as file:
         return file.frames / file.samplerate
@@ -119,14 +133,18 @@ def _open(source: str | os.PathLike | bytes):
         size, target = len(source), io.BytesIO(source)
     elif isinstance(source, (str, os.PathLike)):
         target = os.fspath(source)
-        if not os.path.exists(target):
+        try:
+            status = os.stat(target)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
             raise FileNotFoundError(
                 f"source {target!r} does not exist; give the path of an audio file on this machine."
-            )
-        if os.path.isdir(target):
+            ) from None
+        if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(f"source {target!r} is a directory; give the path of one audio file.")
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"source {target!r} is a pipe or device; read it, and pass the bytes.")
         with open(target, "rb"):  # libsndfile would report a missing permission as a broken file
-            size = os.path.getsize(target)
+            size = status.st_size
     else:
         raise ValueError(
             f"source is of type {type(source).__name__}; give a path, bytes, a NumPy array, or a dict with array and "
@@ -135,22 +153,72 @@ def _open(source: str | os.PathLike | bytes):
     if not size:
         raise ValueError(f"{_name(source)} is empty (0 bytes); give an audio file.")
     try:
-        return soundfile.SoundFile(target)
+        file = soundfile.SoundFile(target)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats, by file name
-        raise ValueError(f"{_name(source)} is not audio that can be read ({error}); give {FORMATS}.") from error
+        from .audio_ffmpeg import decode_by_ffmpeg, find_container
+
+        container = find_container(_head(source))
+        if container is None:
+            raise ValueError(f"{_name(source)} is not audio that can be read ({error}); give {FORMATS}.") from error
+        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), *container))
+    try:
+        _check_header(file, _name(source))
+    except ValueError:
+        file.close()
+        raise
+    return file
+
+
+def _head(source: str | os.PathLike | bytes) -> bytes:
+    if isinstance(source, (bytes, bytearray)):
+        return bytes(source[:12])
+    with open(source, "rb") as file:
+        return file.read(12)
+
+
+def _check_header(file, name: str) -> None:
+    """Refuse a header that cannot be. Of a file that breaks off libsndfile reads what there is, and tells its log."""
+    if not FILE_RATES[0] <= file.samplerate <= FILE_RATES[1]:
+        raise ValueError(f"{name} is damaged (its header says {file.samplerate} Hz); give a whole file.")
+    for pattern in _BREAKS_OFF:
+        for match in pattern.finditer(file.extra_info):
+            # Who writes to a pipe cannot know the length, and leaves 0 or the largest number.
+            if not match.groups() or 0 < int(match[1]) < 0x7FFF0000 and int(match[1]) > int(match[2]):
+                raise ValueError(f"{name} breaks off or is damaged ({match[0].strip(' *')}); give a whole file.")
 
 
 def _decode(source: str | os.PathLike | bytes) -> tuple[np.ndarray, int]:
     import soundfile
 
+    before = _state(source)
     with _open(source) as file:
+        blocks = []
         try:
-            samples = file.read(dtype="float32", always_2d=True)
+            # In blocks, for a damaged header may promise more samples than there is memory.
+            while not blocks or len(blocks[-1]) == BLOCK_SIZE:
+                blocks.append(file.read(BLOCK_SIZE, dtype="float32", always_2d=True))
         except soundfile.SoundFileError as error:
             raise ValueError(f"{_name(source)} breaks off or is damaged ({error}); give a whole file.") from error
+        samples = np.concatenate(blocks)
+        if _state(source) != before:
+            raise ValueError(f"{_name(source)} changed while it was read; wait until it is written.")
         if len(samples) < file.frames:
+            # An mp3 without a count of its frames has an estimate of it; others say it.
+            if file.format != "MP3" or "variable" in file.extra_info and file.frames - len(samples) > 2 * 1152:
+                raise ValueError(
+                    f"{_name(source)} breaks off or is damaged ({len(samples)} of {file.frames} samples are there); "
+                    "give a whole file."
+                )
             logger.warning("%s promises %d samples but holds %d.", _name(source), file.frames, len(samples))
         return samples, file.samplerate
+
+
+def _state(source: str | os.PathLike | bytes) -> tuple[int, ...] | None:
+    """Return what is another after a file was written: inode, size and time of the last change."""
+    if isinstance(source, (str, os.PathLike)) and os.path.exists(source):
+        status = os.stat(source)
+        return status.st_ino, status.st_size, status.st_mtime_ns
+    return None
 
 
 def _scale(samples: np.ndarray) -> np.ndarray:

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 from transformers import Pipeline
 
 from .audio_stream import promised_duration, stream_windows
+from .constrained_decoding import AnswerConstraint
+from .event_scores import score_events
 from .event_text import TASKS, prompt_text
 from .recording_answers import RecordingAnswers, read_answer
 from .shared_prompt import prefill_questions
@@ -27,7 +30,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
 
     Example:
         `pipe("street.wav", task="grounding", query="dog barking")` returns
-        `{"events": [{"onset": 1.2, "offset": 3.4, "event_label": "dog barking", "score": None}], "duration": 10.0,
+        `{"events": [{"onset": 1.2, "offset": 3.4, "event_label": "dog barking", "score": 0.81}], "duration": 10.0,
         "text": "1.20-3.40", "windows": [{"start": 0.0, "end": 10.0, "text": "1.20-3.40", "events": [...]}]}`.
     """
 
@@ -38,8 +41,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
     _pipeline_calls_generate = True
 
     def _sanitize_parameters(
-        self, chunk_length_s=None, stride_length_s=None, return_scores=None, disable_tqdm=None, query=None,
-        wording=None, **generate_kwargs,
+        self, chunk_length_s=None, stride_length_s=None, return_scores=None, min_score=None, constrained=None,
+        event_labels=None, max_events=None, disable_tqdm=None, query=None, wording=None, **generate_kwargs,
     ):  # fmt: skip
         """Sort what `pipeline(...)` was given; `__call__` takes its arguments itself."""
         if query is not None or wording is not None:
@@ -51,13 +54,18 @@ class TemporalAudioGroundingPipeline(Pipeline):
             "chunk_length_s": chunk_length_s,
             "stride_length_s": stride_length_s,
             "return_scores": return_scores,
+            "min_score": min_score,
+            "constrained": constrained,
+            "event_labels": event_labels,
+            "max_events": max_events,
             "disable_tqdm": disable_tqdm,
         }
         return {name: value for name, value in settings.items() if value is not None}, generate_kwargs, {}
 
     def __call__(
         self, inputs, task="detection", query=None, batch_size=None, wording=0, chunk_length_s=None,
-        stride_length_s=None, return_scores=None, disable_tqdm=None, **generate_kwargs,
+        stride_length_s=None, return_scores=None, min_score=None, constrained=None, event_labels=None, max_events=None,
+        disable_tqdm=None, **generate_kwargs,
     ):  # fmt: skip
         """Ask about recordings.
 
@@ -76,7 +84,12 @@ class TemporalAudioGroundingPipeline(Pipeline):
             chunk_length_s, stride_length_s: seconds of windows, and of their overlaps on either side, see
                 [`plan_windows`]. By default recordings longer than `max_time` are heard in windows of 10 s, with a
                 sixth on either side.
-            return_scores: whether events bear scores.
+            return_scores: whether events bear scores, from 0 to 1, see [`score_events`]; by default they do.
+            min_score: leave out events of the recording whose score is lower; those of `windows` are all there.
+            constrained: hold answers to what can be read, see [`AnswerConstraint`]: times in order and within the
+                window, no event twice. By default they are. Without it, what the model says is what you get.
+            event_labels: the only labels that detection may name. Needs `constrained`.
+            max_events: events of one window at most. Needs `constrained`.
             disable_tqdm: hide the progress bar of long recordings, or show it (`False`); by default it is shown where
                 stderr is a terminal.
             generate_kwargs: passed to `model.generate`. All from `chunk_length_s` on can be given to `pipeline(...)`,
@@ -106,12 +119,19 @@ class TemporalAudioGroundingPipeline(Pipeline):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 1 or more.")
         given, generate, _ = self._sanitize_parameters(
-            chunk_length_s, stride_length_s, return_scores, disable_tqdm, **generate_kwargs
-        )
+            chunk_length_s, stride_length_s, return_scores, min_score, constrained, event_labels, max_events,
+            disable_tqdm, **generate_kwargs,
+        )  # fmt: skip
         settings = {**self._preprocess_params, **given, "task": task, "wording": wording}
         # transformers keeps the generation settings of `pipeline(...)` in the second, others in the first.
         generate_kwargs = {**self._forward_params, **getattr(self, "_generate_kwargs", {}), **generate}
-        generate_kwargs["return_scores"] = bool(settings.pop("return_scores", False))
+        generate_kwargs["return_scores"] = settings.pop("return_scores", True)
+        names = ("constrained", "event_labels", "max_events")
+        generate_kwargs["limits"] = limits = {name: settings.pop(name) for name in names if name in settings}
+        if not limits.setdefault("constrained", True) and len(limits) > 1:
+            raise ValueError(f"{' and '.join(list(limits)[1:])} given with constrained=False; leave one of them out.")
+        if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:
+            raise ValueError(f"min_score is {settings['min_score']!r} with return_scores=False; leave one of them out.")
         settings["plan"] = plan_windows(
             settings.pop("chunk_length_s", None), settings.pop("stride_length_s", None),
             self.processor.max_time, self.processor.time_step,
@@ -134,13 +154,14 @@ class TemporalAudioGroundingPipeline(Pipeline):
                     results = recording.results()
                     yield results if is_many else results[0]
 
-    def _pieces(self, source, asked, task, wording, plan, disable_tqdm=None):
+    def _pieces(self, source, asked, task, wording, plan, min_score=None, disable_tqdm=None):
         """Yield the windows of a recording: what gathers its answers, whether these are many, window, samples."""
         is_many = isinstance(asked, (list, tuple))
         if is_many and not asked:
             raise ValueError("query is an empty list; give one text or more for each recording.")
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "recording"
-        recording = RecordingAnswers(name, task, list(asked) if is_many else [asked], self.processor.time_step)
+        queries = list(asked) if is_many else [asked]
+        recording = RecordingAnswers(name, task, queries, self.processor.time_step, min_score)
         rate = self.processor.sampling_rate
         seconds = promised_duration(source, rate)
         is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
@@ -161,11 +182,11 @@ class TemporalAudioGroundingPipeline(Pipeline):
         questions = [[prompt_text(task, query, wording) for query in recording.queries] for recording, *_ in batch]
         return {"waveforms": [samples for *_, samples in batch], "questions": questions, "rows": rows}
 
-    def _forward(self, model_inputs, return_scores=False, **generate_kwargs):
+    def _forward(self, model_inputs, return_scores=True, limits=None, **generate_kwargs):
         settings = generate_kwargs.get("generation_config") or self.model.generation_config
-        num_beams, num_answers = (
-            generate_kwargs.get(name, getattr(settings, name, None)) or 1
-            for name in ("num_beams", "num_return_sequences")
+        num_beams, num_answers, max_new_tokens = (
+            generate_kwargs.get(name) or getattr(settings, name, None) or default
+            for name, default in (("num_beams", 1), ("num_return_sequences", 1), ("max_new_tokens", 256))
         )
         if num_answers != 1:
             raise ValueError(f"num_return_sequences is {num_answers}; a question has one answer here, so leave it out.")
@@ -173,19 +194,57 @@ class TemporalAudioGroundingPipeline(Pipeline):
         inputs = prefill_questions(
             self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"], num_copies=num_beams
         )
-        # Row i of the inputs and of the answers belongs to rows[i]: what constrains or scores answers goes here.
-        sequences = self.model.generate(**inputs, **generate_kwargs)
-        return {"answers": sequences[:, inputs["input_ids"].shape[1] :], "rows": rows}
+        # Row i of the inputs and of the answers belongs to rows[i].
+        width, processor = inputs["input_ids"].shape[1], self.processor
+        limits = {"constrained": True} if limits is None else dict(limits)
+        if limits.pop("constrained"):
+            if rows[0]["task"] != "detection":
+                limits.pop("event_labels", None)
+            eos_token_id = getattr(settings, "eos_token_id", None) or processor.tokenizer.eos_token_id
+            constraint = AnswerConstraint(
+                processor.tokenizer, processor.grid, processor.answer_format, rows[0]["task"],
+                [row["duration"] for row in rows], width, max_new_tokens, eos_token_id, **limits,
+            )  # fmt: skip
+            generate_kwargs["logits_processor"] = [*(generate_kwargs.get("logits_processor") or ()), constraint]
+        generate_kwargs["max_new_tokens"] = max_new_tokens
+        if not return_scores:
+            return {"answers": self.model.generate(**inputs, **generate_kwargs)[:, width:], "rows": rows}
+        outputs = self.model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_logits=True)
+        answers = outputs.sequences[:, width:]
+        own, times = _log_probs(answers, outputs.logits, outputs.get("beam_indices"), self.model.config.time_token_ids)
+        return {"answers": answers, "rows": rows, "own": own, "times": times}
 
     def postprocess(self, outputs):
         """Return for each row the text of its answer and the events that it names, `None` if it cannot be parsed."""
-        texts = self.processor.tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
-        return [(text, read_answer(text, **row)) for text, row in zip(texts, outputs["rows"])]
+        tokenizer, has_ticks = self.processor.tokenizer, bool(len(self.model.config.time_token_ids))
+        texts = tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
+        results = []
+        for index, (text, row) in enumerate(zip(texts, outputs["rows"])):
+            scored = None
+            if "own" in outputs:
+                times = outputs["times"][index] if has_ticks else None
+                ids, own = outputs["answers"][index], outputs["own"][index]
+                query = row["query"] or ""
+                scored = score_events(tokenizer, ids, own, row["task"], query, times, self.processor.grid)
+            results.append((text, read_answer(text, **row, scored=scored)))
+        return results
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save a checkpoint directory that loads again; transformers would leave the processor and this code out."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+
+
+def _log_probs(answers, logits, beam_indices, time_token_ids):
+    """Return natural log-probabilities of the tokens `(num_rows, length)` and of all ticks there `(..., num_ticks)`."""
+    own, times = [], []
+    for place, step in enumerate(logits):
+        # A beam's row changes from step to step; -1 stands after its end.
+        step = step if beam_indices is None else step[beam_indices[:, place].clamp(min=0)]
+        log_probs = step.float().log_softmax(-1)
+        own.append(log_probs.gather(1, answers[:, place : place + 1])[:, 0])
+        times.append(log_probs[:, time_token_ids.start : time_token_ids.stop])
+    return torch.stack(own, 1), torch.stack(times, 1)
 
 
 def _is_one(inputs: Any) -> bool:

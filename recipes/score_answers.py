@@ -1,8 +1,8 @@
 """Answers about clips: how they stand in a file, and how they are made ready to be compared."""
 
+from processing.annotation_text import check_duration
 from processing.event_text import TASKS, parse_events
 from processing.events import Event
-from recipes.data.event_rows import check_duration
 from recipes.label_aliases import apply_aliases
 
 

@@ -7,6 +7,7 @@ not hold (rejection); a clip with a query of its own for that alone, one with ca
 `predictions.jsonl` as they come, so an interrupted run continues where it stopped.
 """
 
+import functools
 import json
 import logging
 from pathlib import Path
@@ -37,6 +38,7 @@ def score(
     audio_dir=None,
     durations=None,
     label_aliases=None,
+    constrained=True,
 ) -> dict:
     """Answer every question about the recordings of `data` and return the report.
 
@@ -55,6 +57,7 @@ def score(
         num_absent: absent labels to ask for in each clip, at most.
         limit: only the first clips.
         overwrite: answer anew, although `out` holds answers of another checkpoint or data set.
+        constrained: hold answers to what can be read, as the pipeline does by default.
 
     Raises:
         ValueError: rows without events' times, ids that repeat, or answers in `out` that belong to other settings.
@@ -67,7 +70,7 @@ def score(
     questions = [question for row in rows for question in questions_of(row, num_absent)]
     paths = report_paths(out)
     by_id = {row["id"]: row for row in rows}
-    answers = _resume(paths, _settings(model, data, audio_dir), overwrite, by_id)
+    answers = _resume(paths, _settings(model, data, audio_dir) | {"constrained": constrained}, overwrite, by_id)
     todo = [question for question in questions if question not in answers]
     logger.info("%d questions about %d clips, %d of them answered before", len(questions), len(rows), len(answers))
     failures = {}
@@ -76,7 +79,8 @@ def score(
             paths["predictions"].open("a", encoding="utf-8") as file,
             tqdm(total=len(questions), initial=len(questions) - len(todo), desc="questions") as progress,
         ):
-            _ask(load_pipeline(model), todo, by_id, batch_size, answers, failures, file, progress)
+            pipe = functools.partial(load_pipeline(model), constrained=constrained)
+            _ask(pipe, todo, by_id, batch_size, answers, failures, file, progress)
     listed = [{"id": clip, "audio": by_id[clip]["audio"], "error": error} for clip, error in failures.items()]
     # Answers may be there that nobody asked for now: about clips after the limit, or of a task that rows had before.
     asked = set(questions)
@@ -106,9 +110,18 @@ def _ask_batch(pipe, batch, by_id, failures) -> list[tuple]:
     if not batch:
         return []
     task = batch[0][1]
-    queries = [query for _, _, query in batch] if task == "grounding" else None
+    # All queries about a clip in a row, so that it is encoded once for them.
+    asked = {}
+    for clip, _, query in batch:
+        asked.setdefault(clip, []).append(query)
+    paths, queries = [by_id[clip]["audio"] for clip in asked], list(asked.values())
     try:
-        results = pipe([by_id[clip]["audio"] for clip, _, _ in batch], task=task, query=queries, batch_size=len(batch))
+        if task == "grounding":
+            found = pipe(paths, task=task, query=queries, batch_size=len(batch))
+            results = [result for results in found for result in results]
+        else:
+            results = pipe(paths, task=task, batch_size=len(batch))
+        batch = [(clip, task, query) for clip, queries in asked.items() for query in queries]
         return list(zip(batch, results, strict=True))
     except (OSError, ValueError) as error:
         if len(batch) == 1:

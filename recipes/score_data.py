@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from processing.annotation_text import read_lines
 from processing.audio_io import audio_duration
 from processing.events import Event
 from recipes.data.absent_labels import draw_absent_labels
-from recipes.data.annotation_text import first_byte, read_lines
 from recipes.data.event_rows import audio_locator
 from recipes.data.event_tables import read_durations
 from recipes.data.format_guess import guess_format
+from recipes.data.json_items import first_byte
 from recipes.label_aliases import apply_aliases, read_label_aliases
 from recipes.score_questions import read_rows
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from processing.annotation_text import check_duration
 from processing.event_text import TASKS
 from processing.events import Event
 from recipes.data.absent_labels import draw_absent_labels
-from recipes.data.event_rows import check_duration
 
 
 def read_json_lines(path, name, limit=None) -> list[tuple[int, dict]]:

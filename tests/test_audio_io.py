@@ -2,6 +2,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -90,13 +91,25 @@ def test_missing_files_and_directories(tmp_path):
             function(tmp_path)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions bind ordinary users only")
-def test_unreadable_files(tmp_path):
-    path = tmp_path / "secret.wav"
-    soundfile.write(path, np.zeros(10), 16000)
-    path.chmod(0)
-    with pytest.raises(PermissionError):
-        load_audio(path)
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_unreadable_files(closed):
+    # Not in tmp_path, which other users may not enter anyway.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = os.path.join(folder, "inner", "secret.wav")
+        os.mkdir(os.path.dirname(path))
+        soundfile.write(path, np.zeros(10), 16000)
+        os.chmod(path if closed == "file" else os.path.dirname(path), 0)
+        # Permissions do not bind root.
+        code = (
+            "import os, sys, soundfile; from processing.audio_io import load_audio;"
+            "os.geteuid() == 0 and os.setuid(65534)\n"
+            "try: load_audio(sys.argv[1])\n"
+            "except PermissionError as error: print(error)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True)
+        os.chmod(os.path.dirname(path), 0o755)
+    assert "Permission denied" in done.stdout and "secret.wav" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["text.wav", "text.flac", "text.mp3", "text.raw", "text"])

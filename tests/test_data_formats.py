@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from processing.annotation_io import ANNOTATION_FORMATS
 from recipes.data.event_loaders import READERS
 
 ROOT = Path(__file__).parents[1]
@@ -21,9 +22,9 @@ def test_the_examples_run(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "3 of 3 recordings are missing" in done.stdout
-    assert (tmp_path / "captions").is_dir() and (tmp_path / "events.rttm").is_file()
+    assert (tmp_path / "tracks").is_dir() and (tmp_path / "praat" / "street.TextGrid").is_file()
 
 
 def test_every_format_is_described():
-    for format in READERS:
+    for format in (*READERS, *ANNOTATION_FORMATS):
         assert f"| `{format}` |" in TEXT

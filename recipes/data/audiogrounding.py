@@ -9,8 +9,8 @@ A file:
 
 from collections.abc import Iterator
 
-from recipes.data.annotation_text import read_json_list, source_of
-from recipes.data.event_rows import make_events, make_row, require_keys, require_text
+from recipes.data.event_rows import make_events, make_row, require_keys, require_text, source_of
+from recipes.data.json_items import read_json_list
 
 
 def read_audiogrounding(path) -> Iterator[dict]:

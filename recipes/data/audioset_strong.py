@@ -8,8 +8,8 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 
-from recipes.data.annotation_text import read_lines, read_table, source_of
-from recipes.data.event_rows import make_event, make_row, read_number
+from processing.annotation_text import read_lines, read_number, read_table
+from recipes.data.event_rows import make_event, make_row, source_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ are no intervals: reading one is an error.
 
 from collections.abc import Iterator
 
-from recipes.data.annotation_text import read_json_object, source_of
-from recipes.data.event_rows import make_events, make_row, require_keys
+from recipes.data.event_rows import make_events, make_row, require_keys, source_of
+from recipes.data.json_items import read_json_object
 
 
 def read_audiotime(path) -> Iterator[dict]:

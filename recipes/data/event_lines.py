@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from processing.annotation_text import check_duration, read_json_lines
 from processing.event_text import TASKS
-from recipes.data.annotation_text import read_json_lines, source_of
-from recipes.data.event_rows import check_duration, make_event, make_row, require_keys, require_text
+from recipes.data.event_rows import make_event, make_row, require_keys, require_text, source_of
 
 
 def read_event_lines(path) -> Iterator[dict]:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import datasets
 
+from processing.annotation_text import check_duration
 from processing.audio_io import audio_duration
-from recipes.data.annotation_text import source_of
 from recipes.data.audiogrounding import read_audiogrounding
 from recipes.data.audioset_strong import read_audioset_strong
 from recipes.data.audiotime import read_audiotime
 from recipes.data.event_dataset import build_dataset, report_missing
 from recipes.data.event_lines import read_event_lines
-from recipes.data.event_rows import audio_locator, check_duration, make_row
+from recipes.data.event_rows import audio_locator, make_row, source_of
 from recipes.data.event_tables import read_csv, read_desed, read_durations
 from recipes.data.format_guess import guess_format
 from recipes.data.ftar import read_ftar

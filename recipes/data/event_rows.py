@@ -7,15 +7,12 @@ where nobody says how long the recording is. Nothing here needs `datasets`; see 
 """
 
 import os
-import re
 from pathlib import Path
 
-from processing.events import Event
+from processing import annotation_text
+from processing.annotation_text import AUDIO_SUFFIXES, audio_stem
 
 COLUMNS = ("id", "audio", "duration", "task", "query", "events", "source")
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff")
-# What `float` takes besides, such as `1_000`, `inf` and digits of other scripts, is a slip in an annotation.
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def make_row(id, audio, task, events, source, duration=None, query=None) -> dict:
@@ -25,7 +22,7 @@ def make_row(id, audio, task, events, source, duration=None, query=None) -> dict
 
 
 def make_event(onset, offset, event_label, where) -> dict:
-    """Return `{"onset", "offset", "event_label"}` after checking it as [`Event`] does.
+    """Return `{"onset", "offset", "event_label"}` after checking it as [`~processing.events.Event`] does.
 
     Args:
         where: file and line (or JSON path), which an error begins with.
@@ -33,11 +30,12 @@ def make_event(onset, offset, event_label, where) -> dict:
     Raises:
         ValueError: a time is not finite, the order is not 0 <= onset <= offset, or a type is wrong.
     """
-    try:
-        event = Event(onset, offset, event_label)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return {"onset": event.onset, "offset": event.offset, "event_label": event.event_label}
+    return plain_events([annotation_text.make_event(onset, offset, event_label, where)])[0]
+
+
+def plain_events(events) -> list[dict]:
+    """Return `{"onset", "offset", "event_label"}` of events; rows hold no scores."""
+    return [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in events]
 
 
 def make_events(intervals, event_label, where) -> list[dict]:
@@ -50,30 +48,6 @@ def make_events(intervals, event_label, where) -> list[dict]:
             raise ValueError(f"{where}[{index}] is {pair!r}; give a pair [onset, offset] in seconds.")
         events.append(make_event(*pair, event_label, f"{where}[{index}]"))
     return events
-
-
-def read_number(text, name, where) -> float:
-    """Return a number written in a text file.
-
-    Raises:
-        ValueError: it is no plain decimal number.
-    """
-    if not _NUMBER.fullmatch(text.strip()):
-        hint = "with a decimal point, not a comma" if "," in text else "such as 1.25"
-        raise ValueError(f"{where}: {name} is {text!r}; give a number of seconds {hint}.")
-    return float(text)
-
-
-def check_duration(duration, where) -> float:
-    """Return a duration in seconds as float.
-
-    Raises:
-        ValueError: it is not a finite number greater than 0.
-    """
-    is_number = isinstance(duration, int | float) and not isinstance(duration, bool)
-    if not is_number or not 0 < duration < float("inf"):
-        raise ValueError(f"{where}: duration is {duration!r}; give the length in seconds, a finite number above 0.")
-    return float(duration)
 
 
 def require_keys(values, keys, where):
@@ -99,16 +73,6 @@ def require_text(values, key, where) -> str:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{where}: {key} is {text!r}; give a string that is not empty.")
     return text
-
-
-def audio_stem(name: str) -> str:
-    """Return the name of a recording without folder and without the suffix of an audio format.
-
-    Not `Path.stem`: names like `Singapore_0.0_60.0` have dots of their own.
-    """
-    name = os.path.basename(name)
-    suffix = os.path.splitext(name)[1]
-    return name[: -len(suffix)] if suffix.lower() in AUDIO_SUFFIXES else name
 
 
 def audio_locator(audio_dir):
@@ -140,3 +104,8 @@ def audio_locator(audio_dir):
         return os.path.join(folder, files[0])
 
     return locate
+
+
+def source_of(path, format) -> str:
+    """Return what a row gives as its source: the format and the name of the file."""
+    return f"{format}:{Path(path).stem}"

@@ -15,7 +15,7 @@ import soundfile
 
 from recipes.data.catalogue import load_catalogue
 from recipes.data.event_rows import make_row
-from recipes.data.event_writers import write_desed
+from recipes.data.event_writers import write_rows
 from recipes.data.recordings import SAMPLING_RATE, SoundBank, load_bank
 from recipes.data.sound_sources import DEFAULT_SOUNDS
 from recipes.data.soundscapes import mix
@@ -74,7 +74,7 @@ def write_examples(out, sounds=DEFAULT_SOUNDS, seed=2026) -> list[Path]:
         soundfile.write(path, scene.waveform, SAMPLING_RATE, subtype="PCM_16")
         events = [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in scene.events]
         row = make_row(name, path.name, "detection", events, None, seconds)
-        write_desed([row], path.with_suffix(".tsv"))
+        write_rows([row], path.with_suffix(".tsv"), "tsv")
         path.with_suffix(".txt").write_text(provenance(scene, seconds), encoding="utf-8")
         paths.append(path)
     return paths

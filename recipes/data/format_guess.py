@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from recipes.data.annotation_text import first_byte, read_json_list, read_json_object, read_lines
+from processing.annotation_text import read_lines
+from recipes.data.json_items import first_byte, read_json_list, read_json_object
 
 _TABLE_HEADERS = {"desed": ("filename", "onset"), "audioset_strong": ("segment_id", "start_time_seconds")}
 _LABEL = re.compile(r"-?[0-9.]+\t-?[0-9.]+(?:\t|$)")

@@ -11,9 +11,10 @@ fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. Th
 import re
 from collections.abc import Iterator
 
+from processing.annotation_text import check_duration
 from processing.event_text import parse_events
-from recipes.data.annotation_text import read_json_list, source_of
-from recipes.data.event_rows import check_duration, make_event, make_row, require_keys, require_text
+from recipes.data.event_rows import make_event, make_row, require_keys, require_text, source_of
+from recipes.data.json_items import read_json_list
 
 KEYS = ("id", "audio", "question", "answer", "duration")
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"

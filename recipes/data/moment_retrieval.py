@@ -7,8 +7,8 @@ Other keys (`fg_dB`, `saliency_scores`, ...) say nothing about times and are lef
 
 from collections.abc import Iterator
 
-from recipes.data.annotation_text import read_json_lines, source_of
-from recipes.data.event_rows import check_duration, make_events, make_row, require_keys, require_text
+from processing.annotation_text import check_duration, read_json_lines
+from recipes.data.event_rows import make_events, make_row, require_keys, require_text, source_of
 
 KEYS = ("qid", "query", "duration", "vid", "relevant_windows")
 

@@ -10,7 +10,7 @@ import soundfile
 from tqdm import tqdm
 
 from recipes.data.catalogue import event_labels
-from recipes.data.event_writers import write_desed
+from recipes.data.event_writers import write_rows
 from recipes.data.recordings import SAMPLING_RATE, load_bank
 from recipes.data.sound_sources import DEFAULT_SOUNDS
 from recipes.data.soundscapes import DURATION, mix
@@ -98,7 +98,7 @@ def synthesize(out, num_clips, seed=0, split="train", sounds=None, num_workers=1
             rows = list(tqdm(pool.map(_write_clip, jobs, chunksize=8), total=num_clips, desc=split))
     else:
         rows = [_write_clip(job) for job in tqdm(jobs, desc=split)]
-    write_desed(rows, out / f"{split}.tsv", audio_dir=split)
+    write_rows(rows, out / f"{split}.tsv", "tsv", audio_dir=split)
     with open(out / f"{split}.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     for job in jobs:

@@ -21,9 +21,13 @@ class RecordingAnswers:
         task: what was asked, see [`TASKS`].
         queries: what was looked for; `[None]` where the task takes no query.
         tolerance: seconds, see [`EventMerger`].
+        min_score: events of the recording whose score is lower are left out; `None` for none.
     """
 
-    def __init__(self, name: str, task: str, queries: list[str | None], tolerance: float):
+    def __init__(
+        self, name: str, task: str, queries: list[str | None], tolerance: float, min_score: float | None = None
+    ):
+        self.min_score = min_score
         self.name = name
         self.task = task
         self.queries = queries
@@ -46,6 +50,8 @@ class RecordingAnswers:
 
     def _result(self, query, merger, events, windows):
         events = sorted([*events, *merger.finish()])
+        if self.min_score is not None:
+            events = [event for event in events if event.score is None or event.score >= self.min_score]
         unread = [window for window in windows if window["events"] is None]
         if unread:
             times = ", ".join(f"{window['start']:g}-{window['end']:g} s" for window in unread[:MAX_NAMED])
@@ -62,9 +68,15 @@ class RecordingAnswers:
         }
 
 
-def read_answer(text: str, task: str, query: str | None, duration: float) -> list[Event] | None:
-    """Return the events of an answer about a window of `duration` seconds, in its seconds; `None`: unparseable."""
-    events = parse_events(text, task=task, event_label=query or "")
+def read_answer(
+    text: str, task: str, query: str | None, duration: float, scored: list[Event] | None = None
+) -> list[Event] | None:
+    """Return the events of an answer about a window of `duration` seconds, in its seconds; `None`: unparseable.
+
+    Args:
+        scored: the events of the text with their scores, if these are known.
+    """
+    events = parse_events(text, task=task, event_label=query or "") if scored is None else scored
     # Frames are rounded up to the grid, so a time may pass the end by less than one step.
     return None if events is None else clip_events(events, duration)
 

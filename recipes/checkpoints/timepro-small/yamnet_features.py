@@ -112,6 +112,7 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
         padding: bool | str = True,
         pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
+        device: Any = None,
     ) -> BatchFeature:
         """Extract features of one waveform or of a batch.
 
@@ -121,6 +122,8 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
             padding: True or "longest" pads to the longest clip, "max_length" to `max_length_seconds`.
             pad_to_multiple_of: round the padded number of columns up to a multiple of this.
             return_tensors: "pt", "np" or None (numpy).
+            device: where all clips are computed at once, through torchaudio; tensors ("pt") stay there. Without a
+                device, or where torchaudio does not import, NumPy computes them one by one.
 
         Returns:
             `input_features` float32 (batch, feature_size, num_mel_frames) and `input_features_mask` int64
@@ -141,14 +144,32 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
                 "resample it first."
             )
         waveforms = self._as_waveforms(audio)
-        features = [self.log_mel(waveform) for waveform in waveforms]
-        longest = self._padded_length(max(f.shape[1] for f in features), padding, pad_to_multiple_of)
-        batch = np.full((len(features), self.feature_size, longest), self.padding_value, dtype=np.float32)
-        mask = np.zeros((len(features), longest), dtype=np.int64)
-        for row, feature in enumerate(features):
-            batch[row, :, : feature.shape[1]] = feature
-            mask[row, : feature.shape[1]] = 1
-        return BatchFeature({"input_features": batch, "input_features_mask": mask}, tensor_type=return_tensors or "np")
+        lengths = [len(waveform) // self.hop_length for waveform in waveforms]
+        longest = self._padded_length(max(lengths), padding, pad_to_multiple_of)
+        mask = np.zeros((len(lengths), longest), dtype=np.int64)
+        for row, length in enumerate(lengths):
+            mask[row, :length] = 1
+        batch = None if device is None else self._log_mel_batch(waveforms, mask, device)
+        if batch is None:
+            batch = np.full((len(lengths), self.feature_size, longest), self.padding_value, dtype=np.float32)
+            for row, waveform in enumerate(waveforms):
+                batch[row, :, : lengths[row]] = self.log_mel(waveform)
+        elif return_tensors != "pt":
+            batch = batch.cpu().numpy()
+        found = BatchFeature({"input_features": batch, "input_features_mask": mask}, tensor_type=return_tensors or "np")
+        return found.to(device) if device is not None and return_tensors == "pt" else found
+
+    def _log_mel_batch(self, waveforms: list[np.ndarray], mask: np.ndarray, device: Any) -> Any:
+        """Return features `(batch, feature_size, num_mel_frames)` on a device, padded; `None` without torchaudio."""
+        import torch
+
+        from .torchaudio_features import log_mel_batch
+
+        batch = log_mel_batch(waveforms, self.window, self.mel_filters, self.hop_length, LOG_OFFSET, device)
+        if batch is None:
+            return None
+        batch = torch.nn.functional.pad(batch, (0, mask.shape[1] - batch.shape[-1]))
+        return batch.masked_fill(torch.from_numpy(mask == 0).to(device)[:, None], self.padding_value)
 
     def _as_waveforms(self, audio: Any) -> list[np.ndarray]:
         is_batch = isinstance(audio, (list, tuple)) and len(audio) > 0 and np.ndim(audio[0]) > 0

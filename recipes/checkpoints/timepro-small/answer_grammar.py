@@ -1,0 +1,360 @@
+r"""The grammar of `event_text.py` as an automaton: which byte, or time token, may follow what an answer says so far.
+
+What it accepts is stricter than the grammar, but for white space that labels may escape where they need not. Beyond
+parsing canonically, an answer
+
+- holds only times from 0 to the end of its clip, the last partial step counted whole, and every offset is at least one
+  step after its onset, for an event of no length is never found;
+- keeps onsets in order, in detection those of one label;
+- never says an event twice: in grounding, and in detection within a label, an event starts when the one before has
+  ended or later, and a caption does not return while it still lasts. A model that repeats itself, perhaps a little
+  shifted, would make a false alarm each time;
+- names each of a given set of labels once at most. A label of no set may return, to say what comes after its times so
+  far: a ban could only end in another label, for by then nearly all of it is said;
+- names no empty label and, where a set of labels is given, no other ones.
+"""
+
+from bisect import bisect_left
+from functools import cached_property
+from typing import NamedTuple
+
+from .event_text import ANSWER_FORMATS, NO_EVENTS, TASKS, escape_label, unescape_label
+from .time_grid import TimeGrid, exact_fraction
+
+_NONE = NO_EVENTS.encode()
+_COMMA, _SEMICOLON, _COLON, _BACKSLASH, _SPACE = b",;:\\ "
+# The last character of an open label: complete and no space. Any other `tail` is what its last character has so far.
+_WHOLE = b"x"
+
+
+class AnswerState(NamedTuple):
+    """Say where an answer stands; a value, so that it can be a key.
+
+    Args:
+        last: multiple of the time step at which the clip ends, rounded up.
+        phase: `label`, `onset`, `offset`, `end` (of an interval), `literal` or `done`.
+        text: bytes of the current label or time; in a literal those that are still to come.
+        tail: of an open label, what its last character has so far; see `_WHOLE`.
+        then: phase after a literal.
+        low: multiple at which the next event may start.
+        onset, offset: of the current event, in multiples.
+        past: labels there have been; in captioning, and of open labels, with the last offset of each.
+        num_events: intervals written to their end.
+    """
+
+    last: int
+    phase: str
+    text: bytes = b""
+    tail: bytes = b""
+    then: str = ""
+    low: int = 0
+    onset: int = 0
+    offset: int = 0
+    past: tuple = ()
+    num_events: int = 0
+
+
+class AnswerGrammar:
+    """Step through answers byte by byte; a time token is one step.
+
+    Args:
+        grid: the times that can be written.
+        answer_format: `digits` or `ticks`.
+        task: one of `TASKS`.
+        event_labels: the only labels that detection may name; `None` for any.
+        max_events: events of one answer at most; `None` for any number.
+
+    Raises:
+        ValueError: an unknown task or format, labels for another task than detection, labels that are empty or repeat,
+            or `max_events` below 1.
+    """
+
+    def __init__(self, grid: TimeGrid, answer_format: str, task: str, event_labels=None, max_events=None):
+        for name, value, choices in (("answer_format", answer_format, ANSWER_FORMATS), ("task", task, TASKS)):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        if max_events is not None and (not isinstance(max_events, int) or max_events < 1):
+            raise ValueError(f"max_events is {max_events!r}; give an integer of 1 or more, or None for any number.")
+        self.grid, self.answer_format, self.task, self.max_events = grid, answer_format, task, max_events
+        self.in_ticks = answer_format == "ticks"
+        self.labels = None if event_labels is None else _escaped_labels(event_labels, task)
+        self._label_prefixes = _by_prefix(self.labels or {})
+
+    @cached_property
+    def spellings(self) -> list[bytes]:
+        """Every time that can be written in digits, by its multiple of the step."""
+        step = self.grid.time_step
+        number = round(self.grid.snap(self.grid.max_time) / step) + 1
+        return [self.grid.seconds_to_text(multiple * step).encode() for multiple in range(number)]
+
+    @cached_property
+    def _times(self) -> dict[bytes, list[int]]:
+        return _by_prefix({spelling: multiple for multiple, spelling in enumerate(self.spellings)})
+
+    @cached_property
+    def _multiples(self) -> dict[bytes, int]:
+        return {spelling: multiple for multiple, spelling in enumerate(self.spellings)}
+
+    def start(self, duration: float) -> AnswerState:
+        """Return the state before the first byte of an answer about a clip.
+
+        Args:
+            duration: seconds. As audio frames do, its last partial step counts as a whole one.
+
+        Raises:
+            ValueError: `duration` is negative or more than the grid covers.
+        """
+        if not 0 <= duration <= self.grid.max_time:
+            raise ValueError(
+                f"duration is {duration!r} s; give seconds from 0 to max_time, {self.grid.max_time:g}; longer "
+                "recordings are split into windows."
+            )
+        steps = -(-exact_fraction(duration) // exact_fraction(self.grid.time_step))
+        most = self.grid.num_ticks if self.in_ticks else len(self.spellings)
+        return AnswerState(min(int(steps), most - 1), "label" if self.task == "detection" else "onset")
+
+    def is_complete(self, state: AnswerState) -> bool:
+        """Return whether the answer may end here."""
+        if state.phase == "label":
+            if self.task == "captioning":
+                return self._ends_label(state)
+            return state.text == _NONE and not state.past
+        return state.phase in ("end", "done")
+
+    def time_range(self, state: AnswerState) -> tuple[int, int]:
+        """Return the first and the last multiple that may be written next; none if the first is greater."""
+        if state.phase == "onset":
+            return state.low, state.last - 1
+        return (state.onset + 1, state.last) if state.phase == "offset" else (0, -1)
+
+    def step(self, state: AnswerState, byte: int) -> AnswerState | None:
+        """Return the state after one more byte, `None` if no answer goes on with it."""
+        phase, text = state.phase, state.text
+        if phase == "label":
+            return self._step_label(state, byte)
+        if phase == "literal":
+            if text[0] != byte:
+                return None
+            rest = text[1:]
+            return state._replace(text=rest) if rest else state._replace(phase=state.then, text=b"")
+        if phase == "end":
+            if byte == _COMMA and self.task != "captioning" and self._may_start(state):
+                return state._replace(phase="literal", text=b" ", then="onset")
+            if byte == _SEMICOLON and self.task == "detection" and self._may_name(state):
+                return state._replace(phase="literal", text=b" ", then="label", low=0, tail=b"")
+            return None
+        if phase == "done":
+            return None
+        if byte == _NONE[0] and self._may_say_none(state):
+            return state._replace(phase="literal", text=_NONE[1:], then="done")
+        if self.in_ticks:
+            return None
+        text += bytes((byte,))
+        if self._first_time(state, text) is None:
+            return None
+        multiple = self._multiples.get(text)
+        return state._replace(text=text) if multiple is None else self.step_time(state, multiple)
+
+    def step_time(self, state: AnswerState, multiple: int) -> AnswerState | None:
+        """Return the state after a whole time, given as its multiple of the step; `None` if it may not stand here."""
+        low, high = self.time_range(state)
+        if not low <= multiple <= high:
+            return None
+        if state.phase == "onset":
+            return state._replace(phase="literal", text=b"-", then="offset", onset=multiple)
+        state = state._replace(offset=multiple, num_events=state.num_events + 1)
+        if self.task == "captioning":
+            return state._replace(phase="literal", text=b": ", then="label", low=state.onset, tail=b"")
+        if self.task == "detection" and self.labels is None:
+            state = state._replace(past=(*state.past[:-1], (state.past[-1][0], multiple)))
+        return state._replace(phase="end", text=b"", low=multiple)
+
+    def completion(self, state: AnswerState) -> list[bytes | int]:
+        """Return one way to end the answer soon: bytes, and multiples that stand for time tokens.
+
+        Whoever follows it by any number of bytes is told the rest of it again, so it never grows on the way.
+        """
+        parts = []
+        while not self.is_complete(state):
+            if state.phase == "literal":
+                part = state.text
+            elif state.phase == "label":
+                part = self._rest_of_label(state)
+            elif self._may_say_none(state):
+                part = _NONE
+            elif self.in_ticks:
+                part = self.time_range(state)[0]
+            else:
+                part = self.spellings[self._first_time(state, state.text)][len(state.text) :]
+            if isinstance(part, int):
+                state = self.step_time(state, part)
+                parts.append(part)
+                continue
+            for byte in part:
+                state = self.step(state, byte)
+            if parts and isinstance(parts[-1], bytes):
+                part = parts.pop() + part
+            parts.append(part)
+        return parts
+
+    def longest_completion(self, state: AnswerState) -> int:
+        """Return a number of bytes and time tokens that no completion exceeds that starts one token later."""
+        # Eight bytes end an escape, and an `x` for each earlier label makes a label new.
+        label = max(map(len, self.labels)) if self.labels else 8 + len(state.past) + 4
+        time = 1 if self.in_ticks else max(len(self.spellings[0]), len(self.spellings[-1]))
+        return label + 2 * time + 14
+
+    def _may_start(self, state) -> bool:
+        return state.low < state.last and (self.max_events is None or state.num_events < self.max_events)
+
+    def _may_name(self, state) -> bool:
+        is_left = self.labels is None or len(state.past) < len(self.labels)
+        return is_left and self._may_start(state._replace(low=0))
+
+    def _may_say_none(self, state) -> bool:
+        return state.phase == "onset" and not (state.text or state.past or state.num_events)
+
+    def _first_time(self, state, prefix) -> int | None:
+        """Return the first multiple in range whose spelling starts like this."""
+        low, high = self.time_range(state)
+        multiples = self._times.get(prefix, ())
+        place = bisect_left(multiples, low)
+        return multiples[place] if place < len(multiples) and multiples[place] <= high else None
+
+    def _step_label(self, state, byte):
+        if byte == _COLON and self.task == "detection" and self._ends_label(state):
+            name = self._name(state)
+            if self.labels is not None:
+                return state._replace(phase="literal", text=b" ", then="onset", past=(*state.past, name), low=0)
+            low = dict(state.past).get(name, 0)
+            past = (*(item for item in state.past if item[0] != name), (name, low))
+            return state._replace(phase="literal", text=b" ", then="onset", past=past, low=low)
+        if byte == _SEMICOLON and self.task == "captioning" and self._ends_label(state) and self._may_start(state):
+            past = (*state.past, (self._name(state), state.offset))
+            return state._replace(phase="literal", text=b" ", then="onset", past=past)
+        text = state.text + bytes((byte,))
+        if self.task == "captioning" or self._may_name(state):
+            if self.labels is None:
+                tail = step_tail(state.tail, byte)
+                return None if tail is None else state._replace(text=text, tail=tail)
+            if any(self.labels[label] not in state.past for label in self._label_prefixes.get(text, ())):
+                return state._replace(text=text)
+        # Where labels are closed, or none has room, `none` is no label.
+        return state._replace(text=text) if not state.past and _NONE.startswith(text) else None
+
+    def _name(self, state) -> str:
+        return unescape_label(state.text.decode())
+
+    def _ends_label(self, state) -> bool:
+        """Return whether what stands there is a whole label that may have times."""
+        if self.labels is not None:
+            return state.text in self.labels and self.labels[state.text] not in state.past and self._may_start(state)
+        if state.tail != _WHOLE:
+            return False
+        name = self._name(state)
+        if self.task == "captioning":
+            return not any(name == caption and state.onset < offset for caption, offset in state.past)
+        return self._may_start(state._replace(low=dict(state.past).get(name, 0)))
+
+    def _rest_of_label(self, state) -> bytes:
+        end = b":" if self.task == "detection" else b""
+        if self.task == "detection" and not state.past and _NONE.startswith(state.text):
+            return _NONE[len(state.text) :]
+        if self.labels is not None:
+            # In the order of their length and the same for every prefix, so that the choice does not change.
+            labels = self._label_prefixes[state.text]
+            chosen = min((label for label in labels if self.labels[label] not in state.past), key=_short_first)
+            return chosen[len(state.text) :] + end
+        rest = end_tail(state.tail)
+        while not self._ends_label(state._replace(text=state.text + rest, tail=_WHOLE)):
+            rest += _WHOLE
+        return rest + end
+
+
+def step_tail(tail: bytes, byte: int) -> bytes | None:
+    r"""Return what the last character of an open label has after one more byte; `None` if no label goes on with it.
+
+    Args:
+        tail: `b""` at the start of a label, `b" "` after a space, `b"x"` after another whole character, or the bytes of
+            a character or an escape that is not whole yet.
+    """
+    grown = tail + bytes((byte,))
+    if tail[:1] == b"\\":
+        if len(tail) == 1 and byte in b"\\:;lg":
+            return _WHOLE
+        place = bisect_left(_UNSAFE, grown)
+        if place == len(_UNSAFE) or not _UNSAFE[place].startswith(grown):
+            return None
+        return _WHOLE if grown == _UNSAFE[place] else grown
+    if tail and tail[0] >= 0x80:
+        return _step_utf8(grown)
+    if byte == _SPACE:
+        return b" " if tail else None
+    if byte >= 0x80:
+        return _step_utf8(bytes((byte,)))
+    if byte == _BACKSLASH:
+        return b"\\"
+    return None if byte < 0x20 or byte == 0x7F or byte in b"<>:;" else _WHOLE
+
+
+def end_tail(tail: bytes) -> bytes:
+    """Return the first bytes that make the last character of an open label whole."""
+    if tail == _WHOLE:
+        return b""
+    if tail in (b"", b" "):
+        return _WHOLE
+    if tail == b"\\":
+        return b"\\"
+    if tail[:1] == b"\\":
+        return _UNSAFE[bisect_left(_UNSAFE, tail)][len(tail) :]
+    rest = b""
+    while (after := _step_utf8(tail + rest)) not in (None, _WHOLE):
+        rest += bytes((next(byte for byte in range(0x80, 0xC0) if _step_utf8(after + bytes((byte,))) is not None),))
+    return rest
+
+
+def _step_utf8(part: bytes) -> bytes | None:
+    try:
+        character = part.decode()
+    except UnicodeDecodeError as error:
+        # Of a cut character Python says that the data ended; every cut character has a safe whole one.
+        return part if error.reason == "unexpected end of data" else None
+    return None if _is_unsafe(character) else _WHOLE
+
+
+def _is_unsafe(character: str) -> bool:
+    return escape_label(f"x{character}x").startswith("x\\u")
+
+
+# Every escape by number that is needed. White space and controls lie before U+3001, surrogates from U+D800 to U+DFFF.
+_UNSAFE = sorted(
+    b"\\u%06x" % code for code in (*range(0x3001), *range(0xD800, 0xE000)) if code == _SPACE or _is_unsafe(chr(code))
+)
+
+
+def _short_first(label: bytes):
+    return len(label), label
+
+
+def _by_prefix(values) -> dict[bytes, list]:
+    """Return, for every prefix of the keys of a mapping, the keys of labels or the sorted values of times."""
+    prefixes = {}
+    for key, value in values.items():
+        for end in range(len(key) + 1):
+            prefixes.setdefault(key[:end], []).append(value if isinstance(value, int) else key)
+    return prefixes
+
+
+def _escaped_labels(event_labels, task) -> dict[bytes, str]:
+    labels = list(event_labels)
+    if task != "detection":
+        raise ValueError(f"event_labels is {labels!r} for {task}, whose answers name no classes; give None.")
+    for label in labels:
+        if not isinstance(label, str) or not label or labels.count(label) > 1:
+            raise ValueError(f"event_labels holds {label!r}, which is no text, empty or there twice; give each once.")
+    if not labels:
+        raise ValueError("event_labels is empty; name at least one label, or give None for any.")
+    return {escape_label(label).encode(): label for label in labels}
+
+
+__all__ = ["AnswerGrammar", "AnswerState", "end_tail", "step_tail"]

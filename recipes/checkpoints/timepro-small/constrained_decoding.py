@@ -1,0 +1,121 @@
+"""Keep generation to answers that parse: a logits processor that bans every token no valid answer goes on with."""
+
+import weakref
+
+import torch
+from transformers import LogitsProcessor
+
+from .answer_grammar import AnswerGrammar
+from .answer_masks import AnswerMasks
+
+# Masks of a tokenizer and a grammar outlive a call of `generate`, for the next one.
+_KNOWN = weakref.WeakKeyDictionary()
+_MASK_BYTES = 64 * 2**20
+
+
+class AnswerConstraint(LogitsProcessor):
+    """Hold every row of `generate` to the answers that [`AnswerGrammar`] allows, ended by an end-of-sequence token.
+
+    Pass it as `model.generate(..., logits_processor=[constraint], max_new_tokens=max_new_tokens)`. Greedy, sampled and
+    beam search all keep to it; what other processors ban is allowed again where nothing else would be left. With beams
+    there may be fewer answers than `num_return_sequences`, to a clip of one step say; transformers fills with padding.
+
+    Args:
+        tokenizer: a fast tokenizer of byte-level BPE or SentencePiece; for `ticks` it has the time tokens.
+        grid: the times that can be written.
+        answer_format: `digits` or `ticks`.
+        task: `grounding`, `detection` or `captioning`.
+        durations: seconds of each clip of the batch. Rows may be repeated as transformers does it, a clip's together.
+        prompt_length: columns of `input_ids`, padded on the left.
+        max_new_tokens: tokens of an answer, its end included. The answer is brought to its end within them.
+        eos_token_id: id that ends an answer, or several; the first is what rows get that are over.
+        event_labels: the only labels that detection may name.
+        max_events: events of one answer at most.
+
+    Raises:
+        ValueError: what [`AnswerGrammar`] refuses; a tokenizer that cannot write an answer; or `max_new_tokens` that
+            leave no room for the shortest one.
+    """
+
+    def __init__(
+        self,
+        tokenizer,
+        grid,
+        answer_format,
+        task,
+        durations,
+        prompt_length,
+        max_new_tokens,
+        eos_token_id,
+        event_labels=None,
+        max_events=None,
+    ):
+        eos = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+        labels = None if event_labels is None else tuple(event_labels)
+        key = (len(tokenizer), grid, answer_format, task, labels, max_events, tuple(eos))
+        known = _KNOWN.setdefault(tokenizer, {})
+        if key not in known:
+            grammar = AnswerGrammar(grid, answer_format, task, labels, max_events)
+            known[key] = AnswerMasks(tokenizer, grammar, eos), {}
+        self.masks, self._banned = known[key]
+        self.prompt_length, self.max_new_tokens = prompt_length, max_new_tokens
+        self.starts = [self.masks.grammar.start(duration) for duration in durations]
+        self._states = {}
+        for start in self.starts:
+            shortest = self.masks.cost(start) + 1
+            if shortest > max_new_tokens:
+                raise ValueError(f"max_new_tokens is {max_new_tokens}; the shortest answer takes {shortest} tokens.")
+
+    def __call__(self, input_ids, scores):
+        """Return `scores` (num_rows, vocab_size) with minus infinity where no valid answer goes on.
+
+        Raises:
+            ValueError: the rows are no multiple of the clips.
+        """
+        rows = input_ids[:, self.prompt_length :].tolist()
+        repeats, rest = divmod(len(rows), len(self.starts))
+        if rest or not repeats:
+            raise ValueError(
+                f"input_ids has {len(rows)} rows for {len(self.starts)} durations; give one for each clip."
+            )
+        remaining = self.max_new_tokens - len(rows[0])
+        states, banned = {}, []
+        for index, row in enumerate(rows):
+            start = self.starts[index // repeats]
+            key = (start, tuple(row))
+            if key not in states:
+                states[key] = self._state(start, key[1])
+            banned.append(self._mask(states[key], remaining, not row, scores))
+        # Beams swap places, but each goes on from one of the step before.
+        self._states = states
+        banned = torch.stack(banned)
+        kept = scores.masked_fill(banned, -torch.inf)
+        is_empty = kept.amax(-1, keepdim=True) == -torch.inf
+        if is_empty.any():
+            kept = torch.where(is_empty & ~banned, torch.zeros_like(kept), kept)
+        return kept
+
+    def _state(self, start, tokens):
+        """Return the state after some tokens; `None` after the end and where no answer goes on like this."""
+        state = self._states.get((start, tokens[:-1]), start)
+        is_known = (start, tokens[:-1]) in self._states
+        for index in range(len(tokens) - 1 if is_known else 0, len(tokens)):
+            if state is None:
+                break
+            state = self.masks.advance(state, tokens[index], index == 0)
+        return state
+
+    def _mask(self, state, remaining, is_first, scores) -> torch.Tensor:
+        """Return which tokens are banned, bool (vocab_size,)."""
+        remaining = remaining if self.masks.is_tight(state, remaining) else None
+        key = (state, remaining, is_first, scores.shape[-1], scores.device)
+        if key not in self._banned:
+            mask = torch.ones(scores.shape[-1], dtype=torch.bool)
+            mask[self.masks.allowed(state, remaining, is_first)] = False
+            if len(self._banned) * len(mask) > _MASK_BYTES:
+                self._banned.clear()
+            self._banned[key] = mask.to(scores.device)
+        return self._banned[key]
+
+
+__all__ = ["AnswerConstraint"]

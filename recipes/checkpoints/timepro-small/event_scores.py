@@ -1,0 +1,184 @@
+r"""A confidence for each event, from the probabilities of the tokens that say it.
+
+The score of an event is the probability that the model gave to its label times that of its onset times that of its
+offset, each given what the answer said before:
+
+    score = p(label) * p(onset within 0.2 s) * p(offset within 0.2 s, or a fifth of the event's length if that is more)
+
+A label has the product of its tokens, and all times of one label in detection share it; in grounding the question
+named it and it counts as 1. Where times are tokens, a time has the sum over all times within the collars of event-based
+F1, since neighbours count as right too; in digits it has the product of its tokens. Nothing is divided by a number of
+tokens or of events, so that scores compare within and across files. Probabilities are those of the model itself:
+before any logits processor and at temperature 1.
+"""
+
+import math
+import re
+import weakref
+from typing import NamedTuple
+
+from .event_text import TASKS, parse_events, unescape_label
+from .events import Event
+from .token_bytes import drops_first_space, token_bytes
+
+TOLERANCE = 0.2
+SHARE_OF_LENGTH = 0.2
+
+_TIME = r"<?[0-9]+\.[0-9]+>?"
+_INTERVAL = re.compile(rf"({_TIME})-({_TIME})")
+_TIMES_OF_LABEL = re.compile(rf"((?:[^\\:;]|\\.)+): ({_TIME}-{_TIME}(?:, {_TIME}-{_TIME})*)(?:; |\Z)")
+_CAPTION = re.compile(rf"({_TIME})-({_TIME}): ((?:[^\\;]|\\.)+?)(?:; |\Z)")
+_BYTES = weakref.WeakKeyDictionary()
+
+
+class EventParts(NamedTuple):
+    """Hold an event without a score, and the natural log-probabilities of its label, onset and offset."""
+
+    event: Event
+    label: float
+    onset: float
+    offset: float
+
+
+def score_events(
+    tokenizer,
+    token_ids,
+    log_probs,
+    task: str,
+    event_label: str = "",
+    time_log_probs=None,
+    grid=None,
+    tolerance: float = TOLERANCE,
+) -> list[Event] | None:
+    """Return the events of an answer with their scores, from 0 to 1.
+
+    Args:
+        tokenizer: the fast tokenizer that the answer was generated with.
+        token_ids: ids of the answer (num_tokens); special tokens, as its end and padding, say nothing.
+        log_probs: natural log-probability of each (num_tokens), from unprocessed logits at temperature 1.
+        task: one of `TASKS`.
+        event_label: label of the events in grounding.
+        time_log_probs: where times are tokens, log-probabilities of all time tokens in order at each place (num_tokens,
+            num_time_tokens), normalised over the whole vocabulary; `None` to count the time that was said alone.
+        grid: the [`TimeGrid`] of the time tokens; needed with `time_log_probs`.
+        tolerance: seconds by which a time may differ and count as right; an offset by a fifth of the length too.
+
+    Returns:
+        Events as [`parse_events`] gives them of a canonical answer, in the same order; `None` if it is none.
+
+    Raises:
+        ValueError: an unknown task, lengths that differ, log-probabilities above 0 or not a number, or
+            `time_log_probs` without `grid`.
+    """
+    parts = event_parts(tokenizer, token_ids, log_probs, task, event_label, time_log_probs, grid, tolerance)
+    if parts is None:
+        return None
+    return [
+        Event(event.onset, event.offset, event.event_label, min(1.0, math.exp(label + onset + offset)))
+        for event, label, onset, offset in parts
+    ]
+
+
+def event_parts(
+    tokenizer, token_ids, log_probs, task, event_label="", time_log_probs=None, grid=None, tolerance=TOLERANCE
+) -> list[EventParts] | None:
+    """Return what [`score_events`] multiplies, sorted as its events are."""
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; choose one of {', '.join(TASKS)}.")
+    token_ids, log_probs = [int(token) for token in token_ids], [float(value) for value in log_probs]
+    if len(token_ids) != len(log_probs) or (time_log_probs is not None and len(time_log_probs) != len(token_ids)):
+        raise ValueError(f"token_ids has {len(token_ids)} tokens, log_probs {len(log_probs)}; give one row for each.")
+    # The sum of a softmax may pass 1 by rounding.
+    if any(not value < 1e-3 for value in log_probs):
+        raise ValueError(f"log_probs holds {max(log_probs)}; natural logarithms of probabilities are 0 or less.")
+    if (time_log_probs is None) != (grid is None):
+        raise ValueError("time_log_probs and grid belong together; give both or neither.")
+    text, ends = _spell(tokenizer, token_ids)
+    found = _find_events(text, task, event_label)
+    if found is None:
+        return None
+
+    def log_prob(span):
+        return sum((log_probs[index] for index in _tokens_of(span, ends)), 0.0)
+
+    def time_log_prob(span, tolerance):
+        tokens = _tokens_of(span, ends)
+        if time_log_probs is None or len(tokens) != 1 or text[span[0]] != "<":
+            return log_prob(span)
+        tick, row = grid.seconds_to_tick(float(text[slice(*span)].strip("<>"))), time_log_probs[tokens[0]]
+        reach = math.floor(tolerance / grid.time_step + 1e-9)
+        near = row[max(0, tick - reach) : tick + reach + 1]
+        return min(0.0, math.log(max(math.fsum(math.exp(float(value)) for value in near), 1e-300)))
+
+    parts = [
+        EventParts(
+            event,
+            log_prob(label) if label else 0.0,
+            time_log_prob(onset, tolerance),
+            time_log_prob(offset, max(tolerance, SHARE_OF_LENGTH * event.duration)),
+        )
+        for event, label, onset, offset in found
+    ]
+    return sorted(parts, key=lambda part: part.event)
+
+
+def _spell(tokenizer, token_ids):
+    """Return the text of an answer, and where each token ends in it, in characters; `None` for one that says nothing.
+
+    A token with the rest of a character ends where the one with its start does.
+    """
+    if tokenizer not in _BYTES:
+        _BYTES[tokenizer] = {}
+    known = _BYTES[tokenizer]
+    if len(tokenizer) not in known:
+        known[len(tokenizer)] = token_bytes(tokenizer), drops_first_space(tokenizer)
+    bytes_of, drops = known[len(tokenizer)]
+    spelled = [(bytes_of[token] if token < len(bytes_of) else None) or b"" for token in token_ids]
+    if drops and spelled:
+        spelled[0] = spelled[0].removeprefix(b" ")
+    # UTF-8 continues a character with bytes of the form 10xxxxxx, so that characters are counted by their first bytes.
+    ends, num_characters = [], 0
+    for part in spelled:
+        num_characters += sum(byte & 0xC0 != 0x80 for byte in part)
+        ends.append(num_characters if part else None)
+    return b"".join(spelled).decode(errors="replace"), ends
+
+
+def _tokens_of(span, ends) -> list[int]:
+    """Return the tokens that overlap a span of characters; also those that hold the rest of a character in it."""
+    tokens, start = [], 0
+    for index, end in enumerate(ends):
+        if end is None:
+            continue
+        if (start < span[1] and end > span[0]) or (end == start and span[0] < end <= span[1]):
+            tokens.append(index)
+        start = end
+    return tokens
+
+
+def _find_events(text, task, event_label):
+    """Return `(event, span of its label, of its onset, of its offset)` of a canonical answer; `None` of any other."""
+    events = parse_events(text, task, event_label, tolerant=False)
+    if events is None:
+        return None
+    found = []
+    if task == "captioning":
+        for match in _CAPTION.finditer(text):
+            found.append((_times(match, unescape_label(match[3])), match.span(3), match.span(1), match.span(2)))
+    elif task == "detection":
+        for item in _TIMES_OF_LABEL.finditer(text):
+            label = unescape_label(item[1])
+            for match in _INTERVAL.finditer(text, item.start(2), item.end(2)):
+                found.append((_times(match, label), item.span(1), match.span(1), match.span(2)))
+    else:
+        for match in _INTERVAL.finditer(text):
+            found.append((_times(match, event_label), None, match.span(1), match.span(2)))
+    # What parses though it was written otherwise, with other spaces say, has no places that are known.
+    return found if sorted(event for event, *_ in found) == events else None
+
+
+def _times(match, label) -> Event:
+    return Event(float(match[1].strip("<>")), float(match[2].strip("<>")), label)
+
+
+__all__ = ["EventParts", "event_parts", "score_events"]

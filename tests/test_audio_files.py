@@ -1,0 +1,202 @@
+"""Files as users have them: rates, channels, depths, containers, and what is wrong with some."""
+
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from processing.audio_ffmpeg import find_container
+from processing.audio_io import audio_duration, load_audio
+
+ROOT = Path(__file__).parents[1]
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+def tone(duration, rate, frequency=440):
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(duration * rate)) / rate)
+
+
+def level_db(difference, reference):
+    power = np.mean(np.square(difference)) / np.mean(np.square(reference))
+    return 10 * np.log10(power) if power else -np.inf
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000])
+def test_resampling_is_that_of_soxr_at_high_quality(rate, tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal((rate // 2, 2))
+    soundfile.write(tmp_path / "a.wav", noise, rate, subtype="DOUBLE")
+    expected = soxr.resample(noise.mean(axis=1), rate, 16000, quality="HQ")
+    samples = load_audio(tmp_path / "a.wav")
+    assert len(samples) == len(expected)
+    assert level_db(samples - expected, expected) < -80
+
+
+@pytest.mark.parametrize(
+    "suffix, subtype, tolerance",
+    [
+        # Half a step of the depth, and the whole step that 8 bits of libsndfile may miss.
+        ("wav", "PCM_U8", 2**-7), ("wav", "PCM_16", 2**-15), ("wav", "PCM_24", 2**-23), ("wav", "PCM_32", 1e-7),
+        ("wav", "FLOAT", 1e-7), ("wav", "DOUBLE", 1e-7), ("wav", "ULAW", 0.02), ("wav", "ALAW", 0.02),
+        ("flac", "PCM_S8", 2**-7), ("flac", "PCM_16", 2**-15), ("flac", "PCM_24", 2**-23),
+        ("aiff", "PCM_16", 2**-15), ("caf", "PCM_16", 2**-15), ("w64", "PCM_16", 2**-15),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_depths_and_channels(suffix, subtype, tolerance, channels, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    expected = tone(0.25, 16000)
+    soundfile.write(path, np.tile(expected[:, None], (1, channels)), 16000, subtype=subtype)
+    assert np.abs(load_audio(path) - expected).max() <= tolerance
+    assert audio_duration(path) == 0.25
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 48000])
+@pytest.mark.parametrize("suffix, subtype, channels", [("ogg", "VORBIS", 8), ("ogg", "OPUS", 2), ("mp3", None, 2)])
+def test_lossy_files_start_where_the_sound_does(suffix, subtype, channels, rate, tmp_path):
+    # Silence, then a tone from 0.5 s on: a decoder that does not drop its delay would be late.
+    samples = np.concatenate([np.zeros(rate // 2), tone(0.5, rate)])
+    soundfile.write(tmp_path / f"a.{suffix}", np.tile(samples[:, None], (1, channels)), rate, subtype=subtype)
+    found = load_audio(tmp_path / f"a.{suffix}")
+    assert abs(len(found) - 16000) <= 1600
+    assert abs(np.flatnonzero(np.abs(found) > 0.1)[0] / 16000 - 0.5) < 0.03
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("suffix", ["m4a", "mp4", "aac", "webm", "mkv", "wma"])
+def test_what_libsndfile_cannot_read_goes_through_ffmpeg(suffix, tmp_path):
+    samples = np.concatenate([np.zeros(24000), tone(0.5, 48000)])
+    soundfile.write(tmp_path / "a.wav", np.stack([samples, samples], axis=1), 48000)
+    # A name like an option must not be taken for one.
+    path = tmp_path / f"-a.{suffix}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", f"file:{path}"], check=True)
+    for source in (path, path.read_bytes()):
+        found = load_audio(source)
+        assert abs(len(found) - 16000) < 1600 and abs(audio_duration(source) - 1) < 0.1
+        # Raw AAC and WMA have no place for the delay of their encoders, up to 2,112 samples.
+        start = np.flatnonzero(np.abs(found) > 0.1)[0] / 16000
+        assert abs(start - 0.5) < (0.06 if suffix in ("aac", "wma") else 0.03)
+    data = path.read_bytes()
+    if suffix in ("m4a", "mp4"):
+        path.write_bytes(data[: len(data) // 2])
+        with pytest.raises(
+            ValueError, match=r"breaks off or is damaged, or has no audio \(ffmpeg: .*give a whole file"
+        ):
+            load_audio(path)
+    assert find_container(data[:12])
+
+
+def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    data = b"\0\0\0\x20ftypM4A " + bytes(100)
+    with pytest.raises(ValueError, match=r"MPEG-4 audio \(m4a, mp4\), which needs the program ffmpeg; install it"):
+        load_audio(data)
+
+
+def encoded(suffix, tmp_path, subtype=None):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(48000)
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise, 16000, subtype=subtype)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "flac", "ogg", "mp3"])
+def test_files_that_break_off(suffix, tmp_path):
+    path = encoded(suffix, tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    for source in (path, path.read_bytes()):
+        with pytest.raises(ValueError, match="breaks off or is damaged .*; give a whole file"):
+            load_audio(source)
+
+
+def test_opus_that_breaks_off(tmp_path):
+    path = encoded("ogg", tmp_path, "OPUS")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="breaks off or is damaged"):
+        audio_duration(path)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_wav_from_a_pipe_has_no_length(size, tmp_path):
+    path = encoded("wav", tmp_path)
+    data = bytearray(path.read_bytes())
+    data[4:8] = data[40:44] = struct.pack("<I", size)
+    assert len(load_audio(bytes(data))) == 48000
+
+
+def test_a_wav_with_something_behind_it_is_whole(tmp_path):
+    path = encoded("wav", tmp_path)
+    assert len(load_audio(path.read_bytes() + b"LIST\xff\xff\xff\x7fabc")) == 48000
+
+
+def test_a_header_with_an_impossible_rate(tmp_path):
+    data = bytearray(encoded("wav", tmp_path).read_bytes())
+    for rate in (1, 2_000_000_000):
+        data[24:28] = struct.pack("<I", rate)
+        with pytest.raises(ValueError, match=f"is damaged .*says {rate} Hz"):
+            load_audio(bytes(data))
+
+
+def test_pipes_and_paths_that_cannot_be(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(ValueError, match="pipe.wav' is a pipe or device; read it, and pass the bytes"):
+        load_audio(tmp_path / "pipe.wav")
+    path = encoded("wav", tmp_path)
+    for absent in (path / "inner.wav", "a\0.wav"):
+        with pytest.raises(FileNotFoundError, match="does not exist; give the path"):
+            load_audio(absent)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+    path = tmp_path / "growing.wav"
+    soundfile.write(path, np.zeros(4_000_000), 16000)
+    stop = threading.Event()
+
+    def grow():
+        with open(path, "ab") as file:
+            while not stop.wait(0.001):
+                file.write(b"\0\0")
+                file.flush()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        with pytest.raises(ValueError, match="growing.wav' changed while it was read; wait until it is written"):
+            for _ in range(100):
+                load_audio(path)
+    finally:
+        stop.set()
+        writer.join()
+    assert len(load_audio(path)) >= 4_000_000
+
+
+def fuzz(suffix, count, seed, limit):
+    if suffix in ("m4a", "webm") and shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+    command = [sys.executable, str(ROOT / "tests" / "audio_fuzz_worker.py"), suffix, str(count), str(seed)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit, check=False, errors="replace"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    decoded, refused = map(int, done.stdout.split())
+    assert decoded + refused == count and refused
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_hundred_damaged_files(suffix):
+    fuzz(suffix, 100, 0, 60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "m4a", "webm"])
+def test_two_thousand_damaged_files(suffix):
+    fuzz(suffix, 2000, 1, 1200)
