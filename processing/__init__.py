@@ -22,6 +22,7 @@ _MODULE_OF = {
     "write_annotations": "annotation_io",
     "audio_duration": "audio_io",
     "load_audio": "audio_io",
+    "stream_audio": "audio_stream",
     "stream_windows": "audio_stream",
     "merge_windows": "windowing",
     "plan_windows": "windowing",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio_io import _check_rate, _identify, _mix_down, _name, _open, _scale, audio_duration, logger
+from .audio_io import _check_rate, _identify, _mix_down, _name, _scale, read_blocks
 from .windowing import Window, WindowPlan
 
 # Samples of each channel that are decoded at a time.
@@ -13,22 +13,19 @@ BLOCK_LENGTH = 65536
 
 
 def stream_windows(
-    source: Any, plan: WindowPlan, sampling_rate: int = 16000, source_sampling_rate: int | None = None
+    blocks: Iterator[np.ndarray], plan: WindowPlan, sampling_rate: int = 16000
 ) -> Iterator[tuple[Window, np.ndarray]]:
-    """Yield the windows of a recording, each with its samples: those of [`load_audio`] of the whole.
+    """Yield the windows of a recording, each with its samples.
 
     Args:
-        source, sampling_rate, source_sampling_rate: see [`load_audio`].
+        blocks: pieces `(num_samples,)` of the recording, from [`stream_audio`].
         plan: where the windows lie. Its lengths times `sampling_rate` are rounded to samples.
+        sampling_rate: samples per second of the blocks.
 
     Yields:
         The window, in seconds, and float32 samples `(num_samples,)`. The last window ends with the recording, also
         where the file promises a longer one.
-
-    Raises:
-        OSError, ValueError: as [`load_audio`] does; faults inside the recording when they are reached.
     """
-    blocks = stream_audio(source, sampling_rate, source_sampling_rate)
     held, position, is_over = np.zeros(0, dtype=np.float32), 0, False
 
     def goes_on_after(seconds):
@@ -59,58 +56,29 @@ def stream_windows(
 
 def stream_audio(
     source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None
-) -> Iterator[np.ndarray]:
-    """Yield what [`load_audio`] returns, in pieces; arguments and errors are the same."""
+) -> tuple[float, Iterator[np.ndarray]]:
+    """Return how many seconds a recording promises, which may err, and a generator of what [`load_audio`] returns.
+
+    Arguments and errors are those of [`load_audio`]. That a file breaks off or changes is found at its end.
+    """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
-    name = _name(source)
     if rate is None:
-        rate, blocks = _read_blocks(source)
+        rate, num_samples, blocks = read_blocks(source, BLOCK_LENGTH)
     else:
-        blocks = _cut_blocks(source)
+        num_samples, blocks = len(source) if source.ndim else 0, _cut_blocks(source)
+    return num_samples / rate, _convert(blocks, _name(source), rate, sampling_rate)
+
+
+def _convert(blocks, name, rate, sampling_rate):
+    """Yield blocks as one channel at another rate."""
     blocks = (_mix_down(block, name) for block in blocks)
-    if rate != sampling_rate:
-        blocks = _resample(blocks, rate, sampling_rate)
     is_empty = True
-    for block in blocks:
+    for block in blocks if rate == sampling_rate else _resample(blocks, rate, sampling_rate):
         is_empty = False
         yield block
     if is_empty:
         raise ValueError(f"{name} is too short for one sample at {sampling_rate} Hz; pass longer audio.")
-
-
-def promised_duration(source: Any, sampling_rate: int = 16000) -> float:
-    """Return the length of a recording in seconds as its header says, which may err; arguments as in [`load_audio`]."""
-    source, rate = _identify(source, sampling_rate, None)
-    return audio_duration(source) if rate is None else len(source) / rate
-
-
-def _read_blocks(source):
-    """Return the sampling rate of a file and a generator of its samples `(num_samples, num_channels)`."""
-    import soundfile
-
-    file = _open(source)
-
-    def read():
-        length = 0
-        with file:
-            while True:
-                try:
-                    block = file.read(BLOCK_LENGTH, dtype="float32", always_2d=True)
-                except soundfile.SoundFileError as error:
-                    raise ValueError(
-                        f"{_name(source)} breaks off or is damaged ({error}); give a whole file."
-                    ) from error
-                # A file without samples yields one block without, which is refused by its name.
-                if len(block) or not length:
-                    yield block
-                length += len(block)
-                if len(block) < BLOCK_LENGTH:
-                    break
-            if length < file.frames:
-                logger.warning("%s promises %d samples but holds %d.", _name(source), file.frames, length)
-
-    return file.samplerate, read()
 
 
 def _cut_blocks(samples):
@@ -134,4 +102,4 @@ def _resample(blocks, rate, sampling_rate):
         yield resampled
 
 
-__all__ = ["promised_duration", "stream_audio", "stream_windows"]
+__all__ = ["stream_audio", "stream_windows"]

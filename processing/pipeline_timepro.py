@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import Pipeline
 
-from .audio_stream import promised_duration, stream_windows
+from .audio_stream import stream_audio, stream_windows
 from .constrained_decoding import AnswerConstraint
 from .event_scores import score_events
 from .event_text import TASKS, prompt_text
@@ -166,12 +166,12 @@ class TemporalAudioGroundingPipeline(Pipeline):
         queries = list(asked) if is_many else [asked]
         recording = RecordingAnswers(name, task, queries, self.processor.time_step, min_score)
         rate = self.processor.sampling_rate
-        seconds = promised_duration(source, rate)
+        seconds, blocks = stream_audio(source, rate)
         is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
         bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
         is_hidden = True if is_short else disable_tqdm
         with tqdm(total=seconds, desc=os.path.basename(name), bar_format=bar_format, disable=is_hidden) as bar:
-            for window, samples in stream_windows(source, plan, rate):
+            for window, samples in stream_windows(blocks, plan, rate):
                 yield recording, is_many, window, samples
                 bar.update(window.core_end - window.core_start)
 

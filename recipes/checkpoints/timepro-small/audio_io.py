@@ -6,7 +6,7 @@ import numbers
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -188,29 +188,50 @@ def _check_header(file, name: str) -> None:
 
 
 def _decode(source: str | os.PathLike | bytes) -> tuple[np.ndarray, int]:
+    rate, _, blocks = read_blocks(source)
+    return np.concatenate(list(blocks)), rate
+
+
+def read_blocks(
+    source: str | os.PathLike | bytes, block_size: int = BLOCK_SIZE
+) -> tuple[int, int, Iterator[np.ndarray]]:
+    """Open a file; return its sampling rate, the samples that it promises, and a generator of what it holds.
+
+    Blocks are float32 `(num_samples, num_channels)`; the last is shorter, the only one may be empty. In blocks, for a
+    damaged header may promise more samples than there is memory. Errors are those of [`load_audio`]; that a file breaks
+    off or changes is found at its end.
+    """
     import soundfile
 
     before = _state(source)
-    with _open(source) as file:
-        blocks = []
-        try:
-            # In blocks, for a damaged header may promise more samples than there is memory.
-            while not blocks or len(blocks[-1]) == BLOCK_SIZE:
-                blocks.append(file.read(BLOCK_SIZE, dtype="float32", always_2d=True))
-        except soundfile.SoundFileError as error:
-            raise ValueError(f"{_name(source)} breaks off or is damaged ({error}); give a whole file.") from error
-        samples = np.concatenate(blocks)
-        if _state(source) != before:
-            raise ValueError(f"{_name(source)} changed while it was read; wait until it is written.")
-        if len(samples) < file.frames:
-            # An mp3 without a count of its frames has an estimate of it; others say it.
-            if file.format != "MP3" or "variable" in file.extra_info and file.frames - len(samples) > 2 * 1152:
-                raise ValueError(
-                    f"{_name(source)} breaks off or is damaged ({len(samples)} of {file.frames} samples are there); "
-                    "give a whole file."
-                )
-            logger.warning("%s promises %d samples but holds %d.", _name(source), file.frames, len(samples))
-        return samples, file.samplerate
+    file = _open(source)
+
+    def read():
+        length, is_over = 0, False
+        with file:
+            while not is_over:
+                try:
+                    block = file.read(block_size, dtype="float32", always_2d=True)
+                except soundfile.SoundFileError as error:
+                    raise ValueError(
+                        f"{_name(source)} breaks off or is damaged ({error}); give a whole file."
+                    ) from error
+                is_over = len(block) < block_size
+                if len(block) or not length:
+                    yield block
+                length += len(block)
+            if _state(source) != before:
+                raise ValueError(f"{_name(source)} changed while it was read; wait until it is written.")
+            if length < file.frames:
+                # An mp3 without a count of its frames has an estimate of it; others say it.
+                if file.format != "MP3" or "variable" in file.extra_info and file.frames - length > 2 * 1152:
+                    raise ValueError(
+                        f"{_name(source)} breaks off or is damaged ({length} of {file.frames} samples are there); "
+                        "give a whole file."
+                    )
+                logger.warning("%s promises %d samples but holds %d.", _name(source), file.frames, length)
+
+    return file.samplerate, file.frames, read()
 
 
 def _state(source: str | os.PathLike | bytes) -> tuple[int, ...] | None:
@@ -258,4 +279,4 @@ def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-__all__ = ["audio_duration", "load_audio"]
+__all__ = ["audio_duration", "load_audio", "read_blocks"]
