@@ -59,6 +59,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         max_time: seconds; longer audio is refused, never truncated.
         frame_rate: audio frames per second that the model's tower yields.
         answer_format: how answers write times, `digits` or `ticks`.
+        chunk_length_s: seconds of the pipeline's windows, unless it is told otherwise.
         min_score: the pipeline leaves out detected events whose score is lower, unless it is told otherwise.
 
     Raises:
@@ -81,6 +82,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         answer_format="digits",
         time_stride=1,
         min_score=None,
+        chunk_length_s=None,
     ):
         self.audio_token = audio_token
         self.audio_bos_token = audio_bos_token
@@ -92,6 +94,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         self.frame_rate = frame_rate
         self.answer_format = answer_format
         self.min_score = min_score
+        self.chunk_length_s = chunk_length_s
         window = getattr(feature_extractor, "chunk_length", max_time)
         if max_time > window:
             raise ValueError(f"max_time is {max_time:g} s but the audio tower takes {window:g} s; give that or less.")

@@ -117,7 +117,7 @@ def scores_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
         kept = [[event for event in events if event.score >= threshold] for events in predictions]
         micro = event_based_f1(references, kept)["micro"]
         figures = {name: micro[name] for name in ("f1", "precision", "recall")}
-        interval = detection_intervals(references, kept)["micro_f1"]
+        interval = list(detection_intervals(references, kept)["micro_f1"])
         found.append({"min_score": threshold, "num_events": sum(map(len, kept)), **figures, "interval": interval})
     return found
 

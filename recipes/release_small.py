@@ -18,6 +18,8 @@ from recipes.checkpoint import load_checkpoint, save_checkpoint
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
+# Seconds of the clips that it learnt from: longer ones are beyond it.
+CHUNK_LENGTH = 10.0
 CARDS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
 START, END = "<!-- figures: written by recipes/release_small.py -->", "<!-- end of figures -->"
 HEADER = (
@@ -98,7 +100,7 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
         "YAMNet's own scores, unseen": peers["test_unseen"],
     }
     model, processor = load_checkpoint(checkpoint, dtype="float32")
-    processor.min_score = min_score
+    processor.min_score, processor.chunk_length_s = min_score, CHUNK_LENGTH
     save_half(model, processor, out)
     log = json.loads((checkpoint / "trainer_state.json").read_text())
     steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]

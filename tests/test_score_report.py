@@ -14,7 +14,7 @@ from recipes.report_tables import format_markdown, format_report
 from recipes.score_answers import prepare_answers
 from recipes.score_predictions import score_predictions
 from recipes.score_report import make_report
-from recipes.scoring import PSDS2, detection_intervals, event_based_f1, psds, psds_interval, segment_based_f1
+from recipes.scoring import PSDS1, PSDS2, detection_intervals, event_based_f1, psds, psds_interval, segment_based_f1
 
 
 def event(onset, offset, label="", **values):
@@ -288,7 +288,7 @@ def test_events_below_the_least_score_count_for_psds_alone():
 
 def psds_of(rows, answers):
     inputs = [row["events"] for row in rows], list(answers.values()), [row["duration"] for row in rows]
-    return {"psds1": psds(*inputs)["psds"], "psds2": psds(*inputs, PSDS2)["psds"]}
+    return {"psds1": psds(*inputs, PSDS1)["psds"], "psds2": psds(*inputs, PSDS2)["psds"]}
 
 
 def parts_of(detection):

@@ -82,8 +82,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 what `pipeline(...)` was given. All queries of one window are, even if they are more.
             wording: which of the built-in prompt wordings asks.
             chunk_length_s, stride_length_s: seconds of windows, and of their overlaps on either side, see
-                [`plan_windows`]. By default recordings longer than `max_time` are heard in windows of 10 s, with a
-                sixth on either side.
+                [`plan_windows`]. By default windows are as long as the checkpoint's `chunk_length_s`; if it has none,
+                recordings longer than `max_time` are heard in windows of 10 s. Strides are a sixth by default.
             return_scores: whether events bear scores, from 0 to 1, see [`score_events`]; by default they do.
             min_score: leave out events of the recording whose score is lower; those of `windows` are all there. By
                 default detection goes by the checkpoint's `min_score`; 0 leaves out none.
@@ -136,7 +136,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:
             raise ValueError(f"min_score is {settings['min_score']!r} with return_scores=False; leave one of them out.")
         settings["plan"] = plan_windows(
-            settings.pop("chunk_length_s", None), settings.pop("stride_length_s", None),
+            settings.pop("chunk_length_s", self.processor.chunk_length_s), settings.pop("stride_length_s", None),
             self.processor.max_time, self.processor.time_step,
         )  # fmt: skip
         if _is_one(inputs):
@@ -241,7 +241,9 @@ class TemporalAudioGroundingPipeline(Pipeline):
 def _log_probs(answers, logits, beam_indices, time_token_ids):
     """Return natural log-probabilities of the tokens `(num_rows, length)` and of all ticks there `(..., num_ticks)`."""
     own, times = [], []
-    for place, step in enumerate(logits):
+    # Beam search may go on for a step that none of the best answers took.
+    for place in range(answers.shape[1]):
+        step = logits[place]
         # A beam's row changes from step to step; -1 stands after its end.
         step = step if beam_indices is None else step[beam_indices[:, place].clamp(min=0)]
         log_probs = step.float().log_softmax(-1)
