@@ -49,7 +49,7 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
                 "of them, or write one file for all."
             )  # fmt: skip
     try:
-        format_annotations({"file": "a", "duration": 1.0, "events": []}, format)
+        format_annotations({"file": "a", "events": [{"onset": 0, "offset": 1, "event_label": "a"}]}, format)
     except ImportError as error:
         raise ArgumentError(None, str(error)) from None
 
@@ -93,22 +93,31 @@ def print_answers(text: str, stdout):
 
 
 def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dict[str, str]:
-    """Write recordings in a format, or print them if there is no `out`.
+    """Write recordings in a format, or print them if there is no `out`; RTTM leaves out those without events.
 
     Returns:
         Errors by file, of recordings that the format cannot hold; they are left out.
     """
-    results, errors = [], {}
+    results, errors, num_silent = [], {}, 0
     for row in rows:
         result = {"file": row["file"], "duration": row["duration"], "events": merge_answers(row["answers"])}
         try:
             format_annotations(result, format, drop_scores=True)
             results.append(result)
         except ValueError as error:
-            errors[row["file"]] = str(error)
-    if results and out is None:
+            if result["events"]:
+                errors[row["file"]] = str(error)
+            else:
+                num_silent += 1
+    if num_silent:
+        print(
+            f"timepro: {num_silent} recordings without events are left out; {format} cannot name them.", file=sys.stderr
+        )
+    if not results and not num_silent:
+        return errors
+    if out is None:
         stdout.write(format_annotations(results, format, drop_scores=True))
-    elif results:
+    else:
         paths = write_annotations(results, out, format, drop_scores=True)
         print(f"timepro: wrote {paths[0] if len(paths) == 1 else f'{len(paths)} files to {out}'}", file=sys.stderr)
     return errors

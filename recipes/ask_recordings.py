@@ -30,15 +30,15 @@ def ask(pipe, files: list[str], task: str, queries: list, **options) -> Iterator
                 yield files[position], result if asked else [result]
                 position += 1
         except (OSError, ValueError) as error:
-            file, failure = files[position], error
+            outcome = error
             if taken > position:
                 # It need not be this one that the batch has failed for.
                 try:
-                    (result,) = results_of([file])
-                    failure = None
+                    (result,) = results_of([files[position]])
+                    outcome = result if asked else [result]
                 except (OSError, ValueError) as own_error:
-                    failure = own_error
-            yield file, failure or (result if asked else [result])
+                    outcome = own_error
+            yield files[position], outcome
             position += 1
 
 

@@ -94,7 +94,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
     }  # fmt: skip
     partial = None if args.out is None else partial_path(args.out, is_folder)
-    rows, stdout = {}, sys.stdout
+    stdout = sys.stdout
     # Results alone go to stdout, whatever the libraries print.
     with contextlib.redirect_stdout(sys.stderr), _opened(partial, args, queries, options) as (done, keep):
         states = {file: _state(file) for file in files}
@@ -151,7 +151,7 @@ def _check(args, queries, files) -> bool:
             )
     out = args.out
     # The rule of `write_annotations`.
-    is_folder = bool(out) and (Path(out).is_dir() or not Path(out).suffix or out.endswith(os.sep))
+    is_folder = out is not None and (Path(out).is_dir() or not Path(out).suffix or out.endswith(os.sep))
     if out is not None:
         if args.json:
             raise ArgumentError(None, "--json prints; to write with --out give --format jsonl instead.")
@@ -193,7 +193,10 @@ def _answers(args, files, num_files, queries, options) -> Iterable:
     pipe = load_pipeline(args.model)
     processor = pipe.processor
     # Else every recording would end in the same error.
-    plan_windows(args.chunk_length, args.stride_length, processor.max_time, processor.time_step)
+    try:
+        plan_windows(args.chunk_length, args.stride_length, processor.max_time, processor.time_step)
+    except ValueError as error:
+        raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
     results = ask(pipe, files, args.task, queries, batch_size=args.batch_size, **options)
     return tqdm(
         results, total=num_files, initial=num_files - len(files), desc="recordings", unit="file", file=sys.stderr,

@@ -16,15 +16,16 @@ def partial_path(out: str | os.PathLike, is_folder: bool) -> Path:
 def keep_answers(path: Path, settings: dict) -> Iterator[tuple[dict[str, dict], Callable[[dict], None]]]:
     """Open the file of partial answers: a line of settings, then one JSON object per recording, written at once.
 
-    A process that is killed at any moment leaves whole lines and perhaps the start of one, which is cut off here.
+    A process that is killed at any moment leaves whole lines and perhaps the start of one, which is cut off here. A
+    file without any row is removed in the end.
 
     Args:
         path: the file; it is made if there is none.
         settings: all that answers depend on but the recordings, as JSON.
 
     Yields:
-        The rows that are there, by their `file`; a later row of a file replaces an earlier one. And a function that
-        appends a row.
+        The rows that are there (`{"file", "state", "answers", ...}`), by their file; a later row of a file replaces an
+        earlier one. And a function that appends a row.
 
     Raises:
         ValueError: the file has answers that were made with other settings, or is not such a file.
@@ -34,9 +35,12 @@ def keep_answers(path: Path, settings: dict) -> Iterator[tuple[dict[str, dict], 
         file.seek(0)
         content = file.read()
         length = content.rfind(b"\n") + 1
-        file.truncate(length)
         rows = [_parse(line, path) for line in content[:length].splitlines()]
-        if not rows:
+        file.truncate(length)
+        num_kept = max(0, len(rows) - 1)
+        if not num_kept:
+            # Settings that no answer was made with bind nobody.
+            file.truncate(0)
             _write(file, {"settings": settings})
         elif (before := rows[0].get("settings")) != settings:
             before = before if isinstance(before, dict) else {}
@@ -46,7 +50,17 @@ def keep_answers(path: Path, settings: dict) -> Iterator[tuple[dict[str, dict], 
                 f"{str(path)!r} has answers of an unfinished run with other settings, {then}, not {now}; run that "
                 "command again to finish it, choose another --out, or delete the file to start anew."
             )
-        yield {row["file"]: row for row in rows[1:]}, lambda row: _write(file, row)
+
+        def keep(row):
+            nonlocal num_kept
+            _write(file, row)
+            num_kept += 1
+
+        try:
+            yield {row["file"]: row for row in rows[1:]}, keep
+        finally:
+            if not num_kept:
+                path.unlink(missing_ok=True)
 
 
 def _write(file, row):
@@ -57,7 +71,7 @@ def _write(file, row):
 def _parse(line, path):
     with contextlib.suppress(ValueError):
         row = json.loads(line)
-        if isinstance(row, dict) and ("file" in row or "settings" in row):
+        if isinstance(row, dict) and ("settings" in row or {"file", "state", "answers"} <= row.keys()):
             return row
     raise ValueError(f"{str(path)!r} has the line {line[:60]!r}, which no run wrote; delete the file to start anew.")
 
