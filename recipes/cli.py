@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so `timepro --help` answers
 
 import argparse
 import contextlib
+import inspect
 import logging
 import sys
 from functools import partial
@@ -100,7 +101,7 @@ def make_checkpoint(args) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         from recipes.convert import convert
 
-        convert(**{name: value for name, value in vars(args).items() if name not in ("command", "run")})
+        convert(**{name: getattr(args, name) for name in inspect.signature(convert).parameters})
     return 0
 
 

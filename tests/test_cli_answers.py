@@ -162,7 +162,7 @@ def test_formats(model, clips, tmp_path, capsys):
         main(["detect", str(clips), "--format", "audacity", "--out", str(tmp_path / "tracks"), "--model", model]) == 0
     )
     assert sorted(os.listdir(tmp_path / "tracks")) == ["a.txt", "b.txt", "c.txt"]
-    assert (tmp_path / "tracks" / "a.txt").read_text().split() == ["1.200000", "3.440000", "dog"]
+    assert (tmp_path / "tracks" / "a.txt").read_text().split() == ["1.200", "3.440", "dog"]
 
 
 def test_scores_windows_and_limits(model, tmp_path, capsys):
