@@ -49,7 +49,8 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
                 "of them, or write one file for all."
             )  # fmt: skip
     try:
-        format_annotations({"file": "a", "events": [{"onset": 0, "offset": 1, "event_label": "a"}]}, format)
+        event = {"onset": 0.0, "offset": 1.0, "event_label": "a"}
+        format_annotations({"file": "a", "duration": 1.0, "events": [event]}, format)
     except ImportError as error:
         raise ArgumentError(None, str(error)) from None
 

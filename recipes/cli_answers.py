@@ -127,7 +127,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     for file, error in failures.items():
         print(f"timepro: {file}: {error}", file=sys.stderr)
     if failures:
-        way_out = f"; other answers are kept in {partial}: mend these and run the command again" if is_partial else ""
+        way_out = f"; answers are kept in {partial}: mend this and run the command again" if is_partial else ""
         num_asked = len(failures.keys() | set(files))
         print(f"timepro: {len(failures)} of {num_asked} recordings failed{way_out}.", file=sys.stderr)
     return 1 if failures else 0

@@ -1,6 +1,8 @@
 """Turn an audio-language backbone into a TimePro checkpoint: ticks added, initialised and kept from being emitted.
 
-timepro convert --backbone DIR_OR_HUB_ID --out DIR
+    timepro convert --backbone DIR_OR_HUB_ID --out DIR
+
+`python -m recipes.convert` does the same.
 """
 
 import argparse

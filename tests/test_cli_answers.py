@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from processing.annotation_io import read_annotations
+from processing.annotation_io import ANNOTATION_FORMATS, read_annotations
 from recipes.answer_output import format_json, format_table
 from recipes.ask_recordings import ask
 from recipes.cli import main
@@ -163,6 +163,18 @@ def test_formats(model, clips, tmp_path, capsys):
     )
     assert sorted(os.listdir(tmp_path / "tracks")) == ["a.txt", "b.txt", "c.txt"]
     assert (tmp_path / "tracks" / "a.txt").read_text().split() == ["1.200", "3.440", "dog"]
+
+
+def test_every_format_is_written(model, tmp_path):
+    # RTTM has no white space.
+    clip = write_clip(tmp_path / "clip.wav")
+    for format, kind in ANNOTATION_FORMATS.items():
+        folder = tmp_path / format
+        assert main(["detect", clip, "--format", format, "--out", str(folder), "--model", model]) == 0
+        assert os.listdir(folder) == [f"clip{kind.suffix}"]
+        (recording,) = read_annotations(folder, format)
+        (event,) = recording["events"]
+        assert (event["onset"], event["offset"], event["event_label"]) == (1.2, 3.44, "dog"), format
 
 
 def test_scores_windows_and_limits(model, tmp_path, capsys):
