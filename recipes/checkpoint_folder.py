@@ -56,6 +56,12 @@ def read_config(folder: str | os.PathLike) -> dict:
     return config
 
 
+def weight_states(model: str | os.PathLike) -> list[list]:
+    """Return name, size and time of change (ns) of a folder's weights: training goes on under the same path."""
+    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
 def count_parameters(folder: str | os.PathLike) -> int:
     """Count the values in all safetensors files of a folder, from their headers (8 bytes of length, then JSON)."""
     total = 0

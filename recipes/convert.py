@@ -1,6 +1,8 @@
 """Turn an audio-language backbone into a TimePro checkpoint: ticks added, initialised and kept from being emitted.
 
-    python -m recipes.convert --backbone DIR_OR_HUB_ID --out DIR
+    timepro convert --backbone DIR_OR_HUB_ID --out DIR
+
+`python -m recipes.convert` does the same.
 """
 
 import argparse
@@ -15,6 +17,7 @@ from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
 from recipes.checkpoint import load_checkpoint, save_checkpoint
+from recipes.convert_arguments import add_convert_arguments
 from recipes.time_embeddings import number_tokens, tick_head, time_embeddings
 
 logger = logging.getLogger(__name__)
@@ -142,16 +145,7 @@ def convert(
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", required=True, help="directory or Hub id")
-    parser.add_argument("--out", required=True, help="directory to write")
-    parser.add_argument("--time-step", type=float, default=0.04, help="seconds between ticks (default 0.04)")
-    parser.add_argument("--max-time", type=float, default=30.0, help="seconds that ticks cover (default 30)")
-    parser.add_argument("--time-stride", type=int, default=1, help="every so many ticks stand among frames (default 1)")
-    parser.add_argument("--no-time-prompt", dest="time_prompt", action="store_false", help="ticks in answers at most")
-    parser.add_argument("--time-init", choices=("mean", "place", "random"), default="mean")
-    parser.add_argument("--answer-format", choices=("digits", "ticks"), default="digits")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overwrite", action="store_true")
+    add_convert_arguments(parser)
     logging.basicConfig(level=logging.INFO)
     convert(**vars(parser.parse_args(argv)))
 

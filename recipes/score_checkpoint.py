@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from processing.event_text import parse_events
 from processing.events import clip_events
-from recipes.checkpoint_folder import load_pipeline
+from recipes.checkpoint_folder import load_pipeline, weight_states
 from recipes.label_aliases import read_label_aliases
 from recipes.report_files import report_paths, write_report
 from recipes.score_answers import read_answer
@@ -187,10 +187,7 @@ def _resume(paths, settings, overwrite, by_id) -> dict:
 
 
 def _settings(model, data, audio_dir) -> dict:
-    # A checkpoint that was trained on has the same path, so the state of its files counts.
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    states = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    settings = {"model": str(model), "weights": states, "data": str(Path(data).resolve())}
+    settings = {"model": str(model), "weights": weight_states(model), "data": str(Path(data).resolve())}
     return settings if audio_dir is None else {**settings, "audio_dir": str(Path(audio_dir).resolve())}
 
 

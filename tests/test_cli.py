@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.cli import format_table, main
+from recipes.cli import main
 
 SPAN = "<1.20>-<3.44>"
 needs_default_checkpoint = pytest.mark.skipif(
@@ -25,12 +25,6 @@ def clip(tmp_path):
     return str(path)
 
 
-def run(*arguments):
-    """Run the command in a fresh process."""
-    command = [sys.executable, "-m", "recipes.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_help_names_every_command_and_loads_nothing_heavy():
     code = (
         "import sys; from recipes.cli import main\n"
@@ -39,7 +33,7 @@ def test_help_names_every_command_and_loads_nothing_heavy():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.stdout.splitlines()[-1] == "0 False False", result.stderr
-    for command in ("detect", "ground", "info", "synthesize", "score"):
+    for command in ("detect", "ground", "caption", "info", "convert", "synthesize", "score"):
         assert command in result.stdout
 
 
@@ -56,8 +50,21 @@ def test_help_imports_nothing_heavy():
         (["detect"], "required: FILE"),
         (["ground", "x.wav"], "required: --query"),
         (["ground", "x.wav", "--query", " "], "--query is empty"),
+        (["ground", "x.wav", "--query", "dog", "--query", "dog"], "give each query once"),
         (["detect", "x.wav", "y.wav", "--plot", "z.png"], "--plot draws one recording, but 2 are given"),
         (["detect", "x.wav", "--plot", "no/such/folder/z.png"], "the folder 'no/such/folder' does not exist"),
+        (["detect", "x.wav", "--min-score", "1.5"], "1.5 given; give a number from 0 to 1"),
+        (["detect", "x.wav", "--chunk-length", "nan"], "nan given; give seconds"),
+        (["detect", "x.wav", "--max-events", "3", "--unconstrained"], "--max-events given with --unconstrained"),
+        (["detect", "x.wav", "--format", "xls"], "invalid choice: 'xls' (choose from 'tsv',"),
+        (["detect", "x.wav", "--format", "tsv", "--json"], "not allowed with argument"),
+        (["detect", "x.wav", "--json", "--out", "x.jsonl"], "give --format jsonl instead"),
+        (["detect", "x.wav", "--out", "x.txt"], "does not tell the format; choose --format of audacity, elan"),
+        (["detect", "x.wav", "--out", "no/such/folder/x.tsv"], "the folder 'no/such/folder' does not exist"),
+        (["detect", "x.wav", "--out", "./x.wav", "--format", "tsv"], "a recording to ask about"),
+        (["detect", "x.wav", "y.wav", "--format", "vtt"], "hold one recording, but 2 are given; give a folder"),
+        (["detect", "a/x.wav", "b/x.flac", "--out", "o", "--format", "csv"], "would be written to one file"),
+        (["convert", "--out", "x"], "required: --backbone"),
         (["synthesize", "--out", "x", "--num-clips", "0", "--seed", "1"], "0 given; give 1 or more"),
         (["synthesize", "--out", "x", "--num-clips", "1", "--seed", "1", "--split", "exam"], "invalid choice: 'exam'"),
     ],
@@ -79,20 +86,6 @@ def test_folder_without_checkpoint(tmp_path, capsys):
     assert "model_type 'bert'" in capsys.readouterr().err
 
 
-def test_table():
-    events = [
-        {"onset": 1.2, "offset": 3.44, "event_label": "dog bark"},
-        {"onset": 10, "offset": 12, "event_label": "x"},
-    ]
-    lines = format_table("a.wav", 12.5, events).splitlines()
-    assert lines[0] == "a.wav  (12.50 s)"
-    assert [line.split(maxsplit=2) for line in lines[1:]] == [
-        ["onset", "offset", "event"], ["1.20", "3.44", "dog bark"], ["10.00", "12.00", "x"],
-    ]  # fmt: skip
-    assert "no events match 'cat'" in format_table("a.wav", 1, [], "cat")
-    assert "no events" in format_table("a.wav", 1, [])
-
-
 def test_info(scripted_checkpoint, capsys):
     folder = scripted_checkpoint(SPAN)
     assert main(["info", str(folder)]) == 0
@@ -103,55 +96,6 @@ def test_info(scripted_checkpoint, capsys):
     assert int(rows["parameters"].replace(",", "")) > 100_000
     assert "ticks         375, every 0.08 s, for clips of up to 30.0 s" in lines
     assert "time prompt   on" in lines and "torch 2." in rows["versions"]
-
-
-def test_ground_prints_one_json_object_and_nothing_else(scripted_checkpoint, clip):
-    result = run("ground", clip, "--query", "dog barking", "--json", "--model", str(scripted_checkpoint(SPAN)))
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == {
-        "file": clip,
-        "duration": pytest.approx(5.0),
-        "events": [{"onset": 1.2, "offset": 3.44, "event_label": "dog barking", "score": None}],
-    }
-    assert result.stdout.count("\n") == 1
-
-
-def test_detect_goes_on_after_a_bad_file(scripted_checkpoint, clip, tmp_path, capsys):
-    broken, empty = tmp_path / "broken.wav", tmp_path / "empty.wav"
-    broken.write_text("this is no audio")
-    empty.touch()
-    files = [str(broken), clip, str(tmp_path / "absent.wav"), str(empty), clip]
-    assert main(["detect", *files, "--json", "--model", str(scripted_checkpoint(f"dog: {SPAN}"))]) == 1
-    captured = capsys.readouterr()
-    rows = [json.loads(line) for line in captured.out.splitlines()]
-    assert [row["file"] for row in rows] == [clip, clip]
-    assert rows[0]["events"] == [{"onset": 1.2, "offset": 3.44, "event_label": "dog", "score": None}]
-    assert "broken.wav" in captured.err and "does not exist" in captured.err and "is empty" in captured.err
-    assert "3 of 5 recordings failed" in captured.err.splitlines()[-1]
-
-
-def test_long_recording(scripted_checkpoint, tmp_path, capsys):
-    path = tmp_path / "long.wav"
-    soundfile.write(path, np.zeros(31 * 16000), 16000)
-    assert main(["detect", str(path), "--json", "--model", str(scripted_checkpoint(f"dog: {SPAN}"))]) == 0
-    row = json.loads(capsys.readouterr().out)
-    # Longer than max_time, so heard in windows, 6.64 s apart, whose first four have the dog in their cores.
-    assert row["duration"] == 31.0 and [event["onset"] for event in row["events"]] == [1.2, 7.84, 14.48, 21.12]
-
-
-def test_unreadable_answer_is_an_error(scripted_checkpoint, clip, capsys):
-    assert main(["ground", clip, "--query", "dog", "--model", str(scripted_checkpoint("well"))]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == "" and "'well' names no events" in captured.err
-
-
-def test_none_and_plot(scripted_checkpoint, clip, tmp_path, capsys):
-    model, picture = str(scripted_checkpoint(f"dog: {SPAN}")), tmp_path / "events.png"
-    assert main(["detect", clip, "--model", model, "--plot", str(picture)]) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
-    assert "1.20      3.44  dog" in capsys.readouterr().out
-    assert main(["ground", clip, "--query", "cat", "--model", str(scripted_checkpoint("none"))]) == 0
-    assert "no events match 'cat'" in capsys.readouterr().out
 
 
 @needs_default_checkpoint
@@ -169,6 +113,19 @@ def test_default_checkpoint_answers_quickly_and_in_little_memory(clip):
     seconds, kilobytes = result.stderr.split()[-2:]
     assert float(seconds) < 10
     assert int(kilobytes) < 1_500_000
+
+
+def test_convert_is_the_command_of_its_module(capsys, tmp_path):
+    from recipes import convert
+
+    for run, prefix in ((main, ["convert"]), (convert.main, [])):
+        with pytest.raises(SystemExit) as end:
+            run([*prefix, "--help"])
+        assert end.value.code == 0
+        assert "--backbone DIR" in capsys.readouterr().out
+    (tmp_path / "full").touch()
+    assert main(["convert", "--backbone", str(tmp_path), "--out", str(tmp_path)]) == 1
+    assert "pass --overwrite" in capsys.readouterr().err
 
 
 @needs_default_checkpoint

@@ -1,0 +1,135 @@
+"""What recordings answered as a table, as JSON, or in a format of other programs; on stdout or in files."""
+
+import json
+import sys
+from argparse import ArgumentError
+from pathlib import Path
+
+from processing.annotation_io import ANNOTATION_FORMATS, format_annotations, write_annotations
+from processing.annotation_text import audio_stem
+
+
+def format_table(file: str, duration: float, answers: list[dict]) -> str:
+    """Return the events of one recording as an aligned table.
+
+    Args:
+        file: name of the recording.
+        duration: in seconds.
+        answers: `{"query", "events"}`, the first `None` where nothing certain was looked for; times in seconds.
+    """
+    lines = [f"{file}  ({duration:.2f} s)"]
+    events = merge_answers(answers)
+    if events:
+        lines.append(f"  {'onset':>8}  {'offset':>8}  {'score':>5}  event")
+    for event in events:
+        score = "-" if event.get("score") is None else f"{event['score']:.2f}"
+        lines.append(f"  {event['onset']:>8.2f}  {event['offset']:>8.2f}  {score:>5}  {event['event_label']}")
+    for reply in answers:
+        if not reply["events"]:
+            lines.append(f"  no events match '{reply['query']}'" if reply["query"] else "  no events")
+    return "\n".join(lines)
+
+
+def check_format(format: str, out: str | None, files: list[str], is_folder: bool):
+    """Refuse a format that cannot hold what is asked for, before anything is asked.
+
+    Raises:
+        argparse.ArgumentError: several recordings for a file that holds one, two for one file, or a missing library.
+    """
+    if not ANNOTATION_FORMATS[format].holds_many and len(files) > 1 and not is_folder:
+        raise ArgumentError(
+            None, f"--format is {format!r}, whose files hold one recording, but {len(files)} are given; "
+            "give a folder as --out."
+        )  # fmt: skip
+    stems = {}
+    for file in files if is_folder else ():
+        if (first := stems.setdefault(audio_stem(file), file)) != file:
+            raise ArgumentError(
+                None, f"{first!r} and {file!r} would be written to one file in the folder {out!r}; rename one "
+                "of them, or write one file for all."
+            )  # fmt: skip
+    try:
+        event = {"onset": 0.0, "offset": 1.0, "event_label": "a"}
+        format_annotations({"file": "a", "duration": 1.0, "events": [event]}, format)
+    except ImportError as error:
+        raise ArgumentError(None, str(error)) from None
+
+
+def format_of(out: str, is_folder: bool) -> str:
+    """Return the format that the name of a file tells.
+
+    Raises:
+        argparse.ArgumentError: it tells none, or more than one.
+    """
+    suffix = "" if is_folder else Path(out).suffix.lower()
+    formats = [name for name, kind in ANNOTATION_FORMATS.items() if kind.suffix.lower() == suffix]
+    if len(formats) != 1:
+        able = ", ".join(formats or ANNOTATION_FORMATS)
+        raise ArgumentError(None, f"--out is {out!r}, which does not tell the format; choose --format of {able}.")
+    return formats[0]
+
+
+def merge_answers(answers: list[dict]) -> list[dict]:
+    """Return the events of all queries about a recording, in order of their onsets."""
+    events = [event for reply in answers for event in reply["events"]]
+    return sorted(events, key=lambda event: (event["onset"], event["offset"]))
+
+
+def format_json(file: str, duration: float, answers: list[dict]) -> str:
+    """Return a line for each query, which names it if there are several; arguments as in [`format_table`]."""
+    lines = []
+    for reply in answers:
+        query = {"query": reply["query"]} if len(answers) > 1 else {}
+        row = {"file": file, "duration": duration, **query, "events": reply["events"]}
+        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
+    return "\n".join(lines)
+
+
+def print_answers(text: str, stdout):
+    """Print at once, around the progress bar if both are on one terminal."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=stdout)
+    stdout.flush()
+
+
+def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dict[str, str]:
+    """Write recordings in a format, or print them if there is no `out`; RTTM leaves out those without events.
+
+    Returns:
+        Errors by file, of recordings that the format cannot hold; they are left out.
+    """
+    results, errors, num_silent = [], {}, 0
+    for row in rows:
+        result = {"file": row["file"], "duration": row["duration"], "events": merge_answers(row["answers"])}
+        try:
+            format_annotations(result, format, drop_scores=True)
+            results.append(result)
+        except ValueError as error:
+            if result["events"]:
+                errors[row["file"]] = str(error)
+            else:
+                num_silent += 1
+    if num_silent:
+        print(
+            f"timepro: {num_silent} recordings without events are left out; {format} cannot name them.", file=sys.stderr
+        )
+    if not results and not num_silent:
+        return errors
+    if out is None:
+        stdout.write(format_annotations(results, format, drop_scores=True))
+    else:
+        paths = write_annotations(results, out, format, drop_scores=True)
+        print(f"timepro: wrote {paths[0] if len(paths) == 1 else f'{len(paths)} files to {out}'}", file=sys.stderr)
+    return errors
+
+
+__all__ = [
+    "check_format",
+    "format_json",
+    "format_of",
+    "format_table",
+    "merge_answers",
+    "print_answers",
+    "write_answers",
+]

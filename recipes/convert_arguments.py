@@ -1,0 +1,30 @@
+"""The arguments of `timepro convert` and of `python -m recipes.convert`, apart from it: a parser needs no torch."""
+
+from argparse import ArgumentParser
+
+
+def add_convert_arguments(parser: ArgumentParser):
+    """Add one argument for each of [`~recipes.convert.convert`]'s, under its name."""
+    parser.add_argument("--backbone", required=True, metavar="DIR", help="directory or Hub id")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
+    parser.add_argument(
+        "--time-step", type=float, default=0.04, metavar="S", help="seconds between ticks (default 0.04)"
+    )
+    parser.add_argument(
+        "--max-time", type=float, default=30.0, metavar="S", help="seconds that ticks cover (default 30)"
+    )
+    parser.add_argument(
+        "--time-stride", type=int, default=1, metavar="N", help="every so many ticks stand among frames (default 1)"
+    )
+    parser.add_argument("--no-time-prompt", dest="time_prompt", action="store_false", help="ticks in answers at most")
+    parser.add_argument(
+        "--time-init", choices=("mean", "place", "random"), default="mean", help="how ticks start (default mean)"
+    )
+    parser.add_argument(
+        "--answer-format", choices=("digits", "ticks"), default="digits", help="how times are said (default digits)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of random ticks (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="write into a directory that has files")
+
+
+__all__ = ["add_convert_arguments"]
