@@ -82,7 +82,7 @@ def test_the_page_of_the_documentation_agrees_with_its_figures(tmp_path):
     (tmp_path / "runs" / "prompt_costs.json").write_text(json.dumps(kept["prompt_costs"]))
     write_ablation(tmp_path / "runs", tmp_path, ablation.PROMPT_ARMS, ablation.GRPO_ARMS, ablation.STRIDES)
     assert (tmp_path / "ablation.md").read_text() == page.read_text()
-    assert {made["arm"] for made in kept["results"]} == {*ablation.SFT_ARMS, *ablation.GRPO_ARMS}
+    assert {made["arm"] for made in kept["results"]} <= {*ablation.SFT_ARMS, *ablation.GRPO_ARMS}
 
 
 def _as_reports(scores):
