@@ -108,7 +108,8 @@ def plot_strides(results, strides, costs, path):
     left.set_xticks(range(len(known)), known)
     left.set(xlabel="frames (0.08 s) from tick to tick", ylabel="event-based F1", ylim=(0, None))
     left.legend(frameon=False, fontsize=9)
-    if costs:
+    # Costs are measured last.
+    if all(arm in costs for arm in known.values()):
         dense = costs[known["none"]]
         for key, colour, marker, name in (
             ("tokens_30s", INK, "s", "tokens"),

@@ -13,12 +13,13 @@ from transformers import AutoProcessor, AutoTokenizer, WhisperFeatureExtractor
 from modeling_timepro import TimeProAudioForCausalLM
 from processing import (
     Event,
-    TemporalAudioGroundingPipeline,
     TimeProAudioProcessor,
     TimeProYamnetFeatureExtractor,
     format_events,
     parse_events,
+    prompt_text,
 )
+from processing.shared_prompt import prefill_questions
 from recipes.checkpoint import load_checkpoint, load_processor
 
 CLIP = "Audio: <|audio_bos|><|AUDIO|><|audio_eos|> what?"
@@ -218,9 +219,9 @@ def control_tokens(processor, ids):
                      "\\", "< 1.04>", "\u226e", "\uff1c1.04>", "\u0338", "{{ 1 }}", "{% generation %}", "\n"]),
     st.text(max_size=4)), min_size=1, max_size=6).map("".join).filter(str.strip))  # fmt: skip
 def test_a_query_spells_no_control_token(processor, model, query):
-    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor, device=-1)
     ids, harmless = (
-        pipe.preprocess([(noise(4000), text)], task="grounding")["inputs"]["input_ids"][0] for text in (query, "dog")
+        prefill_questions(model, processor, [noise(4000)], [[prompt_text("grounding", text)]])["input_ids"][0]
+        for text in (query, "dog")
     )
     assert control_tokens(processor, ids) == control_tokens(processor, harmless)
 
