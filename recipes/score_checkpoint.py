@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from processing.event_text import parse_events
-from processing.events import clip_events
+from processing.events import Event, clip_events
 from recipes.checkpoint_folder import load_pipeline, weight_states
 from recipes.label_aliases import read_label_aliases
 from recipes.report_files import report_paths, write_report
@@ -148,8 +148,14 @@ def _uncut_events(question, result) -> list[dict] | None:
     if events is None or said is None:
         return events
     # Where the text is not all there is to an answer, the pipeline's word counts.
-    is_all = [event.as_dict() for event in clip_events(said, result["duration"])] == events
-    return [event.as_dict() for event in said] if is_all else events
+    found = [Event.from_dict(event) for event in events]
+    if clip_events(said, result["duration"]) != found:  # events compare by times and label
+        return events
+    # Cut events stand in the same order; those that start past the end were dropped, and have no score to keep.
+    scores = iter([event.score for event in found])
+    return [
+        event.as_dict() | {"score": next(scores) if event.onset < result["duration"] else None} for event in said
+    ]
 
 
 def _keep(row, by_id, answers):
