@@ -135,15 +135,24 @@ class TemporalAudioGroundingPipeline(Pipeline):
             settings.setdefault("min_score", self.processor.min_score)
         if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:
             raise ValueError(f"min_score is {settings['min_score']!r} with return_scores=False; leave one of them out.")
-        settings["plan"] = plan_windows(
-            settings.pop("chunk_length_s", self.processor.chunk_length_s), settings.pop("stride_length_s", None),
-            self.processor.max_time, self.processor.time_step,
-        )  # fmt: skip
+        settings["plan"] = self.plan_windows(
+            settings.pop("chunk_length_s", None), settings.pop("stride_length_s", None)
+        )
         if _is_one(inputs):
             (result,) = self._results([(inputs, query)], batch_size, settings, generate_kwargs)
             return result
         results = self._results(_pair(inputs, query), batch_size, settings, generate_kwargs)
         return list(results) if isinstance(inputs, (list, tuple)) else results
+
+    def plan_windows(self, chunk_length_s=None, stride_length_s=None):
+        """Return where the windows of recordings lie, see [`plan_windows`]; by default as long as the checkpoint says.
+
+        Raises:
+            ValueError: windows that cannot be.
+        """
+        processor = self.processor
+        length = processor.chunk_length_s if chunk_length_s is None else chunk_length_s
+        return plan_windows(length, stride_length_s, processor.max_time, processor.time_step)
 
     def _results(self, pairs, batch_size, settings, generate_kwargs) -> Iterator[dict | list[dict]]:
         """Yield the result of each pair of a recording and what is asked about it, in order."""
@@ -214,23 +223,26 @@ class TemporalAudioGroundingPipeline(Pipeline):
             return {"answers": self.model.generate(**inputs, **generate_kwargs)[:, width:], "rows": rows}
         outputs = self.model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_logits=True)
         answers = outputs.sequences[:, width:]
-        own, times = _log_probs(answers, outputs.logits, outputs.get("beam_indices"), self.model.config.time_token_ids)
+        # In digits a time is several tokens, and has no distribution of its own.
+        ticks = self.model.config.time_token_ids if processor.answer_format == "ticks" else None
+        own, times = _log_probs(answers, outputs.logits, outputs.get("beam_indices"), ticks)
         return {"answers": answers, "rows": rows, "own": own, "times": times}
 
     def postprocess(self, outputs):
         """Return for each row the text of its answer and the events that it names, `None` if it cannot be parsed."""
-        tokenizer, has_ticks = self.processor.tokenizer, bool(len(self.model.config.time_token_ids))
-        texts = tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
-        results = []
-        for index, (text, row) in enumerate(zip(texts, outputs["rows"])):
-            scored = None
-            if "own" in outputs:
-                times = outputs["times"][index] if has_ticks else None
-                ids, own = outputs["answers"][index], outputs["own"][index]
-                query = row["query"] or ""
-                scored = score_events(tokenizer, ids, own, row["task"], query, times, self.processor.grid)
-            results.append((text, read_answer(text, **row, scored=scored)))
-        return results
+        texts = self.processor.tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
+        return [
+            (text, read_answer(text, **row, scored=self._score(outputs, index) if "own" in outputs else None))
+            for index, (text, row) in enumerate(zip(texts, outputs["rows"]))
+        ]
+
+    def _score(self, outputs, index):
+        """Return the events of one answer with their scores, `None` where they are not known."""
+        row, token_ids, own = (outputs[name][index] for name in ("rows", "answers", "own"))
+        soft = {}
+        if outputs["times"] is not None:
+            soft = {"time_log_probs": outputs["times"][index], "grid": self.processor.grid}
+        return score_events(self.processor.tokenizer, token_ids, own, row["task"], row["query"] or "", **soft)
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save a checkpoint directory that loads again; transformers would leave the processor and this code out."""
@@ -238,8 +250,12 @@ class TemporalAudioGroundingPipeline(Pipeline):
         self.processor.save_pretrained(save_directory)
 
 
-def _log_probs(answers, logits, beam_indices, time_token_ids):
-    """Return natural log-probabilities of the tokens `(num_rows, length)` and of all ticks there `(..., num_ticks)`."""
+def _log_probs(answers, logits, beam_indices, ticks):
+    """Return natural log-probabilities of the tokens `(num_rows, length)`, and of all ticks there `(..., num_ticks)`.
+
+    Args:
+        ticks: the `range` of their ids; `None` for none.
+    """
     own, times = [], []
     # Beam search may go on for a step that none of the best answers took.
     for place in range(answers.shape[1]):
@@ -248,8 +264,9 @@ def _log_probs(answers, logits, beam_indices, time_token_ids):
         step = step if beam_indices is None else step[beam_indices[:, place].clamp(min=0)]
         log_probs = step.float().log_softmax(-1)
         own.append(log_probs.gather(1, answers[:, place : place + 1])[:, 0])
-        times.append(log_probs[:, time_token_ids.start : time_token_ids.stop])
-    return torch.stack(own, 1), torch.stack(times, 1)
+        if ticks is not None:
+            times.append(log_probs[:, ticks.start : ticks.stop])
+    return torch.stack(own, 1), torch.stack(times, 1) if times else None
 
 
 def _is_one(inputs: Any) -> bool:

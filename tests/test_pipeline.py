@@ -246,3 +246,34 @@ def test_beams_bear_the_scores_of_their_own_tokens(detector, paths):
     (found,) = detector(paths[1], num_beams=2)["events"]
     # What is said is the same, and so is its probability.
     assert found == {**alone, "score": pytest.approx(alone["score"], rel=1e-4)}
+
+
+def test_a_checkpoint_without_ticks_scores_what_it_says_in_digits(tokenizer_folder):
+    import torch
+    from transformers import AutoTokenizer
+
+    from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+    from processing import TemporalAudioGroundingPipeline, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = TimeProAudioConfig(
+        audio_config={"model_type": "timepro_yamnet", "num_hidden_layers": 1, "hidden_size": 32},
+        text_config={
+            "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"), time_prompt=False, frame_rate=12.5,
+    )  # fmt: skip
+    model = TimeProAudioForCausalLM(config).eval()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    processor = TimeProAudioProcessor(
+        TimeProYamnetFeatureExtractor(), tokenizer, time_prompt=False, time_step=0.08, frame_rate=12.5
+    )
+    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor)
+    noise = (0.1 * np.random.default_rng(0).normal(size=32000)).astype(np.float32)
+    # At random, until it has said some times.
+    torch.manual_seed(1)
+    results = [pipe(noise, task="grounding", query="dog", max_new_tokens=60, do_sample=True) for _ in range(8)]
+    events = [event for result in results for event in result["events"]]
+    assert events and all(0 <= event["score"] <= 1 for event in events)
