@@ -72,8 +72,7 @@ def write_annotations(
     """
     kind = _kind(format)
     recordings = _recordings(results, format, drop_scores)
-    # `Path` forgets the slash that says that a new folder is meant.
-    if not (Path(path).is_dir() or not Path(path).suffix or str(path).endswith(os.sep)):
+    if not means_folder(path):
         _write(path, _text(recordings, format))
         return [Path(path)]
     files = {}
@@ -88,6 +87,12 @@ def write_annotations(
     for target, text in files.items():
         _write(target, text)
     return list(files)
+
+
+def means_folder(path: str | os.PathLike) -> bool:
+    """Tell whether [`write_annotations`] takes a path for a folder: one that exists, or a name without suffix."""
+    # `Path` forgets the slash that says that a new folder is meant.
+    return Path(path).is_dir() or not Path(path).suffix or str(path).endswith(os.sep)
 
 
 def format_annotations(results: Mapping | Iterable[Mapping], format: str, drop_scores: bool = False) -> str:
@@ -312,6 +317,7 @@ __all__ = [
     "ANNOTATION_FORMATS",
     "format_annotations",
     "guess_annotation_format",
+    "means_folder",
     "read_annotations",
     "write_annotations",
 ]

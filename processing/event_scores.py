@@ -14,7 +14,6 @@ before any logits processor and at temperature 1.
 
 import math
 import re
-import weakref
 from typing import NamedTuple
 
 from .event_text import TASKS, parse_events, unescape_label
@@ -28,7 +27,6 @@ _TIME = r"<?[0-9]+\.[0-9]+>?"
 _INTERVAL = re.compile(rf"({_TIME})-({_TIME})")
 _TIMES_OF_LABEL = re.compile(rf"((?:[^\\:;]|\\.)+): ({_TIME}-{_TIME}(?:, {_TIME}-{_TIME})*)(?:; |\Z)")
 _CAPTION = re.compile(rf"({_TIME})-({_TIME}): ((?:[^\\;]|\\.)+?)(?:; |\Z)")
-_BYTES = weakref.WeakKeyDictionary()
 
 
 class EventParts(NamedTuple):
@@ -127,14 +125,9 @@ def _spell(tokenizer, token_ids):
 
     A token with the rest of a character ends where the one with its start does.
     """
-    if tokenizer not in _BYTES:
-        _BYTES[tokenizer] = {}
-    known = _BYTES[tokenizer]
-    if len(tokenizer) not in known:
-        known[len(tokenizer)] = token_bytes(tokenizer), drops_first_space(tokenizer)
-    bytes_of, drops = known[len(tokenizer)]
+    bytes_of = token_bytes(tokenizer)
     spelled = [(bytes_of[token] if token < len(bytes_of) else None) or b"" for token in token_ids]
-    if drops and spelled:
+    if spelled and drops_first_space(tokenizer):
         spelled[0] = spelled[0].removeprefix(b" ")
     # UTF-8 continues a character with bytes of the form 10xxxxxx, so that characters are counted by their first bytes.
     ends, num_characters = [], 0

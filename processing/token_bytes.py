@@ -1,6 +1,10 @@
 """Which bytes a token of any fast tokenizer stands for, halves of a UTF-8 character included."""
 
 import json
+import weakref
+
+# Lists by the number of tokens, for tokens may be added later.
+_KNOWN = weakref.WeakKeyDictionary()
 
 
 def token_bytes(tokenizer) -> list[bytes | None]:
@@ -12,6 +16,13 @@ def token_bytes(tokenizer) -> list[bytes | None]:
     Raises:
         ValueError: the tokenizer is slow, or writes its tokens in another way.
     """
+    known = _KNOWN.setdefault(tokenizer, {})
+    if len(tokenizer) not in known:
+        known[len(tokenizer)] = _spell_vocabulary(tokenizer)
+    return known[len(tokenizer)]
+
+
+def _spell_vocabulary(tokenizer) -> list[bytes | None]:
     decoder = _decoder(tokenizer)
     if '"ByteLevel"' not in decoder and "▁" not in decoder and '"Metaspace"' not in decoder:
         raise ValueError(f"tokenizer decodes by {decoder}; byte-level BPE and SentencePiece are understood.")

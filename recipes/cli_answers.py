@@ -7,7 +7,7 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from processing.annotation_io import ANNOTATION_FORMATS
+from processing.annotation_io import ANNOTATION_FORMATS, means_folder
 from recipes import DEFAULT_CHECKPOINT
 from recipes.answer_output import (
     check_format,
@@ -60,7 +60,7 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     hearing = command.add_argument_group("how recordings are heard")
     hearing.add_argument(
         "--chunk-length", type=seconds, metavar="S",
-        help="seconds of the windows that longer recordings are split into (default: 10, if they are too long for one)",
+        help="seconds of the windows that longer recordings are split into (default: the checkpoint's)",
     )  # fmt: skip
     hearing.add_argument(
         "--stride-length", type=seconds, metavar="S", help="seconds of overlap on each side (default: a sixth)"
@@ -150,8 +150,7 @@ def _check(args, queries, files) -> bool:
                 None, f"--{name} is {getattr(args, name)!r}, but the folder {str(folder)!r} does not exist."
             )
     out = args.out
-    # The rule of `write_annotations`.
-    is_folder = out is not None and (Path(out).is_dir() or not Path(out).suffix or out.endswith(os.sep))
+    is_folder = out is not None and means_folder(out)
     if out is not None:
         if args.json:
             raise ArgumentError(None, "--json prints; to write with --out give --format jsonl instead.")
@@ -187,14 +186,12 @@ def _answers(args, files, num_files, queries, options) -> Iterable:
     """Load the model and yield its answers about files, with a progress bar if there are several."""
     from tqdm import tqdm
 
-    from processing.windowing import plan_windows
     from recipes.checkpoint_folder import load_pipeline
 
     pipe = load_pipeline(args.model)
-    processor = pipe.processor
     # Else every recording would end in the same error.
     try:
-        plan_windows(args.chunk_length, args.stride_length, processor.max_time, processor.time_step)
+        pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
     results = ask(pipe, files, args.task, queries, batch_size=args.batch_size, **options)

@@ -12,6 +12,8 @@ each is taught on its own, at one layer:
   stands.
 """
 
+from functools import lru_cache
+
 import torch
 from torch.nn import functional as F
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
@@ -37,14 +39,21 @@ def dates(input_ids, grid, audio_token_id, start_id, end_id):
     # Clips of one row are counted each from its own start.
     before_clip = torch.where(input_ids == start_id, num_frames, 0).cummax(1).values
     index = (num_frames - before_clip - is_frame.long()).clamp(max=grid.max_frames)
+    of_frame, of_end = _ticks_of(grid)
+    found = torch.where(is_frame, of_frame.to(index.device)[index], of_end.to(index.device)[index])
+    return torch.where(is_frame | (input_ids == end_id), found, -1)
+
+
+@lru_cache(maxsize=8)
+def _ticks_of(grid):
+    """Return the ticks `(max_frames + 1,)` of frames, and of clips that end before them, by index; -1 for none."""
     of_frame, of_end = torch.full((2, grid.max_frames + 1), -1)
     frames = [grid.tick_frame(tick) for tick in range(grid.num_ticks)]
     for tick, frame in reversed(list(enumerate(frames))):
         of_end[(frames[tick - 1] + 1 if tick else 0) : frame + 1] = tick
         if frame <= grid.max_frames:
             of_frame[frame] = tick
-    found = torch.where(is_frame, of_frame.to(index.device)[index], of_end.to(index.device)[index])
-    return torch.where(is_frame | (input_ids == end_id), found, -1)
+    return of_frame, of_end
 
 
 class TimeReading:
