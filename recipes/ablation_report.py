@@ -38,14 +38,25 @@ def value_of(report, column):
 
 
 def arm_table(results, arms, split) -> str:
-    """Return the Markdown table of some arms on one test: means over seeds, and below them of the intervals' ends."""
+    """Return the Markdown table of some arms on one test: means over seeds, and below them of the intervals' ends.
+
+    Arms of several seeds say how many, and have below that the least and the greatest value over them.
+    """
     shown = [column for column in COLUMNS if any(value_of(r["scores"][split], column)[0] is not None for r in results)]
     lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for arm in arms:
         mine = [result["scores"][split] for result in results if result["arm"] == arm]
         if mine:
-            lines.append(f"| {arm} | " + " | ".join(_cell(mine, column) for column in shown) + " |")
+            name = arm if len(mine) == 1 else f"{arm}<br><sub>{len(mine)} seeds</sub>"
+            lines.append(f"| {name} | " + " | ".join(_cell(mine, column) for column in shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def shared_seeds(results, arms) -> list[dict]:
+    """Return the results of some arms with the seeds that all those have which have any."""
+    seeds = {arm: {result["seed"] for result in results if result["arm"] == arm} for arm in arms}
+    shared = set.intersection(*(found for found in seeds.values() if found)) if any(seeds.values()) else set()
+    return [result for result in results if result["arm"] in seeds and result["seed"] in shared]
 
 
 def _cell(reports, column) -> str:
@@ -56,6 +67,8 @@ def _cell(reports, column) -> str:
     if None not in intervals:
         low, high = (mean(ends) for ends in zip(*intervals, strict=True))
         text += f"<br><sub>{low:.3f} to {high:.3f}</sub>"
+    if len(values) > 1:
+        text += f"<br><sub>seeds {min(values):.3f} to {max(values):.3f}</sub>"
     return text
 
 
@@ -159,12 +172,13 @@ def write_ablation(out, report, arms, grpo_arms, strides):
     for split in ("test_unseen", "test_seen"):
         tables[f"prompt, {split}"] = arm_table([r for r in results if r["arm"] in arms], arms, split)
         tables[f"GRPO, {split}"] = arm_table([r for r in results if r["arm"] in grpo_arms], grpo_arms, split)
-    tables["strides"] = stride_table(results, strides, costs)
+    swept = shared_seeds(results, strides.values())
+    tables["strides"] = stride_table(swept, strides, costs)
     page = report / "ablation.md"
     page.write_text(fill_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
-    if any(result["arm"] in strides.values() for result in results):
+    if swept:
         (report / "images").mkdir(exist_ok=True)
-        plot_strides(results, strides, costs, report / "images" / "time_stride.png")
+        plot_strides(swept, strides, costs, report / "images" / "time_stride.png")
     kept = {"results": [_figures(result) for result in results], "prompt_costs": costs}
     (report / "ablation.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 

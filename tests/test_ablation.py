@@ -7,7 +7,15 @@ import pytest
 
 from processing.events import Event
 from recipes import ablation
-from recipes.ablation_report import arm_table, fill_tables, plot_strides, stride_table, value_of, write_ablation
+from recipes.ablation_report import (
+    arm_table,
+    fill_tables,
+    plot_strides,
+    shared_seeds,
+    stride_table,
+    value_of,
+    write_ablation,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,8 +45,16 @@ def test_a_table_shows_means_over_seeds_and_only_what_there_is():
     assert arm_table(results, ["b", "a", "c"], "test_seen") == (
         "| | R@.5 | Eb-F1 | precision |\n|---|---|---|---|\n"
         "| b | 0.100<br><sub>0.050 to 0.200</sub> | 0.200<br><sub>0.100 to 0.300</sub> | 0.200 |\n"
-        "| a | 0.250<br><sub>0.125 to 0.500</sub> | 0.500<br><sub>0.400 to 0.600</sub> | 0.500 |\n"
+        "| a<br><sub>2 seeds</sub> | 0.250<br><sub>0.125 to 0.500</sub><br><sub>seeds 0.200 to 0.300</sub> "
+        "| 0.500<br><sub>0.400 to 0.600</sub><br><sub>seeds 0.400 to 0.600</sub> "
+        "| 0.500<br><sub>seeds 0.400 to 0.600</sub> |\n"
     )
+
+
+def test_strides_are_compared_on_the_seeds_that_all_have():
+    results = [result("dense", 0.4), result("dense", 0.6, seed=1), result("bare", 0.2), result("other", 0.1, seed=1)]
+    assert shared_seeds(results, ["dense", "sparse", "bare"]) == [results[0], results[2]]
+    assert shared_seeds(results, ["sparse"]) == []
 
 
 COSTS = {
