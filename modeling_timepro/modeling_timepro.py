@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
-from .audio_towers import build_audio_tower, build_language_model
+from .backbone_parts import build_audio_tower, build_language_model
 from .configuration_timepro import TimeProAudioConfig
 
 
