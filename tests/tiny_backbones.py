@@ -19,7 +19,7 @@ from transformers import (
 # Layers, widths, heads and mel bins of tower and language model.
 SIZES = {
     "small": {"layers": 1, "audio": 32, "text": 32, "heads": 2, "mel": 16},
-    "wide": {"layers": 3, "audio": 48, "text": 96, "heads": 6, "mel": 128},
+    "wide": {"layers": 3, "audio": 64, "text": 128, "heads": 4, "mel": 128},
 }
 # Turns as Qwen2.5-Omni and Audio Flamingo 3 write them, without what tells images and videos apart.
 OMNI_TEMPLATE = """{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system
