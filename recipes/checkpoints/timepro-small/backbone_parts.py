@@ -61,13 +61,12 @@ class MaskedWhisperEncoder:
         states = nn.functional.pad(input_features, (0, num_mel - input_features.shape[-1]))
         states = nn.functional.gelu(self.conv1(states))
         states = nn.functional.gelu(self.conv2(states)).transpose(1, 2)
-        positions = torch.arange(states.shape[1], device=states.device)
-        states = states + self.embed_positions(positions)
+        num_real = [(length - 1) // 2 + 1 for length in lengths]
+        positions = torch.arange(max(num_real), device=states.device)
+        states = states[:, : len(positions)] + self.embed_positions(positions)
         states = nn.functional.dropout(states, p=self.dropout, training=self.training)
-        num_real = torch.tensor([(length - 1) // 2 + 1 for length in lengths], device=states.device)
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=states, attention_mask=(positions < num_real[:, None]).long()
-        )
+        is_real = positions < torch.tensor(num_real, device=states.device)[:, None]
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=is_real.long())
         for layer in self.layers:
             if not (self.training and self.layerdrop and torch.rand([]) < self.layerdrop):
                 states = layer(states, mask)
