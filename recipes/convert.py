@@ -6,16 +6,20 @@
 """
 
 import argparse
+import contextlib
 import logging
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
 from tokenizers import AddedToken
-from transformers import AutoConfig, AutoProcessor, Qwen2AudioForConditionalGeneration
+from transformers import AutoConfig, GenerationConfig
 
-from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
+from recipes.backbones import backbone_config, backbone_key, backbone_processor
 from recipes.checkpoint import load_checkpoint, save_checkpoint
 from recipes.convert_arguments import add_convert_arguments
 from recipes.time_embeddings import number_tokens, tick_head, time_embeddings
@@ -32,30 +36,24 @@ def load_backbone(path):
     config = AutoConfig.from_pretrained(path)
     if config.model_type == "timepro_audio":
         return load_checkpoint(path)
-    if config.model_type == "qwen2_audio":
-        stock = Qwen2AudioForConditionalGeneration.from_pretrained(path)
-        ours = TimeProAudioConfig(
-            audio_config=config.audio_config.to_dict(),
-            text_config=config.text_config.to_dict(),
-            audio_token_id=config.audio_token_id,
-            time_prompt=False,
-            # The stock class ties nothing, whatever its configuration says (and that often says nothing).
-            tie_word_embeddings=stock.get_output_embeddings().weight is stock.get_input_embeddings().weight,
-        )
-        model = from_qwen2_audio(stock, ours)
-        processor = AutoProcessor.from_pretrained(path)
-        processor = TimeProAudioProcessor(processor.feature_extractor, processor.tokenizer, time_prompt=False)
-        return model, processor
-    raise ValueError(f"backbone has model_type {config.model_type!r}; supported are 'qwen2_audio' and 'timepro_audio'.")
-
-
-def from_qwen2_audio(stock, config):
-    """Return a [`TimeProAudioForCausalLM`] with the weights of a `Qwen2AudioForConditionalGeneration`."""
-    model = TimeProAudioForCausalLM(config).to(stock.dtype)
-    # The stock classes name their parts as ours do, so the key map is the identity; strict loading proves it.
-    model.load_state_dict(stock.state_dict(), strict=True)
-    model.generation_config = stock.generation_config
-    return model
+    ours = backbone_config(config)
+    folder = (
+        Path(path) if Path(path).is_dir() else Path(snapshot_download(str(path), allow_patterns=["*.safetensors*"]))
+    )
+    weights = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for key, tensor in load_file(file).items():
+            name = backbone_key(config.model_type, key)
+            if name is not None:
+                weights[name] = tensor
+    if ours.tie_word_embeddings:
+        weights["lm_head.weight"] = weights["model.language_model.embed_tokens.weight"]
+    dtype = weights["model.language_model.embed_tokens.weight"].dtype
+    model = TimeProAudioForCausalLM._from_config(ours, dtype=dtype).eval()
+    model.load_state_dict(weights, strict=True)
+    with contextlib.suppress(OSError):
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return model, backbone_processor(path, ours)
 
 
 def add_time_tokens(
@@ -103,6 +101,9 @@ def add_time_tokens(
         processor.feature_extractor,
         tokenizer,
         chat_template=processor.chat_template,
+        audio_token=processor.audio_token,
+        audio_bos_token=processor.audio_bos_token,
+        audio_eos_token=processor.audio_eos_token,
         time_step=grid.time_step,
         max_time=grid.max_time,
         frame_rate=grid.frame_rate,
