@@ -125,7 +125,7 @@ def encode_frames(model, features):
     else:
         features = features.transpose(1, 2)
         mask = torch.ones((features.shape[0], features.shape[-1]), dtype=torch.long)
-        hidden = model.model._encode_qwen2_audio(features, mask).last_hidden_state
+        hidden = model.model.audio_tower(features, mask).last_hidden_state
     return model.model.multi_modal_projector(hidden)
 
 

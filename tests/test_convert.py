@@ -315,7 +315,7 @@ def test_settings_that_cannot_work_are_refused(stock, tmp_path, settings, messag
 
 def test_other_backbones_are_refused(tmp_path):
     Qwen2ForCausalLM(Qwen2Config(**TEXT, vocab_size=50)).save_pretrained(tmp_path / "text")
-    with pytest.raises(ValueError, match="model_type 'qwen2'; supported are 'qwen2_audio' and 'timepro_audio'"):
+    with pytest.raises(ValueError, match="model_type 'qwen2'; supported are .*qwen2_audio"):
         convert(tmp_path / "text", tmp_path / "out")
 
 

@@ -7,6 +7,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .yamnet_encoder_config import TimeProYamnetConfig
 
+PROJECTORS = ("linear", "mlp", "none")
 TIME_INITS = ("mean", "place", "random")
 ANSWER_FORMATS = ("digits", "ticks")
 AUTO_MAP = {
@@ -42,8 +43,12 @@ class TimeProAudioConfig(PreTrainedConfig):
     """Configure a [`TimeProAudioForCausalLM`].
 
     Args:
-        audio_config: config (or dict) of the audio tower, `qwen2_audio_encoder` or `timepro_yamnet`.
-        text_config: config (or dict) of the language model, `qwen2`.
+        audio_config: config (or dict) of the audio tower, `qwen2_audio_encoder`, `qwen2_5_omni_audio_encoder`,
+            `audioflamingo3_encoder` or `timepro_yamnet`.
+        text_config: config (or dict) of the language model, `qwen2` or `qwen2_5_omni_text`.
+        projector: what leads from tower to language model: `linear`, `mlp` (two layers), or `none` where the tower
+            itself ends in the language model's size.
+        projector_hidden_act, projector_bias: activation between the layers of an `mlp` projector, and their biases.
         audio_token_id: id of the placeholder that one audio frame stands for.
         time_token_start_id: id of the first tick `<0.00>`; ticks have consecutive ids. `None` before conversion.
         num_time_tokens: number of ticks in the vocabulary (0 before conversion).
@@ -68,6 +73,9 @@ class TimeProAudioConfig(PreTrainedConfig):
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
+    projector: str = "linear"
+    projector_hidden_act: str = "gelu"
+    projector_bias: bool = True
     audio_token_id: int = 151646
     time_token_start_id: int | None = None
     num_time_tokens: int = 0
@@ -95,6 +103,14 @@ class TimeProAudioConfig(PreTrainedConfig):
         self._check()
 
     def _check(self):
+        if self.projector not in PROJECTORS:
+            raise ValueError(f"projector is {self.projector!r}; choose one of {PROJECTORS}.")
+        tower_size = getattr(self.audio_config, "output_dim", self.audio_config.hidden_size)
+        if self.projector == "none" and tower_size != self.text_config.hidden_size:
+            raise ValueError(
+                f"projector is 'none' but the tower's frames have {tower_size} values and the language model's "
+                f"{self.text_config.hidden_size}; make them equal."
+            )
         if self.time_init not in TIME_INITS:
             raise ValueError(f"time_init is {self.time_init!r}; choose one of {TIME_INITS}.")
         if self.answer_format not in ANSWER_FORMATS:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
+from .audio_towers import build_audio_tower, build_language_model
 from .configuration_timepro import TimeProAudioConfig
-from .yamnet_encoder import TimeProYamnetEncoder
 
 
 @dataclass
@@ -37,7 +37,7 @@ class TimeProAudioCausalLMOutput(TimeProAudioModelOutput):
 
 
 class TimeProMultiModalProjector(nn.Module):
-    """Map tower frames `(..., audio hidden size)` to the language model's `(..., hidden size)`."""
+    """Map tower frames `(..., audio hidden size)` to the language model's `(..., hidden size)`, in one linear layer."""
 
     def __init__(self, config):
         super().__init__()
@@ -47,13 +47,41 @@ class TimeProMultiModalProjector(nn.Module):
         return self.linear(audio_frames)
 
 
+class TimeProTwoLayerProjector(nn.Module):
+    """Map tower frames to the language model's size in two linear layers with an activation between them."""
+
+    def __init__(self, config):
+        super().__init__()
+        size, bias = config.text_config.hidden_size, config.projector_bias
+        self.linear_1 = nn.Linear(config.audio_config.hidden_size, size, bias=bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(size, size, bias=bias)
+
+    def forward(self, audio_frames):
+        return self.linear_2(self.act(self.linear_1(audio_frames)))
+
+
+PROJECTORS = {
+    "linear": TimeProMultiModalProjector,
+    "mlp": TimeProTwoLayerProjector,
+    "none": lambda config: nn.Identity(),
+}
+
+
 class TimeProAudioPreTrainedModel(PreTrainedModel):
     config_class = TimeProAudioConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Qwen2AudioEncoderLayer", "ContextLayer", "Qwen2DecoderLayer"]
+    _no_split_modules = [
+        "AudioFlamingo3EncoderLayer",
+        "ContextLayer",
+        "Qwen2AudioEncoderLayer",
+        "Qwen2DecoderLayer",
+        "Qwen2_5OmniAudioEncoderLayer",
+        "Qwen2_5OmniDecoderLayer",
+    ]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -65,12 +93,9 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        if config.audio_config.model_type == "timepro_yamnet":
-            self.audio_tower = TimeProYamnetEncoder._from_config(config.audio_config)
-        else:
-            self.audio_tower = AutoModel.from_config(config.audio_config)
-        self.multi_modal_projector = TimeProMultiModalProjector(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.audio_tower = build_audio_tower(config.audio_config)
+        self.multi_modal_projector = PROJECTORS[config.projector](config)
+        self.language_model = build_language_model(config.text_config)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -81,29 +106,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
 
     def get_audio_lengths(self, mel_lengths):
         """Return the number of audio frames of clips with `mel_lengths` (any shape, long) 10 ms mel frames."""
-        if self.config.audio_config.model_type == "timepro_yamnet":
-            return self.audio_tower.output_lengths(mel_lengths)
-        return self.audio_tower._get_feat_extract_output_lengths(mel_lengths)[1]
-
-    def _encode_qwen2_audio(self, input_features, input_features_mask):
-        """Run the stock encoder, which wants exactly 30 s of mel frames and a 4-D mask over its 50 Hz positions."""
-        tower = self.audio_tower
-        num_positions = self.config.audio_config.max_source_positions
-        missing = 2 * num_positions - input_features.shape[-1]
-        if missing < 0:
-            raise ValueError(
-                f"input_features has {input_features.shape[-1]} mel frames but the audio tower takes at most "
-                f"{2 * num_positions}; split the audio into shorter windows."
-            )
-        input_features = nn.functional.pad(input_features, (0, missing))
-        lengths = (input_features_mask.sum(-1) - 1) // 2 + 1
-        valid = torch.arange(num_positions, device=lengths.device)[None, :] < lengths[:, None]
-        mask = create_bidirectional_mask(
-            config=tower.config,
-            inputs_embeds=input_features.new_zeros((len(lengths), num_positions, 1), dtype=tower.dtype),
-            attention_mask=valid.long(),
-        )
-        return tower(input_features, attention_mask=mask)
+        return self.audio_tower.output_lengths(mel_lengths)
 
     def get_audio_features(self, input_features=None, input_features_mask=None, stem_features=None, **kwargs):
         """Encode clips to embeddings of the language model.
@@ -126,17 +129,14 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         if input_features is not None:
             input_features = input_features.to(self.audio_tower.device, self.audio_tower.dtype)
         input_features_mask = input_features_mask.to(self.audio_tower.device)
-        if self.config.audio_config.model_type == "timepro_yamnet":
-            if stem_features is None:
-                output = self.audio_tower(input_features, input_features_mask)
-            else:
-                lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
-                frames = torch.arange(stem_features.shape[1], device=lengths.device)
-                output = self.audio_tower(stem_features=stem_features, stem_mask=frames[None, :] < lengths[:, None])
-        elif stem_features is not None:
+        if stem_features is None:
+            output = self.audio_tower(input_features, input_features_mask)
+        elif self.config.audio_config.model_type != "timepro_yamnet":
             raise ValueError("stem_features is given but only a timepro_yamnet tower has a frozen stem.")
         else:
-            output = self._encode_qwen2_audio(input_features, input_features_mask)
+            lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
+            frames = torch.arange(stem_features.shape[1], device=lengths.device)
+            output = self.audio_tower(stem_features=stem_features, stem_mask=frames[None, :] < lengths[:, None])
         frames = output.last_hidden_state
         lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
         valid = torch.arange(frames.shape[1], device=frames.device)[None, :] < lengths[:, None]

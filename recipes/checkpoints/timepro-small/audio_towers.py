@@ -1,0 +1,106 @@
+"""The audio towers and language models that TimePro can be built of, towers with one way to call them.
+
+A tower takes `input_features` `(num_clips, num_mel_bins, num_mel_frames)` and `input_features_mask` `(num_clips,
+num_mel_frames)`, and returns frames `(num_clips, num_frames, size)` whose first `output_lengths` of each clip are real.
+"""
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.audioflamingo3.modeling_audioflamingo3 import AudioFlamingo3Encoder
+from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniAudioEncoder, Qwen2_5OmniThinkerTextModel
+from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
+
+from .yamnet_encoder import TimeProYamnetEncoder
+
+
+class MaskedWhisperEncoder:
+    """Whisper's encoder with average pooling, without the padding to 30 s that the stock classes compute and mask.
+
+    Frames past the end of a clip are masked in every layer, so what is real hangs on them through the convolutions
+    alone: the last real position reads mel frames up to the second past the end. Positions count from the start. Hence
+    two mel frames more than the longest clip give what 3,000 give, but for the rounding of sums of other lengths.
+    """
+
+    def output_lengths(self, mel_lengths):
+        """Return the number of frames of clips with `mel_lengths` (any shape, long) 10 ms mel frames."""
+        return self._get_feat_extract_output_lengths(mel_lengths)[1]
+
+    def forward(self, input_features, input_features_mask):
+        max_length = 2 * self.config.max_source_positions
+        lengths = input_features_mask.sum(-1)
+        longest = int(lengths.max())
+        if longest > max_length:
+            raise ValueError(
+                f"input_features has clips of {longest} mel frames but the audio tower takes at most {max_length}; "
+                "split the audio into shorter windows."
+            )
+        num_mel = min(longest + 2 + longest % 2, max_length)
+        input_features = nn.functional.pad(input_features, (0, num_mel - input_features.shape[-1]))
+        states = nn.functional.gelu(self.conv1(input_features))
+        states = nn.functional.gelu(self.conv2(states)).transpose(1, 2)
+        positions = torch.arange(states.shape[1], device=states.device)
+        states = states + self.embed_positions(positions)
+        states = nn.functional.dropout(states, p=self.dropout, training=self.training)
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=states,
+            attention_mask=(positions < ((lengths - 1) // 2 + 1)[:, None]).long(),
+        )
+        for layer in self.layers:
+            if not (self.training and self.layerdrop and torch.rand([]) < self.layerdrop):
+                states = layer(states, mask)
+        states = self.avg_pooler(states.transpose(1, 2)).transpose(1, 2)
+        return BaseModelOutput(last_hidden_state=self.layer_norm(states))
+
+
+class TimeProQwen2AudioEncoder(MaskedWhisperEncoder, Qwen2AudioEncoder):
+    """Qwen2-Audio's encoder; see [`MaskedWhisperEncoder`]."""
+
+
+class TimeProAudioFlamingo3Encoder(MaskedWhisperEncoder, AudioFlamingo3Encoder):
+    """Audio Flamingo 3's encoder; see [`MaskedWhisperEncoder`]."""
+
+
+class TimeProOmniEncoder(Qwen2_5OmniAudioEncoder):
+    """Qwen2.5-Omni's encoder, which hears in chunks of 2 s and ends in the projection to the language model."""
+
+    def output_lengths(self, mel_lengths):
+        """Return the number of frames of clips with `mel_lengths` (any shape, long) 10 ms mel frames."""
+        return self._get_feat_extract_output_lengths(mel_lengths)[1]
+
+    def forward(self, input_features, input_features_mask):
+        # The stock class takes the real mel frames of all clips in a row, and returns their frames in a row.
+        lengths = input_features_mask.sum(-1).long()
+        packed = input_features.transpose(1, 2)[input_features_mask.bool()].T
+        frames = super().forward(packed, feature_lens=lengths).last_hidden_state
+        split = frames.split(self.output_lengths(lengths).tolist())
+        return BaseModelOutput(last_hidden_state=nn.utils.rnn.pad_sequence(split, batch_first=True))
+
+
+TOWERS = {
+    "audioflamingo3_encoder": TimeProAudioFlamingo3Encoder,
+    "qwen2_5_omni_audio_encoder": TimeProOmniEncoder,
+    "qwen2_audio_encoder": TimeProQwen2AudioEncoder,
+    "timepro_yamnet": TimeProYamnetEncoder,
+}
+
+
+def build_audio_tower(config):
+    """Return the tower of an audio configuration, with random weights."""
+    if config.model_type not in TOWERS:
+        raise ValueError(f"audio_config has model_type {config.model_type!r}; supported are {sorted(TOWERS)}.")
+    return TOWERS[config.model_type]._from_config(config)
+
+
+def build_language_model(config):
+    """Return the language model of a text configuration, without a head and with random weights."""
+    # Audio alone takes plain positions, the same on all three axes of this model's rotary embedding.
+    if config.model_type == "qwen2_5_omni_text":
+        return Qwen2_5OmniThinkerTextModel._from_config(config)
+    return AutoModel.from_config(config)
+
+
+__all__ = ["build_audio_tower", "build_language_model"]
