@@ -85,7 +85,7 @@ def read_backbone(name) -> BackboneFiles:
 
 
 def backbone_folder(name) -> Path:
-    """Return the folder of a backbone, having fetched what is needed of a Hub id: all small files, shards with our parts.
+    """Return the folder of a backbone; of a Hub id, its small files and the shards that hold our parts are fetched.
 
     Raises:
         FileNotFoundError: it is neither a folder nor a repository that can be reached.

@@ -35,8 +35,8 @@ model = AutoModelForCausalLM.from_pretrained("{folder}", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained("{folder}", trust_remote_code=True)
 ```
 
-The method is that of *Towards Fine-grained Temporal Perception: Post-Training Large Audio-Language Models with Audio-Side
-Time Prompt* (arXiv 2604.13715). Made by `timepro convert`.
+The method is that of *Towards Fine-grained Temporal Perception: Post-Training Large Audio-Language Models with
+Audio-Side Time Prompt* (arXiv 2604.13715). Made by `timepro convert`.
 """
 
 
