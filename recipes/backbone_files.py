@@ -196,11 +196,10 @@ def check_side_files(folder) -> None:
 def check_tokenizer(processor, config, folder) -> None:
     """Raise `ValueError` unless the tokenizer knows the placeholder by its id and every id has a row."""
     tokenizer = processor.tokenizer
-    found = tokenizer.convert_tokens_to_ids(processor.audio_token)
-    if found != config.audio_token_id:
+    if config.audio_token_id not in tokenizer.added_tokens_decoder or processor.audio_token_id != config.audio_token_id:
         raise ValueError(
-            f"{str(folder)!r}: {processor.audio_token} is token {found} of the tokenizer but audio_token_id is "
-            f"{config.audio_token_id}; they are not of the same checkpoint."
+            f"{str(folder)!r}: audio_token_id is {config.audio_token_id}, which is no placeholder in the tokenizer but "
+            f"{tokenizer.convert_ids_to_tokens(config.audio_token_id)!r}; they are not of the same checkpoint."
         )
     last = max(tokenizer.get_vocab().values())
     if last >= config.text_config.vocab_size:

@@ -65,6 +65,8 @@ def set_ticks(config, generation_config, grid, ids, time_init, answer_format, ti
     generation_config.suppress_tokens = suppressed
     # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
     generation_config.max_new_tokens = 256
+    # Otherwise transformers may make them anew from the configuration.
+    generation_config._from_model_config = False
 
 
 def timed_processor(processor, grid, answer_format, time_prompt, time_stride):
