@@ -212,7 +212,7 @@ def dry_run(kind, path, config, processor, lengths, training, model_arguments, p
     parallel = parallel_setup(options["accelerate_config"])
     computing = 2 if training.bf16 or training.fp16 else dtype.itemsize
     is_eager = model_arguments.attn_implementation == "eager"
-    sizes = model_sizes(config, computing, is_eager)
+    sizes = model_sizes(config, computing, dtype.itemsize, is_eager)
     trained_width = next((p.element_size() for p in model.parameters() if p.requires_grad), 4)
     parts = state_bytes(weight_counts(model), parallel, dtype.itemsize, trained_width)
     longest = longest_sample(lengths, processor)

@@ -88,9 +88,9 @@ class Sizes:
         hidden, layers, intermediate, heads, key_values, vocabulary: of the language model; `key_values` is the width
             of all keys of a token.
         audio_hidden, audio_layers, audio_intermediate, audio_positions: of the tower; positions a second.
-        width: bytes of a weight, and of an activation.
+        width: bytes of what layers compute.
+        stream: bytes of what passes between layers, which is in the type of the weights.
         is_eager: scores of attention are stored.
-        is_adapted: adapters read the inputs of frozen layers.
     """
 
     hidden: int
@@ -104,11 +104,11 @@ class Sizes:
     audio_intermediate: int
     audio_positions: float
     width: int
+    stream: int
     is_eager: bool = False
-    is_adapted: bool = False
 
 
-def model_sizes(config, width: int, is_eager: bool = False, is_adapted: bool = False) -> Sizes:
+def model_sizes(config, width: int, stream: int, is_eager: bool = False) -> Sizes:
     """Return the [`Sizes`] of a [`TimeProAudioConfig`]."""
     text, audio = config.text_config, config.audio_config
     heads = text.num_attention_heads
@@ -126,18 +126,19 @@ def model_sizes(config, width: int, is_eager: bool = False, is_adapted: bool = F
         # Whisper's layers see two mel frames at a time, YAMNet's the frames that leave it.
         audio_positions=config.frame_rate if audio.model_type == "timepro_yamnet" else 50.0,
         width=width,
+        stream=stream,
         is_eager=is_eager,
-        is_adapted=is_adapted,
     )
 
 
 def layer_activations(sizes: Sizes, rows: int, length: int) -> float:
     """Return what one decoder layer keeps of `rows` sequences of `length` tokens for its backward pass.
 
-    Per token: two norms in float32 (8 h); in the weights' type their outputs, the queries, the attention's output and
-    its copy for the output projection (5 h), keys and values (2 k), and gate, activated gate, value and product (4 f).
+    Per token: two norms in float32 (8 h) and their outputs (2 h); the queries, the attention's output and its copy for
+    the output projection (3 h), keys and values (2 k), and gate, activated gate, value and product (4 f).
     """
-    per_token = 8 * sizes.hidden + sizes.width * (5 * sizes.hidden + 2 * sizes.key_values + 4 * sizes.intermediate)
+    per_token = 8 * sizes.hidden + 2 * sizes.hidden * sizes.stream
+    per_token += sizes.width * (3 * sizes.hidden + 2 * sizes.key_values + 4 * sizes.intermediate)
     scores = sizes.heads * length * (4 + 2 * sizes.width) if sizes.is_eager else 0
     return rows * length * (per_token + scores)
 
@@ -160,7 +161,7 @@ def head_bytes(sizes: Sizes, num_tokens: int) -> float:
 def language_model_activations(sizes: Sizes, rows: int, length: int, is_checkpointed: bool) -> float:
     """Return the activations of the language model in a training step, without head and mask."""
     one = layer_activations(sizes, rows, length)
-    stream = rows * length * sizes.hidden * sizes.width
+    stream = rows * length * sizes.hidden * sizes.stream
     if is_checkpointed:
         return (sizes.layers + 2) * stream + one + layer_workspace(sizes, rows, length)
     return 2 * stream + sizes.layers * one + layer_workspace(sizes, rows, length)
