@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.utils import can_return_tuple
 
-from .audio_towers import build_audio_tower, build_language_model
+from .backbone_parts import build_audio_tower, build_language_model
 from .configuration_timepro import TimeProAudioConfig
 
 
@@ -127,8 +127,11 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
                 (input_features.shape[0], input_features.shape[-1]), dtype=torch.long, device=input_features.device
             )
         if input_features is not None:
-            input_features = input_features.to(self.audio_tower.device, self.audio_tower.dtype)
-        input_features_mask = input_features_mask.to(self.audio_tower.device)
+            input_features = input_features.to(self.audio_tower.dtype)
+        # A tower that is offloaded stands on no device; accelerate moves what its layers are given.
+        if self.audio_tower.device.type != "meta":
+            input_features_mask = input_features_mask.to(self.audio_tower.device)
+            input_features = None if input_features is None else input_features.to(self.audio_tower.device)
         if stem_features is None:
             output = self.audio_tower(input_features, input_features_mask)
         elif self.config.audio_config.model_type != "timepro_yamnet":

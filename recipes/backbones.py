@@ -66,7 +66,13 @@ def omni_thinker_fields(stock):
     }
 
 
+def audio_flamingo_fields(stock):
+    projector = {name: getattr(stock, name) for name in ("projector_hidden_act", "projector_bias")}
+    return {"audio_token_id": stock.audio_token_id, "projector": "mlp", "tie_word_embeddings": False} | projector
+
+
 BACKBONES = {
+    "audioflamingo3": Backbone(audio_flamingo_fields, QWEN2_AUDIO_KEYS),
     "qwen2_audio": Backbone(qwen2_audio_fields, QWEN2_AUDIO_KEYS),
     "qwen2_5_omni_thinker": Backbone(omni_thinker_fields, OMNI_KEYS),
     # The whole model: its thinker hears and writes; talker and vocoder speak, and are left out.

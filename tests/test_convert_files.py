@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import ModelCard
 from loopback_hub import serve_repository
 from safetensors.torch import load_file, save_file
-from tiny_backbones import OMNI_TEMPLATE, write_qwen2_5_omni, write_qwen2_audio
+from stock_backbones import OMNI_TEMPLATE, write_qwen2_5_omni, write_qwen2_audio
 from transformers import AutoTokenizer
 
 from modeling_timepro import TimeProAudioForCausalLM

@@ -20,7 +20,7 @@ from recipes.checkpoint_folder import load_pipeline
 ROOT = Path(__file__).parents[1]
 TASK = "temporal-audio-grounding"
 CODE = {
-    "modeling_timepro": ["audio_towers", "configuration_timepro", "modeling_timepro", "yamnet_encoder",
+    "modeling_timepro": ["backbone_parts", "configuration_timepro", "modeling_timepro", "yamnet_encoder",
                          "yamnet_encoder_config"],
     "processing": ["answer_grammar", "answer_masks", "audio_ffmpeg", "audio_io", "audio_stream", "constrained_decoding",
                    "event_scores", "event_text", "events", "foreign_answers", "pipeline_timepro", "processing_timepro",

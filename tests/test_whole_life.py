@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-import tiny_backbones
+import stock_backbones
 import torch
 from conftest import write_clips
 from peft import PeftModel
@@ -73,7 +73,7 @@ def life(request, tokenizer_folder, tmp_path_factory):
     """Return the folder of a checkpoint's whole life."""
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    getattr(tiny_backbones, f"write_{request.param}")(folder / "stock", tokenizer)
+    getattr(stock_backbones, f"write_{request.param}")(folder / "stock", tokenizer)
     convert(folder / "stock", folder / "converted", time_init="place", max_shard_size="100KB")
     write_clips(folder / "data", num_clips=4)
     sft.main(

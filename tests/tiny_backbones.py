@@ -1,78 +1,136 @@
-"""Tiny stock backbones of random weights, written as their own classes and the Hub write them."""
+"""Stock audio language models with few random weights, saved as transformers saves them, for tests of backbones."""
 
 import torch
-from transformers import WhisperFeatureExtractor
-
-TEXT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-        "intermediate_size": 48}  # fmt: skip
-AUDIO = {"num_mel_bins": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 48, "d_model": 32}
-# Qwen2.5-Omni's, in short: it numbers no clips unless asked to.
-OMNI_TEMPLATE = (
-    "{% set audio_count = namespace(value=0) %}{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
-    "{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'audio' or 'audio' in content or 'audio_url' in content %}"
-    "{% set audio_count.value = audio_count.value + 1 %}"
-    "{% if add_audio_id %}Audio {{ audio_count.value }}: {% endif %}<|audio_bos|><|AUDIO|><|audio_eos|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3ForConditionalGeneration,
+    AudioFlamingo3Processor,
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
 )
 
+# Layers, widths, heads and mel bins of tower and language model.
+SIZES = {
+    "small": {"layers": 1, "audio": 32, "text": 32, "heads": 2, "mel": 16},
+    "wide": {"layers": 3, "audio": 64, "text": 128, "heads": 4, "mel": 128},
+}
+# Turns as Qwen2.5-Omni and Audio Flamingo 3 write them, without what tells images and videos apart.
+OMNI_TEMPLATE = """{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif %}<|im_start|>{{ message['role'] }}
+{% if message['content'] is string %}{{ message['content'] }}<|im_end|>
+{% else %}{% for part in message['content'] %}{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>\
+{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+FLAMINGO_TEMPLATE = """{% for turn in messages if turn['content'] is not none %}<|im_start|>{{ turn['role'] }}
+{% if turn['content'] is string %}{{ turn['content'] }}{% else %}{% set text = namespace(value='') %}\
+{% for part in turn['content'] %}{% if part.get('type') == 'audio' %}{{ '<sound>' }}\
+{% elif 'text' in part %}{% set text.value = text.value + part['text'] %}{% endif %}{% endfor %}{{ text.value }}\
+{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
-def lively(model):
-    """Return a model whose random weights are large enough for the sound to weigh something."""
+
+def _text_config(size, vocab_size):
+    return {
+        "vocab_size": vocab_size, "hidden_size": size["text"], "num_hidden_layers": size["layers"] + 1,
+        "num_attention_heads": size["heads"], "num_key_value_heads": size["heads"] // 2,
+        "intermediate_size": 2 * size["text"],
+    }  # fmt: skip
+
+
+def _audio_config(size):
+    return {
+        "num_mel_bins": size["mel"], "encoder_layers": size["layers"], "encoder_attention_heads": size["heads"],
+        "encoder_ffn_dim": 2 * size["audio"], "d_model": size["audio"],
+    }  # fmt: skip
+
+
+def _qwen2_audio(size, tokenizer, tied):
+    config = Qwen2AudioConfig(
+        audio_config={"model_type": "qwen2_audio_encoder"} | _audio_config(size),
+        text_config={"model_type": "qwen2"} | _text_config(size, len(tokenizer)),
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        tie_word_embeddings=tied,
+    )
+    extractor = WhisperFeatureExtractor(feature_size=size["mel"])
+    return Qwen2AudioForConditionalGeneration(config), Qwen2AudioProcessor(extractor, tokenizer)
+
+
+def _omni_thinker(size, tokenizer, tied):
+    half = size["text"] // size["heads"] // 2
+    sections = [half - 2 * (half // 3), half // 3, half // 3]
+    config = Qwen2_5OmniThinkerConfig(
+        audio_config=_audio_config(size) | {"output_dim": size["text"], "n_window": 100},
+        vision_config={
+            "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": size["text"],
+            "fullatt_block_indexes": [0],
+        },
+        text_config=_text_config(size, len(tokenizer))
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        audio_start_token_id=tokenizer.convert_tokens_to_ids("<|audio_bos|>"),
+        audio_end_token_id=tokenizer.convert_tokens_to_ids("<|audio_eos|>"),
+        vision_start_token_id=1,
+        tie_word_embeddings=tied,
+    )  # fmt: skip
+    # The real extractor's window, ten times that of the others.
+    extractor = WhisperFeatureExtractor(feature_size=size["mel"], chunk_length=300, return_attention_mask=True)
+    processor = object.__new__(Qwen2_5OmniProcessor)
+    processor.feature_extractor, processor.tokenizer = extractor, tokenizer
+    processor.audio_token, processor.chat_template = "<|AUDIO|>", OMNI_TEMPLATE
+    return Qwen2_5OmniThinkerForConditionalGeneration(config), processor
+
+
+def _audio_flamingo(size, tokenizer, tied):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<sound>"]})
+    config = AudioFlamingo3Config(
+        audio_config={"model_type": "audioflamingo3_encoder"} | _audio_config(size),
+        text_config={"model_type": "qwen2"} | _text_config(size, len(tokenizer)),
+        audio_token_id=tokenizer.convert_tokens_to_ids("<sound>"),
+        tie_word_embeddings=tied,
+    )
+    extractor = WhisperFeatureExtractor(feature_size=size["mel"], return_attention_mask=True)
+    processor = AudioFlamingo3Processor(extractor, tokenizer, chat_template=FLAMINGO_TEMPLATE)
+    return AudioFlamingo3ForConditionalGeneration(config), processor
+
+
+MAKERS = {
+    "audioflamingo3": _audio_flamingo,
+    "qwen2_5_omni_thinker": _omni_thinker,
+    "qwen2_audio": _qwen2_audio,
+}
+
+
+def make_stock(model_type, tokenizer_folder, size="small", tied=False):
+    """Return a stock model of random weights, large enough that answers vary with the sound, and its processor."""
+    torch.manual_seed(0)
+    model, processor = MAKERS[model_type](SIZES[size], AutoTokenizer.from_pretrained(tokenizer_folder), tied)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape))
-    return model
-
-
-def write_qwen2_audio(folder, tokenizer, num_spare=0, text=None, change=lively, **saving):
-    """Write a stock Qwen2-Audio, and return it."""
-    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
-
-    torch.manual_seed(0)
-    config = Qwen2AudioConfig(
-        audio_config={"model_type": "qwen2_audio_encoder"} | AUDIO,
-        text_config={"model_type": "qwen2", "vocab_size": len(tokenizer) + num_spare} | TEXT | (text or {}),
-        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+            parameter.add_(0.12 * torch.randn(parameter.shape, generator=generator))
+    tokenizer = processor.tokenizer
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
-    model = change(Qwen2AudioForConditionalGeneration(config)).eval()
-    model.save_pretrained(folder, **saving)
-    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=16), tokenizer).save_pretrained(folder)
-    return model
+    return model.eval(), processor
 
 
-def write_qwen2_5_omni(folder, tokenizer, num_spare=0, **saving):
-    """Write a whole Qwen2.5-Omni, which sees and speaks too, and return it."""
-    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
-
-    torch.manual_seed(0)
-    audio_token = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    size = {"vocab_size": len(tokenizer) + num_spare, "rope_parameters": rope} | TEXT
-    config = Qwen2_5OmniConfig(
-        thinker_config={
-            "audio_config": AUDIO | {"output_dim": 32},
-            "text_config": size,
-            "vision_config": {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,
-                              "out_hidden_size": 32, "fullatt_block_indexes": [0]},
-            "audio_token_index": audio_token, "image_token_index": 1, "video_token_index": 2,
-        },
-        talker_config=size | {"embedding_size": 32, "head_dim": 16, "pad_token_id": None},
-        token2wav_config={
-            "dit_config": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "emb_dim": 16,
-                           "head_dim": 16, "num_embeds": 8, "enc_dim": 8, "enc_emb_dim": 8,
-                           "enc_channels": [8, 8, 8, 8, 24], "enc_attention_channels": 4, "enc_se_channels": 4},
-            "bigvgan_config": {"upsample_initial_channel": 64},
-        },
-        enable_audio_output=True,
-    )  # fmt: skip
-    model = lively(Qwen2_5OmniForConditionalGeneration(config)).eval()
-    model.save_pretrained(folder, **saving)
-    WhisperFeatureExtractor(feature_size=16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(OMNI_TEMPLATE)
-    return model
+def save_stock(model, processor, folder):
+    """Write model and processor as transformers does."""
+    model.save_pretrained(folder)
+    processor.feature_extractor.save_pretrained(folder)
+    processor.tokenizer.save_pretrained(folder)
+    if processor.chat_template:
+        (folder / "chat_template.jinja").write_text(processor.chat_template)
+    if type(processor) is not Qwen2_5OmniProcessor:
+        processor.save_pretrained(folder)

@@ -194,9 +194,11 @@ class TimeProAudioProcessor(ProcessorMixin):
     def _process_audio(self, audio, sampling_rate=None, **kwargs):
         # Text options such as padding or max_length arrive here too; they must not touch the mel features.
         self._check_audio(audio, sampling_rate)
-        # Whisper's extractor calls its mask otherwise, and its encoder wants all 30 s of mel frames.
-        is_whisper = "input_features_mask" not in self.feature_extractor.model_input_names
-        options = {"padding": "max_length", "truncation": False, "return_attention_mask": True} if is_whisper else {}
+        options = {}
+        # Whisper's extractor calls its mask otherwise, and fills up its whole window, of 30 s or more.
+        if "input_features_mask" not in self.feature_extractor.model_input_names:
+            options = {"padding": "max_length", "truncation": False, "return_attention_mask": True}
+            options["max_length"] = self._padded_samples(max(map(len, audio)))
         features = self.feature_extractor(
             list(audio), sampling_rate=self.sampling_rate, return_tensors="np", **options
         )
@@ -205,6 +207,17 @@ class TimeProAudioProcessor(ProcessorMixin):
         lengths = features["input_features_mask"].sum(-1).tolist()
         features["num_audio_frames"] = [self.num_frames(int(length)) for length in lengths]
         return features, [self.expand_audio(count) for count in features["num_audio_frames"]]
+
+    def _padded_samples(self, num_samples):
+        """Return how far Whisper's extractor must pad the longest clip for the mel frames of its whole window.
+
+        Windows of the transform reach half their length past a frame, and there reflect what the padding ends in. The
+        encoder's convolutions read two mel frames past a clip, and halve their number.
+        """
+        extractor = self.feature_extractor
+        margin = max(2, -(-extractor.n_fft // (2 * extractor.hop_length)))
+        num_mel_frames = -(-num_samples // extractor.hop_length) + margin
+        return min((num_mel_frames + num_mel_frames % 2) * extractor.hop_length, extractor.n_samples)
 
     def replace_audio_token(self, audio_inputs, audio_idx, **kwargs):
         return self.expand_audio(audio_inputs["num_audio_frames"][audio_idx])

@@ -16,12 +16,24 @@ from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncod
 from .yamnet_encoder import TimeProYamnetEncoder
 
 
+def similar_lengths(lengths):
+    """Return the indices of lengths in groups, the longest first, each length at least 3/4 of its group's longest."""
+    groups = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if groups and 4 * lengths[index] >= 3 * lengths[groups[-1][0]]:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
 class MaskedWhisperEncoder:
     """Whisper's encoder with average pooling, without the padding to 30 s that the stock classes compute and mask.
 
     Frames past the end of a clip are masked in every layer, so what is real hangs on them through the convolutions
     alone: the last real position reads mel frames up to the second past the end. Positions count from the start. Hence
     two mel frames more than the longest clip give what 3,000 give, but for the rounding of sums of other lengths.
+    Clips of other lengths are computed apart, so that a short one does not pay for a long one beside it.
     """
 
     def output_lengths(self, mel_lengths):
@@ -30,30 +42,36 @@ class MaskedWhisperEncoder:
 
     def forward(self, input_features, input_features_mask):
         max_length = 2 * self.config.max_source_positions
-        lengths = input_features_mask.sum(-1)
-        longest = int(lengths.max())
-        if longest > max_length:
+        lengths = input_features_mask.sum(-1).tolist()
+        if max(lengths) > max_length:
             raise ValueError(
-                f"input_features has clips of {longest} mel frames but the audio tower takes at most {max_length}; "
-                "split the audio into shorter windows."
+                f"input_features has a clip of {max(lengths)} mel frames but the audio tower takes at most "
+                f"{max_length}; split the audio into shorter windows."
             )
-        num_mel = min(longest + 2 + longest % 2, max_length)
-        input_features = nn.functional.pad(input_features, (0, num_mel - input_features.shape[-1]))
-        states = nn.functional.gelu(self.conv1(input_features))
+        groups = similar_lengths(lengths)
+        outputs = [self._encode(input_features[rows], [lengths[row] for row in rows]) for rows in groups]
+        frames = outputs[0].new_zeros(len(lengths), outputs[0].shape[1], outputs[0].shape[2])
+        for rows, output in zip(groups, outputs):
+            frames[rows, : output.shape[1]] = output
+        return BaseModelOutput(last_hidden_state=frames)
+
+    def _encode(self, input_features, lengths):
+        longest = max(lengths)
+        num_mel = min(longest + 2 + longest % 2, 2 * self.config.max_source_positions)
+        states = nn.functional.pad(input_features, (0, num_mel - input_features.shape[-1]))
+        states = nn.functional.gelu(self.conv1(states))
         states = nn.functional.gelu(self.conv2(states)).transpose(1, 2)
         positions = torch.arange(states.shape[1], device=states.device)
         states = states + self.embed_positions(positions)
         states = nn.functional.dropout(states, p=self.dropout, training=self.training)
+        num_real = torch.tensor([(length - 1) // 2 + 1 for length in lengths], device=states.device)
         mask = create_bidirectional_mask(
-            config=self.config,
-            inputs_embeds=states,
-            attention_mask=(positions < ((lengths - 1) // 2 + 1)[:, None]).long(),
+            config=self.config, inputs_embeds=states, attention_mask=(positions < num_real[:, None]).long()
         )
         for layer in self.layers:
             if not (self.training and self.layerdrop and torch.rand([]) < self.layerdrop):
                 states = layer(states, mask)
-        states = self.avg_pooler(states.transpose(1, 2)).transpose(1, 2)
-        return BaseModelOutput(last_hidden_state=self.layer_norm(states))
+        return self.layer_norm(self.avg_pooler(states.transpose(1, 2)).transpose(1, 2))
 
 
 class TimeProQwen2AudioEncoder(MaskedWhisperEncoder, Qwen2AudioEncoder):
@@ -80,6 +98,25 @@ class TimeProOmniEncoder(Qwen2_5OmniAudioEncoder):
         return BaseModelOutput(last_hidden_state=nn.utils.rnn.pad_sequence(split, batch_first=True))
 
 
+class TimeProOmniTextModel(Qwen2_5OmniThinkerTextModel):
+    """Qwen2.5-Omni's language model; audio alone takes plain positions, the same on all axes of its rotary embedding.
+
+    As in the stock class, padding takes no positions: shifting all of them changes nothing but the rounding.
+    """
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, inputs_embeds=None, **kwargs):
+        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
+            length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+
+
 TOWERS = {
     "audioflamingo3_encoder": TimeProAudioFlamingo3Encoder,
     "qwen2_5_omni_audio_encoder": TimeProOmniEncoder,
@@ -97,9 +134,8 @@ def build_audio_tower(config):
 
 def build_language_model(config):
     """Return the language model of a text configuration, without a head and with random weights."""
-    # Audio alone takes plain positions, the same on all three axes of this model's rotary embedding.
     if config.model_type == "qwen2_5_omni_text":
-        return Qwen2_5OmniThinkerTextModel._from_config(config)
+        return TimeProOmniTextModel._from_config(config)
     return AutoModel.from_config(config)
 
 
