@@ -13,7 +13,7 @@ from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor
 from recipes.backbones import backbone_config, backbone_key, backbone_processor
 from recipes.checkpoint import load_processor
-from recipes.weight_files import INDEX, SINGLE, StoredTensor, listed, shard_names, stored_tensors
+from recipes.weight_files import DTYPES, INDEX, SINGLE, StoredTensor, listed, shard_names, stored_tensors
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What a checkpoint has beside its weights, by any of these names.
@@ -82,6 +82,24 @@ def read_backbone(name) -> BackboneFiles:
     else:
         generation_config = GenerationConfig.from_model_config(config.text_config)
     return BackboneFiles(str(name), folder, config, processor, generation_config, tensors)
+
+
+def load_backbone(name):
+    """Return `(model, processor)` of a backbone in TimePro's classes, still without ticks.
+
+    Raises:
+        FileNotFoundError, ValueError: see [`read_backbone`].
+    """
+    source = read_backbone(name)
+    weights = {}
+    for ours, stored in source.tensors.items():
+        with safe_open(stored.file, "pt") as file:
+            weights[ours] = file.get_tensor(stored.name)
+    weights.setdefault(HEAD, weights[EMBEDDINGS])
+    model = TimeProAudioForCausalLM._from_config(source.config, dtype=DTYPES[source.dtype]).eval()
+    model.load_state_dict(weights, strict=True)
+    model.generation_config = source.generation_config
+    return model, source.processor
 
 
 def backbone_folder(name) -> Path:
@@ -214,4 +232,4 @@ def count_values(tensors: dict[str, StoredTensor]) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors.values())
 
 
-__all__ = ["BackboneFiles", "check_weights", "expected_shapes", "read_backbone"]
+__all__ = ["BackboneFiles", "check_weights", "expected_shapes", "load_backbone", "read_backbone"]

@@ -22,7 +22,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
-from recipes.backbone_files import EMBEDDINGS, HEAD, check_weights, count_values, read_backbone
+from recipes.backbone_files import EMBEDDINGS, HEAD, check_weights, count_values, load_backbone, read_backbone
 from recipes.checkpoint import forget_origin
 from recipes.convert_arguments import add_convert_arguments
 from recipes.convert_card import conversion_card
@@ -265,6 +265,8 @@ def main(argv=None):
     logging.basicConfig(level=logging.INFO)
     convert(**vars(parser.parse_args(argv)))
 
+
+__all__ = ["add_time_tokens", "convert", "load_backbone"]
 
 if __name__ == "__main__":
     main()

@@ -13,6 +13,7 @@ import torch
 from conftest import write_clips
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_backbones import make_stock, save_stock
 from transformers import AutoTokenizer
 
 from recipes import grpo, sft
@@ -24,6 +25,7 @@ TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up
 BACKBONES = [
     "qwen2_audio",
     pytest.param("qwen2_5_omni", marks=pytest.mark.slow),
+    pytest.param("audioflamingo3", marks=pytest.mark.slow),
 ]
 COMMON = {
     "use_peft": "true", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": TARGETS,
@@ -72,8 +74,11 @@ def arguments(**values):
 def life(request, tokenizer_folder, tmp_path_factory):
     """Return the folder of a checkpoint's whole life."""
     folder = tmp_path_factory.mktemp(request.param)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    getattr(stock_backbones, f"write_{request.param}")(folder / "stock", tokenizer)
+    if request.param == "audioflamingo3":
+        save_stock(*make_stock(request.param, tokenizer_folder), folder / "stock")
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+        getattr(stock_backbones, f"write_{request.param}")(folder / "stock", tokenizer)
     convert(folder / "stock", folder / "converted", time_init="place", max_shard_size="100KB")
     write_clips(folder / "data", num_clips=4)
     sft.main(
