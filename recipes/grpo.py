@@ -114,7 +114,7 @@ def load_policy(path, **kwargs):
 
 
 def describe_run(arguments, training, model_arguments):
-    """Print what the run would be, see `recipes/dry_run.py`."""
+    """Print what the run would be, and return it; see `recipes/dry_run.py`."""
     path, adapter = model_arguments.model_name_or_path, None
     if (Path(path) / "adapter_config.json").is_file():
         adapter = PeftConfig.from_pretrained(path)
@@ -131,6 +131,7 @@ def describe_run(arguments, training, model_arguments):
     peft_config = adapter or get_peft_config(model_arguments)
     report = dry_run("grpo", path, config, processor, lengths, training, model_arguments, peft_config, options)
     print(format_report(report))
+    return report
 
 
 def main(argv: list[str] | None = None):

@@ -115,7 +115,7 @@ def load_stems(arguments):
 
 
 def describe_run(arguments, training, model_arguments):
-    """Print what the run would be, see `recipes/dry_run.py`."""
+    """Print what the run would be, and return it; see `recipes/dry_run.py`."""
     path = model_arguments.model_name_or_path
     config, processor = load_outline(path)
     batch_size = training.per_device_train_batch_size
@@ -128,6 +128,7 @@ def describe_run(arguments, training, model_arguments):
     peft_config = get_peft_config(model_arguments)
     report = dry_run("sft", path, config, processor, lengths, training, model_arguments, peft_config, options)
     print(format_report(report))
+    return report
 
 
 def main(argv: list[str] | None = None):

@@ -63,4 +63,4 @@ def main(checkpoint, audio, is_lora, is_checkpointed, num_clips=2):
 
 
 if __name__ == "__main__":
-    main(sys.argv[2], sys.argv[3], *(text == "yes" for text in sys.argv[4:]))
+    main(sys.argv[1], sys.argv[2], *(text == "yes" for text in sys.argv[3:]))
