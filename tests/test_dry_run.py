@@ -212,6 +212,7 @@ def test_accelerate_reads_its_settings(name):
         assert (args.use_deepspeed, args.zero_stage) == (True, int(name[-1]))
 
 
+@pytest.mark.slow
 def test_a_launch_on_the_cpu_dry_runs():
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config("cpu"))]
     result = subprocess.run(
