@@ -27,6 +27,7 @@ from recipes.memory_estimate import (
     state_bytes,
     total_bytes,
 )
+from recipes.split_weights import check_generation
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +215,8 @@ def dry_run(kind, path, config, processor, lengths, training, model_arguments, p
     is_eager = model_arguments.attn_implementation == "eager"
     sizes = model_sizes(config, computing, dtype.itemsize, is_eager)
     trained_width = next((p.element_size() for p in model.parameters() if p.requires_grad), 4)
-    parts = state_bytes(weight_counts(model), parallel, dtype.itemsize, trained_width)
+    counts = weight_counts(model)
+    parts = state_bytes(counts, parallel, dtype.itemsize, trained_width)
     longest = longest_sample(lengths, processor)
     rows, is_checkpointed = training.per_device_train_batch_size, training.gradient_checkpointing
     if kind == "sft":
@@ -223,11 +225,14 @@ def dry_run(kind, path, config, processor, lengths, training, model_arguments, p
             sizes, rows, longest["tokens"], longest["answer_tokens"], longest["seconds"], is_checkpointed, is_trained
         )
     else:
+        check_generation(parallel.name == "FSDP2", peft_config is not None)
         steps = training.steps_per_generation or training.gradient_accumulation_steps
         parts |= grpo_bytes(
             sizes, rows, training.num_generations, longest["tokens"], longest["answer_tokens"], rows * steps,
             longest["seconds"], is_checkpointed, options["is_shared"],
         )  # fmt: skip
+        if parallel.generates_whole:
+            parts["generation"] += counts["frozen"] * dtype.itemsize + counts["trainable"] * trained_width
         if training.beta and peft_config is None:
             parts["weights"] *= 2
     return {

@@ -29,6 +29,8 @@ class Parallel:
     has_buckets: bool = False
     # accelerate makes what FSDP2 trains float32.
     trains_float32: bool = False
+    # TRL gathers all weights to generate under ZeRO-3.
+    generates_whole: bool = False
 
 
 FSDP2 = Parallel("FSDP2", 1, True, True, True, trains_float32=True)
@@ -36,7 +38,7 @@ ZERO = {
     0: Parallel("DeepSpeed ZeRO-0", has_master_weights=True),
     1: Parallel("DeepSpeed ZeRO-1", splits_optimizer=True, has_master_weights=True),
     2: Parallel("DeepSpeed ZeRO-2", splits_gradients=True, splits_optimizer=True, has_master_weights=True),
-    3: Parallel("DeepSpeed ZeRO-3", 1, True, True, True, has_master_weights=True),
+    3: Parallel("DeepSpeed ZeRO-3", 1, True, True, True, has_master_weights=True, generates_whole=True),
 }
 
 
