@@ -130,7 +130,8 @@ def describe_run(arguments, training, model_arguments):
     }
     peft_config = adapter or get_peft_config(model_arguments)
     report = dry_run("grpo", path, config, processor, lengths, training, model_arguments, peft_config, options)
-    print(format_report(report))
+    if training.process_index == 0:
+        print(format_report(report))
     return report
 
 
