@@ -12,28 +12,47 @@ from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
 logger = logging.getLogger(__name__)
 
 
-def save_checkpoint(model, processor, out) -> None:
-    """Write a self-contained checkpoint directory that loads with `trust_remote_code=True` anywhere."""
+def save_checkpoint(model, processor, out, state_dict=None) -> None:
+    """Write a self-contained checkpoint directory that loads with `trust_remote_code=True` anywhere.
+
+    Args:
+        state_dict: the weights, where the model itself does not hold them whole.
+    """
     # Backbones loaded by transformers may remember legacy key names and write those back; ours never does.
-    model.save_pretrained(out, save_original_format=False)
-    # How the tokenizer was found on this machine is nobody else's business.
+    model.save_pretrained(out, save_original_format=False, state_dict=state_dict)
+    forget_origin(processor)
+    processor.save_pretrained(out)
+
+
+def forget_origin(processor) -> None:
+    """Drop how a tokenizer was found on this machine, which is nobody else's business."""
     for name in ("is_local", "local_files_only"):
         processor.tokenizer.init_kwargs.pop(name, None)
-    processor.save_pretrained(out)
 
 
 def save_trained(trainer, processor) -> None:
     """Write what a trainer has made to its `output_dir`: `final/`, adapters merged into it, and `adapter/`, if any."""
     trainer.accelerator.wait_for_everyone()
+    # Of a model that is split over processes (FSDP2, ZeRO-3) each holds a part, so all must help to gather it.
+    state_dict = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if not trainer.is_world_process_zero():
         return
     out = Path(trainer.args.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
+    is_adapted = hasattr(model, "merge_and_unload")
+    if is_adapted:
         # Beside it may stand a frozen reference.
-        model.save_pretrained(out / "adapter", selected_adapters=["default"])
-        model = model.merge_and_unload()
-    save_checkpoint(model, processor, out / "final")
+        model.save_pretrained(out / "adapter", selected_adapters=["default"], state_dict=state_dict)
+    if is_adapted and state_dict is not None:
+        from recipes.merge import merge
+
+        merge(out / "adapter", out / "final", overwrite=True)
+    elif is_adapted:
+        save_checkpoint(model.merge_and_unload(), processor, out / "final")
+    else:
+        save_checkpoint(model, processor, out / "final", state_dict=state_dict)
     trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))
 
 

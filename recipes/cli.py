@@ -43,6 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert_arguments(convert)
     convert.set_defaults(run=make_checkpoint)
 
+    merge = commands.add_parser("merge", help="add an adapter to the checkpoint that it was trained on")
+    merge.add_argument("adapter", metavar="ADAPTER", help="folder of a LoRA adapter")
+    merge.add_argument("out", metavar="OUT", help="directory to write")
+    merge.add_argument("--base", metavar="DIR", help="checkpoint (default: the one that the adapter names)")
+    merge.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weights file (default 5GB)")
+    merge.add_argument("--overwrite", action="store_true", help="replace the checkpoint that OUT holds")
+    merge.set_defaults(run=merge_adapter)
+
     synthesize = commands.add_parser("synthesize", help="mix soundscapes with exact annotations from real recordings")
     synthesize.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     synthesize.add_argument("--num-clips", required=True, type=positive_int, metavar="N")
@@ -102,6 +110,15 @@ def make_checkpoint(args) -> int:
         from recipes.convert import convert
 
         convert(**{name: getattr(args, name) for name in inspect.signature(convert).parameters})
+    return 0
+
+
+def merge_adapter(args) -> int:
+    """Run `merge`."""
+    logging.getLogger().setLevel(logging.INFO)
+    from recipes.merge import merge
+
+    merge(**{name: getattr(args, name) for name in inspect.signature(merge).parameters})
     return 0
 
 

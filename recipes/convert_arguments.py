@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 
 def add_convert_arguments(parser: ArgumentParser):
     """Add one argument for each of [`~recipes.convert.convert`]'s, under its name."""
-    parser.add_argument("--backbone", required=True, metavar="DIR", help="directory or Hub id")
+    parser.add_argument("--backbone", required=True, metavar="DIR_OR_HUB_ID", help="directory or Hub id")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument(
         "--time-step", type=float, default=0.04, metavar="S", help="seconds between ticks (default 0.04)"
@@ -24,7 +24,8 @@ def add_convert_arguments(parser: ArgumentParser):
         "--answer-format", choices=("digits", "ticks"), default="digits", help="how times are said (default digits)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of random ticks (default 0)")
-    parser.add_argument("--overwrite", action="store_true", help="write into a directory that has files")
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weights file (default 5GB)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the checkpoint that --out holds")
 
 
 __all__ = ["add_convert_arguments"]

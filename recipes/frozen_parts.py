@@ -6,11 +6,23 @@ import torch
 def freeze_time_embeddings(model):
     """Keep the tick rows of the input embeddings from changing in full fine-tuning; return the hook's handle.
 
-    Their gradients are zeroed. Weight decay must spare the embeddings too, see [`SpareTicks`].
+    What is looked up of them takes no part in the gradient. That holds for weights that are split over processes too
+    (FSDP2, ZeRO-3), of which a hook on the weights would see nothing. Weight decay must spare the embeddings as well,
+    see [`SpareTicks`].
     """
-    ids = torch.tensor(list(model.config.time_token_ids), dtype=torch.long)
-    weight = model.get_input_embeddings().weight
-    return weight.register_hook(lambda gradient: gradient.index_fill(0, ids.to(gradient.device), 0.0))
+    embeddings, ids = model.get_input_embeddings(), model.config.time_token_ids
+
+    def detach_ticks(module, arguments, output):
+        tokens = arguments[0]
+        is_tick = (tokens >= ids.start) & (tokens < ids.stop)
+        return torch.where(is_tick.unsqueeze(-1), output.detach(), output)
+
+    handle = embeddings.register_forward_hook(detach_ticks)
+    if model.get_output_embeddings().weight is embeddings.weight:
+        # As the head's rows they have gradients all the same.
+        rows = torch.tensor(list(ids), dtype=torch.long)
+        embeddings.weight.register_hook(lambda gradient: gradient.index_fill(0, rows.to(gradient.device), 0.0))
+    return handle
 
 
 def freeze_audio(model):

@@ -25,8 +25,9 @@ from recipes.checkpoint import load_checkpoint, save_trained  # noqa: E402
 from recipes.data.event_loaders import load_events  # noqa: E402
 from recipes.data.event_rows import audio_locator  # noqa: E402
 from recipes.data.task_rows import make_task_rows  # noqa: E402
+from recipes.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, grpo_lengths, load_outline  # noqa: E402
 from recipes.frozen_parts import freeze_audio, freeze_time_embeddings  # noqa: E402
-from recipes.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward  # noqa: E402
+from recipes.grpo_trainer import BLOCK_MASK_ATTENTION, TimeProGRPOTrainer, adaptive_temporal_reward  # noqa: E402
 from recipes.rewards import REWARDS  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class GRPOArguments:
         auxiliary_weight: its weight in the sum.
         iou_weight, format_weight, count_weight, rejection_weight: weights of further rewards beside the adaptive one.
         shared_prefix: compute each prompt once for all its answers; by default where the attention can.
+        dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
+        accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
     """
 
     data: str = field(default="data", metadata={"help": "annotation file"})
@@ -65,16 +68,23 @@ class GRPOArguments:
     count_weight: float = 0.0
     rejection_weight: float = 0.0
     shared_prefix: bool | None = None
+    dry_run: bool = False
+    accelerate_config: str | None = None
 
 
-def load_prompts(arguments, processor, seed):
+def load_prompts(arguments, processor, seed, limit=None):
     """Return the `Dataset` of prompts: chats about a recording, and the columns that rewards read.
+
+    Args:
+        limit: only the first so many rows.
 
     Raises:
         ValueError: recordings that are missing, cannot be decoded or are too long or short; all are listed.
     """
     locate = audio_locator(arguments.audio_dir or Path(arguments.data).parent)
     dataset = load_events(arguments.data, arguments.data_format)
+    if limit is not None:
+        dataset = dataset.select(range(min(limit, len(dataset))))
     dataset = dataset.map(lambda row: {"audio": locate(row["audio"])}, keep_in_memory=True, desc="recordings")
     failures = []
     for path in tqdm(sorted(set(dataset["audio"])), desc="decoding"):
@@ -103,11 +113,36 @@ def load_policy(path, **kwargs):
     return PeftModel.from_pretrained(model, path, is_trainable=True), processor
 
 
+def describe_run(arguments, training, model_arguments):
+    """Print what the run would be, and return it; see `recipes/dry_run.py`."""
+    path, adapter = model_arguments.model_name_or_path, None
+    if (Path(path) / "adapter_config.json").is_file():
+        adapter = PeftConfig.from_pretrained(path)
+        adapter.inference_mode, path = False, adapter.base_model_name_or_path
+    config, processor = load_outline(path)
+    dataset = load_prompts(arguments, processor, training.seed, NUM_ROWS)
+    lengths = grpo_lengths(processor, dataset, training.max_completion_length)
+    can_share = model_arguments.attn_implementation in (None, *BLOCK_MASK_ATTENTION)
+    options = {
+        "accelerate_config": arguments.accelerate_config,
+        "freezes_audio": True,
+        "is_shared": can_share if arguments.shared_prefix is None else arguments.shared_prefix,
+    }
+    peft_config = adapter or get_peft_config(model_arguments)
+    report = dry_run("grpo", path, config, processor, lengths, training, model_arguments, peft_config, options)
+    if training.process_index == 0:
+        print(format_report(report))
+    return report
+
+
 def main(argv: list[str] | None = None):
     """Run the command line."""
     parser = TrlParser((GRPOArguments, GRPOConfig, ModelConfig))
+    argv = dry_run_arguments(sys.argv[1:] if argv is None else argv)
     arguments, training, model_arguments = parser.parse_args_and_config(argv)
     logging.basicConfig(level=logging.INFO)
+    if arguments.dry_run:
+        return describe_run(arguments, training, model_arguments)
     model, processor = load_policy(
         model_arguments.model_name_or_path,
         dtype=model_arguments.dtype or "float32",

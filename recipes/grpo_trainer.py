@@ -17,6 +17,7 @@ from recipes.frozen_parts import SpareTicks
 from recipes.grpo_resume import EpochSampler, ResumeGeneration
 from recipes.rewards import adaptive_reward, check_tie_break
 from recipes.shared_prefix import pack_answers
+from recipes.split_weights import check_generation, gather_for
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class TimeProGRPOTrainer(SpareTicks, GRPOTrainer):
     def __init__(self, *args, tie_break="product", auxiliary_weight=1.0, shared_prefix=None, **kwargs):
         check_tie_break(tie_break)
         super().__init__(*args, **kwargs)
+        check_generation(self.is_fsdp_enabled, hasattr(self.model, "get_base_model"))
         if self.args.per_device_train_batch_size % self.num_generations:
             raise ValueError(
                 f"per_device_train_batch_size is {self.args.per_device_train_batch_size} but num_generations is "
@@ -126,13 +128,14 @@ class TimeProGRPOTrainer(SpareTicks, GRPOTrainer):
         features = {name: inputs[name].to(self.accelerator.device) for name in names if name in inputs}
         if not features or self._is_audio_trained:
             return features
-        model = self._base_model.model
+        model, tower = self.accelerator.unwrap_model(self.model), self._base_model.model.audio_tower
+        gather_for(model, "get_audio_features")
         # What is not learnt has no use for dropout.
-        training = model.audio_tower.training
-        model.audio_tower.eval()
+        training = tower.training
+        tower.eval()
         with torch.no_grad(), self.accelerator.autocast():
             embeddings = model.get_audio_features(**features).pooler_output
-        model.audio_tower.train(training)
+        tower.train(training)
         return {"audio_embeds": embeddings}
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):

@@ -23,6 +23,7 @@ from recipes.checkpoint import load_checkpoint, save_trained  # noqa: E402
 from recipes.collator import TimeProCollator  # noqa: E402
 from recipes.data.clip_pieces import curriculum, group_by_length  # noqa: E402
 from recipes.data.tasks import make_turns  # noqa: E402
+from recipes.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths  # noqa: E402
 from recipes.frozen_parts import freeze_audio, freeze_time_embeddings  # noqa: E402
 from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer  # noqa: E402
 from recipes.time_reading import READING_LOSSES  # noqa: E402
@@ -52,6 +53,8 @@ class SFTArguments:
         clock_weight, pointer_weight, name_weight: weights of the losses that teach a small language model to read
             times and to mind the label asked for, see `recipes/time_reading.py`; 0 for none.
         max_minutes: stop and save after so many minutes; 0 for no limit.
+        dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
+        accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
     """
 
     data: str = field(default="data", metadata={"help": "directory with <split>.jsonl"})
@@ -71,10 +74,15 @@ class SFTArguments:
     pointer_weight: float = 0.0
     name_weight: float = 0.0
     max_minutes: float = 0.0
+    dry_run: bool = False
+    accelerate_config: str | None = None
 
 
-def load_samples(arguments, grid, answer_format, batch_size, seed):
+def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
     """Return the `Dataset` of training samples `{"pieces", "duration", "turns"}`, in the order of training.
+
+    Args:
+        limit: only the first so many rows.
 
     Raises:
         FileNotFoundError: the rows, or any of the audio files they name; all missing files are listed.
@@ -83,7 +91,7 @@ def load_samples(arguments, grid, answer_format, batch_size, seed):
     path = folder / f"{arguments.split}.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"data is {arguments.data!r} but {path} does not exist; run `timepro synthesize`.")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:limit]
     missing = [] if arguments.stems else [row["audio"] for row in rows if not (folder / row["audio"]).is_file()]
     if missing:
         raise FileNotFoundError(f"{len(missing)} audio files of {path} are missing: {missing}")
@@ -91,9 +99,7 @@ def load_samples(arguments, grid, answer_format, batch_size, seed):
     shares = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
     samples = []
     for clip in curriculum(rows, arguments.num_variants, rng, grid, *shares):
-        turns = make_turns(
-            clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings, arguments.captions
-        )
+        turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings, arguments.captions)
         pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
         size = arguments.questions_per_sequence or len(turns)
         for start in range(0, len(turns), size):
@@ -101,10 +107,39 @@ def load_samples(arguments, grid, answer_format, batch_size, seed):
     return Dataset.from_list(group_by_length(samples, batch_size, rng))
 
 
-def main():
+def load_stems(arguments):
+    """Return stored stem features if these are trained on."""
+    if not arguments.stems:
+        return None
+    return np.load(Path(arguments.data) / f"{arguments.split}_stem.npy", mmap_mode="r", allow_pickle=False)
+
+
+def describe_run(arguments, training, model_arguments):
+    """Print what the run would be, and return it; see `recipes/dry_run.py`."""
+    path = model_arguments.model_name_or_path
+    config, processor = load_outline(path)
+    batch_size = training.per_device_train_batch_size
+    dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed, NUM_ROWS)
+    lengths = sft_lengths(TimeProCollator(processor, load_stems(arguments), training.max_length), dataset)
+    options = {
+        "accelerate_config": arguments.accelerate_config,
+        "freezes_audio": arguments.audio_learning_rate == 0,
+    }
+    peft_config = get_peft_config(model_arguments)
+    report = dry_run("sft", path, config, processor, lengths, training, model_arguments, peft_config, options)
+    if training.process_index == 0:
+        print(format_report(report))
+    return report
+
+
+def main(argv: list[str] | None = None):
+    """Run the command line."""
     parser = TrlParser((SFTArguments, SFTConfig, ModelConfig))
-    arguments, training, model_arguments = parser.parse_args_and_config()
+    argv = dry_run_arguments(sys.argv[1:] if argv is None else argv)
+    arguments, training, model_arguments = parser.parse_args_and_config(argv)
     logging.basicConfig(level=logging.INFO)
+    if arguments.dry_run:
+        return describe_run(arguments, training, model_arguments)
     model, processor = load_checkpoint(
         model_arguments.model_name_or_path,
         dtype=model_arguments.dtype or "float32",
@@ -112,9 +147,6 @@ def main():
     )
     batch_size = training.per_device_train_batch_size * training.world_size
     dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed)
-    stems = None
-    if arguments.stems:
-        stems = np.load(Path(arguments.data) / f"{arguments.split}_stem.npy", mmap_mode="r", allow_pickle=False)
     # The samples are drawn and ordered already, short clips first.
     training.train_sampling_strategy = "sequential"
     # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
@@ -132,7 +164,7 @@ def main():
         model=model,
         args=training,
         train_dataset=dataset,
-        data_collator=TimeProCollator(processor, stems, max_length, has_names),
+        data_collator=TimeProCollator(processor, load_stems(arguments), max_length, has_names),
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,

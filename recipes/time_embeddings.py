@@ -41,9 +41,9 @@ def time_embeddings(
     """
     if init == "random":
         generator = torch.Generator().manual_seed(seed)
-        spread = weight.float().std(dim=0).cpu()
+        mean, spread = column_moments(weight)
         noise = torch.randn((len(number_ids), weight.shape[1]), generator=generator) * spread
-        return (noise + weight.float().mean(dim=0).cpu()).to(weight)
+        return (noise + mean).to(weight)
     if init not in ("mean", "place"):
         raise ValueError(f"init is {init!r}; choose one of 'mean', 'place', 'random'.")
     rows = []
@@ -54,6 +54,18 @@ def time_embeddings(
             weights = place_weights(len(ids))
         rows.append((weights[:, None].to(parts.device) * parts).sum(0))
     return torch.stack(rows).to(weight.dtype)
+
+
+def column_moments(weight: torch.Tensor, rows: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each column, on the CPU, some rows at a time to spare memory.
+
+    Args:
+        weight: `(vocab_size, hidden_size)`.
+    """
+    total = sum(part.double().sum(0) for part in weight.split(rows))
+    mean = total / len(weight)
+    squares = sum((part.double() - mean).square().sum(0) for part in weight.split(rows))
+    return mean.float().cpu(), (squares / (len(weight) - 1)).sqrt().float().cpu()
 
 
 def tick_head(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
@@ -67,5 +79,6 @@ def tick_head(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         head: `(vocab_size, hidden_size)` output weights of the other tokens.
     """
     centred = embeddings.float() - embeddings.float().mean(0)
-    length = 2 * head.float().norm(dim=1).mean()
+    # Some rows at a time, to spare memory.
+    length = 2 * torch.cat([part.float().norm(dim=1) for part in head.split(4096)]).mean()
     return (torch.nn.functional.normalize(centred, dim=1) * length).to(head)

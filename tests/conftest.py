@@ -181,7 +181,8 @@ def write_clips(folder, num_clips=12, seconds=2.0):
 def launch(recipe, config, *overrides, wait=True):
     """Start a recipe as its users do; return its output, or with `wait=False` the process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    settings = ROOT / "recipes" / "configs" / "accelerate" / "cpu.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(settings)]
     process = subprocess.Popen(
         [*command, f"recipes/{recipe}.py", "--config", str(config), *overrides], cwd=ROOT, env=environment,
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -247,7 +247,7 @@ def test_the_papers_settings_train_a_qwen2_audio(tmp_path):
         "entropy_coef": 0.1,
     }  # fmt: skip
     overrides = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    main(["--config", str(CONFIGS / "paper.yaml"), *overrides])
+    main(["--config", str(CONFIGS / "qwen2_audio_7b.yaml"), *overrides])
     assert len(history(tmp_path / "run")) == 2
     settings = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (8, 32)

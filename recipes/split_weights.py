@@ -1,0 +1,28 @@
+"""Weights that are split over processes by FSDP2: who gathers them when."""
+
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+
+def gather_for(model, method: str) -> None:
+    """Make a method of a model gather its weights first, as its forward pass does, if FSDP2 has split them.
+
+    Args:
+        model: the outermost module; others do not gather what they share with it.
+    """
+    if isinstance(model, FSDPModule) and method not in vars(model):
+        register_fsdp_forward_method(model, method)
+
+
+def check_generation(is_fsdp: bool, is_adapter: bool) -> None:
+    """Raise `ValueError` where answers cannot be generated between steps.
+
+    An adapter wraps the model, and its `generate` goes past the wrapper, which alone could gather the weights.
+    """
+    if is_fsdp and is_adapter:
+        raise ValueError(
+            "distributed_type is FSDP, under which a model with an adapter cannot generate answers; choose "
+            "recipes/configs/accelerate/ddp.yaml or deepspeed_zero2.yaml: an adapter leaves little to split."
+        )
+
+
+__all__ = ["check_generation", "gather_for"]
