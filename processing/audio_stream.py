@@ -90,7 +90,8 @@ def _cut_blocks(samples):
 
 
 def _resample(blocks, name, rate, sampling_rate):
-    stream = import_soxr(name, rate, sampling_rate).ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+    soxr = import_soxr(name, rate, sampling_rate)
+    stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
     for block in blocks:
         resampled = stream.resample_chunk(block)
         if len(resampled):
