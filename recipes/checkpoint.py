@@ -16,9 +16,6 @@ def save_checkpoint(model, processor, out) -> None:
     """Write a self-contained checkpoint directory that loads with `trust_remote_code=True` anywhere."""
     # Backbones loaded by transformers may remember legacy key names and write those back; ours never does.
     model.save_pretrained(out, save_original_format=False)
-    # How the tokenizer was found on this machine is nobody else's business.
-    for name in ("is_local", "local_files_only"):
-        processor.tokenizer.init_kwargs.pop(name, None)
     processor.save_pretrained(out)
 
 

@@ -1,4 +1,4 @@
-"""Load a checkpoint as strangers do, and ask it about a second of noise: `python -I load_alone.py DIR [MODULE ...]`.
+"""Load a checkpoint as strangers do, and ask it something: `python -I load_alone.py DIR [RECORDING QUERY]`.
 
 The process has what `pip install transformers torch soundfile` brings and nothing else: other packages, this one too,
 are hidden, and the network is cut off. The script stands alone, and is run by its path. It prints one JSON object:
@@ -72,15 +72,15 @@ def watch(allow_loopback: bool) -> dict[str, set[str]]:
     return seen
 
 
-def main(folder: str, *others: str) -> dict:
+def main(folder: str, recording: str | None = None, query: str = "dog bark") -> dict:
     """Return what the script prints.
 
     Args:
         folder: of the checkpoint; or its id on a Hub of this machine, `OWNER/NAME@REVISION`.
-        others: modules not to be hidden.
+        recording: path of what is asked about; a second of noise if it is not given.
     """
     name, _, revision = folder.partition("@") if not os.path.isdir(folder) else (folder, "", "")
-    hide(other_modules() - set(others))
+    hide(other_modules())
     seen = watch(allow_loopback=bool(revision))
     import torch
     from transformers import pipeline
@@ -88,8 +88,9 @@ def main(folder: str, *others: str) -> dict:
 
     options = {"revision": revision} if revision else {}
     pipe = pipeline(TASK, model=name, trust_remote_code=True, **options)
-    noise = 0.1 * torch.randn(pipe.processor.sampling_rate, generator=torch.Generator().manual_seed(0))
-    result = pipe(noise.numpy(), task="grounding", query="dog bark", max_new_tokens=16)
+    if recording is None:
+        recording = 0.1 * torch.randn(pipe.processor.sampling_rate, generator=torch.Generator().manual_seed(0)).numpy()
+    result = pipe(recording, task="grounding", query=query, max_new_tokens=32)
     code = {sys.modules[type(item).__module__] for item in (pipe, pipe.model, pipe.processor)}
     names = {os.path.dirname(module.__file__) for module in code}
     files = [os.path.join(name, file) for name in names for file in os.listdir(name) if file.endswith(".py")]
