@@ -8,6 +8,7 @@ PLACEHOLDER = "OWNER/timepro-small"
 SCORES_URL = f"https://huggingface.co/{PLACEHOLDER}/blob/main/scores.json"
 FIGURES = ("<!-- figures: written by recipes/release_small.py -->", "<!-- end of figures -->")
 SOUNDS = ("<!-- recordings: written by recipes/release_small.py -->", "<!-- end of recordings -->")
+FAILURES = ("<!-- failures: written by recipes/release_small.py -->", "<!-- end of failures -->")
 TASK_TYPE, TASK_NAME = "audio-text-to-text", "Sound event detection and temporal audio grounding"
 DATASET_TYPE = "timepro-soundscapes"
 
@@ -96,6 +97,24 @@ def eval_results(scores: dict[str, dict], model_name: str) -> list:
                 )  # fmt: skip
             )
     return results
+
+
+def failures_list(scores: dict[str, dict], model_name: str) -> str:
+    """Return what a model's reports say of how it fails, as a Markdown list with an item for each."""
+    lines = []
+    for name, report in scores.items():
+        model, _, test = name.rpartition(", ")
+        if model == model_name:
+            micro, labels = report["detection"]["micro"], report["detection"]["class_wise"]
+            order = sorted(labels, key=lambda label: labels[label]["f1"])
+            weakest = [f"{label} (Eb-F1 {labels[label]['f1']:.2f})" for label in order[:4]]
+            missed = report["rejection"]["false_rejection_rate"]
+            lines.append(
+                f"- On the *{test}* test it finds {micro['recall']:.0%} of the events, and {micro['precision']:.0%} of "
+                f"what it says is right; {missed:.0%} of the queries that are present are answered `none`. Weakest "
+                f"labels: {', '.join(weakest)}.\n"
+            )
+    return "".join(lines)
 
 
 def recordings_table(files) -> str:

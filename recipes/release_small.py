@@ -15,7 +15,7 @@ from pathlib import Path
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.catalogue import load_catalogue
-from recipes.model_card import FIGURES, SOUNDS, figures_table, fill, fill_card, recordings_table
+from recipes.model_card import FAILURES, FIGURES, SOUNDS, failures_list, figures_table, fill, fill_card, recordings_table
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ CARDS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
 
 def save_half(model, processor, out) -> None:
     """Save a checkpoint whose weights are stored in float16 and computed with in float32."""
+    # The folder of the language model, on the machine that trained it.
+    model.config.text_config._name_or_path = ""
     save_checkpoint(model.half(), processor, out)
     path = Path(out) / "config.json"
     # Loading goes by the settings, not by how the weights are stored; half precision is slow on a CPU.
@@ -76,7 +78,8 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     for card in cards:
         text = fill(card.read_text(encoding="utf-8"), FIGURES, figures_table(scores))
         if card == cards[-1]:
-            text = fill_card(fill(text, SOUNDS, recordings_table(load_catalogue())), scores, NAME)
+            text = fill(text, SOUNDS, recordings_table(load_catalogue()))
+            text = fill_card(fill(text, FAILURES, failures_list(scores, NAME)), scores, NAME)
         card.write_text(text, encoding="utf-8")
     (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
     logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)
