@@ -1,4 +1,4 @@
-"""The `timepro` command: ask recordings for their events, describe a checkpoint, make data, score.
+"""The `timepro` command: ask recordings for their events, describe a checkpoint, make data, score, publish.
 
 Nothing heavy is imported before a command needs it, so `timepro --help` answers at once.
 """
@@ -81,6 +81,21 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
     score.add_argument("--overwrite", action="store_true", help="answer anew instead of resuming")
     score.set_defaults(run=score_model)
+
+    publish = commands.add_parser(
+        "publish", help="check a checkpoint and upload it to the Hugging Face Hub",
+        description="Check a checkpoint and upload it to the Hugging Face Hub, all files in one commit: its card and "
+        "figures, its code, that no file is a pickle, and that it loads in a fresh process with transformers, torch "
+        "and soundfile alone. If a check fails, all failures are listed and nothing is uploaded.",
+        epilog="It needs a token that may write: run `hf auth login` once, or set HF_TOKEN. docs/publishing.md says more.",
+    )  # fmt: skip
+    publish.add_argument("folder", metavar="DIR", help="checkpoint, with its card README.md")
+    publish.add_argument("repo_id", metavar="REPO_ID", help="where to, OWNER/NAME; made if it does not exist")
+    publish.add_argument("--private", action="store_true", help="visible to its owner alone")
+    publish.add_argument(
+        "--dry-run", action="store_true", help="only check, and list what would be uploaded; needs no network"
+    )
+    publish.set_defaults(run=publish_checkpoint)
     return parser
 
 
@@ -145,6 +160,14 @@ def score_model(args) -> int:
             file=sys.stderr,
         )
     return 1 if failures else 0
+
+
+def publish_checkpoint(args) -> int:
+    """Run `publish`."""
+    from recipes.publish import publish
+
+    publish(args.folder, args.repo_id, private=args.private, dry_run=args.dry_run)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -144,14 +144,19 @@ def fill(text: str, marks: tuple[str, str], content: str) -> str:
     return pattern.sub(lambda _: f"{start}\n{content}{end}", text)
 
 
-def fill_card(text: str, scores: dict[str, dict], model_name: str) -> str:
-    """Return a model card with its `model-index` written anew.
+def fill_card(text: str, scores: dict[str, dict], model_name: str, files) -> str:
+    """Return a model card with its tables, its failures and its `model-index` written anew.
+
+    Args:
+        files: the recordings of [`recordings_table`].
 
     Raises:
-        ValueError: the metadata cannot be read.
+        ValueError: the metadata cannot be read, or the card lacks marks.
     """
     from huggingface_hub import ModelCard
 
+    text = fill(text, FIGURES, figures_table(scores))
+    text = fill(fill(text, FAILURES, failures_list(scores, model_name)), SOUNDS, recordings_table(files))
     card = ModelCard(text)
     card.data.model_name, card.data.eval_results = model_name, eval_results(scores, model_name)
     return str(card)

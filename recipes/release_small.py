@@ -15,7 +15,7 @@ from pathlib import Path
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.catalogue import load_catalogue
-from recipes.model_card import FAILURES, FIGURES, SOUNDS, failures_list, figures_table, fill, fill_card, recordings_table
+from recipes.model_card import FIGURES, figures_table, fill, fill_card
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +76,9 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     for card in cards:
-        text = fill(card.read_text(encoding="utf-8"), FIGURES, figures_table(scores))
-        if card == cards[-1]:
-            text = fill(text, SOUNDS, recordings_table(load_catalogue()))
-            text = fill_card(fill(text, FAILURES, failures_list(scores, NAME)), scores, NAME)
+        text = card.read_text(encoding="utf-8")
+        is_own = card == cards[-1]
+        text = fill_card(text, scores, NAME, load_catalogue()) if is_own else fill(text, FIGURES, figures_table(scores))
         card.write_text(text, encoding="utf-8")
     (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
     logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)
