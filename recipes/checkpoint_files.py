@@ -92,8 +92,7 @@ def check_files(folder) -> tuple[list[str], list[str]]:
     other = [name for name in present if name not in sources or not _same(folder / name, sources[name])]
     notes = [f"{len(present)} code files, equal to those of this package."]
     if other:
-        notes = [f"code that differs from this package's: {', '.join(other)}. It is published as it stands; a checkpoint "
-                 "that is loaded and saved anew by this package has its code."]  # fmt: skip
+        notes = [f"code that differs from this package's, published as it stands: {', '.join(other)}."]
     return problems, notes
 
 

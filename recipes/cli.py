@@ -9,7 +9,6 @@ import inspect
 import logging
 import sys
 from functools import partial
-from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.argument_types import not_negative_int, positive_int
@@ -35,8 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
         add_answer_arguments(command, task)
         command.set_defaults(run=partial(answer, plot=_plot))
 
-    info = commands.add_parser("info", help="describe a checkpoint; the first line is its folder")
+    info = commands.add_parser(
+        "info", help="describe a checkpoint; the first line is its folder",
+        description="Describe a checkpoint, without loading it, and list the versions of what is installed: paste this "
+        "into reports of bugs. The first line is the folder.",
+    )  # fmt: skip
     info.add_argument("model", nargs="?", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="default: embedded one")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=describe)
 
     convert = commands.add_parser("convert", help="turn an audio-language backbone into a checkpoint with ticks")
@@ -87,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Check a checkpoint and upload it to the Hugging Face Hub, all files in one commit: its card and "
         "figures, its code, that no file is a pickle, and that it loads in a fresh process with transformers, torch "
         "and soundfile alone. If a check fails, all failures are listed and nothing is uploaded.",
-        epilog="It needs a token that may write: run `hf auth login` once, or set HF_TOKEN. docs/publishing.md says more.",
+        epilog="It needs a token that may write: run `hf auth login` once, or set HF_TOKEN. More: docs/publishing.md.",
     )  # fmt: skip
     publish.add_argument("folder", metavar="DIR", help="checkpoint, with its card README.md")
     publish.add_argument("repo_id", metavar="REPO_ID", help="where to, OWNER/NAME; made if it does not exist")
@@ -101,12 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def describe(args) -> int:
     """Run `info`."""
-    from recipes.checkpoint_folder import describe_checkpoint
+    import json
 
-    rows = describe_checkpoint(args.model)
-    print(Path(args.model).resolve())
-    for name, value in rows.items():
-        print(f"{name:<12}  {value}")
+    from recipes.checkpoint_info import describe_checkpoint, description_lines
+
+    description = describe_checkpoint(args.model)
+    print(json.dumps(description) if args.json else "\n".join(description_lines(description)))
     return 0
 
 

@@ -77,6 +77,8 @@ def check_loading(folder) -> tuple[list[str], list[str]]:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1"}
+        # Code of others has no business with it.
+        environment.pop("HF_TOKEN", None)
         command = [sys.executable, "-I", str(script), str(Path(folder).resolve())]
         result = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
     if result.returncode:
