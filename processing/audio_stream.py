@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio_io import _check_rate, _identify, _mix_down, _name, _scale, read_blocks
+from .audio_io import _check_rate, _identify, _mix_down, _name, _scale, import_soxr, read_blocks
 from .windowing import Window, WindowPlan
 
 # Samples of each channel that are decoded at a time.
@@ -74,7 +74,7 @@ def _convert(blocks, name, rate, sampling_rate):
     """Yield blocks as one channel at another rate."""
     blocks = (_mix_down(block, name) for block in blocks)
     is_empty = True
-    for block in blocks if rate == sampling_rate else _resample(blocks, rate, sampling_rate):
+    for block in blocks if rate == sampling_rate else _resample(blocks, name, rate, sampling_rate):
         is_empty = False
         yield block
     if is_empty:
@@ -89,9 +89,8 @@ def _cut_blocks(samples):
     yield _scale(samples[(num_blocks - 1) * BLOCK_LENGTH :] if num_blocks > 1 else samples)
 
 
-def _resample(blocks, rate, sampling_rate):
-    import soxr
-
+def _resample(blocks, name, rate, sampling_rate):
+    soxr = import_soxr(name, rate, sampling_rate)
     stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
     for block in blocks:
         resampled = stream.resample_chunk(block)

@@ -259,6 +259,9 @@ class TimeProAudioProcessor(ProcessorMixin):
         """Save the processor; the pipeline's code travels with it, since transformers saves it with neither."""
         from .pipeline_timepro import TemporalAudioGroundingPipeline  # noqa: F401
 
+        # How the tokenizer was found on this machine is nobody else's business.
+        for name in ("is_local", "local_files_only"):
+            self.tokenizer.init_kwargs.pop(name, None)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def to_dict(self):

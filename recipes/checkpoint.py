@@ -20,14 +20,7 @@ def save_checkpoint(model, processor, out, state_dict=None) -> None:
     """
     # Backbones loaded by transformers may remember legacy key names and write those back; ours never does.
     model.save_pretrained(out, save_original_format=False, state_dict=state_dict)
-    forget_origin(processor)
     processor.save_pretrained(out)
-
-
-def forget_origin(processor) -> None:
-    """Drop how a tokenizer was found on this machine, which is nobody else's business."""
-    for name in ("is_local", "local_files_only"):
-        processor.tokenizer.init_kwargs.pop(name, None)
 
 
 def save_trained(trainer, processor) -> None:

@@ -3,8 +3,6 @@
 import json
 import math
 import os
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
@@ -70,42 +68,3 @@ def count_parameters(folder: str | os.PathLike) -> int:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
     return total
-
-
-def describe_checkpoint(folder: str | os.PathLike) -> dict[str, str]:
-    """Return what a checkpoint is, as lines of name and text, without loading its weights.
-
-    Raises:
-        ValueError: the folder holds no TimePro checkpoint.
-    """
-    config = read_config(folder)
-    towers = [config.get(part, {}).get("model_type", "?") for part in ("audio_config", "text_config")]
-    step, max_time = config.get("time_step", "?"), config.get("max_time", "?")
-    return {
-        "backbone": " + ".join(towers),
-        "parameters": f"{count_parameters(folder):,}",
-        "frames": f"{config.get('frame_rate', '?')} per second",
-        "ticks": f"{config.get('num_time_tokens', 0)}, every {step} s, for clips of up to {max_time} s",
-        "tick init": config.get("time_init", "?"),
-        "time prompt": _time_prompt(config),
-        "answers": config.get("answer_format", "?"),
-        "labels": ", ".join(config.get("event_labels") or ["open vocabulary"]),
-        "versions": ", ".join(_versions()),
-    }
-
-
-def _time_prompt(config) -> str:
-    stride = config.get("time_stride", 1)
-    if not config.get("time_prompt"):
-        return "off"
-    return "on" if stride == 1 else f"on, every {stride} ticks"
-
-
-def _versions() -> list[str]:
-    found = [f"Python {sys.version.split()[0]}"]
-    for name in ("timepro", "torch", "transformers", "safetensors", "numpy", "soundfile", "soxr"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} (not installed)")
-    return found

@@ -1,4 +1,4 @@
-"""The `timepro` command: ask recordings for their events, describe a checkpoint, make data, score.
+"""The `timepro` command: ask recordings for their events, describe a checkpoint, make data, score, publish.
 
 Nothing heavy is imported before a command needs it, so `timepro --help` answers at once.
 """
@@ -9,7 +9,6 @@ import inspect
 import logging
 import sys
 from functools import partial
-from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.argument_types import not_negative_int, positive_int
@@ -35,8 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
         add_answer_arguments(command, task)
         command.set_defaults(run=partial(answer, plot=_plot))
 
-    info = commands.add_parser("info", help="describe a checkpoint; the first line is its folder")
+    info = commands.add_parser(
+        "info", help="describe a checkpoint; the first line is its folder",
+        description="Describe a checkpoint, without loading it, and list the versions of what is installed: paste this "
+        "into reports of bugs. The first line is the folder.",
+    )  # fmt: skip
     info.add_argument("model", nargs="?", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="default: embedded one")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=describe)
 
     convert = commands.add_parser("convert", help="turn an audio-language backbone into a checkpoint with ticks")
@@ -89,17 +93,32 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
     score.add_argument("--overwrite", action="store_true", help="answer anew instead of resuming")
     score.set_defaults(run=score_model)
+
+    publish = commands.add_parser(
+        "publish", help="check a checkpoint and upload it to the Hugging Face Hub",
+        description="Check a checkpoint and upload it to the Hugging Face Hub, all files in one commit: its card and "
+        "figures, its code, that no file is a pickle, and that it loads in a fresh process with transformers, torch "
+        "and soundfile alone. If a check fails, all failures are listed and nothing is uploaded.",
+        epilog="It needs a token that may write: run `hf auth login` once, or set HF_TOKEN. More: docs/publishing.md.",
+    )  # fmt: skip
+    publish.add_argument("folder", metavar="DIR", help="checkpoint, with its card README.md")
+    publish.add_argument("repo_id", metavar="REPO_ID", help="where to, OWNER/NAME; made if it does not exist")
+    publish.add_argument("--private", action="store_true", help="visible to its owner alone")
+    publish.add_argument(
+        "--dry-run", action="store_true", help="only check, and list what would be uploaded; needs no network"
+    )
+    publish.set_defaults(run=publish_checkpoint)
     return parser
 
 
 def describe(args) -> int:
     """Run `info`."""
-    from recipes.checkpoint_folder import describe_checkpoint
+    import json
 
-    rows = describe_checkpoint(args.model)
-    print(Path(args.model).resolve())
-    for name, value in rows.items():
-        print(f"{name:<12}  {value}")
+    from recipes.checkpoint_info import describe_checkpoint, description_lines
+
+    description = describe_checkpoint(args.model)
+    print(json.dumps(description) if args.json else "\n".join(description_lines(description)))
     return 0
 
 
@@ -162,6 +181,14 @@ def score_model(args) -> int:
             file=sys.stderr,
         )
     return 1 if failures else 0
+
+
+def publish_checkpoint(args) -> int:
+    """Run `publish`."""
+    from recipes.publish import publish
+
+    publish(args.folder, args.repo_id, private=args.private, dry_run=args.dry_run)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

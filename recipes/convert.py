@@ -23,7 +23,6 @@ from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
 from recipes.backbone_files import EMBEDDINGS, HEAD, check_weights, count_values, load_backbone, read_backbone
-from recipes.checkpoint import forget_origin
 from recipes.convert_arguments import add_convert_arguments
 from recipes.convert_card import conversion_card
 from recipes.time_embeddings import number_tokens, tick_head, time_embeddings
@@ -228,7 +227,6 @@ def convert(
         generation_config.save_pretrained(folder)
         with torch.device("meta"):
             custom_object_save(TimeProAudioForCausalLM(config), folder, config=config)
-        forget_origin(processor)
         processor.save_pretrained(folder)
         written = stored_tensors(folder)
         check_weights(written, type(config).from_pretrained(folder), folder)

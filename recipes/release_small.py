@@ -3,67 +3,33 @@
     python -m recipes.release_small --checkpoint runs/small/sft/final --seen runs/small/score_seen/report.json \\
         --unseen runs/small/score_unseen/report.json --peer runs/small/peer.json
 
-The tables of README.md and MODEL_CARD.md stand between two marks and are written from the reports alone.
+The tables of README.md and MODEL_CARD.md stand between marks and are written from the reports and from
+`recipes/data/sounds.json` alone, the figures in the card's metadata too.
 """
 
 import argparse
 import json
 import logging
-import re
 from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint import load_checkpoint, save_checkpoint
+from recipes.data.catalogue import load_catalogue
+from recipes.model_card import FIGURES, figures_table, fill, fill_card
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
+NAME = "timepro-small"
 # Seconds of the clips that it learnt from: longer ones are beyond it.
 CHUNK_LENGTH = 10.0
 CARDS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
-START, END = "<!-- figures: written by recipes/release_small.py -->", "<!-- end of figures -->"
-HEADER = (
-    "| | Eb-F1 micro | Eb-F1 macro | R@.5 | mIoU (union) | absent queries rejected | unparseable |\n"
-    "|---|---|---|---|---|---|---|\n"
-)
-
-
-def figures_table(scores) -> str:
-    """Return the Markdown table of scores by name, each a report of `recipes/score_checkpoint.py`."""
-
-    def cell(value, interval):
-        low, high = interval
-        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-    rows = []
-    for name, report in scores.items():
-        detection, grounding, rejection = report["detection"], report["grounding"], report["rejection"]
-        rows.append(
-            [
-                name,
-                *(cell(detection[a]["f1"], detection["intervals"][f"{a}_f1"]) for a in ("micro", "macro")),
-                *(cell(grounding[metric], grounding["intervals"][metric]) for metric in ("R@0.5", "miou_union")),
-                cell(rejection["true_rejection_rate"], rejection["intervals"]["true_rejection_rate"]),
-                f"{max(detection['parse_failure_rate'], grounding['parse_failure_rate']):.3f}",
-            ]
-        )
-    return HEADER + "".join("| " + " | ".join(row) + " |\n" for row in rows)
-
-
-def fill_figures(text, table) -> str:
-    """Return a card with `table` between its marks.
-
-    Raises:
-        ValueError: the card has no marks.
-    """
-    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"the card has no marks for its figures; put {START!r} and {END!r} where they belong.")
-    return pattern.sub(lambda _: f"{START}\n{table}{END}", text)
 
 
 def save_half(model, processor, out) -> None:
     """Save a checkpoint whose weights are stored in float16 and computed with in float32."""
+    # The folder of the language model, on the machine that trained it.
+    model.config.text_config._name_or_path = ""
     save_checkpoint(model.half(), processor, out)
     path = Path(out) / "config.json"
     # Loading goes by the settings, not by how the weights are stored; half precision is slow on a CPU.
@@ -94,8 +60,8 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
             raise ValueError(f"{name} was scored with min_score {found}, not {min_score}; score it again.")
     peers = json.loads(Path(peer).read_text())
     scores = {
-        "timepro-small, seen": reports["seen"],
-        "timepro-small, unseen": reports["unseen"],
+        f"{NAME}, seen": reports["seen"],
+        f"{NAME}, unseen": reports["unseen"],
         "YAMNet's own scores, seen": peers["test_seen"],
         "YAMNet's own scores, unseen": peers["test_unseen"],
     }
@@ -110,7 +76,10 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     for card in cards:
-        card.write_text(fill_figures(card.read_text(encoding="utf-8"), figures_table(scores)), encoding="utf-8")
+        text = card.read_text(encoding="utf-8")
+        is_own = card == cards[-1]
+        text = fill_card(text, scores, NAME, load_catalogue()) if is_own else fill(text, FIGURES, figures_table(scores))
+        card.write_text(text, encoding="utf-8")
     (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
     logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)
 

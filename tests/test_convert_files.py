@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from loopback_hub import serve_repository
+from loopback_hub import LoopbackHub, Repo
 from safetensors.torch import load_file
 from stock_backbones import OMNI_TEMPLATE, write_qwen2_5_omni, write_qwen2_audio
 from transformers import AutoTokenizer
@@ -251,12 +251,13 @@ def test_the_card_names_its_backbone_and_says_that_it_is_not_trained(sharded, tm
 
 def test_a_hub_id_fetches_what_is_needed(omni, tmp_path):
     command = "import sys; from recipes.cli import main; sys.exit(main(sys.argv[1:]))"
-    with serve_repository("lab/omni", omni[1]) as (address, fetched):
-        hub = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
-        hub |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    with LoopbackHub() as hub:
+        hub.repos["lab/omni"] = Repo()
+        hub.repos["lab/omni"].add({file.name: (file.read_bytes(), False) for file in omni[1].iterdir()})
         arguments = ["convert", "--backbone", "lab/omni", "--out", tmp_path / "out", "--max-shard-size", "1GB"]
-        result = run_child(command, *arguments, env=hub)
+        result = run_child(command, *arguments, env=hub.environment() | {"HF_HOME": str(tmp_path / "cache")})
     assert result.returncode == 0, result.stderr[-2000:]
+    fetched = [path.rpartition("/")[2] for method, path in hub.requests if method == "GET" and "/resolve/" in path]
     names = json.loads((omni[1] / INDEX).read_text())["weight_map"]
     heard = {file for name, file in names.items() if name.startswith("thinker.") and ".visual." not in name}
     assert {file for file in fetched if file.endswith(".safetensors")} == heard != set(names.values())

@@ -10,7 +10,8 @@ from modeling_timepro import TimeProAudioForCausalLM
 from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint import load_checkpoint
-from recipes.release_small import CARDS, END, START, figures_table, fill_figures, release
+from recipes.model_card import FAILURES, FIGURES, SOUNDS, figures_table, fill
+from recipes.release_small import CARDS, release
 from recipes.score_report import make_report
 
 
@@ -43,12 +44,13 @@ def test_the_table_holds_the_figures_of_the_reports(report):
 
 
 def test_figures_replace_what_stood_between_the_marks():
-    card = f"above\n{START}\nold | table\n{END}\nbelow\n"
-    filled = fill_figures(card, "| new \\1 |\n")
-    assert filled == f"above\n{START}\n| new \\1 |\n{END}\nbelow\n"
-    assert fill_figures(filled, "| new \\1 |\n") == filled
+    start, end = FIGURES
+    card = f"above\n{start}\nold | table\n{end}\nbelow\n"
+    filled = fill(card, FIGURES, "| new \\1 |\n")
+    assert filled == f"above\n{start}\n| new \\1 |\n{end}\nbelow\n"
+    assert fill(filled, FIGURES, "| new \\1 |\n") == filled
     with pytest.raises(ValueError, match="no marks"):
-        fill_figures("a card", "a table")
+        fill("a card", FIGURES, "a table")
 
 
 def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, report, tmp_path):
@@ -59,7 +61,7 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
     cards = (tmp_path / "a.md", tmp_path / "b.md")
     for card in cards:
-        card.write_text(f"{card.name}\n{START}\n{END}\n")
+        card.write_text(f"{card.name}\n" + "\n".join(FIGURES + FAILURES + SOUNDS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
     release(folder, path, path, str(tmp_path / "peer.json"), out, cards)
     (folder / "trainer_state.json").unlink()

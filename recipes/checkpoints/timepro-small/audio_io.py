@@ -49,6 +49,7 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
         FileNotFoundError, IsADirectoryError, PermissionError: the path names no readable file.
         ValueError: not audio, a file that breaks off or changes meanwhile, no samples, NaN or infinite samples, a
             wrong shape or type, a rate that is not positive, or a format that needs ffmpeg where that is missing.
+        ImportError: another rate, where soxr is missing.
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
@@ -59,12 +60,27 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
     name = _name(source)
     samples = _mix_down(samples, name)
     if rate != sampling_rate:
-        import soxr
-
-        samples = soxr.resample(samples, rate, sampling_rate, quality="HQ")
+        samples = import_soxr(name, rate, sampling_rate).resample(samples, rate, sampling_rate, quality="HQ")
         if not len(samples):
             raise ValueError(f"{name} is too short for one sample at {sampling_rate} Hz; pass longer audio.")
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def import_soxr(name: str, rate: int, sampling_rate: int):
+    """Return soxr, which recordings of other rates need, and nothing else does.
+
+    Raises:
+        ImportError: it is missing.
+    """
+    # transformers refuses a checkpoint whose code imports what is missing, unless it stands in a `try`.
+    try:
+        import soxr
+    except ImportError as error:
+        raise ImportError(
+            f"{name} has {rate} Hz and is to be heard at {sampling_rate} Hz, for which soxr is missing; run "
+            "`pip install soxr`, or pass audio of that rate."
+        ) from error
+    return soxr
 
 
 def audio_duration(source: str | os.PathLike | bytes) -> float:
@@ -279,4 +295,4 @@ def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-__all__ = ["audio_duration", "load_audio", "read_blocks"]
+__all__ = ["audio_duration", "import_soxr", "load_audio", "read_blocks"]
