@@ -3,7 +3,6 @@
 import copy
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from .yamnet_encoder_config import TimeProYamnetConfig
 
@@ -58,10 +57,8 @@ class TimeProAudioConfig(PreTrainedConfig):
     """
 
     model_type = "timepro_audio"
-    sub_configs_defaults = {
-        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_audio_encoder"),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
-    }
+    # Later transformers derive this from `sub_configs_defaults`, which earlier ones lack; all of them read it.
+    sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}
     # TRL reads `image_token_id` of any model that has a processor.
     attribute_map = {"image_token_id": "audio_token_id"}
     keys_to_ignore_at_inference = ["past_key_values"]
