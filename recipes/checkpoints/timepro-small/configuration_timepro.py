@@ -3,6 +3,7 @@
 import copy
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 from .yamnet_encoder_config import TimeProYamnetConfig
 
@@ -57,8 +58,10 @@ class TimeProAudioConfig(PreTrainedConfig):
     """
 
     model_type = "timepro_audio"
-    # Later transformers derive this from `sub_configs_defaults`, which earlier ones lack; all of them read it.
-    sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}
+    sub_configs_defaults = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_audio_encoder"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+    }
     # TRL reads `image_token_id` of any model that has a processor.
     attribute_map = {"image_token_id": "audio_token_id"}
     keys_to_ignore_at_inference = ["past_key_values"]
