@@ -1,6 +1,22 @@
 """Text, time and audio of TimePro. Importing this package loads neither torch, transformers nor NumPy."""
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .annotation_io import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
+    from .answer_grammar import AnswerGrammar
+    from .audio_io import audio_duration, load_audio
+    from .audio_stream import stream_audio, stream_windows
+    from .constrained_decoding import AnswerConstraint
+    from .event_scores import score_events
+    from .event_text import TASKS, escape_text, format_events, parse_events, prompt_text
+    from .events import Event, clip_events, shift_events
+    from .pipeline_timepro import TemporalAudioGroundingPipeline
+    from .processing_timepro import TimeProAudioProcessor
+    from .time_grid import TimeGrid
+    from .windowing import merge_windows, plan_windows
+    from .yamnet_features import TimeProYamnetFeatureExtractor
 
 # Everything is found on first use: a checkpoint's user who only parses answers needs the standard library alone.
 _MODULE_OF = {
@@ -31,7 +47,34 @@ _MODULE_OF = {
     "TimeProYamnetFeatureExtractor": "yamnet_features",
 }
 
-__all__ = list(_MODULE_OF)
+# Spelt out for type checkers.
+__all__ = [
+    "ANNOTATION_FORMATS",
+    "TASKS",
+    "AnswerConstraint",
+    "AnswerGrammar",
+    "Event",
+    "TemporalAudioGroundingPipeline",
+    "TimeGrid",
+    "TimeProAudioProcessor",
+    "TimeProYamnetFeatureExtractor",
+    "audio_duration",
+    "clip_events",
+    "escape_text",
+    "format_annotations",
+    "format_events",
+    "load_audio",
+    "merge_windows",
+    "parse_events",
+    "plan_windows",
+    "prompt_text",
+    "read_annotations",
+    "score_events",
+    "shift_events",
+    "stream_audio",
+    "stream_windows",
+    "write_annotations",
+]
 
 
 def __getattr__(name):

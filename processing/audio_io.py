@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import numbers
 import os
 import re
@@ -127,8 +128,8 @@ def _unpack(source: Mapping, source_sampling_rate: int | None) -> tuple[Any, int
     raise ValueError(f"source has keys {sorted(source)}; give array and sampling_rate, or bytes, or path, not None.")
 
 
-def _check_rate(name: str, rate: Any) -> int | float:
-    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not np.isfinite(rate) or rate <= 0:
+def _check_rate(name: str, rate: Any) -> Any:
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or rate <= 0 or not rate < math.inf:
         raise ValueError(f"{name} is {rate!r}; give samples per second, a number greater than 0.")
     return rate
 
@@ -145,6 +146,7 @@ def _open(source: str | os.PathLike | bytes):
     """Open a file for decoding and say clearly what is wrong with it."""
     import soundfile
 
+    target: Any
     if isinstance(source, (bytes, bytearray)):
         size, target = len(source), io.BytesIO(source)
     elif isinstance(source, (str, os.PathLike)):

@@ -143,10 +143,10 @@ def format_events(
 def snap_event(event: Event, grid: TimeGrid, answer_format: str = "digits") -> Event:
     """Return an event as an answer can write it: at multiples of the grid, or at its ticks."""
     if answer_format == "ticks":
-        times = [grid.tick_seconds(grid.seconds_to_tick(time)) for time in (event.onset, event.offset)]
+        onset, offset = (grid.tick_seconds(grid.seconds_to_tick(time)) for time in (event.onset, event.offset))
     else:
-        times = [grid.snap(time) for time in (event.onset, event.offset)]
-    return Event(*times, event.event_label, event.score)
+        onset, offset = grid.snap(event.onset), grid.snap(event.offset)
+    return Event(onset, offset, event.event_label, event.score)
 
 
 def _format_interval(event: Event, grid: TimeGrid, answer_format: str) -> str:
@@ -252,10 +252,16 @@ def _parse_canonical(text: str, task: str, event_label: str, keep_complete: bool
     return sorted(events) if events and len(decimals) == 1 else None
 
 
+def _end_of(pattern: re.Pattern[str], text: str, position: int = 0) -> int:
+    match = pattern.match(text, position)
+    assert match, "these patterns match the empty text too"
+    return match.end()
+
+
 def _split_items(text: str) -> list[str]:
     items, position = [], 0
     while True:
-        end = _ITEM.match(text, position).end()
+        end = _end_of(_ITEM, text, position)
         # It ends at a semicolon, at the end, or at a backslash that has nothing to escape.
         if end == len(text) or text[end] != ";":
             return items + [text[position:]]
@@ -268,14 +274,14 @@ def _parse_item(item: str, task: str, event_label: str, may_be_cut: bool) -> lis
     if task == "grounding":
         return _parse_intervals(item, event_label, may_be_cut)
     if task == "detection":
-        head = _LABEL.match(item)[0]
+        head = item[: _end_of(_LABEL, item)]
         label = unescape_label(head.strip())
         if item[len(head) : len(head) + 1] != ":":
             return [] if may_be_cut and not _PROSE_TIME.search(item) else None
         return None if label is None else _parse_intervals(item[len(head) + 1 :].strip(), label, may_be_cut)
     interval = _INTERVAL.match(item)
     colon = _COLON.match(item, interval.end()) if interval else None
-    if not colon:
+    if not interval or not colon:
         is_cut = _CUT_INTERVAL.fullmatch(item) is not None
         return [] if may_be_cut and is_cut else None
     caption = unescape_label(item[colon.end() :].strip())

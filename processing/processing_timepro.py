@@ -152,7 +152,16 @@ class TimeProAudioProcessor(ProcessorMixin):
             is_batch = isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], numbers.Real))
             audio = list(audio) if is_batch else [audio]
             audio = [item if isinstance(item, np.ndarray) else self._load(item) for item in audio]
-        return None, list(text) if text is not None else None, None, audio
+        if text is not None:
+            # Not all versions of transformers count.
+            text, num_clips = list(text), len(audio or ())
+            num_tokens = sum(item.count(self.audio_token) for item in text)
+            if num_tokens != num_clips:
+                raise ValueError(
+                    f"text holds {num_tokens} {self.audio_token} but {num_clips} clips are given as audio; give a clip "
+                    "for each."
+                )
+        return None, text, None, audio
 
     def _load(self, source):
         if hasattr(source, "detach"):

@@ -109,18 +109,3 @@ print(json.dumps([f"{folder}/{name}" for _, folder, _, names in command.data_fil
     assert done.returncode == 0, done.stderr
     shipped = {line.rsplit("recipes/", 1)[-1] for line in json.loads(done.stdout.splitlines()[-1])}
     assert {f"metrics/{name}/{file}" for name in NAMES for file in (f"{name}.py", "README.md")} <= shipped
-
-
-def test_the_examples_of_the_documentation_run(tmp_path):
-    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    (command,) = re.findall(r"```sh\ntimepro (.*?)\n```", text)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for arguments in (["-c", code], ["-m", "recipes.cli", *command.split()]):
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "theirs.json").read_text(encoding="utf-8"))["detection"]["micro"]["f1"] == 1.0
-    for path in re.findall(r"\]\(([^)]*)\)", text):
-        assert (ROOT / "docs" / path).is_file(), path

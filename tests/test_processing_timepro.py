@@ -265,9 +265,9 @@ def test_every_kind_of_source_gives_the_same_inputs(processor, tmp_path):
 @pytest.mark.parametrize(
     "texts, num_clips, message",
     [
-        (CLIP, 2, r"Found total 1 <\|AUDIO\|> tokens and 2 audio inputs"),
-        ([CLIP, CLIP], 1, r"Found total 2 <\|AUDIO\|> tokens and 1 audio inputs"),
-        (CLIP, 0, r"Found 1 <\|AUDIO\|> tokens in the text but no audio inputs were passed"),
+        (CLIP, 2, r"text holds 1 <\|AUDIO\|> but 2 clips are given"),
+        ([CLIP, CLIP], 1, r"text holds 2 <\|AUDIO\|> but 1 clips are given"),
+        (CLIP, 0, r"text holds 1 <\|AUDIO\|> but 0 clips are given"),
     ],
 )
 def test_clips_and_placeholders_must_agree(processor, texts, num_clips, message):

@@ -24,7 +24,7 @@ def find_container(head: bytes) -> tuple[str, str] | None:
     return None
 
 
-def decode_by_ffmpeg(source: str | bytes, name: str, kind: str, demuxer: str):
+def decode_by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: str, demuxer: str):
     """Decode a file into a temporary wav of 32-bit floats, which goes when it is closed.
 
     Args:

@@ -68,7 +68,7 @@ class TimeGrid:
     @cached_property
     def decimals(self) -> int:
         """Decimals that write every multiple of `time_step` exactly, at least 2."""
-        return max(2, -Decimal(repr(self.time_step)).normalize().as_tuple().exponent)
+        return max(2, -int(Decimal(repr(self.time_step)).normalize().as_tuple().exponent))
 
     def tick_seconds(self, tick: int) -> float:
         """Return the time of a tick in seconds: the float nearest to its decimal spelling."""

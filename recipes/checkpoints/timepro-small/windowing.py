@@ -133,7 +133,7 @@ def plan_windows(
             f"stride_length_s is {stride_length_s} but chunk_length_s is {chunk_length_s:g}; give strides of 0 or more "
             "seconds that leave something of the window between them."
         )
-    return WindowPlan(length, *strides, whole, time_step)
+    return WindowPlan(length, strides[0], strides[1], whole, time_step)
 
 
 class EventMerger:
@@ -146,7 +146,7 @@ class EventMerger:
 
     def __init__(self, tolerance: float = 0.0):
         self.tolerance = tolerance
-        self._last = None
+        self._last: Window | None = None
         # What the last window has reported: `(event, border that its window is trusted from, is cut at its onset)`.
         self._open = []
 
@@ -185,22 +185,24 @@ class EventMerger:
 
     def _close(self, continued: set[int], border: float) -> list[Event]:
         """Return the open events that do not go on, unless others were trusted with them."""
+        end = self._last.end if self._last else math.inf
         finished = []
         for index, (event, trusted_from, is_cut) in enumerate(self._open):
             if index in continued or not trusted_from <= (event.onset + event.offset) / 2 < border:
                 continue
             onset = max(event.onset, trusted_from) if is_cut else event.onset
-            is_cut = event.offset >= self._last.end - self.tolerance
+            is_cut = event.offset >= end - self.tolerance
             offset = min(event.offset, border) if is_cut else event.offset
             finished.append(Event(onset, offset, event.event_label, event.score))
         return finished
 
     def _pair(self, events: list[Event], window: Window) -> dict[int, int]:
         """Return for events of a window which open event they continue, by index; best agreement first."""
+        end = self._last.end if self._last else math.inf
         ranked = []
         for first, (earlier, *_) in enumerate(self._open):
             for second, later in enumerate(events):
-                agreement = _agreement(earlier, later, window.start, self._last.end, self.tolerance)
+                agreement = _agreement(earlier, later, window.start, end, self.tolerance)
                 if agreement is not None:
                     ranked.append((-agreement, first, second))
         partners, taken = {}, set()
