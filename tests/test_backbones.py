@@ -2,7 +2,6 @@
 
 import copy
 
-import bitsandbytes
 import numpy as np
 import pytest
 import torch
@@ -203,6 +202,7 @@ def test_no_layer_is_split_between_devices(checkpoints, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_bits_are_those_of_the_library(checkpoints, kind):
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="pip install -e '.[quantize]'")
     model, folder, inputs = checkpoints[kind]
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     quantized = load(folder, quantization_config=settings)
