@@ -216,7 +216,7 @@ def dry_run(kind, path, config, processor, lengths, training, model_arguments, p
     sizes = model_sizes(config, computing, dtype.itemsize, is_eager)
     trained_width = next((p.element_size() for p in model.parameters() if p.requires_grad), 4)
     counts = weight_counts(model)
-    parts = state_bytes(counts, parallel, dtype.itemsize, trained_width)
+    parts = state_bytes(counts, parallel, dtype.itemsize, trained_width, computing)
     longest = longest_sample(lengths, processor)
     rows, is_checkpointed = training.per_device_train_batch_size, training.gradient_checkpointing
     if kind == "sft":
@@ -232,7 +232,7 @@ def dry_run(kind, path, config, processor, lengths, training, model_arguments, p
             longest["seconds"], is_checkpointed, options["is_shared"],
         )  # fmt: skip
         if parallel.generates_whole:
-            parts["generation"] += counts["frozen"] * dtype.itemsize + counts["trainable"] * trained_width
+            parts["generation"] += (counts["frozen"] + counts["trainable"]) * computing
         if training.beta and peft_config is None:
             parts["weights"] *= 2
     return {

@@ -188,20 +188,29 @@ def cache_bytes(sizes: Sizes, rows: int, length: int) -> float:
     return rows * length * 2 * sizes.layers * sizes.key_values * sizes.width
 
 
-def state_bytes(counts: dict, parallel: Parallel, width: int, trained_width: int) -> dict[str, float]:
+def state_bytes(counts: dict, parallel: Parallel, width: int, trained_width: int, computing: int) -> dict[str, float]:
     """Return the bytes of weights, gradients and optimiser (AdamW) of each process.
+
+    Float32 weights that compute in 16 bits leave a copy in them until the backward pass; FSDP2's is the gathered one,
+    and DeepSpeed turns all weights into 16 bits.
 
     Args:
         counts: numbers of parameters: `frozen`, `trainable`, `largest` (what is gathered at a time where weights are
             split).
         width, trained_width: bytes of a frozen and of a trainable weight.
+        computing: bytes of what layers compute.
     """
     processes = parallel.num_processes
+    copies = 0
+    if parallel.has_master_weights:
+        width, trained_width = min(width, computing), min(trained_width, computing)
+    elif not parallel.splits_weights and computing < width:
+        copies = (counts["frozen"] + counts["trainable"]) * computing
     trained_width = 4 if parallel.trains_float32 and width < 4 else trained_width
     weights = counts["frozen"] * width + counts["trainable"] * trained_width
     if parallel.splits_weights:
         # The part that computes, and the next one, are gathered whole.
-        weights = weights / processes + 2 * counts["largest"] * width
+        weights = weights / processes + 2 * counts["largest"] * computing
     gradients = counts["trainable"] * trained_width
     if parallel.splits_gradients:
         gradients /= processes
@@ -214,7 +223,7 @@ def state_bytes(counts: dict, parallel: Parallel, width: int, trained_width: int
         optimizer = counts["trainable"] * 2 * trained_width
     if parallel.splits_optimizer:
         optimizer /= processes
-    return {"weights": weights, "gradients": gradients, "optimizer": optimizer}
+    return {"weights": weights + copies, "gradients": gradients, "optimizer": optimizer}
 
 
 def sft_bytes(sizes, rows, length, num_answer_tokens, seconds, is_checkpointed, is_audio_trained) -> dict[str, float]:

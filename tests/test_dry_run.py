@@ -82,11 +82,11 @@ def test_a_dry_run_of_reinforcement_spreads_omni(capsys):
     prompt = report["longest"]["tokens"]
     cache = 32 * (prompt + 256) * 2 * 36 * 256 * 2 * 37 / 36
     prefill = 8 * prompt * 2 * (3 * 11008 + 4 * 2048)
-    total, lora = report["parameters"]["all"]
+    total = report["parameters"]["all"][0]
     # TRL gathers all weights for it.
-    assert report["memory"]["generation"] == pytest.approx(cache + prefill + 2 * (total - lora) + 4 * lora)
+    assert report["memory"]["generation"] == pytest.approx(cache + prefill + 2 * total)
     # Split over 8, and twice the largest part whole: embedding or head, with the ticks' rows.
-    weights = (2 * (total - lora) + 4 * lora) / 8 + 2 * 2 * (151936 + 750) * 2048
+    weights = 2 * total / 8 + 2 * 2 * (151936 + 750) * 2048
     assert report["memory"]["weights"] == pytest.approx(weights)
 
 
@@ -99,7 +99,8 @@ def test_all_weights_may_be_trained(capsys):
     assert parameters["ticks"] == (2 * 750 * 2048, 750 * 2048)
     trained = sum(parameters[part][0] for part in ("language model", "ticks"))
     assert (memory["gradients"], memory["optimizer"]) == (4 * trained, 8 * trained)
-    assert memory["weights"] == 4 * parameters["all"][0]
+    # The settings compute in bfloat16, which takes a copy.
+    assert memory["weights"] == 6 * parameters["all"][0]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,19 @@ def test_all_weights_may_be_trained(capsys):
 def test_what_each_process_holds(setup, weights, gradients, optimizer):
     parallel = parallel_setup(accelerate_config(setup))
     assert parallel.num_processes == (1 if setup == "cpu" else 8)
-    found = state_bytes({"frozen": 1000, "trainable": 80, "largest": 100}, parallel, 2, 2)
+    found = state_bytes({"frozen": 1000, "trainable": 80, "largest": 100}, parallel, 2, 2, 2)
     assert found == {"weights": weights, "gradients": gradients, "optimizer": optimizer}
+
+
+def test_float32_weights_that_compute_in_16_bits():
+    counts = {"frozen": 1000, "trainable": 80, "largest": 100}
+    # 1,080 weights in 4 bytes, and a copy in 2.
+    assert state_bytes(counts, parallel_setup(accelerate_config("cpu")), 4, 4, 2)["weights"] == 4320 + 2160
+    # Split over 8; what is gathered is in 16 bits.
+    assert state_bytes(counts, parallel_setup(accelerate_config("fsdp2")), 4, 4, 2)["weights"] == 540 + 400
+    # DeepSpeed has all in 16 bits, and what is trained in float32 with its moments.
+    found = state_bytes(counts, parallel_setup(accelerate_config("deepspeed_zero2")), 4, 4, 2)
+    assert found == {"weights": 2160, "gradients": 20 + 160, "optimizer": 120}
 
 
 def test_activations_by_hand():
