@@ -27,10 +27,13 @@ _BREAKS_OFF = (
 )
 
 
-def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None) -> np.ndarray:
+def load_audio(
+    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None
+) -> np.ndarray:
     """Return a recording as one channel at one sampling rate.
 
-    Channels are mixed down to their mean; other rates are resampled by soxr at high quality.
+    Channels are mixed down to their mean; other rates are resampled by soxr at high quality (), or by its
+    filter on a device, see [`resample_on_device`].
 
     Args:
         source: one of
@@ -41,6 +44,7 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
             - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them.
         sampling_rate: samples per second of the result.
         source_sampling_rate: samples per second of an array; `sampling_rate` if not given. Files know their own.
+        device: where to resample, if torchaudio imports; `None` for the CPU, by soxr.
 
     Returns:
         float32 array `(num_samples,)`.
@@ -59,9 +63,7 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
     name = _name(source)
     samples = _mix_down(samples, name)
     if rate != sampling_rate:
-        import soxr
-
-        samples = soxr.resample(samples, rate, sampling_rate, quality="HQ")
+        samples = np.concatenate([samples[:0], *resample_blocks(iter([samples]), rate, sampling_rate, device)])
         if not len(samples):
             raise ValueError(f"{name} is too short for one sample at {sampling_rate} Hz; pass longer audio.")
     return np.ascontiguousarray(samples, dtype=np.float32)
@@ -234,6 +236,28 @@ def read_blocks(
     return file.samplerate, file.frames, read()
 
 
+def resample_blocks(
+    blocks: Iterator[np.ndarray], rate: float, sampling_rate: float, device: Any = None
+) -> Iterator[np.ndarray]:
+    """Yield blocks `(num_samples,)` of one recording at another rate, by soxr or on a device as [`load_audio`] does."""
+    if device is not None:
+        from .torchaudio_features import resample_on_device
+
+        if (resampled := resample_on_device(blocks, rate, sampling_rate, device)) is not None:
+            yield from resampled
+            return
+    import soxr
+
+    stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        resampled = stream.resample_chunk(block)
+        if len(resampled):
+            yield resampled
+    resampled = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    if len(resampled):
+        yield resampled
+
+
 def _state(source: str | os.PathLike | bytes) -> tuple[int, ...] | None:
     """Return what is another after a file was written: inode, size and time of the last change."""
     if isinstance(source, (str, os.PathLike)) and os.path.exists(source):
@@ -279,4 +303,4 @@ def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-__all__ = ["audio_duration", "load_audio", "read_blocks"]
+__all__ = ["audio_duration", "load_audio", "read_blocks", "resample_blocks"]

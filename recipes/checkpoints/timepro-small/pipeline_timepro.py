@@ -16,6 +16,7 @@ from .event_scores import score_events
 from .event_text import TASKS, prompt_text
 from .recording_answers import RecordingAnswers, read_answer
 from .shared_prompt import prefill_questions
+from .torchaudio_features import accelerator
 from .windowing import plan_windows
 
 # Recordings of more windows than this have a progress bar.
@@ -175,7 +176,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         queries = list(asked) if is_many else [asked]
         recording = RecordingAnswers(name, task, queries, self.processor.time_step, min_score)
         rate = self.processor.sampling_rate
-        seconds, blocks = stream_audio(source, rate)
+        seconds, blocks = stream_audio(source, rate, device=accelerator(self.model.device))
         is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
         bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
         is_hidden = True if is_short else disable_tqdm
