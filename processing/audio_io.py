@@ -41,7 +41,8 @@ def load_audio(
               webm, mkv and wma where the program ffmpeg is installed;
             - an array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile. Floats are taken to
               lie in [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
-            - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them.
+            - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them, or the
+              `AudioDecoder` of torchcodec that they make of these, which is decoded whole.
         sampling_rate: samples per second of the result.
         source_sampling_rate: samples per second of an array; `sampling_rate` if not given. Files know their own.
         device: where to resample, if torchaudio imports; `None` for the CPU, by soxr.
@@ -84,7 +85,9 @@ def audio_duration(source: str | os.PathLike | bytes) -> float:
 
 
 def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tuple[Any, int | float | None]:
-    """Return what a dict holds or what is no dict, and the rate of an array; files know their own."""
+    """Return what a dict or decoder holds or what is neither, and the rate of an array; files know their own."""
+    if hasattr(source, "get_all_samples"):
+        source = _decode_by_torchcodec(source)
     if isinstance(source, Mapping):
         source, source_sampling_rate = _unpack(source, source_sampling_rate)
     if isinstance(source, np.ndarray):
@@ -95,6 +98,15 @@ def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tup
             f"source_sampling_rate is {source_sampling_rate!r} but source is a file, which knows its own; leave it out."
         )
     return source, None
+
+
+def _decode_by_torchcodec(decoder: Any) -> dict:
+    """Return what an `AudioDecoder` yields, `array` being `(num_samples, num_channels)`."""
+    try:
+        samples = decoder.get_all_samples()
+    except RuntimeError as error:
+        raise ValueError(f"source is an AudioDecoder that cannot decode ({error}); give a whole file.") from error
+    return {"array": samples.data.cpu().numpy().T, "sampling_rate": samples.sample_rate}
 
 
 def _unpack(source: Mapping, source_sampling_rate: int | None) -> tuple[Any, int | None]:
@@ -149,8 +161,8 @@ def _open(source: str | os.PathLike | bytes):
             size = status.st_size
     else:
         raise ValueError(
-            f"source is of type {type(source).__name__}; give a path, bytes, a NumPy array, or a dict with array and "
-            "sampling_rate."
+            f"source is of type {type(source).__name__}; give a path, bytes, a NumPy array, a dict with array and "
+            "sampling_rate, or an AudioDecoder of torchcodec."
         )
     if not size:
         raise ValueError(f"{_name(source)} is empty (0 bytes); give an audio file.")

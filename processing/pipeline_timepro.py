@@ -73,8 +73,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
         Args:
             inputs: a recording or several. One is a path, bytes, an array `(num_samples,)` or `(num_samples,
                 num_channels)` at 16 kHz, `{"array", "sampling_rate"}`, or `{"bytes", "path"}` as a column of `datasets`
-                holds them (`Audio(decode=False)`). Several are a list, or anything that can be iterated, such as a
-                generator or a column.
+                holds them (`Audio(decode=False)`), or the `AudioDecoder` that it makes of them where torchcodec is
+                installed. Several are a list, or anything that can be iterated, such as a generator or a column.
             task: `detection` (all events), `grounding` (those that match a query) or `captioning`.
             query: what to look for; only for grounding. A string, or for several recordings a list with one entry for
                 each. In place of a string may be a list of strings: each is then asked, and their results are a list
@@ -273,6 +273,8 @@ def _log_probs(answers, logits, beam_indices, ticks):
 def _is_one(inputs: Any) -> bool:
     """Tell whether inputs are one recording; what is neither one nor several is, to be refused by its type."""
     is_several = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
+    # An AudioDecoder of `datasets` can be asked for keys.
+    is_several = is_several and not hasattr(inputs, "get_all_samples")
     return isinstance(inputs, (str, os.PathLike, bytes, bytearray, np.ndarray, Mapping)) or not is_several
 
 
