@@ -90,7 +90,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 default detection goes by the checkpoint's `min_score`; 0 leaves out none.
             constrained: hold answers to what can be read, see [`AnswerConstraint`]: times in order and within the
                 window, no event twice. By default they are. Without it, what the model says is what you get.
-            event_labels: the only labels that detection may name. Needs `constrained`.
+            event_labels: the only labels that detection may name; an error for other tasks. Given to `pipeline(...)` it
+                counts in detection alone. Needs `constrained`.
             max_events: events of one window at most. Needs `constrained`.
             disable_tqdm: hide the progress bar of long recordings, or show it (`False`); by default it is shown where
                 stderr is a terminal.
@@ -125,6 +126,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
             disable_tqdm, **generate_kwargs,
         )  # fmt: skip
         settings = {**self._preprocess_params, **given, "task": task, "wording": wording}
+        if task != "detection":
+            if event_labels is not None:
+                raise ValueError(
+                    f"event_labels is {event_labels!r} for task {task!r}; only detection names labels of a set; leave "
+                    "it out."
+                )
+            settings.pop("event_labels", None)
         # transformers keeps the generation settings of `pipeline(...)` in the second, others in the first.
         generate_kwargs = {**self._forward_params, **getattr(self, "_generate_kwargs", {}), **generate}
         generate_kwargs["return_scores"] = settings.pop("return_scores", True)
@@ -211,8 +219,6 @@ class TemporalAudioGroundingPipeline(Pipeline):
         width, processor = inputs["input_ids"].shape[1], self.processor
         limits = {"constrained": True} if limits is None else dict(limits)
         if limits.pop("constrained"):
-            if rows[0]["task"] != "detection":
-                limits.pop("event_labels", None)
             eos_token_id = getattr(settings, "eos_token_id", None) or processor.tokenizer.eos_token_id
             constraint = AnswerConstraint(
                 processor.tokenizer, processor.grid, processor.answer_format, rows[0]["task"],
