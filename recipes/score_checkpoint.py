@@ -18,10 +18,11 @@ from processing.event_text import parse_events
 from processing.events import Event, clip_events
 from recipes.checkpoint_folder import load_pipeline, weight_states
 from recipes.label_aliases import read_label_aliases
+from recipes.partial_answers import cut_torn_line
 from recipes.report_files import report_paths, write_report
 from recipes.score_answers import read_answer
 from recipes.score_data import read_clips
-from recipes.score_questions import questions_of, read_json_lines
+from recipes.score_questions import questions_of, read_objects
 
 logger = logging.getLogger(__name__)
 
@@ -178,12 +179,10 @@ def _resume(paths, settings, overwrite, by_id) -> dict:
                 f"out is {str(path.parent)!r}, with answers made with {before}, not {settings}; choose another folder "
                 "or pass --overwrite."
             )
-        # Cut in place: whoever is killed here still has all whole lines.
         with path.open("rb+") as file:
-            length = file.read().rfind(b"\n") + 1
-            file.truncate(length)
+            lines = cut_torn_line(file)
         answers = {}
-        for _, row in read_json_lines(path, "out") if length else ():
+        for _, row in read_objects(path) if lines else ():
             _keep(row, by_id, answers)
         return answers
     # In this order, so that answers never lie beside settings that are not theirs.

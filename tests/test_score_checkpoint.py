@@ -227,11 +227,11 @@ def test_questions_are_the_same_in_any_company(data):
 
 
 def test_wrong_data(data, tmp_path):
-    with pytest.raises(ValueError, match="the id 'clip 0' of row 4 repeats"):
+    with pytest.raises(ValueError, match="line 4 repeats the id 'clip 0'"):
         data.write_text(data.read_text() + data.read_text())
         read_rows(data)
     (tmp_path / "bad.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(ValueError, match=r"row 1 lacks \['audio', 'events'\]"):
+    with pytest.raises(ValueError, match=r"line 1 lacks \['audio', 'events'\]"):
         read_rows(tmp_path / "bad.jsonl")
     (tmp_path / "bad.jsonl").write_text("")
     with pytest.raises(ValueError, match="has no rows"):
