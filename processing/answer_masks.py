@@ -1,5 +1,7 @@
 """Which tokens of a vocabulary may follow an unfinished answer, and how many it takes to end it. No tensors here."""
 
+from array import array
+
 from .answer_grammar import AnswerGrammar, AnswerState, end_tail, step_tail
 from .token_bytes import drops_first_space, token_bytes
 
@@ -67,8 +69,11 @@ class AnswerMasks:
         """Return whether so few tokens remain that some would leave no room to end."""
         return state is not None and remaining - 2 < self.grammar.longest_completion(state)
 
-    def allowed(self, state, remaining=None, is_first=False) -> list[int]:
+    def allowed(self, state, remaining=None, is_first=False) -> tuple[list[int], array]:
         """Return the ids of the tokens that may follow.
+
+        Those that stay within an open label are nearly all of a vocabulary and the same for many states, so they come
+        apart, as an array of C integers that need not be taken apart again.
 
         Args:
             state: where the answer stands, `None` if it is over.
@@ -76,8 +81,9 @@ class AnswerMasks:
                 [`AnswerMasks.is_tight`].
             is_first: whether nothing was generated yet.
         """
+        inner = array("i")
         if state is None:
-            return self.eos[:1]
+            return self.eos[:1], inner
         grammar = self.grammar
         ids = list(self.eos) if grammar.is_complete(state) else []
         if grammar.in_ticks and state.phase in ("onset", "offset"):
@@ -88,7 +94,7 @@ class AnswerMasks:
         is_open = state.phase == "label" and grammar.labels is None
         is_open_start = is_open and (grammar.task == "captioning" or grammar.step(state, _X) is not None)
         if is_open_start and remaining is None:
-            ids += self._inside(state.tail)
+            inner = self._inside(state.tail)
         for spelled_ids, after in self._reachable(self.crossing if is_open_start else self.trie, state):
             # A label that was begun now would have to end at once, whatever it means.
             is_forced = remaining is not None and grammar.labels is None and _begins_label(grammar.task, state, after)
@@ -101,7 +107,7 @@ class AnswerMasks:
             ids += space_ids if self._fits(state, remaining) else []
             for spelled_ids, after in self._reachable(children, state):
                 ids += spelled_ids if self._fits(after, remaining) else []
-        return ids
+        return ids, inner
 
     def _fits(self, after, remaining) -> bool:
         return remaining is None or self.cost(after) <= remaining - 2
@@ -119,10 +125,12 @@ class AnswerMasks:
                     if grandchildren:
                         stack.append((grandchildren, after))
 
-    def _inside(self, tail) -> list[int]:
+    def _inside(self, tail) -> array:
         """Return the tokens that stay within an open label."""
         if tail not in self._inner_ids:
-            self._inner_ids[tail] = [index for index, spelled in self.inner if self._stays_inside(tail, spelled)]
+            self._inner_ids[tail] = array(
+                "i", (index for index, spelled in self.inner if self._stays_inside(tail, spelled))
+            )
         return self._inner_ids[tail]
 
     def _stays_inside(self, tail, spelled) -> bool:

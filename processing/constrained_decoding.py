@@ -28,10 +28,13 @@ class _MaskTable:
         return num_rows <= len(self.masks)
 
     def place(self, key, allowed) -> int:
-        """Return the row of a mask; `allowed` returns the ids that it does not ban, if it is not there yet."""
+        """Return the row of a mask; `allowed` returns what it does not ban, if it is not there yet."""
         if key not in self.places:
             row = torch.ones(self.masks.shape[1], dtype=torch.bool)
-            row[allowed()] = False
+            ids, inner = allowed()
+            row[ids] = False
+            if inner:
+                row[torch.frombuffer(inner, dtype=torch.int32).long()] = False
             self.masks[len(self.places)] = row
             self.places[key] = len(self.places)
         return self.places[key]
