@@ -1,5 +1,6 @@
 """Which tokens of a vocabulary may follow an unfinished answer, and how many it takes to end it. No tensors here."""
 
+import re
 from array import array
 
 from .answer_grammar import AnswerGrammar, AnswerState, end_tail, step_tail
@@ -36,7 +37,11 @@ class AnswerMasks:
         plain = [(index, spelled) for index, spelled in plain if index not in self.tick_of]
         self.trie = _trie(plain)
         # In an open label nearly every token goes on; only what might end it hangs on more than its last character.
-        self.crossing = _trie([item for item in plain if end in item[1]]) if is_open else self.trie
+        # Behind the end of a label there may be a space and a time. An end that might be escaped tells nothing.
+        never = re.compile(rb"(?s)(?<!^)(?<!\\)" + end + rb"(?! ?\Z| [0-9])")
+        self.crossing = self.trie
+        if is_open:
+            self.crossing = _trie([item for item in plain if end in item[1] and not never.search(item[1])])
         self.inner = [item for item in plain if end not in item[1]] if is_open else []
         self._spelled, self._inner_ids = {}, {}
         needed = set(b"0123456789." if not grammar.in_ticks else b"") | set(b"none")
@@ -177,7 +182,9 @@ def _trie(items) -> dict:
     for index, spelled in items:
         children = root
         for byte in spelled:
-            children, ids = children.setdefault(byte, ({}, []))
+            if byte not in children:
+                children[byte] = {}, []
+            children, ids = children[byte]
         ids.append(index)
     return root
 

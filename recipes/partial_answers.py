@@ -32,7 +32,11 @@ def keep_answers(path: Path, settings: dict) -> Iterator[tuple[dict[str, dict], 
     """
     settings = json.loads(json.dumps(settings))
     with path.open("a+b") as file:
-        rows = [_parse(line, path) for line in cut_torn_line(file)]
+        file.seek(0)
+        content = file.read()
+        length = content.rfind(b"\n") + 1
+        rows = [_parse(line, path) for line in content[:length].splitlines()]
+        file.truncate(length)
         num_kept = max(0, len(rows) - 1)
         if not num_kept:
             # Settings that no answer was made with bind nobody.
@@ -59,18 +63,6 @@ def keep_answers(path: Path, settings: dict) -> Iterator[tuple[dict[str, dict], 
                 path.unlink(missing_ok=True)
 
 
-def cut_torn_line(file) -> list[bytes]:
-    """Return the whole lines of an open file, and cut off the start of one that a killed process left at its end.
-
-    The file is cut in place: whoever is killed here still has all whole lines.
-    """
-    file.seek(0)
-    content = file.read()
-    length = content.rfind(b"\n") + 1
-    file.truncate(length)
-    return content[:length].splitlines()
-
-
 def _write(file, row):
     file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
     file.flush()
@@ -84,4 +76,4 @@ def _parse(line, path):
     raise ValueError(f"{str(path)!r} has the line {line[:60]!r}, which no run wrote; delete the file to start anew.")
 
 
-__all__ = ["cut_torn_line", "keep_answers", "partial_path"]
+__all__ = ["keep_answers", "partial_path"]

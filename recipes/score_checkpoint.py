@@ -18,7 +18,6 @@ from processing.event_text import parse_events
 from processing.events import Event, clip_events
 from recipes.checkpoint_folder import load_pipeline, weight_states
 from recipes.label_aliases import read_label_aliases
-from recipes.partial_answers import cut_torn_line
 from recipes.report_files import report_paths, write_report
 from recipes.score_answers import read_answer
 from recipes.score_data import read_clips
@@ -179,10 +178,12 @@ def _resume(paths, settings, overwrite, by_id) -> dict:
                 f"out is {str(path.parent)!r}, with answers made with {before}, not {settings}; choose another folder "
                 "or pass --overwrite."
             )
+        # Cut in place: whoever is killed here still has all whole lines.
         with path.open("rb+") as file:
-            lines = cut_torn_line(file)
+            length = file.read().rfind(b"\n") + 1
+            file.truncate(length)
         answers = {}
-        for _, row in read_objects(path) if lines else ():
+        for _, row in read_objects(path) if length else ():
             _keep(row, by_id, answers)
         return answers
     # In this order, so that answers never lie beside settings that are not theirs.
