@@ -43,7 +43,7 @@ class AnswerMasks:
         if is_open:
             self.crossing = _trie([item for item in plain if end in item[1] and not never.search(item[1])])
         self.inner = [item for item in plain if end not in item[1]] if is_open else []
-        self._spelled, self._inner_ids = {}, {}
+        self._spelled, self._inner_ids, self._end_ids = {}, {}, {}
         needed = set(b"0123456789." if not grammar.in_ticks else b"") | set(b"none")
         needed |= set({"grounding": b"-, ", "detection": b"-, :;", "captioning": b"-: ;"}[grammar.task])
         needed |= {byte for label in grammar.labels or () for byte in label} | (set(b"x\\") if is_open else set())
@@ -98,9 +98,12 @@ class AnswerMasks:
                 ids += self.tick_ids[low : high + 1]
         is_open = state.phase == "label" and grammar.labels is None
         is_open_start = is_open and (grammar.task == "captioning" or grammar.step(state, _X) is not None)
+        ends = None
         if is_open_start and remaining is None:
-            inner = self._inside(state.tail)
-        for spelled_ids, after in self._reachable(self.crossing if is_open_start else self.trie, state):
+            inner, ends = self._inside(state.tail), self._label_ends(state)
+        ids += ends or []
+        trie = self.crossing if is_open_start else self.trie
+        for spelled_ids, after in self._reachable(trie, state) if ends is None else ():
             # A label that was begun now would have to end at once, whatever it means.
             is_forced = remaining is not None and grammar.labels is None and _begins_label(grammar.task, state, after)
             if not is_forced and self._fits(after, remaining):
@@ -129,6 +132,17 @@ class AnswerMasks:
                         yield ids, after
                     if grandchildren:
                         stack.append((grandchildren, after))
+
+    def _label_ends(self, state) -> list[int] | None:
+        """Return the tokens that end an open label, where these do not hang on what it says; else `None`."""
+        is_simple = self.grammar.task == "detection" and self.grammar.in_ticks
+        # A label that lasts to the end of the clip may not return.
+        if not is_simple or any(low >= state.last for _, low in state.past):
+            return None
+        if state.tail not in self._end_ids:
+            found = self._reachable(self.crossing, state)
+            self._end_ids[state.tail] = [index for ids, _ in found for index in ids]
+        return self._end_ids[state.tail]
 
     def _inside(self, tail) -> array:
         """Return the tokens that stay within an open label."""
