@@ -1,5 +1,8 @@
 """Which tokens of a vocabulary may follow an unfinished answer, and how many it takes to end it. No tensors here."""
 
+import re
+from array import array
+
 from .answer_grammar import AnswerGrammar, AnswerState, end_tail, step_tail
 from .token_bytes import drops_first_space, token_bytes
 
@@ -34,9 +37,13 @@ class AnswerMasks:
         plain = [(index, spelled) for index, spelled in plain if index not in self.tick_of]
         self.trie = _trie(plain)
         # In an open label nearly every token goes on; only what might end it hangs on more than its last character.
-        self.crossing = _trie([item for item in plain if end in item[1]]) if is_open else self.trie
+        # Behind the end of a label there may be a space and a time. An end that might be escaped tells nothing.
+        never = re.compile(rb"(?s)(?<!^)(?<!\\)" + end + rb"(?! ?\Z| [0-9])")
+        self.crossing = self.trie
+        if is_open:
+            self.crossing = _trie([item for item in plain if end in item[1] and not never.search(item[1])])
         self.inner = [item for item in plain if end not in item[1]] if is_open else []
-        self._spelled, self._inner_ids = {}, {}
+        self._spelled, self._inner_ids, self._end_ids = {}, {}, {}
         needed = set(b"0123456789." if not grammar.in_ticks else b"") | set(b"none")
         needed |= set({"grounding": b"-, ", "detection": b"-, :;", "captioning": b"-: ;"}[grammar.task])
         needed |= {byte for label in grammar.labels or () for byte in label} | (set(b"x\\") if is_open else set())
@@ -67,8 +74,11 @@ class AnswerMasks:
         """Return whether so few tokens remain that some would leave no room to end."""
         return state is not None and remaining - 2 < self.grammar.longest_completion(state)
 
-    def allowed(self, state, remaining=None, is_first=False) -> list[int]:
+    def allowed(self, state, remaining=None, is_first=False) -> tuple[list[int], array]:
         """Return the ids of the tokens that may follow.
+
+        Those that stay within an open label are nearly all of a vocabulary and the same for many states, so they come
+        apart, as an array of C integers that need not be taken apart again.
 
         Args:
             state: where the answer stands, `None` if it is over.
@@ -76,8 +86,9 @@ class AnswerMasks:
                 [`AnswerMasks.is_tight`].
             is_first: whether nothing was generated yet.
         """
+        inner = array("i")
         if state is None:
-            return self.eos[:1]
+            return self.eos[:1], inner
         grammar = self.grammar
         ids = list(self.eos) if grammar.is_complete(state) else []
         if grammar.in_ticks and state.phase in ("onset", "offset"):
@@ -87,9 +98,12 @@ class AnswerMasks:
                 ids += self.tick_ids[low : high + 1]
         is_open = state.phase == "label" and grammar.labels is None
         is_open_start = is_open and (grammar.task == "captioning" or grammar.step(state, _X) is not None)
+        ends = None
         if is_open_start and remaining is None:
-            ids += self._inside(state.tail)
-        for spelled_ids, after in self._reachable(self.crossing if is_open_start else self.trie, state):
+            inner, ends = self._inside(state.tail), self._label_ends(state)
+        ids += ends or []
+        trie = self.crossing if is_open_start else self.trie
+        for spelled_ids, after in self._reachable(trie, state) if ends is None else ():
             # A label that was begun now would have to end at once, whatever it means.
             is_forced = remaining is not None and grammar.labels is None and _begins_label(grammar.task, state, after)
             if not is_forced and self._fits(after, remaining):
@@ -101,7 +115,7 @@ class AnswerMasks:
             ids += space_ids if self._fits(state, remaining) else []
             for spelled_ids, after in self._reachable(children, state):
                 ids += spelled_ids if self._fits(after, remaining) else []
-        return ids
+        return ids, inner
 
     def _fits(self, after, remaining) -> bool:
         return remaining is None or self.cost(after) <= remaining - 2
@@ -119,10 +133,23 @@ class AnswerMasks:
                     if grandchildren:
                         stack.append((grandchildren, after))
 
-    def _inside(self, tail) -> list[int]:
+    def _label_ends(self, state) -> list[int] | None:
+        """Return the tokens that end an open label, where these do not hang on what it says; else `None`."""
+        is_simple = self.grammar.task == "detection" and self.grammar.in_ticks
+        # A label that lasts to the end of the clip may not return.
+        if not is_simple or any(low >= state.last for _, low in state.past):
+            return None
+        if state.tail not in self._end_ids:
+            found = self._reachable(self.crossing, state)
+            self._end_ids[state.tail] = [index for ids, _ in found for index in ids]
+        return self._end_ids[state.tail]
+
+    def _inside(self, tail) -> array:
         """Return the tokens that stay within an open label."""
         if tail not in self._inner_ids:
-            self._inner_ids[tail] = [index for index, spelled in self.inner if self._stays_inside(tail, spelled)]
+            self._inner_ids[tail] = array(
+                "i", (index for index, spelled in self.inner if self._stays_inside(tail, spelled))
+            )
         return self._inner_ids[tail]
 
     def _stays_inside(self, tail, spelled) -> bool:
@@ -169,7 +196,9 @@ def _trie(items) -> dict:
     for index, spelled in items:
         children = root
         for byte in spelled:
-            children, ids = children.setdefault(byte, ({}, []))
+            if byte not in children:
+                children[byte] = {}, []
+            children, ids = children[byte]
         ids.append(index)
     return root
 

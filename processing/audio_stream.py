@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio_io import _check_rate, _identify, _mix_down, _name, _scale, import_soxr, read_blocks
+from .audio_io import _check_rate, _identify, _mix_down, _name, _scale, read_blocks, resample_blocks
 from .windowing import Window, WindowPlan
 
 # Samples of each channel that are decoded at a time.
@@ -55,7 +55,7 @@ def stream_windows(
 
 
 def stream_audio(
-    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None
+    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None
 ) -> tuple[float, Iterator[np.ndarray]]:
     """Return how many seconds a recording promises, which may err, and a generator of what [`load_audio`] returns.
 
@@ -67,14 +67,14 @@ def stream_audio(
         rate, num_samples, blocks = read_blocks(source, BLOCK_LENGTH)
     else:
         num_samples, blocks = len(source) if source.ndim else 0, _cut_blocks(source)
-    return num_samples / rate, _convert(blocks, _name(source), rate, sampling_rate)
+    return num_samples / rate, _convert(blocks, _name(source), rate, sampling_rate, device)
 
 
-def _convert(blocks, name, rate, sampling_rate):
+def _convert(blocks, name, rate, sampling_rate, device):
     """Yield blocks as one channel at another rate."""
     blocks = (_mix_down(block, name) for block in blocks)
     is_empty = True
-    for block in blocks if rate == sampling_rate else _resample(blocks, name, rate, sampling_rate):
+    for block in blocks if rate == sampling_rate else resample_blocks(blocks, name, rate, sampling_rate, device):
         is_empty = False
         yield block
     if is_empty:
@@ -87,18 +87,6 @@ def _cut_blocks(samples):
     for index in range(num_blocks - 1):
         yield _scale(samples[index * BLOCK_LENGTH : (index + 1) * BLOCK_LENGTH])
     yield _scale(samples[(num_blocks - 1) * BLOCK_LENGTH :] if num_blocks > 1 else samples)
-
-
-def _resample(blocks, name, rate, sampling_rate):
-    soxr = import_soxr(name, rate, sampling_rate)
-    stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        resampled = stream.resample_chunk(block)
-        if len(resampled):
-            yield resampled
-    resampled = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
-    if len(resampled):
-        yield resampled
 
 
 __all__ = ["stream_audio", "stream_windows"]

@@ -8,9 +8,36 @@ from transformers import LogitsProcessor
 from .answer_grammar import AnswerGrammar
 from .answer_masks import AnswerMasks
 
-# Masks of a tokenizer and a grammar outlive a call of `generate`, for the next one.
+# Masks of a tokenizer outlive a call of `generate`, for the next one: what makes them, and those that were made.
 _KNOWN = weakref.WeakKeyDictionary()
+_TABLES = weakref.WeakKeyDictionary()
 _MASK_BYTES = 64 * 2**20
+
+
+class _MaskTable:
+    """Keep the last masks in one tensor `(num_masks, vocab_size)`: thousands of small ones would scatter the memory."""
+
+    def __init__(self, num_rows, vocab_size, device):
+        self.masks = torch.empty(max(_MASK_BYTES // vocab_size, num_rows), vocab_size, dtype=torch.bool, device=device)
+        self.places = {}
+
+    def make_room(self, num_rows) -> bool:
+        """Forget all masks if fewer can be added; return whether so many can be at all."""
+        if len(self.places) + num_rows > len(self.masks):
+            self.places.clear()
+        return num_rows <= len(self.masks)
+
+    def place(self, key, allowed) -> int:
+        """Return the row of a mask; `allowed` returns what it does not ban, if it is not there yet."""
+        if key not in self.places:
+            row = torch.ones(self.masks.shape[1], dtype=torch.bool)
+            ids, inner = allowed()
+            row[ids] = False
+            if inner:
+                row[torch.frombuffer(inner, dtype=torch.int32).long()] = False
+            self.masks[len(self.places)] = row
+            self.places[key] = len(self.places)
+        return self.places[key]
 
 
 class AnswerConstraint(LogitsProcessor):
@@ -56,8 +83,8 @@ class AnswerConstraint(LogitsProcessor):
         known = _KNOWN.setdefault(tokenizer, {})
         if key not in known:
             grammar = AnswerGrammar(grid, answer_format, task, labels, max_events)
-            known[key] = AnswerMasks(tokenizer, grammar, eos), {}
-        self.masks, self._banned = known[key]
+            known[key] = AnswerMasks(tokenizer, grammar, eos)
+        self.masks, self._tables, self._key = known[key], _TABLES.setdefault(tokenizer, {}), key
         self.prompt_length, self.max_new_tokens = prompt_length, max_new_tokens
         self.starts = [self.masks.grammar.start(duration) for duration in durations]
         self._states = {}
@@ -79,16 +106,16 @@ class AnswerConstraint(LogitsProcessor):
                 f"input_ids has {len(rows)} rows for {len(self.starts)} durations; give one for each clip."
             )
         remaining = self.max_new_tokens - len(rows[0])
-        states, banned = {}, []
+        table, states, places = self._table(len(rows), scores), {}, []
         for index, row in enumerate(rows):
             start = self.starts[index // repeats]
             key = (start, tuple(row))
             if key not in states:
                 states[key] = self._state(start, key[1])
-            banned.append(self._mask(states[key], remaining, not row, scores))
+            places.append(self._place(table, states[key], remaining, not row))
         # Beams swap places, but each goes on from one of the step before.
         self._states = states
-        banned = torch.stack(banned)
+        banned = table.masks[places]
         kept = scores.masked_fill(banned, -torch.inf)
         is_empty = kept.amax(-1, keepdim=True) == -torch.inf
         if is_empty.any():
@@ -105,17 +132,17 @@ class AnswerConstraint(LogitsProcessor):
             state = self.masks.advance(state, tokens[index], index == 0)
         return state
 
-    def _mask(self, state, remaining, is_first, scores) -> torch.Tensor:
-        """Return which tokens are banned, bool (vocab_size,)."""
+    def _table(self, num_rows, scores) -> _MaskTable:
+        key = scores.shape[-1], scores.device
+        if key not in self._tables or not self._tables[key].make_room(num_rows):
+            self._tables[key] = _MaskTable(num_rows, *key)
+        return self._tables[key]
+
+    def _place(self, table, state, remaining, is_first) -> int:
+        """Return the row of the mask of tokens that are banned."""
         remaining = remaining if self.masks.is_tight(state, remaining) else None
-        key = (state, remaining, is_first, scores.shape[-1], scores.device)
-        if key not in self._banned:
-            mask = torch.ones(scores.shape[-1], dtype=torch.bool)
-            mask[self.masks.allowed(state, remaining, is_first)] = False
-            if len(self._banned) * len(mask) > _MASK_BYTES:
-                self._banned.clear()
-            self._banned[key] = mask.to(scores.device)
-        return self._banned[key]
+        key = (self._key, state, remaining, is_first)
+        return table.place(key, lambda: self.masks.allowed(state, remaining, is_first))
 
 
 __all__ = ["AnswerConstraint"]

@@ -16,7 +16,14 @@ from recipes.event_matching import match_events
 from recipes.score_answers import prepare_answers
 from recipes.score_data import read_clips
 from recipes.score_predictions import read_predictions
-from recipes.scoring import detection_intervals, event_based_f1
+from recipes.score_questions import grounding_pairs
+from recipes.scoring import (
+    detection_intervals,
+    event_based_f1,
+    grounding_intervals,
+    recall_at_iou,
+    rejection_rates,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +129,34 @@ def scores_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
     return found
 
 
+def grounding_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
+    """Return how well queries are answered by the events whose score reaches each threshold.
+
+    Returns:
+        Dicts of `min_score`, over all queries `miou_union` (an absent one counts 1 where it is rejected) and its
+        `interval` (95 %, bootstrap over clips), and `true_rejection_rate` and `false_rejection_rate`. Empty if no query
+        was answered, or an answer bears no score.
+    """
+    pairs = [pair for row in rows for pair in grounding_pairs(row, answers, None)]
+    if not pairs or any(event.score is None for *_, events in pairs for event in events or ()):
+        return []
+    questions, references, predictions = zip(*pairs, strict=True)
+    clips, found = [question[0] for question in questions], []
+    for threshold in thresholds:
+        kept = [events and [event for event in events if event.score >= threshold] for events in predictions]
+        rates = rejection_rates(references, kept)
+        interval = list(grounding_intervals(references, kept, clips)["miou_union"])
+        found.append(
+            {
+                "min_score": threshold,
+                "miou_union": recall_at_iou(references, kept)["miou_union"],
+                "interval": interval,
+                **{name: rates[name] for name in ("true_rejection_rate", "false_rejection_rate")},
+            }
+        )
+    return found
+
+
 def plot_reliability(report, path) -> None:
     """Draw the share of right events over their mean score, a circle for each bin, its area by its events."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -142,7 +177,9 @@ def plot_reliability(report, path) -> None:
 
 
 def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
-    """Write and return the report of [`calibration`] on detected events; beside `out` lies the plot.
+    """Write and return the report of [`calibration`] on detected events, and figures of all by threshold, to `out`.
+
+    Beside it lies the plot.
 
     Raises:
         ValueError: events without scores, or what [`~recipes.score_predictions.read_predictions`] refuses.
@@ -152,6 +189,7 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
     report = {"data": str(data), "predictions": str(predictions)}
     report |= calibration(*scored_events(rows, answers), num_bins)
     report["thresholds"] = scores_by_threshold(rows, answers)
+    report["grounding_thresholds"] = grounding_by_threshold(rows, answers)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

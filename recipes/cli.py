@@ -11,7 +11,7 @@ import sys
 from functools import partial
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.argument_types import not_negative_int, positive_int
+from recipes.argument_types import not_negative_int, positive_int, probability
 from recipes.cli_answers import add_answer_arguments, answer
 from recipes.convert_arguments import add_convert_arguments
 
@@ -90,6 +90,11 @@ def build_parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--num-absent", type=not_negative_int, default=2, metavar="N", help="absent queries per clip (default 2)"
     )
+    score.add_argument(
+        "--min-score", type=probability, metavar="P",
+        help="detected events of a lower score, 0 to 1, count for PSDS alone (default: the checkpoint's; 0: all count)",
+    )  # fmt: skip
+    score.add_argument("--unconstrained", action="store_true", help="let the model say anything while it answers")
     score.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
     score.add_argument("--overwrite", action="store_true", help="answer anew instead of resuming")
     score.set_defaults(run=score_model)
@@ -160,9 +165,11 @@ def score_model(args) -> int:
     from recipes.report_files import report_paths
     from recipes.report_tables import format_report
 
-    common = ("data", "out", "limit", "data_format", "audio_dir", "durations", "label_aliases")
+    common = ("data", "out", "limit", "data_format", "audio_dir", "durations", "label_aliases", "min_score")
     common = {name: getattr(args, name) for name in common}
     if args.predictions:
+        if args.unconstrained:
+            raise argparse.ArgumentError(None, "--unconstrained given with --predictions, whose answers are there.")
         from recipes.score_predictions import score_predictions
 
         report = score_predictions(args.predictions, **common)
@@ -171,7 +178,8 @@ def score_model(args) -> int:
 
         names = ("model", "batch_size", "num_absent", "overwrite")
         with contextlib.redirect_stdout(sys.stderr):
-            report = score(**common, **{name: getattr(args, name) for name in names})
+            options = {name: getattr(args, name) for name in names}
+            report = score(**common, **options, constrained=not args.unconstrained)
     print(format_report(report))
     if failures := report["failures"]:
         print(

@@ -21,7 +21,7 @@ from recipes.label_aliases import read_label_aliases
 from recipes.report_files import report_paths, write_report
 from recipes.score_answers import read_answer
 from recipes.score_data import read_clips
-from recipes.score_questions import questions_of, read_json_lines
+from recipes.score_questions import questions_of, read_objects
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def _resume(paths, settings, overwrite, by_id) -> dict:
             length = file.read().rfind(b"\n") + 1
             file.truncate(length)
         answers = {}
-        for _, row in read_json_lines(path, "out") if length else ():
+        for _, row in read_objects(path) if length else ():
             _keep(row, by_id, answers)
         return answers
     # In this order, so that answers never lie beside settings that are not theirs.

@@ -8,7 +8,7 @@ from recipes.label_aliases import read_label_aliases
 from recipes.report_files import report_paths, write_report
 from recipes.score_answers import read_answer
 from recipes.score_data import read_clips
-from recipes.score_questions import questions_of, read_json_lines
+from recipes.score_questions import questions_of, read_objects
 
 NUM_SHOWN = 20
 
@@ -62,7 +62,7 @@ def read_predictions(path, rows, aliases=None) -> dict[tuple, list[Event] | None
     # Ids that are numbers in one file are often strings in the other.
     by_text = {str(clip): clip for clip in by_id}
     answers, wrong = {}, []
-    for number, values in read_json_lines(path, "predictions"):
+    for where, values in read_objects(path):
         try:
             (clip, task, query), events = read_answer(values)
             clip = clip if clip in by_id else by_text.get(str(clip), clip)
@@ -76,7 +76,7 @@ def read_predictions(path, rows, aliases=None) -> dict[tuple, list[Event] | None
             if row and row.get("duration") is None:
                 row["duration"] = values.get("duration")
         except ValueError as error:
-            wrong.append(f"line {number}: {error}")
+            wrong.append(f"{where.removeprefix(f'{path}, ')}: {error}")
     if wrong:
         raise ValueError(f"predictions is {str(path)!r} with {_list(wrong, 'wrong line')}.")
     _check_complete(path, by_id, answers)

@@ -2,44 +2,31 @@
 
 import json
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
-from processing.annotation_text import check_duration
+from processing.annotation_text import check_duration, read_json_lines
 from processing.event_text import TASKS
 from processing.events import Event
 from recipes.data.absent_labels import draw_absent_labels
 
 
-def read_json_lines(path, name, limit=None) -> list[tuple[int, dict]]:
-    """Return the objects of a JSON Lines file with their line numbers, from 1; blank lines are passed over.
+def read_objects(path, limit=None) -> list[tuple[str, dict]]:
+    """Return the objects of a JSON Lines file, each with its file and line, as [`read_json_lines`] names them.
 
     Args:
-        path: file in UTF-8, with or without a byte order mark.
-        name: what errors call the file.
         limit: only the first objects.
 
     Raises:
-        ValueError: no objects, or a line that is not one; the error names file and line.
+        ValueError: no objects, or a line that is not one.
         OSError: the file cannot be read.
     """
-    try:
-        # Not splitlines(): labels may hold U+2028 and its like, which JSON leaves as they are.
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is {str(path)!r}, which is not UTF-8 ({error}); give JSON Lines.") from error
-    objects = []
-    for number, line in islice(((n, line) for n, line in enumerate(lines, 1) if line.strip()), limit):
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{name} is {str(path)!r}: line {number} is not JSON ({error}).") from error
+    objects = list(islice(read_json_lines(path), limit))
+    for where, values in objects:
         if not isinstance(values, dict):
-            raise ValueError(f"{name} is {str(path)!r}: line {number} is {line.strip()[:60]!r}; give a JSON object.")
-        objects.append((number, values))
+            raise ValueError(f"{where} is {json.dumps(values)[:60]!r}; give a JSON object.")
     if not objects:
-        raise ValueError(f"{name} is {str(path)!r}, which has no rows; give JSON Lines, one object a line.")
+        raise ValueError(f"{path} has no rows; give JSON Lines, one object a line.")
     return objects
 
 
@@ -57,15 +44,14 @@ def read_rows(data, limit=None, keys=("id", "audio", "events")) -> list[dict]:
         OSError: the file cannot be read.
     """
     rows, seen = [], set()
-    for number, row in read_json_lines(data, "data", limit):
-        where = f"data is {str(data)!r}: row {number}"
+    for where, row in read_objects(data, limit):
         missing = [key for key in keys if key not in row]
         if missing:
             raise ValueError(f"{where} lacks {missing}; it has {sorted(row)}.")
         if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
             raise ValueError(f"{where} has the id {row['id']!r}; give a string.")
         if row["id"] in seen:
-            raise ValueError(f"data is {str(data)!r}: the id {row['id']!r} of row {number} repeats; make ids unique.")
+            raise ValueError(f"{where} repeats the id {row['id']!r}; make ids unique.")
         seen.add(row["id"])
         _check_row(row, where, needs_audio="audio" in keys)
         try:

@@ -81,3 +81,16 @@ def test_a_threshold_leaves_out_what_is_less_sure():
     found = scores_by_threshold(rows, answers, (0.0, 0.5, 0.6))
     figures = [(t["num_events"], round(t["f1"], 3), t["precision"], t["recall"]) for t in found]
     assert figures == [(2, 0.667, 0.5, 1.0), (1, 1.0, 1.0, 1.0), (0, 0.0, 0.0, 0.0)]
+
+
+def test_a_threshold_of_grounding_rejects_what_is_absent_and_what_is_there():
+    from recipes.calibration import grounding_by_threshold
+
+    rows = [{"id": 1, "events": [Event(1, 2, "dog")], "absent": ["cat"]}]
+    answers = {(1, "grounding", "dog"): [Event(1, 2, "", 0.5)], (1, "grounding", "cat"): [Event(3, 4, "", 0.3)]}
+    # IoUs of dog and cat: 1 and 0, 1 and 1, 0 and 1.
+    found = grounding_by_threshold(rows, answers, (0.0, 0.4, 0.6))
+    figures = [(t["miou_union"], t["true_rejection_rate"], t["false_rejection_rate"]) for t in found]
+    assert figures == [(0.5, 0.0, 0.0), (1.0, 1.0, 0.0), (0.5, 1.0, 1.0)]
+    answers[1, "grounding", "dog"] = [Event(1, 2, "")]
+    assert grounding_by_threshold(rows, answers) == [] == grounding_by_threshold(rows, {})

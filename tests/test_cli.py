@@ -64,6 +64,8 @@ def test_help_imports_nothing_heavy():
         (["detect", "x.wav", "--out", "./x.wav", "--format", "tsv"], "a recording to ask about"),
         (["detect", "x.wav", "y.wav", "--format", "vtt"], "hold one recording, but 2 are given; give a folder"),
         (["detect", "a/x.wav", "b/x.flac", "--out", "o", "--format", "csv"], "would be written to one file"),
+        (["score", "x.jsonl", "--out", "o", "--predictions", "p.jsonl", "--unconstrained"], "whose answers are there"),
+        (["score", "x.jsonl", "--out", "o", "--min-score", "2"], "2 given; give a number from 0 to 1"),
         (["convert", "--out", "x"], "required: --backbone"),
         (["synthesize", "--out", "x", "--num-clips", "0", "--seed", "1"], "0 given; give 1 or more"),
         (["synthesize", "--out", "x", "--num-clips", "1", "--seed", "1", "--split", "exam"], "invalid choice: 'exam'"),

@@ -239,6 +239,16 @@ def test_scores_that_are_too_low_are_left_out(detector, paths, monkeypatch):
 def test_labels_and_events_can_be_limited(detector, paths):
     result = detector(paths[1], event_labels=["gong", "horn"], max_events=1)
     assert len(result["events"]) <= 1 and {event["event_label"] for event in result["events"]} <= {"gong", "horn"}
+    for task, query in (("grounding", "dog"), ("captioning", None)):
+        with pytest.raises(ValueError, match=rf"event_labels is \['gong'\] for task '{task}'; only detection names"):
+            detector(paths[1], task=task, query=query, event_labels=["gong"])
+
+
+def test_labels_for_all_calls_are_those_of_detection(grounder, paths, monkeypatch):
+    monkeypatch.setattr(grounder, "_preprocess_params", {"event_labels": ["gong"]})
+    assert {event["event_label"] for event in grounder(paths[1])["events"]} <= {"gong"}
+    found = grounder(paths[1], task="grounding", query="dog")
+    assert found["events"] and {event["event_label"] for event in found["events"]} == {"dog"}
 
 
 def test_beams_bear_the_scores_of_their_own_tokens(detector, paths):

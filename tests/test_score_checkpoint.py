@@ -227,11 +227,11 @@ def test_questions_are_the_same_in_any_company(data):
 
 
 def test_wrong_data(data, tmp_path):
-    with pytest.raises(ValueError, match="the id 'clip 0' of row 4 repeats"):
+    with pytest.raises(ValueError, match="line 4 repeats the id 'clip 0'"):
         data.write_text(data.read_text() + data.read_text())
         read_rows(data)
     (tmp_path / "bad.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(ValueError, match=r"row 1 lacks \['audio', 'events'\]"):
+    with pytest.raises(ValueError, match=r"line 1 lacks \['audio', 'events'\]"):
         read_rows(tmp_path / "bad.jsonl")
     (tmp_path / "bad.jsonl").write_text("")
     with pytest.raises(ValueError, match="has no rows"):
@@ -242,3 +242,17 @@ def test_command(scripted_checkpoint, data, tmp_path, capsys):
     arguments = ["score", str(data), "--out", str(tmp_path / "out"), "--model", str(scripted_checkpoint(SPAN))]
     assert main(arguments) == 0
     assert "absent queries rejected" in capsys.readouterr().out
+
+
+def test_the_command_takes_a_least_score_and_lifts_the_constraint(scripted_checkpoint, data, tmp_path):
+    def ask(answer, *options):
+        out = tmp_path / "-".join(["out", *options])
+        model = str(scripted_checkpoint(answer))
+        assert main(["score", str(data), "--limit", "1", "--model", model, "--out", str(out), *options]) == 0
+        return json.loads((out / "report.json").read_text()), (out / "predictions.jsonl").read_text()
+
+    report, _ = ask("well", "--unconstrained")
+    assert report["detection"]["parse_failure_rate"] == 1
+    report, answers = ask(f"dog: {SPAN}", "--min-score", "1")
+    # No event is that sure; it is kept, though, for PSDS.
+    assert report["min_score"] == 1 and report["detection"]["micro"]["recall"] == 0 and '"onset": 1.2' in answers

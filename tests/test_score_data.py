@@ -175,7 +175,7 @@ def test_durations_from_headers_and_missing_recordings(tmp_path):
 )
 def test_wrong_rows_are_named(tmp_path, values, message):
     path = write_lines(tmp_path / "x.jsonl", [{"id": "a", "audio": "a.wav", "events": [], **values}])
-    with pytest.raises(ValueError, match=f"x.jsonl': row 1.*{message}"):
+    with pytest.raises(ValueError, match=f"x.jsonl, line 1.*{message}"):
         read_rows(path)
 
 

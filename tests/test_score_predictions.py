@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from processing.events import Event
 from recipes.cli import main
 from recipes.score_predictions import read_predictions, score_predictions
-from recipes.score_questions import read_json_lines, read_rows
+from recipes.score_questions import read_objects, read_rows
 
 DOG, CAT = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}, {"onset": 3.0, "offset": 5.0, "event_label": "cat"}
 
@@ -158,10 +158,10 @@ def test_files_that_are_no_json_lines(tmp_path):
         (b"\xff\xfe", "not UTF-8"),
     ):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"predictions is '.*x.jsonl'.*{message}"):
-            read_json_lines(path, "predictions")
+        with pytest.raises(ValueError, match=f"x.jsonl.*{message}"):
+            read_objects(path)
     with pytest.raises(FileNotFoundError):
-        read_json_lines(tmp_path / "absent.jsonl", "predictions")
+        read_objects(tmp_path / "absent.jsonl")
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -172,13 +172,13 @@ def test_any_text_survives_a_line(tmp_path, text, end, mark):
     path = tmp_path / "x.jsonl"
     line = json.dumps({"text": text}, ensure_ascii=False)
     path.write_bytes((line + end + line + end).encode("utf-8-sig" if mark else "utf-8"))
-    assert read_json_lines(path, "x") == [(1, {"text": text}), (2, {"text": text})]
+    assert read_objects(path) == [(f"{path}, line {number}", {"text": text}) for number in (1, 2)]
 
 
 def test_wrong_events_in_the_data(tmp_path):
     for events in ([{"onset": 2.0, "offset": 1.0}], [{"onset": 1.0}], [3], 4, [{"onset": 1.0, "offset": float("inf")}]):
         path = write_lines(tmp_path / "data.jsonl", [{"id": "a", "events": events}])
-        with pytest.raises(ValueError, match="row 1 has events that cannot be read"):
+        with pytest.raises(ValueError, match="line 1 has events that cannot be read"):
             read_rows(path, keys=("id", "events"))
 
 

@@ -1,15 +1,23 @@
 """torchaudio gives what the CPU path does; `tests/run_torchaudio.sh` runs this where it does not load as it is."""
 
 import ast
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 import torch
 
-from processing.torchaudio_features import import_torchaudio, log_mel_batch, resample_batch
+from processing import pipeline_timepro, shared_prompt, torchaudio_features
+from processing.audio_io import load_audio
+from processing.event_text import prompt_text
+from processing.pipeline_timepro import TemporalAudioGroundingPipeline
+from processing.torchaudio_features import import_torchaudio, log_mel_batch, resample_on_device
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
+from recipes import DEFAULT_CHECKPOINT
+from recipes.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 HAS_TORCHAUDIO = import_torchaudio() is not None
@@ -21,12 +29,6 @@ def clips():
     rng = np.random.default_rng(0)
     noise = [(0.1 * rng.standard_normal(length)).astype(np.float32) for length in (16000, 1120, 40123)]
     return [*noise, np.zeros(8000, dtype=np.float32)]
-
-
-def chord(rate, frequencies, phases):
-    """Return one second of tones, (rate,)."""
-    seconds = np.arange(rate) / rate
-    return 0.02 * sum(np.sin(2 * np.pi * f * seconds + phase) for f, phase in zip(frequencies, phases))
 
 
 def level_db(difference, reference):
@@ -48,23 +50,103 @@ def test_log_mel_features_are_those_of_numpy(device, options):
 
 @needs_torchaudio
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000, 192000])
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 22050, 32000, 44100, 48000, 96000, 176400, 192000])
 def test_resampling_is_that_of_soxr_at_high_quality(device, rate):
-    # Tones up to 90% of the lower Nyquist frequency; above, the two low-pass filters differ in their slopes.
-    limit = 0.9 * min(rate, 16000) / 2
-    rng = np.random.default_rng(0)
-    tones = rng.uniform(20, limit, 40), rng.uniform(0, 2 * np.pi, 40)
-    waveform, exact = chord(rate, *tones), chord(16000, *tones)
-    expected = soxr.resample(waveform, rate, 16000, quality="HQ")
-    batch = torch.tensor(np.stack([waveform, -waveform]), dtype=torch.float32, device=device)
-    found = resample_batch(batch, rate, 16000).cpu().numpy()
-    assert abs(found.shape[1] - len(expected)) <= 1
-    assert np.array_equal(found[0], -found[1])
-    # The filters ring at the ends.
-    found, expected, exact = (samples[800:15200] for samples in (found[0], expected, exact))
-    assert level_db(found - exact, exact) < -90
-    # From 44.1 kHz and its parts soxr is about -72 dB off the tones, and so cannot be met closer than that.
-    assert level_db(found - expected, exact) < max(-80, level_db(expected - exact, exact) + 1)
+    # Noise holds all frequencies, those of the slope of the filter too.
+    waveform = (0.1 * np.random.default_rng(0).standard_normal(rate + 17)).astype(np.float32)
+    expected = soxr.resample(waveform.astype(np.float64), rate, 16000, quality="HQ")
+    # In blocks of any length, the last sample alone.
+    edges = [0, 5, 700, 5000, len(waveform) - 1, len(waveform)]
+    blocks = [waveform[start:end] for start, end in itertools.pairwise(edges)]
+    found = np.concatenate(list(resample_on_device(iter(blocks), rate, 16000, device)))
+    assert found.shape == expected.shape and found.dtype == np.float32
+    assert level_db(found - expected, expected) < -110
+    np.testing.assert_allclose(load_audio(waveform, 16000, rate, device=device), found, atol=1e-6, rtol=0)
+    for length in (1, 2, 40, 333):
+        short = load_audio(waveform[: length * rate // 8000], 16000, rate)
+        found = load_audio(waveform[: length * rate // 8000], 16000, rate, device=device)
+        np.testing.assert_allclose(found, short, atol=1e-5, rtol=0)
+
+
+@needs_torchaudio
+def test_rates_without_a_small_ratio_are_left_to_soxr():
+    waveform = clips()[0]
+    for rate in (44101, 12345.5):
+        assert resample_on_device(iter([waveform]), rate, 16000, "cpu") is None
+        assert np.array_equal(load_audio(waveform, 16000, rate, device="cpu"), load_audio(waveform, 16000, rate))
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recordings")
+    samples, rate = soundfile.read(ROOT / "space_app" / "examples" / "living_room.flac")
+    for new_rate in (22050, 48000):
+        soundfile.write(folder / f"{new_rate}.wav", soxr.resample(samples, rate, new_rate), new_rate)
+    soundfile.write(folder / "long.wav", np.tile(soxr.resample(samples, rate, 44100), 3), 44100)
+    return [str(folder / f"{name}.wav") for name in ("22050", "48000", "long")]
+
+
+@needs_torchaudio
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_processor_computes_on_the_device_that_is_asked_for(device, recordings, monkeypatch):
+    model, processor = load_checkpoint(DEFAULT_CHECKPOINT)
+    model.eval().to(device)
+    used = count_calls(monkeypatch)
+    content = [{"type": "audio"}, {"type": "text", "text": prompt_text("detection")}]
+    text = [processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)] * 2
+    options = {"text": text, "audio": recordings[:2], "return_tensors": "pt", "padding": True}
+    expected = processor(**options)
+    assert used == {"resample_on_device": 0, "log_mel_batch": 0}
+    found = processor(**options, device=device)
+    assert used == {"resample_on_device": 2, "log_mel_batch": 1}
+    assert found["input_features"].device.type == device
+    torch.testing.assert_close(found["input_features"].cpu(), expected["input_features"], atol=1e-3, rtol=0)
+    assert all(torch.equal(found[name].cpu(), expected[name]) for name in ("input_ids", "input_features_mask"))
+    answers = [model.generate(**inputs.to(device), max_new_tokens=60) for inputs in (expected, found)]
+    assert torch.equal(*answers)
+
+
+@needs_torchaudio
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_pipeline_finds_the_same_events_through_torchaudio(device, recordings, monkeypatch):
+    model, processor = load_checkpoint(DEFAULT_CHECKPOINT)
+    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor)
+    used = count_calls(monkeypatch)
+    expected = pipe(recordings, batch_size=2)
+    assert used == {"resample_on_device": 0, "log_mel_batch": 0}
+    if device == "cpu":
+        # As if this were no CPU.
+        for module in (pipeline_timepro, shared_prompt):
+            monkeypatch.setattr(module, "accelerator", lambda device: device)
+    else:
+        pipe = TemporalAudioGroundingPipeline(model=model, processor=processor, device=device)
+    found = pipe(recordings, batch_size=2)
+    # 10 s, 10 s, and 30 s in 5 windows (0, 6.64, 13.28, 19.92 and 20.00 s, for the last is as long): 7 in twos.
+    assert used["resample_on_device"] == 3 and used["log_mel_batch"] >= 4
+    assert sum(len(result["events"]) for result in expected) > 4
+    for one, other in zip(expected, found, strict=True):
+        assert one["text"] == other["text"] and one["duration"] == other["duration"]
+        for first, second in zip(one["events"], other["events"], strict=True):
+            assert second == {**first, "score": pytest.approx(first["score"], abs=1e-3)}
+
+
+def count_calls(monkeypatch):
+    """Return how often each function of torchaudio was used, to be looked at later."""
+    counts = {"resample_on_device": 0, "log_mel_batch": 0}
+
+    def counted(name):
+        function = getattr(torchaudio_features, name)
+
+        def call(*args):
+            result = function(*args)
+            counts[name] += result is not None
+            return result
+
+        return call
+
+    for name in counts:
+        monkeypatch.setattr(torchaudio_features, name, counted(name))
+    return counts
 
 
 @pytest.mark.skipif(HAS_TORCHAUDIO, reason="torchaudio imports")
@@ -74,8 +156,9 @@ def test_without_torchaudio_numpy_does_it():
     found = extractor(clips(), sampling_rate=16000, return_tensors="pt", device="cpu")
     assert torch.equal(found["input_features"], expected["input_features"])
     assert log_mel_batch(clips(), extractor.window, extractor.mel_filters, 160, 1e-3, "cpu") is None
-    with pytest.raises(ImportError, match="torchaudio does not import beside this torch; use load_audio"):
-        resample_batch(torch.zeros(10), 8000, 16000)
+    assert resample_on_device(iter(clips()), 8000, 16000, "cpu") is None
+    samples = clips()[0]
+    assert np.array_equal(load_audio(samples, 16000, 8000, device="cpu"), load_audio(samples, 16000, 8000))
 
 
 def test_torchaudio_is_imported_in_one_place():

@@ -28,10 +28,13 @@ _BREAKS_OFF = (
 )
 
 
-def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None) -> np.ndarray:
+def load_audio(
+    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None
+) -> np.ndarray:
     """Return a recording as one channel at one sampling rate.
 
-    Channels are mixed down to their mean; other rates are resampled by soxr at high quality.
+    Channels are mixed down to their mean; other rates are resampled by soxr at high quality, or by its
+    filter on a device, see [`resample_on_device`].
 
     Args:
         source: one of
@@ -39,9 +42,11 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
               webm, mkv and wma where the program ffmpeg is installed;
             - an array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile. Floats are taken to
               lie in [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
-            - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them.
+            - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them, or the
+              `AudioDecoder` of torchcodec that they make of these, which is decoded whole.
         sampling_rate: samples per second of the result.
         source_sampling_rate: samples per second of an array; `sampling_rate` if not given. Files know their own.
+        device: where to resample, if torchaudio imports; `None` for the CPU, by soxr.
 
     Returns:
         float32 array `(num_samples,)`.
@@ -61,13 +66,14 @@ def load_audio(source: Any, sampling_rate: int = 16000, source_sampling_rate: in
     name = _name(source)
     samples = _mix_down(samples, name)
     if rate != sampling_rate:
-        samples = import_soxr(name, rate, sampling_rate).resample(samples, rate, sampling_rate, quality="HQ")
+        blocks = resample_blocks(iter([samples]), name, rate, sampling_rate, device)
+        samples = np.concatenate([samples[:0], *blocks])
         if not len(samples):
             raise ValueError(f"{name} is too short for one sample at {sampling_rate} Hz; pass longer audio.")
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def import_soxr(name: str, rate: int, sampling_rate: int):
+def _import_soxr(name: str, rate: float, sampling_rate: int):
     """Return soxr, which recordings of other rates need, and nothing else does.
 
     Raises:
@@ -99,7 +105,9 @@ def audio_duration(source: str | os.PathLike | bytes) -> float:
 
 
 def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tuple[Any, int | float | None]:
-    """Return what a dict holds or what is no dict, and the rate of an array; files know their own."""
+    """Return what a dict or decoder holds or what is neither, and the rate of an array; files know their own."""
+    if hasattr(source, "get_all_samples"):
+        source = _decode_by_torchcodec(source)
     if isinstance(source, Mapping):
         source, source_sampling_rate = _unpack(source, source_sampling_rate)
     if isinstance(source, np.ndarray):
@@ -110,6 +118,15 @@ def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tup
             f"source_sampling_rate is {source_sampling_rate!r} but source is a file, which knows its own; leave it out."
         )
     return source, None
+
+
+def _decode_by_torchcodec(decoder: Any) -> dict:
+    """Return what an `AudioDecoder` yields, `array` being `(num_samples, num_channels)`."""
+    try:
+        samples = decoder.get_all_samples()
+    except RuntimeError as error:
+        raise ValueError(f"source is an AudioDecoder that cannot decode ({error}); give a whole file.") from error
+    return {"array": samples.data.cpu().numpy().T, "sampling_rate": samples.sample_rate}
 
 
 def _unpack(source: Mapping, source_sampling_rate: int | None) -> tuple[Any, int | None]:
@@ -165,8 +182,8 @@ def _open(source: str | os.PathLike | bytes):
             size = status.st_size
     else:
         raise ValueError(
-            f"source is of type {type(source).__name__}; give a path, bytes, a NumPy array, or a dict with array and "
-            "sampling_rate."
+            f"source is of type {type(source).__name__}; give a path, bytes, a NumPy array, a dict with array and "
+            "sampling_rate, or an AudioDecoder of torchcodec."
         )
     if not size:
         raise ValueError(f"{_name(source)} is empty (0 bytes); give an audio file.")
@@ -252,6 +269,34 @@ def read_blocks(
     return file.samplerate, file.frames, read()
 
 
+def resample_blocks(
+    blocks: Iterator[np.ndarray], name: str, rate: float, sampling_rate: float, device: Any = None
+) -> Iterator[np.ndarray]:
+    """Yield blocks `(num_samples,)` of one recording at another rate, by soxr or on a device as [`load_audio`] does.
+
+    Args:
+        name: what errors call the recording.
+
+    Raises:
+        ImportError: soxr is missing.
+    """
+    if device is not None:
+        from .torchaudio_features import resample_on_device
+
+        if (resampled := resample_on_device(blocks, rate, sampling_rate, device)) is not None:
+            yield from resampled
+            return
+    soxr = _import_soxr(name, rate, sampling_rate)
+    stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        resampled = stream.resample_chunk(block)
+        if len(resampled):
+            yield resampled
+    resampled = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+    if len(resampled):
+        yield resampled
+
+
 def _state(source: str | os.PathLike | bytes) -> tuple[int, ...] | None:
     """Return what is another after a file was written: inode, size and time of the last change."""
     if isinstance(source, (str, os.PathLike)) and os.path.exists(source):
@@ -297,4 +342,4 @@ def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-__all__ = ["audio_duration", "import_soxr", "load_audio", "read_blocks"]
+__all__ = ["audio_duration", "load_audio", "read_blocks", "resample_blocks"]

@@ -16,6 +16,7 @@ from .event_scores import score_events
 from .event_text import TASKS, prompt_text
 from .recording_answers import RecordingAnswers, read_answer
 from .shared_prompt import prefill_questions
+from .torchaudio_features import accelerator
 from .windowing import plan_windows
 
 # Recordings of more windows than this have a progress bar.
@@ -72,8 +73,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
         Args:
             inputs: a recording or several. One is a path, bytes, an array `(num_samples,)` or `(num_samples,
                 num_channels)` at 16 kHz, `{"array", "sampling_rate"}`, or `{"bytes", "path"}` as a column of `datasets`
-                holds them (`Audio(decode=False)`). Several are a list, or anything that can be iterated, such as a
-                generator or a column.
+                holds them (`Audio(decode=False)`), or the `AudioDecoder` that it makes of them where torchcodec is
+                installed. Several are a list, or anything that can be iterated, such as a generator or a column.
             task: `detection` (all events), `grounding` (those that match a query) or `captioning`.
             query: what to look for; only for grounding. A string, or for several recordings a list with one entry for
                 each. In place of a string may be a list of strings: each is then asked, and their results are a list
@@ -89,7 +90,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 default detection goes by the checkpoint's `min_score`; 0 leaves out none.
             constrained: hold answers to what can be read, see [`AnswerConstraint`]: times in order and within the
                 window, no event twice. By default they are. Without it, what the model says is what you get.
-            event_labels: the only labels that detection may name. Needs `constrained`.
+            event_labels: the only labels that detection may name; an error for other tasks. Given to `pipeline(...)` it
+                counts in detection alone. Needs `constrained`.
             max_events: events of one window at most. Needs `constrained`.
             disable_tqdm: hide the progress bar of long recordings, or show it (`False`); by default it is shown where
                 stderr is a terminal.
@@ -124,6 +126,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
             disable_tqdm, **generate_kwargs,
         )  # fmt: skip
         settings = {**self._preprocess_params, **given, "task": task, "wording": wording}
+        if task != "detection":
+            if event_labels is not None:
+                raise ValueError(
+                    f"event_labels is {event_labels!r} for task {task!r}; only detection names labels of a set; leave "
+                    "it out."
+                )
+            settings.pop("event_labels", None)
         # transformers keeps the generation settings of `pipeline(...)` in the second, others in the first.
         generate_kwargs = {**self._forward_params, **getattr(self, "_generate_kwargs", {}), **generate}
         generate_kwargs["return_scores"] = settings.pop("return_scores", True)
@@ -175,7 +184,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         queries = list(asked) if is_many else [asked]
         recording = RecordingAnswers(name, task, queries, self.processor.time_step, min_score)
         rate = self.processor.sampling_rate
-        seconds, blocks = stream_audio(source, rate)
+        seconds, blocks = stream_audio(source, rate, device=accelerator(self.model.device))
         is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
         bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
         is_hidden = True if is_short else disable_tqdm
@@ -210,8 +219,6 @@ class TemporalAudioGroundingPipeline(Pipeline):
         width, processor = inputs["input_ids"].shape[1], self.processor
         limits = {"constrained": True} if limits is None else dict(limits)
         if limits.pop("constrained"):
-            if rows[0]["task"] != "detection":
-                limits.pop("event_labels", None)
             eos_token_id = getattr(settings, "eos_token_id", None) or processor.tokenizer.eos_token_id
             constraint = AnswerConstraint(
                 processor.tokenizer, processor.grid, processor.answer_format, rows[0]["task"],
@@ -272,6 +279,8 @@ def _log_probs(answers, logits, beam_indices, ticks):
 def _is_one(inputs: Any) -> bool:
     """Tell whether inputs are one recording; what is neither one nor several is, to be refused by its type."""
     is_several = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
+    # An AudioDecoder of `datasets` can be asked for keys.
+    is_several = is_several and not hasattr(inputs, "get_all_samples")
     return isinstance(inputs, (str, os.PathLike, bytes, bytearray, np.ndarray, Mapping)) or not is_several
 
 

@@ -151,7 +151,8 @@ class TimeProAudioProcessor(ProcessorMixin):
             # A list of numbers is one waveform; anything else in a list is one clip each.
             is_batch = isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], numbers.Real))
             audio = list(audio) if is_batch else [audio]
-            audio = [item if isinstance(item, np.ndarray) else self._load(item) for item in audio]
+            device = (kwargs.get("audio_kwargs") or kwargs).get("device")
+            audio = [item if isinstance(item, np.ndarray) else self._load(item, device) for item in audio]
         if text is not None:
             # Not all versions of transformers count.
             text, num_clips = list(text), len(audio or ())
@@ -163,14 +164,14 @@ class TimeProAudioProcessor(ProcessorMixin):
                 )
         return None, text, None, audio
 
-    def _load(self, source):
+    def _load(self, source, device=None):
         if hasattr(source, "detach"):
             source = source.detach().cpu().numpy()
         if isinstance(source, np.ndarray):
             return source
         if isinstance(source, (list, tuple)):
             return np.asarray(source, dtype=np.float32)
-        return load_audio(source, sampling_rate=self.sampling_rate)
+        return load_audio(source, sampling_rate=self.sampling_rate, device=device)
 
     def _check_audio(self, audio, sampling_rate):
         """Refuse what an extractor would get wrong; Whisper's is silent about integers, NaN and what it cuts off."""
@@ -200,16 +201,20 @@ class TimeProAudioProcessor(ProcessorMixin):
                     f"{1 / self.frame_rate:g} s at {self.sampling_rate} Hz; pass longer audio."
                 )
 
-    def _process_audio(self, audio, sampling_rate=None, **kwargs):
+    def _process_audio(self, audio, sampling_rate=None, device=None, return_tensors=None, **kwargs):
+        # On a device features are computed, and stay as tensors, where torchaudio (for Whisper: torch) can.
         # Text options such as padding or max_length arrive here too; they must not touch the mel features.
         self._check_audio(audio, sampling_rate)
-        options = {}
+        options = {} if device is None else {"device": device}
         # Whisper's extractor calls its mask otherwise, and fills up its whole window, of 30 s or more.
         if "input_features_mask" not in self.feature_extractor.model_input_names:
-            options = {"padding": "max_length", "truncation": False, "return_attention_mask": True}
+            options |= {"padding": "max_length", "truncation": False, "return_attention_mask": True}
             options["max_length"] = self._padded_samples(max(map(len, audio)))
         features = self.feature_extractor(
-            list(audio), sampling_rate=self.sampling_rate, return_tensors="np", **options
+            list(audio),
+            sampling_rate=self.sampling_rate,
+            return_tensors="pt" if return_tensors == "pt" else "np",
+            **options,
         )
         if "attention_mask" in features:
             features["input_features_mask"] = features.pop("attention_mask")
@@ -238,12 +243,14 @@ class TimeProAudioProcessor(ProcessorMixin):
         Audio blocks are `{"type": "audio", "audio" | "path" | "url": array, path, bytes or load_audio's dict}`.
         """
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
-        conversations = [[self._prepare(m, tokenize) for m in c] for c in (conversation if batched else [conversation])]
+        conversations = conversation if batched else [conversation]
+        device = (kwargs.get("processor_kwargs") or kwargs).get("device")
+        conversations = [[self._prepare(message, tokenize, device) for message in turns] for turns in conversations]
         return super().apply_chat_template(
             conversations if batched else conversations[0], chat_template=chat_template, tokenize=tokenize, **kwargs
         )
 
-    def _prepare(self, message, load):
+    def _prepare(self, message, load, device=None):
         message = dict(message)
         escape = (lambda text: text) if message["role"] == "assistant" else escape_text
         if isinstance(message["content"], str):
@@ -259,7 +266,7 @@ class TimeProAudioProcessor(ProcessorMixin):
             if block.get("type") == "audio" and load:
                 source = next((block[key] for key in ("audio", "path", "url") if key in block), None)
                 if source is not None:
-                    block = {"type": "audio", "audio": self._load(source)}
+                    block = {"type": "audio", "audio": self._load(source, device)}
             blocks.append(block)
         message["content"] = blocks
         return message

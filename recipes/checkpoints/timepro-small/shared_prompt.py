@@ -7,6 +7,8 @@ copy of the cache.
 
 import torch
 
+from .torchaudio_features import accelerator
+
 
 @torch.no_grad()
 def prefill_questions(model, processor, waveforms, questions, num_copies=1):
@@ -34,9 +36,9 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1):
             f"questions has {[len(texts) for texts in questions]} texts for {len(waveforms)} clips; give one or more "
             "for each clip."
         )
-    features, clip_texts = processor._process_audio(waveforms)
+    features, clip_texts = processor._process_audio(waveforms, device=accelerator(model.device), return_tensors="pt")
     names = ("input_features", "input_features_mask")
-    features = {name: torch.as_tensor(features[name]).to(model.device) for name in names}
+    features = {name: features[name].to(model.device) for name in names}
     counts = [text.count(processor.audio_token) for text in clip_texts]
     frames = model.get_audio_features(**features).pooler_output.split(counts)
     # What stands up to the last frame is computed once. A template may put the question before it: then no row shares.
