@@ -66,7 +66,8 @@ class MaskedWhisperEncoder:
         states = nn.functional.gelu(self.conv1(states))
         states = nn.functional.gelu(self.conv2(states)).transpose(1, 2)
         num_real = [(length - 1) // 2 + 1 for length in lengths]
-        positions = torch.arange(max(num_real), device=states.device)
+        # Pooling needs two positions, even where they are no whole frame.
+        positions = torch.arange(max(2, *num_real), device=states.device)
         states = states[:, : len(positions)] + self.embed_positions(positions)
         states = nn.functional.dropout(states, p=self.dropout, training=self.training)
         is_real = positions < torch.tensor(num_real, device=states.device)[:, None]

@@ -156,6 +156,20 @@ def test_sizes_that_do_not_meet_are_refused():
         TimeProAudioForCausalLM(TimeProAudioConfig(audio_config={"model_type": "whisper"}))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_clips_of_any_length_may_stand_in_one_batch(checkpoints, kind):
+    model = checkpoints[kind][0]
+    # Three mel frames are two positions, one frame: ((3 - 1) // 2 + 1) // 2; of fewer there is none.
+    lengths = torch.tensor([3, 700, 1, 650, 2, 50])
+    mask = (torch.arange(702) < lengths[:, None]).long()
+    features = torch.randn(6, 128, 702, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = model.get_audio_features(features, mask).pooler_output.split([1, 175, 0, 162, 0, 12])
+        for index in (0, 1, 3, 5):
+            expected = model.get_audio_features(features[[index]], mask[[index]]).pooler_output
+            torch.testing.assert_close(found[index], expected, rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
 def logits_of(model, inputs):
     return model.eval()(**inputs).logits.float()
