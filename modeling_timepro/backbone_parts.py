@@ -33,7 +33,8 @@ class MaskedWhisperEncoder:
     Frames past the end of a clip are masked in every layer, so what is real hangs on them through the convolutions
     alone: the last real position reads mel frames up to the second past the end. Positions count from the start. Hence
     two mel frames more than the longest clip give what 3,000 give, but for the rounding of sums of other lengths.
-    Clips of other lengths are computed apart, so that a short one does not pay for a long one beside it.
+    Clips of other lengths are computed apart, so that a short one does not pay for a long one beside it; not so where
+    several processes train together.
     """
 
     def output_lengths(self, mel_lengths):
@@ -42,13 +43,16 @@ class MaskedWhisperEncoder:
 
     def forward(self, input_features, input_features_mask):
         max_length = 2 * self.config.max_source_positions
-        lengths = input_features_mask.sum(-1).tolist()
+        lengths = input_features_mask.sum(-1).long().tolist()
         if max(lengths) > max_length:
             raise ValueError(
                 f"input_features has a clip of {max(lengths)} mel frames but the audio tower takes at most "
                 f"{max_length}; split the audio into shorter windows."
             )
-        groups = similar_lengths(lengths)
+        # Processes that hold weights together must all call the layers equally often.
+        has_others = torch.distributed.is_available() and torch.distributed.is_initialized()
+        has_others = has_others and torch.distributed.get_world_size() > 1
+        groups = [list(range(len(lengths)))] if has_others else similar_lengths(lengths)
         outputs = [self._encode(input_features[rows], [lengths[row] for row in rows]) for rows in groups]
         frames = outputs[0].new_zeros(len(lengths), outputs[0].shape[1], outputs[0].shape[2])
         for rows, output in zip(groups, outputs):
@@ -61,13 +65,12 @@ class MaskedWhisperEncoder:
         states = nn.functional.pad(input_features, (0, num_mel - input_features.shape[-1]))
         states = nn.functional.gelu(self.conv1(states))
         states = nn.functional.gelu(self.conv2(states)).transpose(1, 2)
-        positions = torch.arange(states.shape[1], device=states.device)
-        states = states + self.embed_positions(positions)
+        num_real = [(length - 1) // 2 + 1 for length in lengths]
+        positions = torch.arange(max(num_real), device=states.device)
+        states = states[:, : len(positions)] + self.embed_positions(positions)
         states = nn.functional.dropout(states, p=self.dropout, training=self.training)
-        num_real = torch.tensor([(length - 1) // 2 + 1 for length in lengths], device=states.device)
-        mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=states, attention_mask=(positions < num_real[:, None]).long()
-        )
+        is_real = positions < torch.tensor(num_real, device=states.device)[:, None]
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=is_real.long())
         for layer in self.layers:
             if not (self.training and self.layerdrop and torch.rand([]) < self.layerdrop):
                 states = layer(states, mask)

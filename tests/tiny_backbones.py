@@ -115,9 +115,11 @@ def make_stock(model_type, tokenizer_folder, size="small", tied=False):
     torch.manual_seed(0)
     model, processor = MAKERS[model_type](SIZES[size], AutoTokenizer.from_pretrained(tokenizer_folder), tied)
     generator = torch.Generator().manual_seed(1)
+    # Sums over more inputs are larger, and so is their rounding.
+    spread = 0.12 * (32 / SIZES[size]["text"]) ** 0.5
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.12 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
     tokenizer = processor.tokenizer
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
