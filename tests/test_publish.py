@@ -199,6 +199,7 @@ def test_all_failures_are_listed_and_nothing_is_uploaded(hub, scripted_checkpoin
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_code_that_does_not_load_is_found(scripted_checkpoint, tmp_path):
     from recipes.publish import check_loading
 
@@ -207,8 +208,8 @@ def test_code_that_does_not_load_is_found(scripted_checkpoint, tmp_path):
         file.write("import scipy\n")
     problems, _ = check_loading(folder)
     (problem,) = problems
-    assert problem.startswith("it does not load with transformers, torch and soundfile alone: ImportError")
-    assert "scipy" in problem
+    assert problem.startswith("it does not load with transformers, torch and soundfile alone: ")
+    assert problem.endswith("No module named 'scipy'")
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_without_soxr_one_rate_is_heard(tmp_path, monkeypatch):
         soundfile.write(tmp_path / f"{rate}.wav", samples, rate, subtype="FLOAT")
     np.testing.assert_array_equal(load_audio(tmp_path / "16000.wav"), samples)
     message = (
-        r"44100\.wav has 44100 Hz and is to be heard at 16000 Hz, for which soxr is missing; run `pip install soxr`"
+        r"44100\.wav' has 44100 Hz and is to be heard at 16000 Hz, for which soxr is missing; run `pip install soxr`"
     )
     with pytest.raises(ImportError, match=message):
         load_audio(tmp_path / "44100.wav")
