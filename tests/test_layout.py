@@ -108,11 +108,10 @@ def test_every_import_is_declared():
     lists = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
     names = {re.split(r"[<>=!\s%(]", line)[0] for text in lists for line in text.splitlines() if line}
     declared = {INSTALL_NAMES.get(name, name).lower().replace("-", "_") for name in names}
-    declared |= {"tokenizers"}  # a hard dependency of transformers, of the version that fits it
+    declared |= {"tokenizers", "packaging"}  # hard dependencies of transformers, of the versions that fit it
     for path in FILES:
         rest = {name for name in third_party_of(path) if name.lower() not in declared}
-        # Tests import what stands beside them.
-        rest -= {beside.stem for beside in (ROOT / "tests").glob("*.py")} if path.parent.name == "tests" else set()
+        rest -= {path.stem for path in files_of("tests")}
         assert not rest, f"{path} imports {rest}, which setup.cfg does not name"
 
 
