@@ -124,6 +124,8 @@ class _Answer(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body are sent apart; the second would wait for the first to be acknowledged.
+    disable_nagle_algorithm = True
     hub: LoopbackHub
 
     def log_message(self, *_):

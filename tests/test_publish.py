@@ -1,5 +1,6 @@
 """Publishing over real HTTP: what arrives on the Hub, what strangers get from there, and what a flaky server breaks."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -11,7 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from loopback_hub import TOKEN, LoopbackHub
+from loopback_hub import TOKEN, LoopbackHub, Repo
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint_folder import load_pipeline
@@ -141,27 +142,27 @@ def test_strangers_ground_a_recording_from_the_hub(hub, published, tmp_path):
     assert "pip install transformers torch soundfile" in card
 
 
-@needs_default_checkpoint
-def test_what_strangers_push_is_whole(hub, published, tmp_path):
-    result = run(hub, "-c", PUSH, "tester/small", published[1], home=tmp_path / "one")
+def test_what_strangers_push_is_whole(hub, scripted_checkpoint, tmp_path):
+    source = contents(scripted_checkpoint("dog bark"))
+    hub.repos["tester/tiny"] = Repo()
+    sha = hub.repos["tester/tiny"].add({name: (content, len(content) > 100_000) for name, content in source.items()})
+    hub.objects |= {hashlib.sha256(content).hexdigest(): content for content in source.values()}
+    result = run(hub, "-c", PUSH, "tester/tiny", sha, home=tmp_path / "one")
     assert result.returncode == 0, result.stderr[-3000:]
     parts, whole = hub.files("tester/parts"), hub.files("tester/whole")
-    loaded = set(contents(DEFAULT_CHECKPOINT)) - {"scores.json", "training_log.jsonl"}
+    loaded = {*source, "README.md"}
     assert set(parts) == set(whole) == GITATTRIBUTES | loaded
     assert {name for name in loaded if parts[name] != whole[name]} <= {"README.md"}
     for name in loaded:
         if name.endswith(".py"):
-            assert whole[name] == (DEFAULT_CHECKPOINT / name).read_bytes(), name
+            assert whole[name] == source[name], name
     # Nothing points to where it came from, nor to this machine.
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
-        assert b"tester/small" not in whole[name] and b"local_files_only" not in whole[name]
+        assert b"tester/tiny" not in whole[name] and b"local_files_only" not in whole[name]
     assert hub.repos["tester/whole"].private and not hub.repos["tester/parts"].private
-    source = hub.repos.pop("tester/small")
-    try:
-        name = f"tester/whole@{hub.repos['tester/whole'].refs['main']}"
-        result = run(hub, "-I", ALONE, name, home=tmp_path / "two")
-    finally:
-        hub.repos["tester/small"] = source
+    del hub.repos["tester/tiny"]
+    name = f"tester/whole@{hub.repos['tester/whole'].refs['main']}"
+    result = run(hub, "-I", ALONE, name, home=tmp_path / "two")
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads(result.stdout.splitlines()[-1])["classes"][0] == "TemporalAudioGroundingPipeline"
 
