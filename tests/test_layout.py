@@ -26,13 +26,13 @@ STDLIB_ONLY = (
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
     "processing": {"jams", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
-    "space_app": {"numpy", "matplotlib", "gradio", "transformers", "torch"},
+    "space_app": {"numpy", "matplotlib", "gradio", "plotly", "scipy", "starlette", "transformers", "torch"},
 }
 OURS = {
     "modeling_timepro": set(),
     "processing": set(),
     "recipes": {"modeling_timepro", "processing", "recipes", "space_app"},
-    "space_app": {"processing", "space_app"},
+    "space_app": {"space_app"},
 }
 INSTALL_NAMES = {"PyYAML": "yaml", "pyyaml": "yaml", "pyannote-core": "pyannote", "webvtt-py": "webvtt"}
 
