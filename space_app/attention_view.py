@@ -79,7 +79,7 @@ def answer_attention(pipe, answers, query: int, window: int, job) -> dict:
 
 
 def attention_figure(looks: dict, time_step: float, dark: bool = False):
-    """Return a Plotly figure: a row for each time said, a column for each tick, above for ticks and below for frames."""
+    """Return a Plotly figure: a row for each time said, a column for each tick; ticks above, frames below."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

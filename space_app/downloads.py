@@ -9,8 +9,8 @@ from space_app.checkpoint_code import carried
 
 NAMES = {
     "tsv": "TSV table", "csv": "CSV table", "json": "JSON", "jsonl": "JSON Lines", "audacity": "Audacity labels",
-    "rttm": "RTTM", "vtt": "WebVTT captions", "srt": "SubRip captions", "textgrid": "Praat TextGrid", "elan": "ELAN text",
-    "jams": "JAMS",
+    "rttm": "RTTM", "vtt": "WebVTT captions", "srt": "SubRip captions", "textgrid": "Praat TextGrid",
+    "elan": "ELAN text", "jams": "JAMS",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`/detect`, `/ground`, `/caption` and `/model`: the page for programs. JSON comes out; also tools of the MCP server."""
+"""`/detect`, `/ground`, `/caption` and `/model`: the page for programs, with JSON out; tools of the MCP server, too."""
 
 import logging
 

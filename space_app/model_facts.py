@@ -54,7 +54,8 @@ def model_facts(pipe, model: str) -> dict:
     own = [row for row in figures if row["name"].split(",")[0] == figures[0]["name"].split(",")[0]]
     return {
         "name": name,
-        "num_parameters": pipe.model.num_parameters(),
+        # Frozen parts are buffers, which transformers does not count.
+        "num_parameters": sum(tensor.numel() for tensor in pipe.model.state_dict().values()),
         "labels": list(getattr(config, "event_labels", None) or []),
         "max_time": float(pipe.processor.chunk_length_s or pipe.processor.max_time),
         "figures": own,

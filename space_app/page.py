@@ -9,6 +9,7 @@ from space_app.downloads import export_choices
 from space_app.endpoints import add_endpoints
 from space_app.model_facts import facts_html
 from space_app.page_events import PageEvents
+from space_app.play_span import PLAY_SPAN_JS
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
@@ -24,7 +25,7 @@ def page_style() -> dict:
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO, radius_size="sm")
     theme = theme.set(block_border_width="1px", block_shadow="none", block_label_background_fill="transparent")
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    return {"theme": theme, "css_paths": [HERE / "page.css"], "head": f"<script>{script}</script>"}
+    return {"theme": theme, "css_paths": [HERE / "page.css"], "head": f"<script>{script}\n{PLAY_SPAN_JS}</script>"}
 
 
 def build_page(service) -> gr.Blocks:
@@ -40,7 +41,7 @@ def build_page(service) -> gr.Blocks:
             elem_id="headline",
             padding=False,
         )
-        gr.HTML(facts_html(service.facts), padding=False)
+        gr.HTML(facts_html(service.facts), elem_id="facts", padding=False)
         parts = {"answers": gr.State(time_to_live=1800), "reference": gr.State(), "export": gr.State()}
         parts["dark"] = gr.Checkbox(visible=False)
         with gr.Row(equal_height=False):
@@ -57,8 +58,8 @@ def build_page(service) -> gr.Blocks:
 
 def _questions(parts, limits, pipe):
     parts["audio"] = gr.Audio(
-        label=f"Recording, up to {limits.max_seconds / 60:g} minutes", sources=["upload", "microphone"], type="filepath",
-        elem_id="recording", buttons=[],
+        label=f"Recording, up to {limits.max_seconds / 60:g} minutes", sources=["upload", "microphone"],
+        type="filepath", elem_id="recording", elem_classes="plays-spans", buttons=[],
     )  # fmt: skip
     parts["task"] = gr.Radio(
         [("Every sound", "detection"), ("Certain sounds", "grounding"), ("Describe", "captioning")], value="detection",
@@ -110,8 +111,8 @@ def _answers(parts, pipe):
     with gr.Column(visible=False) as parts["results"]:
         parts["plot"] = gr.Plot(show_label=False, container=False, elem_id="picture")
         parts["threshold"] = gr.Slider(
-            0, 1, value=default_threshold(pipe, "detection"), step=0.01, label="Threshold of scores", elem_id="threshold",
-            info="Filters what was heard; the model is not asked again.",
+            0, 1, value=default_threshold(pipe, "detection"), step=0.01, label="Threshold", elem_id="threshold",
+            info="Events of a lower score are hidden; the model is not asked again.",
         )  # fmt: skip
         parts["scores"] = gr.HTML(elem_id="scores", padding=False)
         parts["table"] = gr.HTML(elem_id="table", padding=False)
@@ -129,8 +130,9 @@ def _answers(parts, pipe):
             parts["raw"] = gr.HTML(padding=False)
         with gr.Accordion("Where the answer looks", open=False, elem_id="attention"):
             gr.HTML(
-                "<p class='hint'>The attention that each time of the answer pays to the ticks of the prompt, and to the audio "
-                "frames behind them; mean over layers and heads. The mark is the time that is said.</p>", padding=False,
+                "<p class='hint'>The attention that each time of the answer pays to the ticks of the prompt, and to "
+                "the audio frames behind them; mean over layers and heads. The mark is the time that is said.</p>",
+                padding=False,
             )  # fmt: skip
             with gr.Row(equal_height=True):
                 parts["window"] = gr.Dropdown([], label="Answer", show_label=False, min_width=180, elem_id="window")

@@ -8,10 +8,11 @@ import gradio as gr
 
 from space_app.answers import default_threshold, split_queries
 from space_app.attention_view import answer_attention, attention_figure, window_choices
+from space_app.checkpoint_code import carried
 from space_app.downloads import remove_export, write_export
+from space_app.interactive_plot import interactive_figure
 from space_app.jobs import Stopped
 from space_app.live_scores import score_file
-from space_app.plots import plot_events
 from space_app.prompt_view import prompt_html
 from space_app.reference_labels import read_reference
 from space_app.results_view import error_html, progress_html, scores_html, summary_html, table_html
@@ -63,7 +64,7 @@ class PageEvents:
             self.compare, pick("labels", "answers", "audio"), pick("reference", "status"), **hidden
         ).then(self.view, shown, pick(*view), **hidden)
         for trigger in (parts["threshold"].input, parts["format"].input):
-            trigger(self.view, shown, pick(*view), trigger_mode="always_last", **hidden)
+            trigger(self.filter, shown, pick("status", *view), trigger_mode="always_last", **hidden)
         parts["look"].click(
             self.look, pick("answers", "window", "dark"), pick("looks", "look_status"), concurrency_id="model",
             **hidden | {"show_progress": "minimal", "show_progress_on": parts["look_status"]},
@@ -71,7 +72,7 @@ class PageEvents:
 
     async def ask(self, audio, task, query, chunk, stride, reference, threshold, format, export, dark):
         """Ask, and show the answer while it grows."""
-        job, start, last = self.service.new_job(), time.monotonic(), 0.0
+        job, last = self.service.new_job(), 0.0
         keep = [gr.skip()] * 5
         running = [gr.update(visible=True), "", gr.update(choices=[], value=None), gr.update(visible=False), ""]
         stopped = [gr.update(visible=False), *[gr.skip()] * 4]
@@ -87,7 +88,7 @@ class PageEvents:
                 yield (answers, progress_html(answers), show if answers.results else gr.skip(), *running, *parts)
                 running[1:] = [gr.skip()] * 4
             parts = await _in_thread(self.view, answers, reference, threshold, format, export, dark)
-            status = summary_html(answers, answers.events(threshold), threshold, time.monotonic() - start)
+            status = summary_html(answers, threshold)
             raw = await _in_thread(prompt_html, self.pipe, answers)
             choices = [(text, f"{query},{window}") for text, (query, window) in window_choices(answers)]
             window = gr.update(choices=choices, value=choices[0][1] if choices else None)
@@ -113,26 +114,24 @@ class PageEvents:
         if answers is None:
             return [gr.skip()] * 5
         events = answers.events(threshold)
-        event = type(self).as_events(self.pipe, events)
-        figure = plot_events(answers.waveform, answers.sampling_rate, event, reference=reference or None)
+        decimals = self.pipe.processor.grid.decimals
+        figure = interactive_figure(answers.waveform, answers.sampling_rate, events, reference, dark, decimals)
         scores = None
         if reference is not None:
             labels = answers.queries if answers.task == "grounding" else None
-            scores = score_file(reference, event, labels, time_only=answers.task == "captioning")
+            scores = score_file(reference, self._as_events(events), labels, time_only=answers.task == "captioning")
         remove_export(export)
         try:
             export = write_export(self.pipe, self.service.downloads, answers.name, answers.duration, events, format)
             button = gr.update(value=export, interactive=True, label="Download")
         except ValueError:
             export, button = None, gr.update(value=None, interactive=False, label="Nothing to download")
-        return figure, table_html(events, self.pipe.processor.grid.decimals), scores_html(scores), export, button
+        return figure, table_html(events, decimals), scores_html(scores), export, button
 
-    @staticmethod
-    def as_events(pipe, events):
-        """Return dicts as the checkpoint's `Event`s."""
-        from space_app.checkpoint_code import carried
-
-        return [carried(pipe, "events").Event.from_dict(event) for event in events]
+    def filter(self, answers, reference, threshold, *rest):
+        """Return what the status says of events of at least a score, and what [`PageEvents.view`] returns."""
+        status = summary_html(answers, threshold) if answers and answers.is_whole else gr.skip()
+        return status, *self.view(answers, reference, threshold, *rest)
 
     def hold_audio(self, path, request: gr.Request):
         """Remember a visitor's recording, and let the one before go."""
@@ -164,6 +163,9 @@ class PageEvents:
         except (ValueError, IndexError) as error:
             return gr.update(visible=False), error_html(str(error))
         return gr.update(value=attention_figure(looks, self.pipe.processor.time_step, dark), visible=True), ""
+
+    def _as_events(self, events):
+        return [carried(self.pipe, "events").Event.from_dict(event) for event in events]
 
     def _hold(self, session, part, path):
         held = self._held.setdefault(session, {})

@@ -41,6 +41,6 @@ def prompt_html(pipe, answers) -> str:
     return (
         '<div class="raw"><h4>Raw answer</h4><p>Times are those of the window.</p>'
         f"<table>{''.join(rows)}</table>"
-        f"<h4>Prompt of the first window</h4><p>{num_frames} audio frames, drawn as \u2592; before them the ticks that date "
-        f'them.</p><pre tabindex="0">{prompt}</pre></div>'
+        f"<h4>Prompt of the first window</h4><p>{num_frames} audio frames, drawn as \u2592; before them the ticks that "
+        f'date them.</p><pre tabindex="0">{prompt}</pre></div>'
     )

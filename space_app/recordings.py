@@ -30,7 +30,7 @@ def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.nda
         size = os.path.getsize(path)
         if size > limits.max_megabytes * 1e6:
             raise ValueError(
-                f"{name} has {size / 1e6:.1f} MB; give a file of {limits.max_megabytes:g} MB at most, for instance as flac."
+                f"{name} has {size / 1e6:.1f} MB; give a file of {limits.max_megabytes:g} MB at most, such as a flac."
             )
         rate = pipe.processor.sampling_rate
         seconds, blocks = carried(pipe, "audio_stream").stream_audio(path, rate)

@@ -18,7 +18,8 @@ def progress_html(answers) -> str:
     heard = answers.results[0]["duration"] if answers.results else 0.0
     text = f"Listening to {html.escape(answers.name)}"
     if answers.num_windows > 1:
-        text += f": window {answers.num_done} of {answers.num_windows}, {seconds_text(heard)} of {seconds_text(answers.duration)}"
+        text += f": window {answers.num_done} of {answers.num_windows}"
+        text += f", {seconds_text(heard)} of {seconds_text(answers.duration)}"
     bar = (
         f'<progress max="{answers.num_windows}" value="{answers.num_done}"></progress>'
         if answers.num_done
@@ -27,14 +28,14 @@ def progress_html(answers) -> str:
     return f'<div class="status" role="status">{bar}<span>{text}</span></div>'
 
 
-def summary_html(answers, events: list[dict], threshold: float, seconds: float) -> str:
+def summary_html(answers, threshold: float) -> str:
     """Return what came out in one sentence."""
-    num_all = len(answers.events())
+    events, num_all = answers.events(threshold), len(answers.events())
     count = "no event" if not events else "1 event" if len(events) == 1 else f"{len(events)} events"
     text = f"<strong>{count}</strong> in {html.escape(answers.name)} ({seconds_text(answers.duration)})"
     if num_all > len(events):
         text += f", {num_all - len(events)} more below the threshold of {threshold:.2f}"
-    text += f"; answered in {seconds:.1f} s."
+    text += "."
     for query, result in zip(answers.queries, answers.results, strict=True):
         if query and not result["events"]:
             text += f" Not heard: {html.escape(query)}."
@@ -49,16 +50,9 @@ def table_html(events: list[dict], decimals: int = 2) -> str:
     """Return a table that a click on a heading sorts, see page.js; `data-` attributes hold the exact values."""
     if not events:
         return '<p class="empty">No events to show.</p>'
-    columns = (
-        ("onset", "Onset (s)"),
-        ("offset", "Offset (s)"),
-        ("length", "Length (s)"),
-        ("score", "Score"),
-        ("event_label", "Event"),
-    )
     head = "".join(
-        f'<th scope="col" aria-sort="{"ascending" if name == "onset" else "none"}"><button type="button">{text}</button></th>'
-        for name, text in columns
+        f'<th scope="col" aria-sort="{"none" if place else "ascending"}"><button type="button">{text}</button></th>'
+        for place, text in enumerate(("Onset (s)", "Offset (s)", "Length (s)", "Score", "Event"))
     )
     rows = []
     for event in events:
@@ -72,7 +66,9 @@ def table_html(events: list[dict], decimals: int = 2) -> str:
             f'<tr data-onset="{event["onset"]!r}" data-offset="{event["offset"]!r}">{numbers}'
             f'<td data-value="{label}">{label}</td></tr>'
         )
-    return f'<div class="table-scroll"><table class="events"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = "".join(rows)
+    table = f'<table class="events"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="table-scroll">{table}</div>'
 
 
 def scores_html(scores: dict | None) -> str:
@@ -86,6 +82,6 @@ def scores_html(scores: dict | None) -> str:
         f"<div><dt>matched</dt><dd>{scores['num_matched']}</dd></div>"
         f"<div><dt>of reference</dt><dd>{scores['num_reference']}</dd></div>"
         f"<div><dt>shown</dt><dd>{scores['num_predicted']}</dd></div></dl>"
-        '<p class="hint">Of this file, at this threshold. Eb-F1: onsets within 0.2 s, offsets within 0.2 s or 20 % of the '
-        "length. mIoU: mean over the labels that are there.</p>"
+        '<p class="hint">Of this file, at this threshold. Eb-F1: onsets within 0.2 s, offsets within 0.2 s or 20 % of '
+        "the length. mIoU: mean over the labels that are there.</p>"
     )
