@@ -4,10 +4,12 @@ The same picture as `space_app/plots.py` draws for paper, for a page: zoom with 
 Labels stand above their bars, so that nothing needs a legend or a wide margin.
 """
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import plotly.graph_objects as go
 
-from processing.events import Event
 from space_app.palette import ink_on, ordered_labels, shorten
 from space_app.plot_style import (
     HEADING,
@@ -30,27 +32,37 @@ MANY_LANES = 14  # from here on lanes are lower
 MAX_LABEL = 40  # characters, which a phone shows in one line
 
 
+class Bar(NamedTuple):
+    """Hold an event as it is drawn, in seconds. This folder runs without the rest of the package."""
+
+    onset: float
+    offset: float
+    event_label: str
+    score: float | None
+
+
 def interactive_figure(waveform, sampling_rate, events, reference=None, dark=False, decimals=2) -> go.Figure:
     """Draw a recording, its spectrogram and one lane of bars per label.
 
     Args:
         waveform: samples `(num_samples,)`, mono, in [-1, 1].
         sampling_rate: samples per second.
-        events: `processing.Event`s, or dicts of `onset`, `offset` (seconds), `event_label` and, if known, `score`.
+        events: objects or dicts with `onset`, `offset` (seconds), `event_label` and, if known, `score`.
         reference: true events, outlined over the bars of their label.
         dark: colours for a dark page.
         decimals: of the times shown, `processor.grid.decimals`.
 
     Returns:
         The figure. Bars are horizontal, one trace for each label, then one for the reference: `base` holds the onsets,
-        `x` the lengths in seconds, `customdata` `[onset, offset]`, `meta` `{"kind": "event" | "reference", "label"}`.
+        `x` the lengths in seconds, `customdata` `[onset, offset]`, `meta` `{"kind": "event", "label"}` or
+        `{"kind": "reference", "labels"}`.
 
     Raises:
         ValueError: the waveform is not one-dimensional, is empty or has samples that are not finite, the sampling rate
-            is not positive, or an event is not one (see `processing.Event`).
+            is not positive, or an event has times other than 0 <= onset <= offset.
     """
     waveform = checked_waveform(waveform, sampling_rate)
-    events, reference = ([_event(item) for item in side or ()] for side in (events, reference))
+    events, reference = ([_as_bar(item) for item in side or ()] for side in (events, reference))
     lanes, lanes_height = _place_lanes(events, reference)
     duration = len(waveform) / sampling_rate
     heights = (WAVE_HEIGHT, MEL_HEIGHT, max(lanes_height, MIN_LANES_HEIGHT))
@@ -89,12 +101,13 @@ def interactive_figure(waveform, sampling_rate, events, reference=None, dark=Fal
     return go.Figure(data=[wave, mel, *bars], layout=layout)
 
 
-def _event(item) -> Event:
-    if isinstance(item, Event):
-        return item
-    if isinstance(item, dict):
-        return Event.from_dict({key: item[key] for key in ("onset", "offset", "event_label", "score") if key in item})
-    return Event(item.onset, item.offset, item.event_label, getattr(item, "score", None))
+def _as_bar(item) -> Bar:
+    values = item if isinstance(item, dict) else {name: getattr(item, name, None) for name in Bar._fields}
+    score = values.get("score")
+    bar = Bar(*(float(values[name]) for name in ("onset", "offset")), str(values["event_label"]), score)
+    if not (0 <= bar.onset <= bar.offset < math.inf):
+        raise ValueError(f"event has onset {bar.onset} and offset {bar.offset}; give 0 <= onset <= offset, seconds.")
+    return bar._replace(score=float(score) if score is not None and math.isfinite(score) else None)
 
 
 def _place_lanes(events, reference) -> tuple[list[dict], float]:
@@ -186,7 +199,8 @@ def _outlines(lanes, dark, decimals):
         marker={"color": "rgba(0,0,0,0)", "line": {"color": ink, "width": 1.25}},
         customdata=[[event.onset, event.offset] for _, event in pairs],
         hovertext=[_hover(event, decimals, "reference") for _, event in pairs],
-        hovertemplate="%{hovertext}<extra></extra>", hoverlabel={"bordercolor": ink}, meta={"kind": "reference"},
+        hovertemplate="%{hovertext}<extra></extra>", hoverlabel={"bordercolor": ink},
+        meta={"kind": "reference", "labels": [event.event_label for _, event in pairs]},
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM, HEADING = 44, 10, 34, 46, 
 
 
 def as_text(label) -> str:
-    """Return a label that plotly draws as it is: it reads a few HTML tags, entities, and TeX between dollars."""
-    return html.escape(label, quote=False).replace("$", "&#36;")
+    """Return a label that plotly draws as it is: it reads HTML tags, entities, TeX between dollars and `%{...}`."""
+    return html.escape(label, quote=False).replace("$", "&#36;").replace("%", "&#37;")
 
 
 def wrapped(label, width=36) -> str:
