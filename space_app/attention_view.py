@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from space_app.checkpoint_code import carried
+from space_app.palette import DARK, FAINT, INK, LIGHT
 
 
 def window_choices(answers) -> list[tuple[str, tuple[int, int]]]:
@@ -49,13 +50,14 @@ def answer_attention(pipe, answers, query: int, window: int, job) -> dict:
     ids = torch.cat([inputs["input_ids"], said_ids.to(model.device)], dim=1)
     whole = dict(inputs) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with job.model():
-        usual = config._attn_implementation
+        language = model.model.language_model
+        usual = language.config._attn_implementation
         # Others do not tell their weights.
-        model.set_attn_implementation("eager")
+        language.set_attn_implementation("eager")
         try:
             attentions = model(**whole, output_attentions=True).attentions
         finally:
-            model.set_attn_implementation(usual)
+            language.set_attn_implementation(usual)
     weights = torch.stack([layer[0].float().mean(0) for layer in attentions]).mean(0).cpu()
     ids, ticks = ids[0].cpu(), config.time_token_ids
     places = torch.arange(len(ids))
@@ -67,12 +69,15 @@ def answer_attention(pipe, answers, query: int, window: int, job) -> dict:
     # A token is said by the position before it.
     looks = weights[said - 1]
     to_frames = torch.zeros(len(said), len(asked_ticks)).index_add_(1, owners, looks[:, frames])
-    seconds = [round(start + processor.grid.tick_seconds(int(i) - ticks.start), 6) for i in ids]
+
+    def seconds(positions):
+        return [round(start + processor.grid.tick_seconds(int(ids[place]) - ticks.start), 6) for place in positions]
+
     return {
         "text": asked["text"],
         "start": start,
-        "said": [seconds[place] for place in said],
-        "ticks": [seconds[place] for place in asked_ticks],
+        "said": seconds(said),
+        "ticks": seconds(asked_ticks),
         "to_ticks": looks[:, asked_ticks].numpy(),
         "to_frames": to_frames.numpy(),
     }
@@ -83,13 +88,14 @@ def attention_figure(looks: dict, time_step: float, dark: bool = False):
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    ink, faint = ("#E6E6E6", "#8A8A8A") if dark else ("#222222", "#6A6A6A")
-    # From the background to the blue of Okabe and Ito.
-    scale = [[0, "rgba(86,180,233,0)"], [1, "#56B4E9" if dark else "#0072B2"]]
+    ink, colours = ("#E6E6E6", DARK) if dark else (INK, LIGHT)
+    red, green, blue = (int(colours[0][place : place + 2], 16) for place in (1, 3, 5))
+    # Steeper where there is little, so that it is seen beside the few that have much.
+    scale = [[0, f"rgba({red},{green},{blue},0)"], [0.1, f"rgba({red},{green},{blue},0.4)"], [1, colours[0]]]
     num_said = len(looks["said"])
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.16 if num_said < 5 else 0.09,
-        subplot_titles=("attention to ticks", "attention to audio frames"),
+        subplot_titles=("Attention to ticks", "Attention to audio frames"),
     )  # fmt: skip
     names = [f"{index + 1}: {seconds:.2f} s" for index, seconds in enumerate(looks["said"])]
     highest = float(max(looks["to_ticks"].max(), looks["to_frames"].max()))
@@ -105,18 +111,18 @@ def attention_figure(looks: dict, time_step: float, dark: bool = False):
         for index, seconds in enumerate(looks["said"]):
             figure.add_shape(
                 type="line", x0=seconds, x1=seconds, y0=index - 0.5, y1=index + 0.5, row=row, col=1,
-                line={"color": "#E69F00" if dark else "#D55E00", "width": 2},
+                line={"color": colours[1], "width": 2},
             )  # fmt: skip
     axis = {
         "gridcolor": "rgba(128,128,128,0.2)",
-        "linecolor": faint,
+        "linecolor": FAINT,
         "zeroline": False,
         "color": ink,
         "ticks": "outside",
     }
     figure.update_xaxes(**axis, showgrid=False)
     figure.update_yaxes(**axis | {"ticks": ""}, showgrid=False, autorange="reversed", automargin=True)
-    figure.update_xaxes(title={"text": "time (s)", "standoff": 6}, row=2, col=1)
+    figure.update_xaxes(title={"text": "Time (s)", "standoff": 6}, row=2, col=1)
     figure.update_annotations(font={"size": 12, "color": ink}, x=0, xanchor="left")
     figure.update_layout(
         height=150 + 44 * max(num_said, 2), margin={"l": 10, "r": 10, "t": 30, "b": 40}, paper_bgcolor="rgba(0,0,0,0)",

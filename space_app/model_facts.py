@@ -77,18 +77,18 @@ def facts_html(facts: dict) -> str:
     link = f'<a href="{escape(facts["url"])}" target="_blank" rel="noopener">card</a>' if facts["url"] else ""
     link = link or '<a href="#model-card">card</a>'
     parts = [f"<p><strong>{escape(facts['name'])}</strong> is {kind} of {size} parameters. {known} "]
+    has_card = facts["card"] or facts["url"]
+    parts.append(f"What was measured, and how, says its {link}.</p>" if has_card else "It has no card.</p>")
     if facts["figures"]:
-        shown = [name for name in facts["figures"][0] if name.startswith(("Eb-F1 micro", "R@", "mIoU"))]
-        parts.append("Measured on soundscapes of its card: " if "soundscape" in facts["card"] else "Measured: ")
-        texts = []
-        for column in shown:
-            values = [
-                f"{escape(row[column].split(' ')[0])} {escape(row['name'].partition(',')[2].strip() or row['name'])}"
-                for row in facts["figures"]
-            ]
-            texts.append(f"{escape(column)} {', '.join(values)}")
-        parts.append("; ".join(texts) + ". ")
-    parts.append(f"More in its {link}.</p>" if facts["card"] or facts["url"] else "It has no card.</p>")
+        # Without their intervals, which the card has.
+        shown = [name for name in facts["figures"][0] if name.startswith(("Eb-F1 micro", "R@", "mIoU", "absent"))]
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in shown)
+        rows = []
+        for row in facts["figures"]:
+            name = row["name"].partition(",")[2].strip() or row["name"]
+            cells = "".join(f"<td>{escape(row[column].split(' ')[0])}</td>" for column in shown)
+            rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+        parts.append(f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
     if facts["labels"]:
         chips = "".join(f"<li>{escape(label)}</li>" for label in facts["labels"])
         parts.append(f'<details><summary>What it knows</summary><ul class="labels">{chips}</ul></details>')

@@ -24,8 +24,9 @@ def page_style() -> dict:
     """Return theme, styles and scripts for `launch`; fonts are the visitor's own, so that nothing is fetched."""
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO, radius_size="sm")
     theme = theme.set(block_border_width="1px", block_shadow="none", block_label_background_fill="transparent")
-    script = (HERE / "page.js").read_text(encoding="utf-8")
-    return {"theme": theme, "css_paths": [HERE / "page.css"], "head": f"<script>{script}\n{PLAY_SPAN_JS}</script>"}
+    script, style = ((HERE / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("js", "css"))
+    # As `css` Gradio would rewrite the rules for phones until they match nothing.
+    return {"theme": theme, "head": f"<style>{style}</style><script>{script}\n{PLAY_SPAN_JS}</script>"}
 
 
 def build_page(service) -> gr.Blocks:
@@ -62,7 +63,7 @@ def _questions(parts, limits, pipe):
         type="filepath", elem_id="recording", elem_classes="plays-spans", buttons=[],
     )  # fmt: skip
     parts["task"] = gr.Radio(
-        [("Every sound", "detection"), ("Certain sounds", "grounding"), ("Describe", "captioning")], value="detection",
+        [("All sounds", "detection"), ("Queries", "grounding"), ("Captions", "captioning")], value="detection",
         label="Find", elem_id="task",
     )  # fmt: skip
     parts["query"] = gr.Textbox(
@@ -114,7 +115,7 @@ def _answers(parts, pipe):
             0, 1, value=default_threshold(pipe, "detection"), step=0.01, label="Threshold", elem_id="threshold",
             info="Events of a lower score are hidden; the model is not asked again.",
         )  # fmt: skip
-        parts["scores"] = gr.HTML(elem_id="scores", padding=False)
+        parts["scores"] = gr.HTML(visible=False, elem_id="scores", padding=False)
         parts["table"] = gr.HTML(elem_id="table", padding=False)
         with gr.Row(equal_height=True):
             parts["format"] = gr.Dropdown(
@@ -122,10 +123,11 @@ def _answers(parts, pipe):
                 value="tsv",
                 label="Format",
                 show_label=False,
+                container=False,
                 min_width=150,
                 elem_id="format",
             )
-            parts["download"] = gr.DownloadButton("Download", min_width=120, elem_id="download")
+            parts["download"] = gr.DownloadButton("Download", min_width=120, size="md", elem_id="download")
         with gr.Accordion("Raw answer and prompt", open=False, elem_id="raw"):
             parts["raw"] = gr.HTML(padding=False)
         with gr.Accordion("Where the answer looks", open=False, elem_id="attention"):
@@ -135,7 +137,9 @@ def _answers(parts, pipe):
                 padding=False,
             )  # fmt: skip
             with gr.Row(equal_height=True):
-                parts["window"] = gr.Dropdown([], label="Answer", show_label=False, min_width=180, elem_id="window")
-                parts["look"] = gr.Button("Show attention", elem_id="look", min_width=140)
+                parts["window"] = gr.Dropdown(
+                    [], label="Answer", show_label=False, container=False, min_width=180, elem_id="window"
+                )
+                parts["look"] = gr.Button("Show attention", elem_id="look", size="md", min_width=140)
             parts["looks"] = gr.Plot(show_label=False, container=False, visible=False, elem_id="looks")
             parts["look_status"] = gr.HTML(padding=False)

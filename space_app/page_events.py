@@ -126,7 +126,8 @@ class PageEvents:
             button = gr.update(value=export, interactive=True, label="Download")
         except ValueError:
             export, button = None, gr.update(value=None, interactive=False, label="Nothing to download")
-        return figure, table_html(events, decimals), scores_html(scores), export, button
+        scores = gr.update(value=scores_html(scores), visible=scores is not None)
+        return figure, table_html(events, decimals), scores, export, button
 
     def filter(self, answers, reference, threshold, *rest):
         """Return what the status says of events of at least a score, and what [`PageEvents.view`] returns."""
