@@ -10,6 +10,7 @@ from space_app.endpoints import add_endpoints
 from space_app.model_facts import facts_html
 from space_app.page_events import PageEvents
 from space_app.play_span import PLAY_SPAN_JS
+from space_app.uploads_only import UploadedAudio, UploadedFile
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
@@ -58,7 +59,7 @@ def build_page(service) -> gr.Blocks:
 
 
 def _questions(parts, limits, pipe):
-    parts["audio"] = gr.Audio(
+    parts["audio"] = UploadedAudio(
         label=f"Recording, up to {limits.max_seconds / 60:g} minutes", sources=["upload", "microphone"],
         type="filepath", elem_id="recording", elem_classes="plays-spans", buttons=[],
     )  # fmt: skip
@@ -88,7 +89,7 @@ def _questions(parts, limits, pipe):
                 None, label="Overlap (s)", minimum=0, min_width=110, elem_id="stride", placeholder="a sixth"
             )
     with gr.Accordion("Compare with true labels", open=False):
-        parts["labels"] = gr.File(
+        parts["labels"] = UploadedFile(
             label="Labels: TSV, CSV, JSON, Audacity, RTTM, WebVTT, SRT, TextGrid, ELAN, JAMS", type="filepath",
             file_types=LABEL_FILES, height=110, elem_id="labels",
         )  # fmt: skip
