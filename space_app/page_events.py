@@ -145,7 +145,7 @@ class PageEvents:
             return None, gr.skip()
         name = audio or (answers.name if answers else "")
         try:
-            return read_reference(self.pipe, labels, name), gr.skip()
+            return read_reference(self.pipe, self.service.uploads.checked(labels), name), gr.skip()
         except ValueError as error:
             return None, error_html(str(error))
 

@@ -39,5 +39,6 @@ class Service:
 
         Arguments and errors are those of [`answer_steps`].
         """
+        path = path and self.uploads.checked(path)
         steps = answer_steps(self.pipe, path, task, queries, self.limits, job, chunk_length_s, stride_length_s)
         return run_steps(steps, job, self.executor)

@@ -28,6 +28,16 @@ class Uploads:
         self._num_incoming = 0
         self._unneeded = set()
 
+    def checked(self, path: str) -> str:
+        """Return the path of an upload.
+
+        Raises:
+            ValueError: no file there, or not in the folder of uploads, which Gradio should have refused.
+        """
+        if self.folder not in Path(os.path.realpath(path)).parents or not os.path.isfile(path):
+            raise ValueError("There is no such upload; upload the file again.")
+        return path
+
     def release(self, path: str | None):
         """Say that one who uploaded a file needs it no more; files that nobody uploaded are left alone."""
         if not path:

@@ -265,3 +265,14 @@ def scripted_checkpoint(tmp_path_factory):
         return folders[answer]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def space_page(tmp_path_factory):
+    """Return the page of the demonstration in a process of its own, with the embedded checkpoint and low limits."""
+    pytest.importorskip("gradio")
+    from space_process import Page
+
+    page = Page(tmp_path_factory.mktemp("space"), max_megabytes=3, max_seconds=90)
+    yield page.wait()
+    page.stop()
