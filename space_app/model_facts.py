@@ -71,7 +71,7 @@ def facts_html(facts: dict) -> str:
     size = f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
     kind = "a small model" if count < SMALL else "a model"
     known = (
-        f"It knows {len(facts['labels'])} kinds of sound and nothing else."
+        f"It knows {len(facts['labels'])} kind{'s' * (len(facts['labels']) > 1)} of sound and nothing else."
         if facts["labels"] else "It takes descriptions in any words."
     )  # fmt: skip
     link = f'<a href="{escape(facts["url"])}" target="_blank" rel="noopener">card</a>' if facts["url"] else ""
