@@ -191,8 +191,8 @@ def test_long_recordings_show_progress_and_stop(open_page, space_page, tmp_path)
     page.fill("#chunk input", "2")
     page.fill("#stride input", "0.5")
     page.click("#ask")
-    # Windows of 2 s that advance by 1 s: 80 of them in 81 s.
-    page.wait_for_function("() => /window [1-9]\\d* of 80/.test(document.querySelector('#status').innerText)")
+    # The overlap of 0.5 s is 0.48 on the grid: windows advance by 1.04 s, the 76th ends at 80.0 s, the last at 81.
+    page.wait_for_function("() => /window [1-9]\\d* of 77/.test(document.querySelector('#status').innerText)")
     page.wait_for_selector("#picture .js-plotly-plot")
     page.screenshot(path=tmp_path / "progress.png", full_page=True)
     page.click("#stop")

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_space.py                     50 at a time, 500 in all
 
-The page runs in a process of its own, with the embedded checkpoint, and is asked over loopback by clients that
-each have a connection of their own, as programs of strangers do. Requests are mixed: the example recordings, with and without
-queries, and files that are broken, empty, or too long, and impossible arguments. `lost` counts those that ended in
-neither the right answer nor the right refusal. Memory is the resident set of the page: after the first round, which
+The page runs in a process of its own, with the embedded checkpoint, and is asked over loopback by clients that each
+have a connection of their own, as programs of strangers do. Requests are mixed: the example recordings, with and
+without queries, and files that are broken, empty, or too long, and impossible arguments. `lost` counts those that ended
+in neither the right answer nor the right refusal. Memory is the resident set of the page: after the first round, which
 loads what is loaded on first use, and after the last. `left_uploads` counts uploads that were not deleted.
 """
 
