@@ -20,6 +20,7 @@ from space_app.plot_style import (
     heading,
     page_layout,
     panel_axis,
+    quiet_key,
     wrapped,
 )
 from space_app.spectrogram import NUM_MELS, checked_waveform, envelope, log_mel, mel_ticks
@@ -93,9 +94,7 @@ def interactive_figure(waveform, sampling_rate, events, reference=None, dark=Fal
         layout["shapes"].append(_track(lane, dark))
     if reference:
         bars.append(_outlines(lanes, dark, decimals))
-        key = {"x": 1, "xanchor": "right", "xshift": 1, "font": {"size": 11, "color": PAGES[dark]["faint"]}}
-        text = "filled: answer \u00b7 outlined: reference"
-        layout["annotations"].append(heading(text, dark, domains[2][1], **key))
+        layout["annotations"].append(quiet_key("filled: answer \u00b7 outlined: reference", dark, domains[2][1]))
     if not lanes:
         layout["annotations"].append(_nothing(duration, heights[2], dark))
     return go.Figure(data=[wave, mel, *bars], layout=layout)
@@ -181,7 +180,7 @@ def _bars(lane, index, duration, dark, decimals):
         # The outline alone shows events that are shorter than a pixel.
         marker={"color": colour, "line": {"color": colour, "width": 1}},
         text=["" if event.score is None else f"{event.score:.2f}" for event in events],
-        textposition=_score_places(lane, duration), insidetextanchor="start", textangle=0, constraintext="none",
+        textposition=_score_places(lane, duration), insidetextanchor="middle", textangle=0, constraintext="none",
         textfont={"size": 10}, insidetextfont={"color": ink_on(colour)}, outsidetextfont={"color": PAGES[dark]["ink"]},
         customdata=[[event.onset, event.offset] for event in events],
         hovertext=[_hover(event, decimals) for event in events], hovertemplate="%{hovertext}<extra></extra>",

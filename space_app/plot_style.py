@@ -17,7 +17,7 @@ PAGES = {
     },
 }  # fmt: skip
 # Pixels. Labels stand above what they name, so that the left margin is the same on a phone and on a desktop.
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM, HEADING = 44, 10, 34, 46, 22
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM, HEADING = 44, 10, 34, 46, 26
 
 
 def as_text(label) -> str:
@@ -66,7 +66,7 @@ def panel_axis(dark, bottom, top, **options) -> dict:
     page = PAGES[dark]
     return {
         "domain": [bottom, top], "fixedrange": True, "zeroline": False, "showgrid": False, "showline": False,
-        "ticks": "outside", "ticklen": 3, "tickcolor": page["faint"],
+        "automargin": "left", "ticks": "outside", "ticklen": 3, "tickcolor": page["faint"],
         "tickfont": {"size": 11, "color": page["faint"]},
     } | options  # fmt: skip
 
@@ -78,3 +78,9 @@ def heading(text, dark, y, yref="paper", **options) -> dict:
         "showarrow": False, "align": "left", "borderpad": 0, "xshift": -1,
         "font": {"size": 12, "color": PAGES[dark]["ink"]},
     } | options  # fmt: skip
+
+
+def quiet_key(text, dark, y) -> dict:
+    """Return a faint line of text at the right edge, standing on `y`: what a mark means."""
+    font = {"size": 11, "color": PAGES[dark]["faint"]}
+    return heading(text, dark, y, x=1, xanchor="right", xshift=1, yshift=2, font=font)
