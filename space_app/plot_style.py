@@ -2,6 +2,7 @@
 
 import html
 import textwrap
+import unicodedata
 
 from space_app.palette import DARK, LIGHT
 
@@ -25,6 +26,17 @@ def as_text(label) -> str:
     return html.escape(label, quote=False).replace("$", "&#36;").replace("%", "&#37;")
 
 
+def fitted(label, width=34) -> str:
+    """Return a label in one line, cut where it would be wider than a phone, which shows 34 lowercase letters."""
+    label = " ".join(label.split())
+    total = 0
+    for place, letter in enumerate(label):
+        total += 2 if unicodedata.east_asian_width(letter) in "WF" else 1.5 if letter.isupper() or letter in "mw" else 1
+        if total > width:
+            return label[: place - 1].rstrip() + "\u2026"
+    return label
+
+
 def wrapped(label, width=36) -> str:
     """Return a whole label in lines short enough for a phone."""
     lines = textwrap.wrap(" ".join(label.split()), width) or [""]
@@ -45,6 +57,7 @@ def page_layout(dark, height, duration) -> dict:
         "showlegend": False,
         "dragmode": "zoom",
         "hovermode": "closest",
+        "hoverdistance": 10,
         "hoverlabel": {
             "align": "left", "bgcolor": page["page"], "font": {"family": FONT, "size": 12, "color": page["ink"]},
         },

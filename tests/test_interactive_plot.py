@@ -12,6 +12,7 @@ pytest.importorskip("plotly")
 from processing.events import Event  # noqa: E402
 from space_app.interactive_attention import attention_figure  # noqa: E402
 from space_app.interactive_plot import interactive_figure  # noqa: E402
+from space_app.plot_style import fitted  # noqa: E402
 
 RATE = 16000
 EVENTS = [Event(0.5, 1.0, "dog bark", 0.914), Event(2.0, 4.5, "speech"), Event(3.0, 3.4, "dog bark", 0.5)]
@@ -134,11 +135,17 @@ def test_labels_are_text_and_long_ones_are_whole_in_the_hover(waveform):
     label = "<b>a</b> <a href='javascript:1'>b</a> & $x$ %{meta.duration} " + "and so on " * 10
     figure = interactive_figure(waveform, RATE, [Event(0, 1, label)])
     (note,) = [note for note in figure.layout.annotations if note.name == "label"]
-    assert note.text == "&lt;b&gt;a&lt;/b&gt; &lt;a href='javascript:1'&gt;b&lt;/a&gt; &amp;…"
+    assert note.text == "&lt;b&gt;a&lt;/b&gt; &lt;a href='javascript:1'&gt;b…"
     (bar,) = traces(figure, "event")
     whole = bar.hovertext[0].removeprefix("<b>").split("</b><br>0.00")[0].replace("<br>", " ")
     expected = "&lt;b&gt;a&lt;/b&gt; &lt;a href='javascript:1'&gt;b&lt;/a&gt; &amp; &#36;x&#36; &#37;{meta.duration} "
     assert whole == (expected + "and so on " * 10).strip() == note.hovertext.replace("<br>", " ")
+
+
+def test_wide_letters_are_cut_earlier():
+    # 34 lowercase letters fit; capitals take one and a half, ideographs two, and the cut takes one for its mark.
+    assert fitted("a" * 34) == "a" * 34 and fitted("a" * 35) == "a" * 33 + "…"
+    assert fitted("A" * 23) == "A" * 21 + "…" and fitted("\u96e8" * 17) == "\u96e8" * 17
 
 
 def test_scores_stand_in_bars_that_hold_them_or_beside(waveform):
