@@ -10,16 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
-from space_app.palette import ink_on, ordered_labels, shorten
+from space_app.palette import ink_on, ordered_labels
 from space_app.plot_style import (
     HEADING,
     MARGIN_BOTTOM,
     MARGIN_TOP,
     PAGES,
     as_text,
+    fitted,
     heading,
     page_layout,
     panel_axis,
+    quiet_key,
     wrapped,
 )
 from space_app.spectrogram import NUM_MELS, checked_waveform, envelope, log_mel, mel_ticks
@@ -29,7 +31,7 @@ LOWEST_DECIBELS = -70
 # Pixels: panels keep their height, the picture grows with its lanes.
 WAVE_HEIGHT, MEL_HEIGHT, MIN_LANES_HEIGHT = 64, 150, 40
 MANY_LANES = 14  # from here on lanes are lower
-MAX_LABEL = 40  # characters, which a phone shows in one line
+SHORT = 12  # the longest short event is a twelfth of the recording: on a phone the width of a finger
 
 
 class Bar(NamedTuple):
@@ -91,11 +93,11 @@ def interactive_figure(waveform, sampling_rate, events, reference=None, dark=Fal
         bars.append(_bars(lane, index, duration, dark, decimals))
         layout["annotations"].append(_label(lane, dark))
         layout["shapes"].append(_track(lane, dark))
+    if short := [(lane, index) for lane in lanes for index in _short(lane, duration)]:
+        bars.append(_targets(short, bars, lanes))
     if reference:
         bars.append(_outlines(lanes, dark, decimals))
-        key = {"x": 1, "xanchor": "right", "xshift": 1, "font": {"size": 11, "color": PAGES[dark]["faint"]}}
-        text = "filled: answer \u00b7 outlined: reference"
-        layout["annotations"].append(heading(text, dark, domains[2][1], **key))
+        layout["annotations"].append(quiet_key("filled: answer \u00b7 outlined: reference", dark, domains[2][1]))
     if not lanes:
         layout["annotations"].append(_nothing(duration, heights[2], dark))
     return go.Figure(data=[wave, mel, *bars], layout=layout)
@@ -176,12 +178,12 @@ def _bars(lane, index, duration, dark, decimals):
     colours = PAGES[dark]["lanes"]
     colour, events = colours[index % len(colours)], lane["events"]
     return go.Bar(
-        orientation="h", yaxis="y3", name=as_text(shorten(lane["label"], MAX_LABEL)), width=lane["bar"],
+        orientation="h", yaxis="y3", name=as_text(fitted(lane["label"])), width=lane["bar"],
         base=[event.onset for event in events], x=[_length(event) for event in events], y=lane["middles"],
         # The outline alone shows events that are shorter than a pixel.
         marker={"color": colour, "line": {"color": colour, "width": 1}},
         text=["" if event.score is None else f"{event.score:.2f}" for event in events],
-        textposition=_score_places(lane, duration), insidetextanchor="start", textangle=0, constraintext="none",
+        textposition=_score_places(lane, duration), insidetextanchor="middle", textangle=0, constraintext="none",
         textfont={"size": 10}, insidetextfont={"color": ink_on(colour)}, outsidetextfont={"color": PAGES[dark]["ink"]},
         customdata=[[event.onset, event.offset] for event in events],
         hovertext=[_hover(event, decimals) for event in events], hovertemplate="%{hovertext}<extra></extra>",
@@ -201,6 +203,23 @@ def _outlines(lanes, dark, decimals):
         hovertext=[_hover(event, decimals, "reference") for _, event in pairs],
         hovertemplate="%{hovertext}<extra></extra>", hoverlabel={"bordercolor": ink},
         meta={"kind": "reference", "labels": [event.event_label for _, event in pairs]},
+    )  # fmt: skip
+
+
+def _short(lane, duration) -> list[int]:
+    """Return which events of a lane are too short to be hit with a finger."""
+    return [i for i, event in enumerate(lane["events"]) if event.offset - event.onset < duration / SHORT]
+
+
+def _targets(short, bars, lanes):
+    """Return unseen marks in the middle of short events, which take what points beside them."""
+    pairs = [(bars[lanes.index(lane)], lane["events"][index], lane["middles"][index], index) for lane, index in short]
+    return go.Scatter(
+        x=[(event.onset + event.offset) / 2 for _, event, _, _ in pairs], y=[middle for *_, middle, _ in pairs],
+        yaxis="y3", mode="markers", marker={"size": 4, "opacity": 0}, meta={"kind": "targets"},
+        customdata=[[event.onset, event.offset] for _, event, _, _ in pairs],
+        hovertext=[bar.hovertext[index] for bar, *_, index in pairs], hovertemplate="%{hovertext}<extra></extra>",
+        hoverlabel={"bordercolor": [bar.marker.color for bar, *_ in pairs]},
     )  # fmt: skip
 
 
@@ -234,7 +253,7 @@ def _hover(event, decimals, kind=None) -> str:
 
 
 def _label(lane, dark) -> dict:
-    short = shorten(lane["label"], MAX_LABEL)
+    short = fitted(lane["label"])
     is_whole = short == " ".join(lane["label"].split())
     return heading(
         as_text(short), dark, lane["bars_top"], "y3", yshift=1, name="label",

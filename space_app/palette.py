@@ -5,8 +5,8 @@ deuteranopes and tritanopes (simulated as in Machado, Oliveira and Fernandes 200
 or more to its page. tests/test_palette.py holds them to it.
 """
 
-LIGHT = ("#1F6FA8", "#C86D4A", "#7A3A6D", "#2B948A", "#A08C10", "#BF3351", "#3C540E")
-DARK = ("#5AA0F0", "#F2C4A0", "#CC6ABC", "#7FDAD8", "#A8923A", "#E06C7C", "#CBDD7A")
+LIGHT = ("#1F6FA8", "#C86D4A", "#7A3A6D", "#3C540E", "#2DA295", "#A08C10", "#BF3351")
+DARK = ("#4F9AF5", "#F8CFAF", "#CB66B9", "#CFE47A", "#86E4E5", "#A8902F", "#DD6778")
 INK, FAINT, WAVE = "#222222", "#8A8A8A", "#5B6770"
 
 

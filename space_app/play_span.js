@@ -9,7 +9,7 @@
 
   const SHORTEST = 0.1; // seconds: less is not heard
   const known = new WeakMap(); // picture -> the `on` that we listen to; Plotly replaces it when it starts anew
-  let audio = null, span = null;
+  let audio = null, span = null, clicked = 0;
 
   const style = document.createElement("style");
   style.textContent = `
@@ -48,6 +48,9 @@
   function play(onset, offset) {
     watch(findAudio());
     if (!audio) return;
+    // Plotly tells of a tap twice, as touch and as mouse.
+    if (Date.now() - clicked < 400) return;
+    clicked = Date.now();
     if (span && !audio.paused && span[0] === onset && span[2] === offset) {
       audio.pause();
       return;
@@ -85,7 +88,7 @@
       }
       const [start, end] = axis.range, place = (audio.currentTime - start) / (end - start);
       const size = plot._fullLayout._size;
-      const shown = place >= 0 && place <= 1;
+      const shown = place >= 0 && place <= 1 && (audio.currentTime > 0 || !audio.paused);
       Object.assign(line.style, {
         display: shown ? "block" : "none", left: `${axis._offset + place * axis._length}px`,
         top: `${size.t}px`, height: `${size.h}px`,
@@ -119,6 +122,8 @@
     plot.on("plotly_unhover", () => plot.classList.remove("over-event"));
     plot.on("plotly_afterplot", () => { describe(plot); if (audio) drawLines(); });
     plot.on("plotly_relayouting", () => { if (audio) drawLines(); });
+    // A finger that drags scrolls the page, unless it has asked for a tool of the picture.
+    if (matchMedia("(pointer: coarse)").matches) window.Plotly?.relayout(plot, { dragmode: false });
     describe(plot);
     if (audio) drawLines();
   }

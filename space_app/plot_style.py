@@ -2,6 +2,7 @@
 
 import html
 import textwrap
+import unicodedata
 
 from space_app.palette import DARK, LIGHT
 
@@ -17,12 +18,23 @@ PAGES = {
     },
 }  # fmt: skip
 # Pixels. Labels stand above what they name, so that the left margin is the same on a phone and on a desktop.
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM, HEADING = 44, 10, 34, 46, 22
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM, HEADING = 44, 10, 34, 46, 26
 
 
 def as_text(label) -> str:
     """Return a label that plotly draws as it is: it reads HTML tags, entities, TeX between dollars and `%{...}`."""
     return html.escape(label, quote=False).replace("$", "&#36;").replace("%", "&#37;")
+
+
+def fitted(label, width=34) -> str:
+    """Return a label in one line, cut where it would be wider than a phone, which shows 34 lowercase letters."""
+    label = " ".join(label.split())
+    total = 0
+    for place, letter in enumerate(label):
+        total += 2 if unicodedata.east_asian_width(letter) in "WF" else 1.5 if letter.isupper() or letter in "mw" else 1
+        if total > width:
+            return label[: place - 1].rstrip() + "\u2026"
+    return label
 
 
 def wrapped(label, width=36) -> str:
@@ -45,6 +57,7 @@ def page_layout(dark, height, duration) -> dict:
         "showlegend": False,
         "dragmode": "zoom",
         "hovermode": "closest",
+        "hoverdistance": 10,
         "hoverlabel": {
             "align": "left", "bgcolor": page["page"], "font": {"family": FONT, "size": 12, "color": page["ink"]},
         },
@@ -66,7 +79,7 @@ def panel_axis(dark, bottom, top, **options) -> dict:
     page = PAGES[dark]
     return {
         "domain": [bottom, top], "fixedrange": True, "zeroline": False, "showgrid": False, "showline": False,
-        "ticks": "outside", "ticklen": 3, "tickcolor": page["faint"],
+        "automargin": "left", "ticks": "outside", "ticklen": 3, "tickcolor": page["faint"],
         "tickfont": {"size": 11, "color": page["faint"]},
     } | options  # fmt: skip
 
@@ -78,3 +91,9 @@ def heading(text, dark, y, yref="paper", **options) -> dict:
         "showarrow": False, "align": "left", "borderpad": 0, "xshift": -1,
         "font": {"size": 12, "color": PAGES[dark]["ink"]},
     } | options  # fmt: skip
+
+
+def quiet_key(text, dark, y) -> dict:
+    """Return a faint line of text at the right edge, standing on `y`: what a mark means."""
+    font = {"size": 11, "color": PAGES[dark]["faint"]}
+    return heading(text, dark, y, x=1, xanchor="right", xshift=1, yshift=2, font=font)

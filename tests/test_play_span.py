@@ -110,7 +110,7 @@ def test_a_click_plays_the_span_and_a_new_picture_does_too(page):
     ticks = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
     assert line["x"] == pytest.approx(ticks["x"] + ticks["width"] * stopped / 10, abs=2)
     page.click("#again")
-    page.wait_for_function("document.querySelector('.js-plotly-plot').data.at(-1).text[0] === '0.10'")
+    page.wait_for_function("document.querySelector('.js-plotly-plot').data[5].text[0] === '0.10'")
     page.wait_for_selector(".barlayer .point[role=button]", state="attached")
     click_bar(page, 2)
     started, stopped = wait_for_stop(page)
@@ -119,13 +119,28 @@ def test_a_click_plays_the_span_and_a_new_picture_does_too(page):
 
 def test_a_second_click_and_the_player_leave_the_span(page):
     click_bar(page, 1)
-    page.wait_for_function(f"({AUDIO})()[1] === false && ({AUDIO})()[0] > 2.1")
+    page.wait_for_function(f"({AUDIO})()[1] === false && ({AUDIO})()[0] > 2.6")
     click_bar(page, 1)
     assert wait_until_paused(page) < 4.4
-    # Playing on from there is the player's own: it does not stop at the offset.
+    # (A second click within 0.4 s is the echo of a tap.) Playing on from there is the player's own: it does not stop at the offset.
     page.click("[aria-label='Play']")
     page.wait_for_function(f"({AUDIO})()[0] > 4.8", timeout=10_000)
     assert not page.evaluate(AUDIO)[1]
+
+
+def test_a_click_beside_a_short_event_hits_it(page):
+    page.set_viewport_size({"width": 390, "height": 1000})
+    page.wait_for_function("document.querySelector('.js-plotly-plot').getBoundingClientRect().width < 380")
+    page.wait_for_timeout(200)
+    box = page.evaluate("[...document.querySelectorAll('.barlayer .point path')][2].getBoundingClientRect()")
+    middle, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    assert box["width"] < 14
+    page.mouse.move(middle - 9, y)
+    page.mouse.move(middle - 8, y)
+    page.wait_for_selector(".hoverlayer .hovertext", state="attached")
+    page.mouse.click(middle - 8, y)
+    started, stopped = wait_for_stop(page)
+    assert 6.0 <= started < 6.3 and 6.3 <= stopped < 6.55
 
 
 def wait_until_paused(page):
@@ -165,7 +180,7 @@ def test_bars_stand_at_their_times_and_one_zoom_moves_all(page):
 
 def test_html_in_labels_is_text(page):
     texts = page.evaluate("[...document.querySelectorAll('.annotation-text')].map((text) => text.textContent)")
-    assert "<b>x</b>" in texts and "<script>window.hacked=1</script><a href…" in texts
+    assert "<b>x</b>" in texts and any(text.startswith("<script>window.hacked=1") for text in texts)
     click_bar(page, 3)
     hover = page.evaluate("document.querySelector('.hoverlayer .hovertext').textContent")
     assert "<script>window.hacked=1</script>" in hover and "href='https://example.org'>here</a>" in hover
@@ -185,3 +200,29 @@ def test_a_phone_shows_all_of_it(page):
     assert math.isfinite(right) and len(texts) > 10
     assert not [text for text in texts if text[2] > right or text[1] < 0]
     assert np.allclose(page.evaluate(BARS), EXPECTED, atol=0.05)
+
+
+@pytest.mark.slow
+def test_a_finger_scrolls_over_the_picture_and_a_tap_plays(chromium, address):
+    context = chromium.new_context(viewport={"width": 390, "height": 500}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_selector(".barlayer .point[role=button]", state="attached", timeout=60_000)
+    page.wait_for_function(f"({AUDIO})() !== null")
+    box = page.locator(".js-plotly-plot").bounding_box()
+    touch = context.new_cdp_session(page)
+    for step in range(12):
+        kind = "touchStart" if step == 0 else "touchEnd" if step == 11 else "touchMove"
+        points = [] if step == 11 else [{"x": 200, "y": box["y"] + 120 - 15 * step}]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        page.wait_for_timeout(16)
+    page.wait_for_function("window.scrollY > 100")
+    assert page.evaluate("document.querySelector('.js-plotly-plot').layout.xaxis.range") == [0, 10]
+    page.wait_for_timeout(500)
+    bar = page.locator(".barlayer .point path").nth(1)
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_timeout(500)
+    box = bar.bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_function(f"({AUDIO})()[1] === false && ({AUDIO})()[0] > 2.5")
+    context.close()
