@@ -1,10 +1,8 @@
 """Where an answer looks: the attention that the times it says pay to the ticks of the prompt (arXiv 2604.13715)."""
 
-import numpy as np
 import torch
 
 from space_app.checkpoint_code import carried
-from space_app.palette import DARK, FAINT, INK, LIGHT
 
 
 def window_choices(answers) -> list[tuple[str, tuple[int, int]]]:
@@ -81,51 +79,3 @@ def answer_attention(pipe, answers, query: int, window: int, job) -> dict:
         "to_ticks": looks[:, asked_ticks].numpy(),
         "to_frames": to_frames.numpy(),
     }
-
-
-def attention_figure(looks: dict, time_step: float, dark: bool = False):
-    """Return a Plotly figure: a row for each time said, a column for each tick; ticks above, frames below."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    ink, colours = ("#E6E6E6", DARK) if dark else (INK, LIGHT)
-    red, green, blue = (int(colours[0][place : place + 2], 16) for place in (1, 3, 5))
-    # Steeper where there is little, so that it is seen beside the few that have much.
-    scale = [[0, f"rgba({red},{green},{blue},0)"], [0.1, f"rgba({red},{green},{blue},0.4)"], [1, colours[0]]]
-    num_said = len(looks["said"])
-    figure = make_subplots(
-        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.16 if num_said < 5 else 0.09,
-        subplot_titles=("Attention to ticks", "Attention to audio frames"),
-    )  # fmt: skip
-    names = [f"{index + 1}: {seconds:.2f} s" for index, seconds in enumerate(looks["said"])]
-    highest = float(max(looks["to_ticks"].max(), looks["to_frames"].max()))
-    middles = np.array(looks["ticks"]) + time_step / 2
-    for row, key in enumerate(("to_ticks", "to_frames"), 1):
-        figure.add_trace(
-            go.Heatmap(
-                x=middles, y=names, z=looks[key].round(5), colorscale=scale, zmin=0, zmax=highest, showscale=row == 1,
-                colorbar={"thickness": 10, "outlinewidth": 0, "tickfont": {"color": ink, "size": 11}, "len": 1.0},
-                hovertemplate="says %{y}<br>looks at %{x:.2f} s<br>attention %{z:.3f}<extra></extra>",
-            ), row=row, col=1,
-        )  # fmt: skip
-        for index, seconds in enumerate(looks["said"]):
-            figure.add_shape(
-                type="line", x0=seconds, x1=seconds, y0=index - 0.5, y1=index + 0.5, row=row, col=1,
-                line={"color": colours[1], "width": 2},
-            )  # fmt: skip
-    axis = {
-        "gridcolor": "rgba(128,128,128,0.2)",
-        "linecolor": FAINT,
-        "zeroline": False,
-        "color": ink,
-        "ticks": "outside",
-    }
-    figure.update_xaxes(**axis, showgrid=False)
-    figure.update_yaxes(**axis | {"ticks": ""}, showgrid=False, autorange="reversed", automargin=True)
-    figure.update_xaxes(title={"text": "Time (s)", "standoff": 6}, row=2, col=1)
-    figure.update_annotations(font={"size": 12, "color": ink}, x=0, xanchor="left")
-    figure.update_layout(
-        height=150 + 44 * max(num_said, 2), margin={"l": 10, "r": 10, "t": 30, "b": 40}, paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)", font={"color": ink, "size": 12, "family": "system-ui, sans-serif"},
-    )  # fmt: skip
-    return figure

@@ -7,9 +7,10 @@ import time
 import gradio as gr
 
 from space_app.answers import default_threshold, split_queries
-from space_app.attention_view import answer_attention, attention_figure, window_choices
+from space_app.attention_view import answer_attention, window_choices
 from space_app.checkpoint_code import carried
 from space_app.downloads import remove_export, write_export
+from space_app.interactive_attention import attention_figure
 from space_app.interactive_plot import interactive_figure
 from space_app.jobs import Stopped
 from space_app.live_scores import score_file
@@ -163,7 +164,10 @@ class PageEvents:
             looks = answer_attention(self.pipe, answers, query, place, self.service.new_job())
         except (ValueError, IndexError) as error:
             return gr.update(visible=False), error_html(str(error))
-        return gr.update(value=attention_figure(looks, self.pipe.processor.time_step, dark), visible=True), ""
+        panels = {"ticks": looks["to_ticks"], "audio frames": looks["to_frames"]}
+        decimals = self.pipe.processor.grid.decimals
+        figure = attention_figure(looks["ticks"], panels, dark=dark, said=looks["said"], decimals=decimals)
+        return gr.update(value=figure, visible=True), ""
 
     def _as_events(self, events):
         return [carried(self.pipe, "events").Event.from_dict(event) for event in events]
