@@ -6,7 +6,7 @@ import gradio as gr
 
 from space_app.answers import default_threshold, split_queries
 from space_app.jobs import Stopped
-from space_app.uploads_only import UploadedAudio
+from space_app.uploads_only import uploads_only
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def add_endpoints(service):
         return facts | {"max_megabytes": limits.max_megabytes, "max_seconds": limits.max_seconds}
 
     with gr.Group(visible=False):
-        audio = UploadedAudio(type="filepath", label="Recording")
+        audio = uploads_only(gr.Audio(type="filepath", label="Recording"))
         queries = gr.Textbox(label="Queries, one a line", lines=3)
         threshold = gr.Number(None, label="Threshold of scores, 0 to 1")
         window, overlap = gr.Number(None, label="Window in seconds"), gr.Number(None, label="Overlap in seconds")

@@ -10,7 +10,7 @@ from space_app.endpoints import add_endpoints
 from space_app.model_facts import facts_html
 from space_app.page_events import PageEvents
 from space_app.play_span import PLAY_SPAN_JS
-from space_app.uploads_only import UploadedAudio, UploadedFile
+from space_app.uploads_only import uploads_only
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
@@ -59,10 +59,11 @@ def build_page(service) -> gr.Blocks:
 
 
 def _questions(parts, limits, pipe):
-    parts["audio"] = UploadedAudio(
+    parts["audio"] = gr.Audio(
         label=f"Recording, up to {limits.max_seconds / 60:g} minutes", sources=["upload", "microphone"],
         type="filepath", elem_id="recording", elem_classes="plays-spans", buttons=[],
     )  # fmt: skip
+    uploads_only(parts["audio"])
     parts["task"] = gr.Radio(
         [("All sounds", "detection"), ("Queries", "grounding"), ("Captions", "captioning")], value="detection",
         label="Find", elem_id="task",
@@ -89,10 +90,11 @@ def _questions(parts, limits, pipe):
                 None, label="Overlap (s)", minimum=0, min_width=110, elem_id="stride", placeholder="a sixth"
             )
     with gr.Accordion("Compare with true labels", open=False):
-        parts["labels"] = UploadedFile(
+        parts["labels"] = gr.File(
             label="Labels: TSV, CSV, JSON, Audacity, RTTM, WebVTT, SRT, TextGrid, ELAN, JAMS", type="filepath",
             file_types=LABEL_FILES, height=110, elem_id="labels",
         )  # fmt: skip
+        uploads_only(parts["labels"])
     files = sorted(EXAMPLES.glob("*.flac"))
     if files:
         rows = [

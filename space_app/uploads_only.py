@@ -1,28 +1,18 @@
-"""Parts of the page that take files from the visitor, and none by address: Gradio would fetch those, however large."""
+"""`uploads_only`: take files from the visitor, and none by address: Gradio would fetch those, however large."""
 
 import gradio as gr
 from gradio_client.utils import is_http_url_like
 
 
-class _UploadsOnly:
-    # To the browser these are the components that they are made of.
-    is_template = True
+def uploads_only(component):
+    """Return a component that refuses addresses in place of uploads."""
+    move = component.async_move_resource_to_block_cache
 
-    async def async_move_resource_to_block_cache(self, path):
+    async def move_upload(path):
         if path is not None and is_http_url_like(str(path)):
             raise gr.Error("Give the file itself, not its address.", print_exception=False)
-        return await super().async_move_resource_to_block_cache(path)
+        return await move(path)
 
-
-class UploadedAudio(_UploadsOnly, gr.Audio):
-    """A recording that was uploaded."""
-
-    def get_block_name(self):
-        return "audio"
-
-
-class UploadedFile(_UploadsOnly, gr.File):
-    """A file that was uploaded."""
-
-    def get_block_name(self):
-        return "file"
+    # Not by a subclass: for each of those Gradio writes a file beside the code.
+    component.async_move_resource_to_block_cache = move_upload
+    return component

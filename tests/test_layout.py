@@ -26,7 +26,8 @@ STDLIB_ONLY = (
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
     "processing": {"jams", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
-    "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "plotly", "scipy", "starlette", "transformers", "torch"},
+    "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "plotly", "scipy", "starlette", "torch",
+                  "transformers"},
 }
 OURS = {
     "modeling_timepro": set(),
