@@ -50,7 +50,6 @@ def main(argv=None):
         # Uploads lie apart from other programs' files, and go with this one.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_EXAMPLES_CACHE": os.path.join(folder, "examples")}
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
-        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         from space_app.server import serve
         from space_app.service import Service
 
@@ -58,6 +57,8 @@ def main(argv=None):
             service = Service(model, limits, folder)
         except (OSError, ValueError) as error:
             arguments.parser.error(str(error))
+        # From here on: weights that were just fetched may be larger.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         serve(service, arguments.host, arguments.port)
 
 

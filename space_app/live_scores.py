@@ -10,12 +10,11 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 T_COLLAR, PERCENTAGE_OF_LENGTH = 0.2, 0.2
 
 
-def score_file(reference: list, prediction: list, labels: list[str] | None = None, time_only: bool = False) -> dict:
+def score_file(reference: list, prediction: list, time_only: bool = False) -> dict:
     """Score the events of one recording.
 
     Args:
         reference, prediction: events with `onset`, `offset` (seconds) and `event_label`.
-        labels: what was asked for; references of other labels are left out. By default all count.
         time_only: whether labels play no part, as for captions.
 
     Returns:
@@ -24,8 +23,6 @@ def score_file(reference: list, prediction: list, labels: list[str] | None = Non
         over labels that are present of the intersection over union of all that is annotated and all that is predicted
         of the label, `None` if no label is present.
     """
-    if labels is not None:
-        reference = [event for event in reference if event.event_label in labels]
     names = [""] if time_only else sorted({event.event_label for event in reference})
     pairs = [(pick(reference, name, time_only), pick(prediction, name, time_only)) for name in names]
     num_matched = sum(count_matches(*pair) for pair in pairs)

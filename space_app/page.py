@@ -5,7 +5,7 @@ from pathlib import Path
 import gradio as gr
 
 from space_app.answers import MAX_QUERIES, default_threshold
-from space_app.downloads import export_choices
+from space_app.downloads import export_choices, remove_export
 from space_app.endpoints import add_endpoints
 from space_app.model_facts import facts_html
 from space_app.page_events import PageEvents
@@ -44,7 +44,11 @@ def build_page(service) -> gr.Blocks:
             padding=False,
         )
         gr.HTML(facts_html(service.facts), elem_id="facts", padding=False)
-        parts = {"answers": gr.State(time_to_live=1800), "reference": gr.State(), "export": gr.State()}
+        parts = {
+            "answers": gr.State(time_to_live=1800),
+            "reference": gr.State(),
+            "export": gr.State(delete_callback=remove_export),
+        }
         parts["dark"] = gr.Checkbox(visible=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=300):

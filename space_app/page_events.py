@@ -35,8 +35,8 @@ class PageEvents:
 
     def __init__(self, service, parts: dict):
         self.service, self.pipe, self.parts = service, service.pipe, parts
-        # What each visitor has uploaded, by session and part.
-        self._held = {}
+        # What each visitor has uploaded, by session and part; and where the threshold was moved meanwhile, by session.
+        self._held, self._moved = {}, {}
 
     def connect(self, page: gr.Blocks):
         """Add the events; none of them is part of the interface for programs."""
@@ -71,9 +71,12 @@ class PageEvents:
             **hidden | {"show_progress": "minimal", "show_progress_on": parts["look_status"]},
         )  # fmt: skip
 
-    async def ask(self, audio, task, query, chunk, stride, reference, threshold, format, export, dark):
+    async def ask(
+        self, audio, task, query, chunk, stride, reference, threshold, format, export, dark, request: gr.Request
+    ):
         """Ask, and show the answer while it grows."""
-        job, last = self.service.new_job(), 0.0
+        job, last, session = self.service.new_job(), 0.0, request.session_hash
+        self._moved.pop(session, None)
         keep = [gr.skip()] * 5
         running = [gr.update(visible=True), "", gr.update(choices=[], value=None), gr.update(visible=False), ""]
         stopped = [gr.update(visible=False), *[gr.skip()] * 4]
@@ -81,6 +84,7 @@ class PageEvents:
             queries = split_queries(query) if task == "grounding" else None
             answers = None
             async for answers in self.service.answer(job, audio, task, queries, chunk, stride):
+                threshold = self._moved.get(session, threshold)
                 show = gr.update(visible=bool(answers.results))
                 parts = keep
                 if answers.results and not answers.is_whole and time.monotonic() - last > PICTURE_EVERY:
@@ -88,6 +92,7 @@ class PageEvents:
                     export, last = parts[3], time.monotonic()
                 yield (answers, progress_html(answers), show if answers.results else gr.skip(), *running, *parts)
                 running[1:] = [gr.skip()] * 4
+            threshold = self._moved.get(session, threshold)
             parts = await _in_thread(self.view, answers, reference, threshold, format, export, dark)
             status = summary_html(answers, threshold)
             raw = await _in_thread(prompt_html, self.pipe, answers)
@@ -116,11 +121,12 @@ class PageEvents:
             return [gr.skip()] * 5
         events = answers.events(threshold)
         decimals = self.pipe.processor.grid.decimals
+        if reference is not None and answers.task == "grounding":
+            reference = [event for event in reference if event.event_label in answers.queries]
         figure = interactive_figure(answers.waveform, answers.sampling_rate, events, reference, dark, decimals)
         scores = None
         if reference is not None:
-            labels = answers.queries if answers.task == "grounding" else None
-            scores = score_file(reference, self._as_events(events), labels, time_only=answers.task == "captioning")
+            scores = score_file(reference, self._as_events(events), time_only=answers.task == "captioning")
         remove_export(export)
         try:
             export = write_export(self.pipe, self.service.downloads, answers.name, answers.duration, events, format)
@@ -130,10 +136,11 @@ class PageEvents:
         scores = gr.update(value=scores_html(scores), visible=scores is not None)
         return figure, table_html(events, decimals), scores, export, button
 
-    def filter(self, answers, reference, threshold, *rest):
+    def filter(self, answers, reference, threshold, format, export, dark, request: gr.Request):
         """Return what the status says of events of at least a score, and what [`PageEvents.view`] returns."""
+        self._moved[request.session_hash] = threshold
         status = summary_html(answers, threshold) if answers and answers.is_whole else gr.skip()
-        return status, *self.view(answers, reference, threshold, *rest)
+        return status, *self.view(answers, reference, threshold, format, export, dark)
 
     def hold_audio(self, path, request: gr.Request):
         """Remember a visitor's recording, and let the one before go."""
@@ -152,6 +159,7 @@ class PageEvents:
 
     def leave(self, request: gr.Request):
         """Let all go that a visitor has uploaded."""
+        self._moved.pop(request.session_hash, None)
         for path in self._held.pop(request.session_hash, {}).values():
             self.service.uploads.release(path)
 
