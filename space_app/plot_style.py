@@ -37,7 +37,7 @@ def fitted(label, width=34) -> str:
     return label
 
 
-def wrapped(label, width=36) -> str:
+def wrapped(label, width=28) -> str:
     """Return a whole label in lines short enough for a phone."""
     lines = textwrap.wrap(" ".join(label.split()), width) or [""]
     return "<br>".join(as_text(line) for line in lines)
