@@ -171,7 +171,7 @@ def test_uploads_are_deleted_once_they_are_answered(client, space_page, tmp_path
     with pytest.raises(gradio_client.exceptions.AppError):
         (tmp_path / "bad.wav").write_bytes(b"no audio")
         ask(client, tmp_path / "bad.wav")
-    assert [path.name for path in space_page.uploads() if path.suffix in (".wav", ".flac")] == []
+    assert not [path for path in space_page.uploads() if path.name in ("twice.wav", "bad.wav")]
 
 
 def busy_seconds(page):
@@ -189,14 +189,15 @@ def test_cancelled_work_stops(client, space_page, long_recording):
     job = client.submit(gradio_client.handle_file(long_recording), **arguments)
     while not job.outputs():
         time.sleep(0.05)
-    start = busy_seconds(space_page)
-    time.sleep(0.7)
-    busy = busy_seconds(space_page) - start
+    # However busy the machine is: so long as the page takes for 0.3 s of the processor, it then takes nearly none.
+    busy, start = busy_seconds(space_page), time.monotonic()
+    while busy_seconds(space_page) < busy + 0.3:
+        time.sleep(0.05)
+    seconds = time.monotonic() - start
     job.cancel()
-    time.sleep(0.7)
-    start = busy_seconds(space_page)
-    time.sleep(0.7)
-    idle = busy_seconds(space_page) - start
-    assert busy > 0.2 and idle < busy / 3, (busy, idle)
+    time.sleep(1)
+    idle = busy_seconds(space_page)
+    time.sleep(seconds)
+    assert busy_seconds(space_page) - idle < 0.1
     assert not [path for path in space_page.uploads() if path.name == "long.flac"]
     assert ask(client, FARMYARD)["events"]
