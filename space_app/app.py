@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import resource
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -46,6 +47,8 @@ def main(argv=None):
         model, limits = find_model(arguments.model), read_limits()
     except ValueError as error:
         arguments.parser.error(str(error))
+    # So that what lies in the folder goes, too, when a manager of services ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="timepro-", ignore_cleanup_errors=True) as folder:
         # Uploads lie apart from other programs' files, and go with this one.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_EXAMPLES_CACHE": os.path.join(folder, "examples")}

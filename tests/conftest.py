@@ -276,3 +276,4 @@ def space_page(tmp_path_factory):
     page = Page(tmp_path_factory.mktemp("space"), max_megabytes=3, max_seconds=90)
     yield page.wait()
     page.stop()
+    assert not page.uploads(), "uploads outlive the page"

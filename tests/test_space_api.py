@@ -11,6 +11,9 @@ import soundfile
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint_folder import load_pipeline
+from space_app.answers import answer_steps
+from space_app.jobs import Job, OutOfTime, Stopped
+from space_app.limits import Limits
 
 gradio_client = pytest.importorskip("gradio_client")
 
@@ -201,3 +204,24 @@ def test_cancelled_work_stops(client, space_page, long_recording):
     assert busy_seconds(space_page) - idle < 0.1
     assert not [path for path in space_page.uploads() if path.name == "long.flac"]
     assert ask(client, FARMYARD)["events"]
+
+
+def test_an_answer_ends_in_the_middle_of_a_window(pipe):
+    class Impatient(Job):
+        num_checks = 0
+
+        def check(self):
+            self.num_checks += 1
+            if self.num_checks == 12:
+                self.cancel()
+            super().check()
+
+    job = Impatient(60)
+    steps = answer_steps(pipe, FARMYARD, "detection", None, Limits(), job)
+    assert next(steps).num_done == 0
+    # A check for every token: the whole answer has more than are left here.
+    with pytest.raises(Stopped):
+        next(steps)
+    assert job.num_checks == 12
+    with pytest.raises(OutOfTime, match="took longer than 0.02 s; ask about a shorter recording"):
+        list(answer_steps(pipe, FARMYARD, "detection", None, Limits(), Job(0.02), chunk_length_s=1, stride_length_s=0))
