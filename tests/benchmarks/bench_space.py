@@ -70,7 +70,11 @@ def ask(client, case) -> tuple[str, float]:
 
 def run_round(url, cases, num_clients, start):
     """Ask once with each of many clients at the same moment."""
-    clients = list(ThreadPoolExecutor(8).map(lambda _: Client(url, verbose=False), range(num_clients)))
+    clients = list(
+        ThreadPoolExecutor(8).map(
+            lambda _: Client(url, verbose=False, httpx_kwargs={"timeout": 120}), range(num_clients)
+        )
+    )
     barrier = threading.Barrier(num_clients)
 
     def work(index):
