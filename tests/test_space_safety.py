@@ -10,22 +10,24 @@ import soundfile
 pytest.importorskip("gradio")
 
 FARMYARD = "space_app/examples/farmyard.flac"
+# One for all: making a client takes longer than most requests.
+HTTP = httpx.Client(timeout=60)
 
 
 @pytest.fixture(scope="module")
 def upload(space_page):
     """Return the path that the page gives an upload."""
     with open(FARMYARD, "rb") as file:
-        (path,) = httpx.post(f"{space_page.url}/gradio_api/upload", files={"files": ("ours.flac", file)}).json()
+        (path,) = HTTP.post(f"{space_page.url}/gradio_api/upload", files={"files": ("ours.flac", file)}).json()
     return path
 
 
 def call(url, endpoint, *data):
     """Ask an endpoint as any program can, and return the name and the data of the last event."""
-    started = httpx.post(f"{url}/gradio_api/call/{endpoint}", json={"data": list(data)}, timeout=60)
+    started = HTTP.post(f"{url}/gradio_api/call/{endpoint}", json={"data": list(data)}, timeout=60)
     if started.status_code != 200:
         return str(started.status_code), started.text
-    text = httpx.get(f"{url}/gradio_api/call/{endpoint}/{started.json()['event_id']}", timeout=60).text
+    text = HTTP.get(f"{url}/gradio_api/call/{endpoint}/{started.json()['event_id']}", timeout=60).text
     events = [part.split("\n") for part in text.strip().split("\n\n")]
     return events[-1][0].removeprefix("event: "), events[-1][1].removeprefix("data: ")
 
@@ -48,10 +50,10 @@ def test_no_route_serves_a_file_of_the_machine(space_page, upload):
             address = httpx.URL(f"{space_page.url}/gradio_api/").copy_with(
                 raw_path=f"/gradio_api/{route}{target}".encode()
             )
-            answer = httpx.get(address, timeout=60)
+            answer = HTTP.get(address, timeout=60)
             assert answer.status_code >= 400, (route, target)
             assert b"root:" not in answer.content and b"TIMEPRO" not in answer.content
-    assert httpx.get(f"{space_page.url}/gradio_api/file={upload}").status_code == 200
+    assert HTTP.get(f"{space_page.url}/gradio_api/file={upload}").status_code == 200
 
 
 @pytest.mark.parametrize("with_meta", [True, False])
@@ -80,7 +82,7 @@ def test_crafted_file_data_is_refused(space_page, upload, with_meta):
             # Nor does it say where we are; what the client has sent itself is no secret.
             told = text.replace(path, "") if path else text
             assert str(space_page.folder) not in told and "timepro-" not in told, (path, text)
-    assert httpx.post(f"{space_page.url}/gradio_api/call/detect", json={"data": [upload]}).status_code < 500
+    assert HTTP.post(f"{space_page.url}/gradio_api/call/detect", json={"data": [upload]}).status_code < 500
 
 
 def test_other_types_are_refused(space_page):
@@ -90,7 +92,7 @@ def test_other_types_are_refused(space_page):
 
 
 def test_what_the_page_does_itself_is_no_endpoint(space_page):
-    config = httpx.get(f"{space_page.url}/config").json()
+    config = HTTP.get(f"{space_page.url}/config").json()
     named = {one["api_name"] for one in config["dependencies"] if one["api_visibility"] == "public"}
     assert named == {"detect", "ground", "caption", "model"}
     night = {"path": str(space_page.app / "examples" / "night.flac"), "meta": {"_type": "gradio.FileData"}}
@@ -103,9 +105,9 @@ def test_what_the_page_does_itself_is_no_endpoint(space_page):
         "session_hash": "stranger",
         "data": [night, "detection", *[None] * (num_inputs - 2)],
     }
-    joined = httpx.post(f"{space_page.url}/gradio_api/queue/join", json=body)
+    joined = HTTP.post(f"{space_page.url}/gradio_api/queue/join", json=body)
     assert joined.status_code == 200
-    with httpx.stream("GET", f"{space_page.url}/gradio_api/queue/data?session_hash=stranger", timeout=60) as stream:
+    with HTTP.stream("GET", f"{space_page.url}/gradio_api/queue/data?session_hash=stranger", timeout=60) as stream:
         for line in stream.iter_lines():
             message = json.loads(line.removeprefix("data: ")) if line else {"msg": ""}
             if message["msg"] == "process_completed":
@@ -115,7 +117,7 @@ def test_what_the_page_does_itself_is_no_endpoint(space_page):
 
 def test_the_name_of_an_upload_cannot_lead_elsewhere(space_page):
     for name in ("../../../evil.wav", "/etc/evil.wav", "..\\..\\evil.wav", "a/../../evil.wav"):
-        answer = httpx.post(f"{space_page.url}/gradio_api/upload", files={"files": (name, b"x" * 50)})
+        answer = HTTP.post(f"{space_page.url}/gradio_api/upload", files={"files": (name, b"x" * 50)})
         assert answer.status_code >= 400 or all(
             os.path.realpath(path).startswith(str(space_page.tmp.resolve())) for path in answer.json()
         )
@@ -128,7 +130,7 @@ def test_a_name_with_markup_comes_back_as_text(space_page, tmp_path):
     soundfile.write(tmp_path / "a.wav", [0.0] * 16000, 16000)
     path.write_bytes((tmp_path / "a.wav").read_bytes()[:3000])
     with open(path, "rb") as file:
-        (uploaded,) = httpx.post(f"{space_page.url}/gradio_api/upload", files={"files": (path.name, file)}).json()
+        (uploaded,) = HTTP.post(f"{space_page.url}/gradio_api/upload", files={"files": (path.name, file)}).json()
     kind, text = call(
         space_page.url, "detect", {"path": uploaded, "meta": {"_type": "gradio.FileData"}}, None, None, None
     )
