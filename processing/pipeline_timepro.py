@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import Pipeline
 
+from .annotation_io import format_annotations, read_annotations
 from .audio_stream import stream_audio, stream_windows
 from .constrained_decoding import AnswerConstraint
 from .event_scores import score_events
@@ -40,6 +41,10 @@ class TemporalAudioGroundingPipeline(Pipeline):
     _load_feature_extractor = False
     _load_image_processor = False
     _pipeline_calls_generate = True
+
+    # So that who has a checkpoint alone can write what it answers, and read what others have annotated.
+    format_annotations = staticmethod(format_annotations)
+    read_annotations = staticmethod(read_annotations)
 
     def _sanitize_parameters(
         self, chunk_length_s=None, stride_length_s=None, return_scores=None, min_score=None, constrained=None,
@@ -112,6 +117,35 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 the processor refuses.
             OSError: a file that cannot be opened.
         """
+        given, generate, _ = self._sanitize_parameters(
+            chunk_length_s, stride_length_s, return_scores, min_score, constrained, event_labels, max_events,
+            disable_tqdm, **generate_kwargs,
+        )  # fmt: skip
+        options = self._options(task, query, batch_size, wording, given, generate)
+        if _is_one(inputs):
+            (result,) = self._results([(inputs, query)], *options)
+            return result
+        results = self._results(_pair(inputs, query), *options)
+        return list(results) if isinstance(inputs, (list, tuple)) else results
+
+    def stream(
+        self, recording, task="detection", query=None, batch_size=None, wording=0, **options
+    ) -> Iterator[dict | list[dict]]:
+        """Ask about one recording, and have the result so far whenever windows were answered.
+
+        Arguments and errors are those of a call.
+
+        Returns:
+            A generator of results as a call returns them, of longer and longer beginnings of the recording: `duration`
+            is how much was heard. The next window may still change events that reach into it. The last is that of a
+            call.
+        """
+        given, generate, _ = self._sanitize_parameters(**options)
+        options = self._options(task, query, batch_size, wording, given, generate)
+        return self._results([(recording, query)], *options, is_partial=True)
+
+    def _options(self, task, query, batch_size, wording, given, generate):
+        """Check what a call was given; return the size of batches and the settings of windows and of generation."""
         if task not in TASKS:
             raise ValueError(f"task is {task!r}; choose one of {TASKS}.")
         if (task == "grounding") != (query is not None):
@@ -121,10 +155,6 @@ class TemporalAudioGroundingPipeline(Pipeline):
         batch_size = self._batch_size or 1 if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 1 or more.")
-        given, generate, _ = self._sanitize_parameters(
-            chunk_length_s, stride_length_s, return_scores, min_score, constrained, event_labels, max_events,
-            disable_tqdm, **generate_kwargs,
-        )  # fmt: skip
         settings = {**self._preprocess_params, **given, "task": task, "wording": wording}
         if task != "detection":
             if event_labels is not None:
@@ -147,11 +177,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         settings["plan"] = self.plan_windows(
             settings.pop("chunk_length_s", None), settings.pop("stride_length_s", None)
         )
-        if _is_one(inputs):
-            (result,) = self._results([(inputs, query)], batch_size, settings, generate_kwargs)
-            return result
-        results = self._results(_pair(inputs, query), batch_size, settings, generate_kwargs)
-        return list(results) if isinstance(inputs, (list, tuple)) else results
+        return batch_size, settings, generate_kwargs
 
     def plan_windows(self, chunk_length_s=None, stride_length_s=None):
         """Return where the windows of recordings lie, see [`plan_windows`]; by default as long as the checkpoint says.
@@ -163,16 +189,19 @@ class TemporalAudioGroundingPipeline(Pipeline):
         length = processor.chunk_length_s if chunk_length_s is None else chunk_length_s
         return plan_windows(length, stride_length_s, processor.max_time, processor.time_step)
 
-    def _results(self, pairs, batch_size, settings, generate_kwargs) -> Iterator[dict | list[dict]]:
-        """Yield the result of each pair of a recording and what is asked about it, in order."""
+    def _results(self, pairs, batch_size, settings, generate_kwargs, is_partial=False) -> Iterator[dict | list[dict]]:
+        """Yield the result of each pair of a recording and what is asked about it, in order.
+
+        With `is_partial`, the results so far after every batch, too.
+        """
         pieces = (piece for source, asked in pairs for piece in self._pieces(source, asked, **settings))
         for batch in _batches(pieces, batch_size):
             answers = iter(self.run_single(batch, {name: settings[name] for name in ("task", "wording")},
                                            generate_kwargs, {}))  # fmt: skip
-            for recording, is_many, window, _ in batch:
+            for place, (recording, is_many, window, _) in enumerate(batch, 1):
                 recording.add(window, list(itertools.islice(answers, len(recording.queries))))
-                if window.is_last:
-                    results = recording.results()
+                if window.is_last or (is_partial and place == len(batch)):
+                    results = recording.results(window.is_last)
                     yield results if is_many else results[0]
 
     def _pieces(self, source, asked, task, wording, plan, min_score=None, disable_tqdm=None):

@@ -1,5 +1,6 @@
 """`RecordingAnswers`: the answers about the windows of one recording, gathered to its results."""
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -44,16 +45,18 @@ class RecordingAnswers:
             dicts = None if events is None else [event.as_dict() for event in events]
             windows.append({"start": window.start, "end": window.end, "text": text, "events": dicts})
 
-    def results(self) -> list[dict]:
-        """Return a result for each query, once all windows are there, and warn of answers that cannot be read."""
-        return [self._result(*parts) for parts in zip(self.queries, self._mergers, self._events, self._windows)]
+    def results(self, is_whole: bool = True) -> list[dict]:
+        """Return a result for each query, and warn of answers that cannot be read if that was the last window."""
+        parts = zip(self.queries, self._mergers, self._events, self._windows)
+        return [self._result(*one, is_whole) for one in parts]
 
-    def _result(self, query, merger, events, windows):
-        events = sorted([*events, *merger.finish()])
+    def _result(self, query, merger, events, windows, is_whole):
+        # What more windows may change stays open.
+        events = sorted([*events, *(merger if is_whole else copy.copy(merger)).finish()])
         if self.min_score is not None:
             events = [event for event in events if event.score is None or event.score >= self.min_score]
         unread = [window for window in windows if window["events"] is None]
-        if unread:
+        if unread and is_whole:
             times = ", ".join(f"{window['start']:g}-{window['end']:g} s" for window in unread[:MAX_NAMED])
             times += f" and {len(unread) - MAX_NAMED} more" if len(unread) > MAX_NAMED else ""
             logger.warning(
@@ -64,7 +67,7 @@ class RecordingAnswers:
             "events": None if len(unread) == len(windows) else [event.as_dict() for event in events],
             "duration": windows[-1]["end"],
             "text": "\n".join(window["text"] for window in windows),
-            "windows": windows,
+            "windows": list(windows),
         }
 
 

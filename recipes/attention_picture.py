@@ -87,7 +87,8 @@ def plot_attention(waveform, sampling_rate, looks, time_step, events, reference,
     """
     from matplotlib.figure import Figure
 
-    from space_app.plots import COLOURS, FAINT, INK, log_mel
+    from space_app.palette import FAINT, INK, LIGHT
+    from space_app.spectrogram import log_mel
 
     duration, num_said = len(waveform) / sampling_rate, len(looks["said"])
     heights = (1.7, 0.5, 0.34 * num_said, 0.34 * num_said)
@@ -98,7 +99,7 @@ def plot_attention(waveform, sampling_rate, looks, time_step, events, reference,
     mel.pcolormesh(columns, rows, levels, cmap="Greys", vmin=-70, vmax=0)
     places = [int(np.argmin(np.abs(edges[1:-1] - hertz))) for hertz in (250, 1000, 4000)]
     mel.set_yticks(places, ["250 Hz", "1 kHz", "4 kHz"])
-    for row, (found, colour) in enumerate(((reference, COLOURS[2]), (events, COLOURS[0]))):
+    for row, (found, colour) in enumerate(((reference, LIGHT[4]), (events, LIGHT[0]))):
         for event in found:
             lane.barh(row, event.duration, left=event.onset, height=0.7, color=colour)
     lane.set(yticks=(0, 1), yticklabels=("true", "answer"), ylim=(1.5, -0.5))
@@ -112,7 +113,7 @@ def plot_attention(waveform, sampling_rate, looks, time_step, events, reference,
     for axes in (mel, ticks, frames):
         for event in reference:
             for seconds in (event.onset, event.offset):
-                axes.axvline(seconds, color=COLOURS[2], lw=0.8, ls=(0, (3, 2)))
+                axes.axvline(seconds, color=LIGHT[4], lw=0.8, ls=(0, (3, 2)))
     for axes in (mel, lane, ticks, frames):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8.5, color=FAINT)

@@ -25,10 +25,25 @@ settings.load_profile("timepro")
 
 
 ROOT = Path(__file__).resolve().parent.parent
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER_FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required""".split()
 
 
 def pytest_unconfigure(config):
     shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Return a headless browser, driven by Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER, headless=True, args=BROWSER_FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -251,3 +266,15 @@ def scripted_checkpoint(tmp_path_factory):
         return folders[answer]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def space_page(tmp_path_factory):
+    """Return the page of the demonstration in a process of its own, with the embedded checkpoint and low limits."""
+    pytest.importorskip("gradio")
+    from space_process import Page
+
+    page = Page(tmp_path_factory.mktemp("space"), max_megabytes=3, max_seconds=90)
+    yield page.wait()
+    page.stop()
+    assert not page.uploads(), "uploads outlive the page"

@@ -22,7 +22,9 @@ TASK = "temporal-audio-grounding"
 CODE = {
     "modeling_timepro": ["backbone_parts", "configuration_timepro", "modeling_timepro", "yamnet_encoder",
                          "yamnet_encoder_config"],
-    "processing": ["answer_grammar", "answer_masks", "audio_ffmpeg", "audio_io", "audio_stream", "constrained_decoding",
+    "processing": ["annotation_captions", "annotation_io", "annotation_jams", "annotation_praat", "annotation_rttm",
+                   "annotation_tables", "annotation_text", "answer_grammar", "answer_masks", "audio_ffmpeg",
+                   "audio_io", "audio_stream", "constrained_decoding",
                    "event_scores", "event_text", "events", "foreign_answers", "pipeline_timepro", "processing_timepro",
                    "recording_answers", "shared_prompt", "time_grid", "token_bytes", "torchaudio_features", "windowing",
                    "yamnet_features"],

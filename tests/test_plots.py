@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from processing.events import Event
-from space_app.plots import log_mel, plot_events
+from space_app.plots import plot_events
+from space_app.spectrogram import log_mel
 
 RATE = 16000
 EVENTS = [Event(0.5, 1.0, "dog bark"), Event(2.0, 4.5, "speech"), Event(3.0, 3.4, "dog bark")]

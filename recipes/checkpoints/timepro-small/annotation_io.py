@@ -1,0 +1,323 @@
+"""`write_annotations` and `read_annotations`: events of recordings as files that other programs read, and back."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .annotation_captions import format_srt, format_vtt, read_srt, read_vtt
+from .annotation_jams import format_jams, read_jams
+from .annotation_praat import format_textgrid, read_textgrid
+from .annotation_rttm import format_rttm, read_rttm
+from .annotation_tables import (
+    format_elan,
+    format_event_table,
+    format_label_track,
+    read_elan,
+    read_event_table,
+    read_label_track,
+)
+from .annotation_text import audio_stem, check_duration, read_json_lines, read_lines
+from .events import Event
+
+
+@dataclass(frozen=True)
+class AnnotationFormat:
+    """Say what a format holds.
+
+    Args:
+        suffix: of its files.
+        holds_scores: whether a score is kept.
+        holds_many: whether one file holds any number of recordings, and names them. Other formats hold one, which is
+            called as the file.
+        format: function from recordings, or from one, to the text of a file.
+        read: function from a path to recordings.
+    """
+
+    suffix: str
+    holds_scores: bool
+    holds_many: bool
+    format: Callable[[Any], str]
+    read: Callable[[Any], Iterable[dict]]
+
+
+def write_annotations(
+    results: Mapping | Iterable[Mapping], path: str | os.PathLike, format: str, drop_scores: bool = False
+) -> list[Path]:
+    """Write the events of recordings.
+
+    What a format cannot hold is an error, and then nothing is written. The exception is the duration, which a recording
+    says itself: only json, jsonl, textgrid and jams keep it. WebVTT, SRT and ELAN round times to milliseconds; the
+    others give them back to the last digit (JAMS those with a few decimals, others to within 1e-10 s).
+
+    Args:
+        results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
+            `duration` is in seconds, and may be `None` or absent; events are
+            `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds.
+        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is called
+            as the recording.
+        format: one of [`ANNOTATION_FORMATS`].
+        drop_scores: leave scores out where the format has no place for them, instead of an error.
+
+    Returns:
+        Paths of the files written.
+
+    Raises:
+        ValueError: a malformed result; what the format cannot hold, with its name; several recordings for a file that
+            holds one; two recordings of one name for a folder.
+        ImportError: `jams` without its library.
+    """
+    kind = _kind(format)
+    recordings = _recordings(results, format, drop_scores)
+    if not means_folder(path):
+        _write(path, _text(recordings, format))
+        return [Path(path)]
+    files = {}
+    for recording in recordings:
+        target = Path(path) / (audio_stem(recording["file"]) + kind.suffix)
+        if target in files:
+            raise ValueError(
+                f"{recording['file']!r}: a second recording would be written to {str(target)!r}; rename one of them."
+            )
+        files[target] = _text([recording], format)
+    os.makedirs(path, exist_ok=True)
+    for target, text in files.items():
+        _write(target, text)
+    return list(files)
+
+
+def means_folder(path: str | os.PathLike) -> bool:
+    """Tell whether [`write_annotations`] takes a path for a folder: one that exists, or a name without suffix."""
+    # `Path` forgets the slash that says that a new folder is meant.
+    return Path(path).is_dir() or not Path(path).suffix or str(path).endswith(os.sep)
+
+
+def format_annotations(results: Mapping | Iterable[Mapping], format: str, drop_scores: bool = False) -> str:
+    """Return what [`write_annotations`] writes into one file.
+
+    Raises:
+        ValueError, ImportError: as there.
+    """
+    return _text(_recordings(results, format, drop_scores), format)
+
+
+def read_annotations(path: str | os.PathLike, format: str | None = None) -> list[dict]:
+    """Read the events of recordings.
+
+    Args:
+        path: a file, or a folder; all its files with the suffix of the format are read then, in order of their names.
+        format: one of [`ANNOTATION_FORMATS`]; without it a file's suffix tells, and for `.txt` its first line. A
+            folder needs it.
+
+    Returns:
+        list of `{"file", "duration", "events"}`. `file` is the name that the format has for the recording, or else that
+        of the annotation without suffix; `duration` is in seconds, `None` where the format has none; events are
+        `{"onset", "offset", "event_label", "score"}`, times in seconds.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: an unknown format; or a malformed file, with line or place, value and fix.
+        ImportError: `jams` without its library.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"path {str(path)!r} does not exist; give a file of annotations or a folder of them.")
+    if not os.path.isdir(path):
+        format = format or guess_annotation_format(path)
+        return _plain(_kind(format).read(path))
+    if format is None:
+        raise ValueError(f"path {str(path)!r} is a folder; say which format its files are of with format='...'.")
+    suffix = _kind(format).suffix
+    files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() == suffix.lower())
+    if not files:
+        raise FileNotFoundError(f"path {str(path)!r} has no *{suffix}; give a folder of such files.")
+    return [recording for file in files for recording in _plain(_kind(format).read(file))]
+
+
+def guess_annotation_format(path: str | os.PathLike) -> str:
+    """Return the format that a file's suffix names; for `.txt` and `.tsv` its first line tells ELAN's text.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    formats = [name for name, kind in ANNOTATION_FORMATS.items() if kind.suffix.lower() == suffix]
+    if suffix in (".txt", ".tsv") and "Begin Time" in next(read_lines(path), ""):
+        return "elan"
+    if not formats:
+        raise ValueError(
+            f"path {str(path)!r} has the suffix {suffix!r}, which tells no format; give one of "
+            f"{', '.join(ANNOTATION_FORMATS)} with format='...'."
+        )
+    return formats[0]
+
+
+def _kind(format):
+    if format not in ANNOTATION_FORMATS:
+        raise ValueError(f"format is {format!r}; choose one of {', '.join(ANNOTATION_FORMATS)}.")
+    return ANNOTATION_FORMATS[format]
+
+
+def _text(recordings, format):
+    kind = _kind(format)
+    if kind.holds_many:
+        return kind.format(recordings)
+    if len(recordings) != 1:
+        raise ValueError(
+            f"results are {len(recordings)} recordings, but a file of format {format!r} holds one; give a folder as "
+            "path."
+        )
+    return kind.format(recordings[0])
+
+
+def _write(path, text):
+    Path(path).write_bytes(text.encode("utf-8"))
+
+
+def _recordings(results, format, drop_scores):
+    """Return results after checking them, with [`Event`]s as events."""
+    results = [results] if isinstance(results, Mapping) else list(results)
+    recordings = [_recording(result, f"results[{index}]") for index, result in enumerate(results)]
+    if _kind(format).holds_scores:
+        return recordings
+    for recording in recordings:
+        if not drop_scores and any(event.score is not None for event in recording["events"]):
+            able = ", ".join(name for name, kind in ANNOTATION_FORMATS.items() if kind.holds_scores)
+            raise ValueError(
+                f"{recording['file']!r} has events with scores, which {format!r} cannot hold; pass drop_scores=True, "
+                f"or choose one of {able}."
+            )
+    return recordings
+
+
+def _recording(result, where):
+    if not isinstance(result, Mapping):
+        raise ValueError(f"{where} is {result!r}; give a dict with file, duration and events.")
+    missing = [key for key in ("file", "events") if key not in result]
+    unknown = [key for key in result if key not in ("file", "duration", "events")]
+    if missing or unknown:
+        raise ValueError(
+            f"{where} has keys {list(result)}: missing {missing}, unknown {unknown}; give file, duration and events."
+        )
+    file, duration, events = result["file"], result.get("duration"), result["events"]
+    file = os.fspath(file) if isinstance(file, os.PathLike) else file
+    if not isinstance(file, str) or not os.path.basename(file).strip() or "\0" in file:
+        raise ValueError(f"{where}: file is {file!r}; give the name of the recording.")
+    if events is None:
+        raise ValueError(f"{where}: the events of {file!r} are None, an answer that was not parsed; leave it out.")
+    if not isinstance(events, Iterable) or isinstance(events, (str, Mapping)):
+        raise ValueError(f"{where}: events is {events!r}; give a list, [] for none.")
+    duration = None if duration is None else check_duration(duration, where)
+    events = [_event(event, f"{where}, events[{index}]") for index, event in enumerate(events)]
+    for text in (file, *(event.event_label for event in events)):
+        if not _is_utf8(text):
+            raise ValueError(f"{where}: {text!r} has characters that UTF-8 lacks; replace them.")
+    return {"file": file, "duration": duration, "events": events}
+
+
+def _event(value, where):
+    if isinstance(value, Event):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r}; give a dict with onset, offset, event_label and score.")
+    try:
+        return Event.from_dict(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _is_utf8(text):
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _plain(recordings):
+    """Return results without any [`Event`]."""
+    return [{**recording, "events": [event.as_dict() for event in recording["events"]]} for recording in recordings]
+
+
+def _named_as_file(path, events, duration=None):
+    return [{"file": Path(path).stem, "duration": duration, "events": events}]
+
+
+def _format_json_lines(recordings) -> str:
+    return "".join(_json(recording) + "\n" for recording in recordings)
+
+
+def _format_json(recordings) -> str:
+    return "[\n" + ",\n".join(map(_json, recordings)) + "\n]\n"
+
+
+def _json(recording) -> str:
+    values = {**recording, "events": [event.as_dict() for event in recording["events"]]}
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+def _read_json_lines(path) -> Iterator[dict]:
+    for where, value in read_json_lines(path):
+        yield _recording(value, where)
+
+
+def _read_label_track(path):
+    return _named_as_file(path, read_label_track(path))
+
+
+def _read_vtt(path):
+    return _named_as_file(path, read_vtt(path))
+
+
+def _read_srt(path):
+    return _named_as_file(path, read_srt(path))
+
+
+def _read_textgrid(path):
+    duration, events = read_textgrid(path)
+    return _named_as_file(path, events, duration)
+
+
+def _read_elan(path):
+    return _named_as_file(path, read_elan(path))
+
+
+def _read_jams(path):
+    return [read_jams(path)]
+
+
+def _read_json(path) -> list[dict]:
+    try:
+        values = json.loads("".join(read_lines(path)))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); fetch or repair it.") from None
+    values = values if isinstance(values, list) else [values]
+    return [_recording(value, f"{path}, [{index}]") for index, value in enumerate(values)]
+
+
+ANNOTATION_FORMATS = {
+    "tsv": AnnotationFormat(".tsv", True, True, partial(format_event_table, delimiter="\t"),
+                            partial(read_event_table, delimiter="\t")),
+    "csv": AnnotationFormat(".csv", True, True, partial(format_event_table, delimiter=","),
+                            partial(read_event_table, delimiter=",")),
+    "json": AnnotationFormat(".json", True, True, _format_json, _read_json),
+    "jsonl": AnnotationFormat(".jsonl", True, True, _format_json_lines, _read_json_lines),
+    "audacity": AnnotationFormat(".txt", False, False, format_label_track, _read_label_track),
+    "rttm": AnnotationFormat(".rttm", True, True, format_rttm, read_rttm),
+    "vtt": AnnotationFormat(".vtt", False, False, format_vtt, _read_vtt),
+    "srt": AnnotationFormat(".srt", False, False, format_srt, _read_srt),
+    "textgrid": AnnotationFormat(".TextGrid", False, False, format_textgrid, _read_textgrid),
+    "elan": AnnotationFormat(".txt", True, False, format_elan, _read_elan),
+    "jams": AnnotationFormat(".jams", True, False, format_jams, _read_jams),
+}  # fmt: skip
+
+__all__ = [
+    "ANNOTATION_FORMATS",
+    "format_annotations",
+    "guess_annotation_format",
+    "means_folder",
+    "read_annotations",
+    "write_annotations",
+]

@@ -1,0 +1,73 @@
+"""`read_recording`: decode an upload within the limits, without a word about where it lies on this machine."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from space_app.checkpoint_code import carried
+from space_app.jobs import OutOfTime
+
+
+def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.ndarray:
+    """Return a recording as the model hears it.
+
+    Args:
+        pipe: the pipeline, whose checkpoint knows how to decode.
+        path: file.
+        limits: [`Limits`] on its size and length.
+        check: called again and again, to end the work by an exception.
+
+    Returns:
+        float32 array `(num_samples,)` at `pipe.processor.sampling_rate`.
+
+    Raises:
+        ValueError: too large, too long, or no whole recording; the message names the file without its folder.
+    """
+    name = Path(path).name
+    try:
+        size = os.path.getsize(path)
+        if size > limits.max_megabytes * 1e6:
+            raise ValueError(
+                f"{name} has {size / 1e6:.1f} MB; give a file of {limits.max_megabytes:g} MB at most, such as a flac."
+            )
+        rate = pipe.processor.sampling_rate
+        seconds, blocks = carried(pipe, "audio_stream").stream_audio(path, rate)
+        kept, num_samples = [], 0
+        _check_length(name, seconds, limits)
+        for block in blocks:
+            check()
+            num_samples += len(block)
+            # What the header says may be wrong.
+            _check_length(name, num_samples / rate, limits)
+            kept.append(block)
+        return np.concatenate(kept)
+    except FileNotFoundError:
+        raise ValueError(f"{name} is no longer here; upload it again.") from None
+    except OutOfTime:
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(without_folder(str(error), path)) from None
+
+
+def _check_length(name, seconds, limits):
+    if seconds > limits.max_seconds:
+        raise ValueError(
+            f"{name} lasts {_minutes(seconds)}; give {_minutes(limits.max_seconds)} at most, or use `timepro detect`, "
+            "which takes any length."
+        )
+
+
+def _minutes(seconds) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def without_folder(message: str, path: str) -> str:
+    """Return a message in which a file is called by its name alone."""
+    folder = os.path.dirname(path)
+    for spelling in {path, os.path.realpath(path), repr(path)[1:-1]}:
+        message = message.replace(spelling, os.path.basename(path))
+    for spelling in {folder, os.path.realpath(folder)} - {"", "/"}:
+        message = message.replace(spelling, "")
+    return message
