@@ -157,9 +157,9 @@ class TemporalAudioGroundingPipeline(Pipeline):
             raise ValueError(f"batch_size is {batch_size}; give 1 or more.")
         settings = {**self._preprocess_params, **given, "task": task, "wording": wording}
         if task != "detection":
-            if event_labels is not None:
+            if "event_labels" in given:
                 raise ValueError(
-                    f"event_labels is {event_labels!r} for task {task!r}; only detection names labels of a set; leave "
+                    f"event_labels is {given['event_labels']!r} for task {task!r}; only detection names labels of a set; leave "
                     "it out."
                 )
             settings.pop("event_labels", None)

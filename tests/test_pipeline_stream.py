@@ -1,4 +1,4 @@
-"""`pipe.stream`: results so far, while a long recording is being heard; and what else a checkpoint's pipeline carries."""
+"""`pipe.stream`: results so far while a long recording is being heard; and what else the pipeline carries."""
 
 import numpy as np
 import pytest
