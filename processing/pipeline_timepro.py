@@ -159,8 +159,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
         if task != "detection":
             if "event_labels" in given:
                 raise ValueError(
-                    f"event_labels is {given['event_labels']!r} for task {task!r}; only detection names labels of a set; leave "
-                    "it out."
+                    f"event_labels is {given['event_labels']!r} for task {task!r}; only detection names labels of a "
+                    "set; leave it out."
                 )
             settings.pop("event_labels", None)
         # transformers keeps the generation settings of `pipeline(...)` in the second, others in the first.
