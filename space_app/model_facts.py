@@ -59,7 +59,7 @@ def model_facts(pipe, model: str) -> dict:
         "labels": list(getattr(config, "event_labels", None) or []),
         "max_time": float(pipe.processor.chunk_length_s or pipe.processor.max_time),
         "figures": own,
-        "limits": card_section(card, "Limits"),
+        "limits": card_section(card, "Limits and known failures"),
         "card": card,
         "url": None if is_local else f"https://huggingface.co/{model}",
     }

@@ -13,6 +13,8 @@ from processing.events import Event  # noqa: E402
 from space_app.interactive_plot import interactive_figure  # noqa: E402
 from space_app.play_span import PLAY_SPAN_JS  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 RATE = 16000
 EVENTS = [Event(0.5, 0.9, "dog bark", 0.91), Event(2.0, 4.5, "speech", 0.6), Event(6.0, 6.3, "<b>x</b>")]
 EXPECTED = [(0.5, 0.9), (2.0, 4.5), (6.0, 6.3), (7.0, 7.5)]
@@ -205,7 +207,6 @@ def test_a_phone_shows_all_of_it(page):
     assert np.allclose(page.evaluate(BARS), EXPECTED, atol=0.05)
 
 
-@pytest.mark.slow
 def test_a_finger_scrolls_over_the_picture_and_a_tap_plays(chromium, address):
     context = chromium.new_context(viewport={"width": 390, "height": 500}, has_touch=True, is_mobile=True)
     page = context.new_page()

@@ -11,6 +11,7 @@ from recipes.checkpoint_folder import load_pipeline
 from recipes.cli import main
 
 pytest.importorskip("gradio")
+pytestmark = pytest.mark.slow
 
 FARMYARD = "space_app/examples/farmyard.flac"
 BARS = """() => (document.querySelector("#picture .js-plotly-plot")?.data || [])

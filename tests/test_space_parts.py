@@ -242,8 +242,8 @@ def test_facts_are_read_from_the_card():
     rows = card_figures(card)
     assert [row["name"] for row in rows[:2]] == ["timepro-small, seen", "timepro-small, unseen"]
     assert rows[0]["R@.5"].split()[0] in card and len(rows) == 4
-    limits = card_section(card, "Limits")
-    assert limits[0] == "It knows its labels and nothing else. It was not taught to caption." and len(limits) > 5
+    limits = card_section(card, "Limits and known failures")
+    assert limits[0].startswith("It knows its labels and nothing else;") and len(limits) > 5
     assert card_figures("# nothing") == [] and card_section("# nothing", "Limits") == []
 
 

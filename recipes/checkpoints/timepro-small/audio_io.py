@@ -65,6 +65,7 @@ def load_audio(
         samples, rate = _decode(source)
     name = _name(source)
     samples = _mix_down(samples, name)
+    assert rate is not None
     if rate != sampling_rate:
         blocks = resample_blocks(iter([samples]), name, rate, sampling_rate, device)
         samples = np.concatenate([samples[:0], *blocks])
@@ -73,7 +74,7 @@ def load_audio(
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _import_soxr(name: str, rate: float, sampling_rate: int):
+def _import_soxr(name: str, rate: float, sampling_rate: float):
     """Return soxr, which recordings of other rates need, and nothing else does.
 
     Raises:
@@ -270,7 +271,7 @@ def read_blocks(
 
 
 def resample_blocks(
-    blocks: Iterator[np.ndarray], name: str, rate: float, sampling_rate: float, device: Any = None
+    blocks: Iterator[np.ndarray], name: str, rate: float, sampling_rate: int, device: Any = None
 ) -> Iterator[np.ndarray]:
     """Yield blocks `(num_samples,)` of one recording at another rate, by soxr or on a device as [`load_audio`] does.
 
