@@ -13,7 +13,7 @@ from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor
 from recipes.backbones import backbone_config, backbone_key, backbone_processor
 from recipes.checkpoint import load_processor
-from recipes.weight_files import DTYPES, INDEX, SINGLE, StoredTensor, listed, shard_names, stored_tensors
+from recipes.weight_files import DTYPES, INDEX, SINGLE, StoredTensor, listed, one_file_open, shard_names, stored_tensors
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What a checkpoint has beside its weights, by any of these names.
@@ -91,10 +91,8 @@ def load_backbone(name):
         FileNotFoundError, ValueError: see [`read_backbone`].
     """
     source = read_backbone(name)
-    weights = {}
-    for ours, stored in source.tensors.items():
-        with safe_open(stored.file, "pt") as file:
-            weights[ours] = file.get_tensor(stored.name)
+    with one_file_open() as read:
+        weights = {ours: read(stored) for ours, stored in source.tensors.items()}
     weights.setdefault(HEAD, weights[EMBEDDINGS])
     model = TimeProAudioForCausalLM._from_config(source.config, dtype=DTYPES[source.dtype]).eval()
     model.load_state_dict(weights, strict=True)

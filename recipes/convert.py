@@ -9,14 +9,12 @@ backbone needs little memory.
 import argparse
 import copy
 import logging
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from tokenizers import AddedToken
-from tqdm import tqdm
 from transformers.dynamic_module_utils import custom_object_save
 
 from modeling_timepro import TimeProAudioForCausalLM
@@ -26,7 +24,7 @@ from recipes.backbone_files import EMBEDDINGS, HEAD, check_weights, count_values
 from recipes.convert_arguments import add_convert_arguments
 from recipes.convert_card import conversion_card
 from recipes.time_embeddings import number_tokens, tick_head, time_embeddings
-from recipes.weight_files import DTYPES, parse_size, plan_shards, stored_tensors, write_shards
+from recipes.weight_files import DTYPES, one_file_open, parse_size, stored_tensors, write_shards
 from recipes.whole_folder import check_output_folder, whole_folder
 
 logger = logging.getLogger(__name__)
@@ -155,25 +153,17 @@ def write_weights(folder, tensors, rows, ids, max_shard_size):
     for name in rows:
         size, *rest = tensors[name].shape
         ours[name] = replace(tensors[name], shape=(max(size, ids.stop), *rest))
-    opened = {"path": None, "file": None, "stack": ExitStack()}
 
-    def read(name):
-        stored = tensors[name]
-        if opened["path"] != stored.file:
-            # One file at a time: what was read of a mapped file counts as memory until it is closed.
-            opened["stack"].close()
-            opened["file"] = opened["stack"].enter_context(safe_open(stored.file, "pt"))
-            opened["path"] = stored.file
-        tensor = opened["file"].get_tensor(stored.name)
-        if name in rows:
-            yield from (tensor[: ids.start], rows[name].to(tensor.dtype), tensor[ids.stop :])
-        else:
-            yield tensor
+    with one_file_open() as stored:
 
-    size = parse_size(max_shard_size)
-    with opened["stack"], tqdm(total=len(plan_shards(ours, size)), desc="shards", unit="shard") as bar:
-        for _ in write_shards(folder, ours, read, size):
-            bar.update()
+        def read(name):
+            tensor = stored(tensors[name])
+            if name in rows:
+                yield from (tensor[: ids.start], rows[name].to(tensor.dtype), tensor[ids.stop :])
+            else:
+                yield tensor
+
+        write_shards(folder, ours, read, parse_size(max_shard_size))
 
 
 def convert(

@@ -143,14 +143,19 @@ def weight_counts(model) -> dict[str, int]:
     return {"frozen": total - trainable, "trainable": trainable, "largest": max(blocks)}
 
 
+def count_audio_tokens(processor, num_mel_frames) -> int:
+    """Return how many tokens of a prompt a clip takes, its ticks included."""
+    audio = processor.expand_audio(processor.num_frames(num_mel_frames))
+    return len(processor.tokenizer(audio, add_special_tokens=False)["input_ids"])
+
+
 def longest_sample(lengths: list[dict], processor) -> dict:
     """Return what the longest sample would be if its clip lasted `max_time`.
 
     Args:
         lengths: of samples, `{"tokens", "audio_tokens", "answer_tokens", "seconds"}`.
     """
-    audio = processor.expand_audio(processor.num_frames(round(processor.max_time * 100)))
-    audio_tokens = len(processor.tokenizer(audio, add_special_tokens=False)["input_ids"])
+    audio_tokens = count_audio_tokens(processor, round(processor.max_time * 100))
     return {
         "tokens": max(row["tokens"] - row["audio_tokens"] for row in lengths) + audio_tokens,
         "audio_tokens": audio_tokens,
@@ -162,15 +167,13 @@ def longest_sample(lengths: list[dict], processor) -> dict:
 def sft_lengths(collator, dataset) -> list[dict]:
     """Return the lengths of the first samples of supervised fine-tuning, tokenised as in training."""
     lengths = []
-    processor = collator.processor
     for sample in dataset.select(range(min(NUM_ROWS, len(dataset)))):
         batch = collator([sample])
         mel = int(batch["input_features_mask"].sum())
-        audio = processor.tokenizer(processor.expand_audio(processor.num_frames(mel)), add_special_tokens=False)
         lengths.append(
             {
                 "tokens": batch["input_ids"].shape[1],
-                "audio_tokens": len(audio["input_ids"]),
+                "audio_tokens": count_audio_tokens(collator.processor, mel),
                 "answer_tokens": int((batch["labels"] != -100).sum()),
                 "seconds": mel / 100,
             }
@@ -186,11 +189,10 @@ def grpo_lengths(processor, dataset, max_completion_length) -> list[dict]:
             [row["prompt"]], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
         mel = int(inputs["input_features_mask"].sum())
-        audio = processor.tokenizer(processor.expand_audio(processor.num_frames(mel)), add_special_tokens=False)
         lengths.append(
             {
                 "tokens": inputs["input_ids"].shape[1],
-                "audio_tokens": len(audio["input_ids"]),
+                "audio_tokens": count_audio_tokens(processor, mel),
                 "answer_tokens": max_completion_length,
                 "seconds": mel / 100,
             }

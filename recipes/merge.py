@@ -9,18 +9,15 @@ import json
 import logging
 import math
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
-from safetensors import safe_open
 from safetensors.torch import load_file
-from tqdm import tqdm
 
 from modeling_timepro import TimeProAudioConfig
 from recipes.backbone_files import check_weights
 from recipes.checkpoint_folder import read_config
-from recipes.weight_files import DTYPES, parse_size, plan_shards, read_header, stored_tensors, write_shards
+from recipes.weight_files import DTYPES, one_file_open, parse_size, read_header, stored_tensors, write_shards
 from recipes.whole_folder import check_output_folder, whole_folder
 
 logger = logging.getLogger(__name__)
@@ -103,24 +100,16 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
                 f"adapter is {str(adapter)!r}, which changes {name} by {expected}, but base is {str(base)!r}, where it "
                 f"is {tensors[name].shape if name in tensors else 'missing'}; give the base that it was trained on."
             )
-    with whole_folder(out, overwrite) as folder, ExitStack() as stack:
-        files = {}
+    with whole_folder(out, overwrite) as folder, one_file_open() as stored:
 
         def read(name):
-            stored = tensors[name]
-            if stored.file not in files:
-                stack.close()
-                files.clear()
-                files[stored.file] = stack.enter_context(safe_open(stored.file, "pt"))
-            weight = files[stored.file].get_tensor(stored.name)
+            weight = stored(tensors[name])
             if name in pairs:
                 delta = scale * (pairs[name]["B"].float() @ pairs[name]["A"].float())
-                weight = (weight.float() + delta).to(DTYPES[stored.dtype])
+                weight = (weight.float() + delta).to(DTYPES[tensors[name].dtype])
             yield weight
 
-        with tqdm(total=len(plan_shards(tensors, size)), desc="shards", unit="shard") as bar:
-            for _ in write_shards(folder, tensors, read, size):
-                bar.update()
+        write_shards(folder, tensors, read, size)
         for path in base.iterdir():
             is_weight = path.name.endswith((".safetensors", ".safetensors.index.json"))
             if path.is_file() and not is_weight and path.name not in ("README.md", "trainer_state.json"):

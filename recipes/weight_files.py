@@ -1,14 +1,17 @@
 """The weights of a checkpoint folder as safetensors headers describe them, and new shards written tensor by tensor."""
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from tqdm import tqdm
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -172,18 +175,36 @@ def part_bytes(part: torch.Tensor):
     return part.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def write_shards(folder: Path, tensors: dict[str, StoredTensor], read, max_size: int) -> Iterator[str]:
-    """Write all tensors as shards and their index, as `save_pretrained` names them; yield the name of each file.
+@contextlib.contextmanager
+def one_file_open():
+    """Yield a function that reads a [`StoredTensor`], with one file open at a time.
 
-    A single shard has no index.
+    What was read of a mapped file counts as memory until it is closed.
+    """
+    with contextlib.ExitStack() as stack:
+        opened = {}
+
+        def read(stored: StoredTensor) -> torch.Tensor:
+            if stored.file not in opened:
+                stack.close()
+                opened.clear()
+                opened[stored.file] = stack.enter_context(safe_open(stored.file, "pt"))
+            return opened[stored.file].get_tensor(stored.name)
+
+        yield read
+
+
+def write_shards(folder: Path, tensors: dict[str, StoredTensor], read, max_size: int) -> None:
+    """Write all tensors as shards and their index, as `save_pretrained` names them, under a progress bar.
+
+    A single shard has no index. Arguments are those of [`write_shard`] and [`plan_shards`].
     """
     shards = plan_shards(tensors, max_size)
     weight_map = {}
-    for index, names in enumerate(shards):
+    for index, names in enumerate(tqdm(shards, desc="shards", unit="shard")):
         file = SINGLE if len(shards) == 1 else f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
         write_shard(folder / file, {name: tensors[name] for name in names}, read)
         weight_map |= dict.fromkeys(names, file)
-        yield file
     if len(shards) > 1:
         metadata = {
             "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
@@ -194,4 +215,13 @@ def write_shards(folder: Path, tensors: dict[str, StoredTensor], read, max_size:
         (folder / INDEX).write_text(text, encoding="utf-8")
 
 
-__all__ = ["StoredTensor", "parse_size", "plan_shards", "read_header", "shard_names", "stored_tensors", "write_shards"]
+__all__ = [
+    "StoredTensor",
+    "one_file_open",
+    "parse_size",
+    "plan_shards",
+    "read_header",
+    "shard_names",
+    "stored_tensors",
+    "write_shards",
+]

@@ -1,6 +1,7 @@
 """Stock audio language models with few random weights, saved as transformers saves them, for tests of backbones."""
 
 import torch
+from stock_backbones import OMNI_TEMPLATE
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
@@ -21,15 +22,7 @@ SIZES = {
     "small": {"layers": 1, "audio": 32, "text": 32, "heads": 2, "mel": 16},
     "wide": {"layers": 3, "audio": 64, "text": 128, "heads": 4, "mel": 128},
 }
-# Turns as Qwen2.5-Omni and Audio Flamingo 3 write them, without what tells images and videos apart.
-OMNI_TEMPLATE = """{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system
-You are a helpful assistant.<|im_end|>
-{% endif %}<|im_start|>{{ message['role'] }}
-{% if message['content'] is string %}{{ message['content'] }}<|im_end|>
-{% else %}{% for part in message['content'] %}{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>\
-{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>
-{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+# Turns as Audio Flamingo 3 writes them, without what tells images and videos apart.
 FLAMINGO_TEMPLATE = """{% for turn in messages if turn['content'] is not none %}<|im_start|>{{ turn['role'] }}
 {% if turn['content'] is string %}{{ turn['content'] }}{% else %}{% set text = namespace(value='') %}\
 {% for part in turn['content'] %}{% if part.get('type') == 'audio' %}{{ '<sound>' }}\

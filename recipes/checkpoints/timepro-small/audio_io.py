@@ -59,13 +59,12 @@ def load_audio(
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
-    if isinstance(source, np.ndarray):
-        samples = _scale(source)
-    else:
+    if rate is None:
         samples, rate = _decode(source)
+    else:
+        samples = _scale(source)
     name = _name(source)
     samples = _mix_down(samples, name)
-    assert rate is not None
     if rate != sampling_rate:
         blocks = resample_blocks(iter([samples]), name, rate, sampling_rate, device)
         samples = np.concatenate([samples[:0], *blocks])
