@@ -1,10 +1,11 @@
 """Which tokens of a vocabulary may follow an unfinished answer, and how many it takes to end it. No tensors here."""
 
-import re
 from array import array
 
-from .answer_grammar import AnswerGrammar, AnswerState, end_tail, step_tail
+from .answer_grammar import WHOLE, AnswerGrammar, AnswerState, end_tail
+from .open_labels import OpenLabels
 from .token_bytes import drops_first_space, token_bytes
+from .token_trie import TokenTrie
 
 _X, _SPACE = b"x "
 
@@ -32,22 +33,21 @@ class AnswerMasks:
             if len(self.tick_of) != grammar.grid.num_ticks or None in self.tick_of:
                 raise ValueError("answer_format is 'ticks' but the tokenizer lacks time tokens of this grid; add them.")
         is_open = grammar.labels is None and grammar.task != "grounding"
-        end = b":" if grammar.task == "detection" else b";"
         plain = [(index, spelled) for index, spelled in enumerate(self.bytes_of) if spelled and index not in eos]
         plain = [(index, spelled) for index, spelled in plain if index not in self.tick_of]
-        self.trie = _trie(plain)
-        # In an open label nearly every token goes on; only what might end it hangs on more than its last character.
-        # Behind the end of a label there may be a space and a time. An end that might be escaped tells nothing.
-        never = re.compile(rb"(?s)(?<!^)(?<!\\)" + end + rb"(?! ?\Z| [0-9])")
-        self.crossing = self.trie
+        self.trie = TokenTrie(plain)
+        self._spelled = {}
+        self._space_ids = self.trie.after(_SPACE).ids
+        self.open_labels = self.spaced_labels = None
         if is_open:
-            self.crossing = _trie([item for item in plain if end in item[1] and not never.search(item[1])])
-        self.inner = [item for item in plain if end not in item[1]] if is_open else []
-        self._spelled, self._inner_ids, self._end_ids = {}, {}, {}
+            # Half of a vocabulary starts with the space that stands before a label.
+            spaced = [(index, spelled[1:]) for index, spelled in plain if spelled[0] == _SPACE and len(spelled) > 1]
+            self.open_labels = OpenLabels(grammar, plain, self._can_finish)
+            self.spaced_labels = OpenLabels(grammar, spaced, self._can_finish)
         needed = set(b"0123456789." if not grammar.in_ticks else b"") | set(b"none")
         needed |= set({"grounding": b"-, ", "detection": b"-, :;", "captioning": b"-: ;"}[grammar.task])
         needed |= {byte for label in grammar.labels or () for byte in label} | (set(b"x\\") if is_open else set())
-        missing = [chr(byte) for byte in sorted(needed) if not self.trie.get(byte, ({}, ()))[1]]
+        missing = [chr(byte) for byte in sorted(needed) if not self.trie.after(byte).ids]
         if missing:
             raise ValueError(f"tokenizer has no single token for {missing}, which answers need; use another one.")
 
@@ -74,11 +74,10 @@ class AnswerMasks:
         """Return whether so few tokens remain that some would leave no room to end."""
         return state is not None and remaining - 2 < self.grammar.longest_completion(state)
 
-    def allowed(self, state, remaining=None, is_first=False) -> tuple[list[int], array]:
-        """Return the ids of the tokens that may follow.
+    def allowed(self, state, remaining=None, is_first=False) -> tuple[list[int], tuple | None]:
+        """Return the ids of the tokens that may follow, and within an open label its kind, of which there are more.
 
-        Those that stay within an open label are nearly all of a vocabulary and the same for many states, so they come
-        apart, as an array of C integers that need not be taken apart again.
+        See [`AnswerMasks.ids_of_kind`] for those.
 
         Args:
             state: where the answer stands, `None` if it is over.
@@ -86,36 +85,53 @@ class AnswerMasks:
                 [`AnswerMasks.is_tight`].
             is_first: whether nothing was generated yet.
         """
-        inner = array("i")
         if state is None:
-            return self.eos[:1], inner
-        grammar = self.grammar
+            return self.eos[:1], None
+        grammar, kind = self.grammar, None
         ids = list(self.eos) if grammar.is_complete(state) else []
         if grammar.in_ticks and state.phase in ("onset", "offset"):
             low, high = grammar.time_range(state)
             # All of them leave equally much to say.
             if low <= high and self._fits(grammar.step_time(state, low), remaining):
                 ids += self.tick_ids[low : high + 1]
-        is_open = state.phase == "label" and grammar.labels is None
-        is_open_start = is_open and (grammar.task == "captioning" or grammar.step(state, _X) is not None)
-        ends = None
-        if is_open_start and remaining is None:
-            inner, ends = self._inside(state.tail), self._label_ends(state)
-        ids += ends or []
-        trie = self.crossing if is_open_start else self.trie
-        for spelled_ids, after in self._reachable(trie, state) if ends is None else ():
-            # A label that was begun now would have to end at once, whatever it means.
-            is_forced = remaining is not None and grammar.labels is None and _begins_label(grammar.task, state, after)
-            if not is_forced and self._fits(after, remaining):
-                ids += spelled_ids
-        if is_open_start and remaining is not None:
-            ids += self._on_the_way(state, remaining)
-        if is_first and self.drops_first_space and _SPACE in self.trie:
-            children, space_ids = self.trie[_SPACE]
-            ids += space_ids if self._fits(state, remaining) else []
-            for spelled_ids, after in self._reachable(children, state):
+        labels, label = self._open_label(state)
+        if labels is not None:
+            kind, others = labels.kind_of(label, lambda after: self._may_follow(label, after, remaining))
+            ids += others
+            if labels is self.spaced_labels and self._fits(label, remaining):
+                ids += self._space_ids
+            if remaining is not None:
+                # Of what goes on, only what ends soon.
+                ids += self._on_the_way(state, remaining) + labels.ids_that_end(kind)
+                kind = None
+        else:
+            for spelled_ids, after in self._reachable(self.trie, state):
+                ids += spelled_ids if self._may_follow(state, after, remaining) else []
+        if is_first and self.drops_first_space:
+            ids += self._space_ids if self._fits(state, remaining) else []
+            for spelled_ids, after in self._reachable(self.trie.after(_SPACE), state):
                 ids += spelled_ids if self._fits(after, remaining) else []
-        return ids, inner
+        kind = None if kind is None else (labels is self.spaced_labels, *kind)
+        return ids, kind
+
+    def ids_of_kind(self, kind: tuple) -> array:
+        """Return the ids that all states of a kind allow; nearly a whole vocabulary."""
+        is_spaced, *kind = kind
+        return (self.spaced_labels if is_spaced else self.open_labels).ids_of(tuple(kind))
+
+    def _open_label(self, state) -> tuple[OpenLabels | None, AnswerState]:
+        """Return what knows the tokens of an open label, and the state within it, if one goes on or starts here."""
+        grammar, labels = self.grammar, self.open_labels
+        if labels is not None and state.phase == "literal" and (state.text, state.then) == (b" ", "label"):
+            labels, state = self.spaced_labels, grammar.step(state, _SPACE)
+        is_label = labels is not None and state.phase == "label"
+        goes_on = is_label and grammar.step(state._replace(tail=WHOLE), _X) is not None
+        return labels if goes_on else None, state
+
+    def _may_follow(self, state, after, remaining) -> bool:
+        # A label that was begun now would have to end at once, whatever it means.
+        is_forced = remaining is not None and self.grammar.labels is None
+        return not (is_forced and _begins_label(self.grammar.task, state, after)) and self._fits(after, remaining)
 
     def _fits(self, after, remaining) -> bool:
         return remaining is None or self.cost(after) <= remaining - 2
@@ -124,49 +140,24 @@ class AnswerMasks:
         """Yield `(ids, state after)` of the tokens of a trie that may follow."""
         stack = [(trie, state)]
         while stack:
-            children, before = stack.pop()
-            for byte, (grandchildren, ids) in children.items():
+            trie, before = stack.pop()
+            for byte, longer in trie.children.items():
                 after = self.grammar.step(before, byte)
                 if after is not None:
-                    if ids:
-                        yield ids, after
-                    if grandchildren:
-                        stack.append((grandchildren, after))
+                    if longer.ids:
+                        yield longer.ids, after
+                    stack.append((longer, after))
 
-    def _label_ends(self, state) -> list[int] | None:
-        """Return the tokens that end an open label, where these do not hang on what it says; else `None`."""
-        is_simple = self.grammar.task == "detection" and self.grammar.in_ticks
-        # A label that lasts to the end of the clip may not return.
-        if not is_simple or any(low >= state.last for _, low in state.past):
-            return None
-        if state.tail not in self._end_ids:
-            found = self._reachable(self.crossing, state)
-            self._end_ids[state.tail] = [index for ids, _ in found for index in ids]
-        return self._end_ids[state.tail]
-
-    def _inside(self, tail) -> array:
-        """Return the tokens that stay within an open label."""
-        if tail not in self._inner_ids:
-            self._inner_ids[tail] = array(
-                "i", (index for index, spelled in self.inner if self._stays_inside(tail, spelled))
-            )
-        return self._inner_ids[tail]
-
-    def _stays_inside(self, tail, spelled) -> bool:
-        for byte in spelled:
-            tail = step_tail(tail, byte)
-            if tail is None:
-                return False
+    def _can_finish(self, tail) -> bool:
         return self._num_tokens(end_tail(tail)) < float("inf")
 
     def _on_the_way(self, state, remaining) -> list[int]:
         """Return the tokens that the completion of a state starts with."""
         ids, trie = [], self.trie
         for byte in (self.grammar.completion(state) or [b""])[0]:
-            trie, token_ids = trie.get(byte, ({}, []))
-            state = self.grammar.step(state, byte)
-            if token_ids and self._fits(state, remaining):
-                ids += token_ids
+            trie, state = trie.after(byte), self.grammar.step(state, byte)
+            if trie.ids and self._fits(state, remaining):
+                ids += trie.ids
         return ids
 
     def _num_tokens(self, text: bytes) -> float:
@@ -176,8 +167,8 @@ class AnswerMasks:
             for start in range(len(text)):
                 trie = self.trie
                 for end in range(start, len(text)):
-                    trie, ids = trie.get(text[end], ({}, ()))
-                    if ids:
+                    trie = trie.after(text[end])
+                    if trie.ids:
                         least[end + 1] = min(least[end + 1], least[start] + 1)
             self._spelled[text] = least[-1]
         return self._spelled[text]
@@ -188,19 +179,6 @@ def _begins_label(task, before, after) -> bool:
     if task == "captioning":
         return len(after.past) > len(before.past)
     return before.phase == "end" and (after.phase == "label" or after.then == "label")
-
-
-def _trie(items) -> dict:
-    """Return `{byte: (children, ids of the tokens that end here)}` of `(id, bytes)`."""
-    root = {}
-    for index, spelled in items:
-        children = root
-        for byte in spelled:
-            if byte not in children:
-                children[byte] = {}, []
-            children, ids = children[byte]
-        ids.append(index)
-    return root
 
 
 __all__ = ["AnswerMasks"]

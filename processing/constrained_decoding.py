@@ -1,6 +1,7 @@
 """Keep generation to answers that parse: a logits processor that bans every token no valid answer goes on with."""
 
 import weakref
+from array import array
 
 import torch
 from transformers import LogitsProcessor
@@ -28,13 +29,12 @@ class _MaskTable:
         return num_rows <= len(self.masks)
 
     def place(self, key, allowed) -> int:
-        """Return the row of a mask; `allowed` returns what it does not ban, if it is not there yet."""
+        """Return the row of a mask; `allowed` returns the ids that it does not ban, if it is not there yet."""
         if key not in self.places:
             row = torch.ones(self.masks.shape[1], dtype=torch.bool)
-            ids, inner = allowed()
-            row[ids] = False
-            if inner:
-                row[torch.frombuffer(inner, dtype=torch.int32).long()] = False
+            ids = allowed()
+            # `torch.tensor` would take an array apart.
+            row[torch.frombuffer(ids, dtype=torch.int32).long() if isinstance(ids, array) and ids else ids] = False
             self.masks[len(self.places)] = row
             self.places[key] = len(self.places)
         return self.places[key]
@@ -106,16 +106,20 @@ class AnswerConstraint(LogitsProcessor):
                 f"input_ids has {len(rows)} rows for {len(self.starts)} durations; give one for each clip."
             )
         remaining = self.max_new_tokens - len(rows[0])
-        table, states, places = self._table(len(rows), scores), {}, []
+        table, states, places, others = self._table(len(rows), scores), {}, [], []
         for index, row in enumerate(rows):
             start = self.starts[index // repeats]
             key = (start, tuple(row))
             if key not in states:
                 states[key] = self._state(start, key[1])
-            places.append(self._place(table, states[key], remaining, not row))
+            place, ids = self._place(table, states[key], remaining, not row)
+            places.append(place)
+            others += [(index, other) for other in ids]
         # Beams swap places, but each goes on from one of the step before.
         self._states = states
         banned = table.masks[places]
+        if others:
+            banned[tuple(torch.tensor(others, device=banned.device).T)] = False
         kept = scores.masked_fill(banned, -torch.inf)
         is_empty = kept.amax(-1, keepdim=True) == -torch.inf
         if is_empty.any():
@@ -138,11 +142,19 @@ class AnswerConstraint(LogitsProcessor):
             self._tables[key] = _MaskTable(num_rows, *key)
         return self._tables[key]
 
-    def _place(self, table, state, remaining, is_first) -> int:
-        """Return the row of the mask of tokens that are banned."""
+    def _place(self, table, state, remaining, is_first) -> tuple[int, list[int]]:
+        """Return the row of the mask of tokens that are banned, and ids that are allowed all the same.
+
+        States of one kind share a row; of other states each has its own.
+        """
         remaining = remaining if self.masks.is_tight(state, remaining) else None
         key = (self._key, state, remaining, is_first)
-        return table.place(key, lambda: self.masks.allowed(state, remaining, is_first))
+        if key in table.places:
+            return table.places[key], []
+        ids, kind = self.masks.allowed(state, remaining, is_first)
+        if kind is None:
+            return table.place(key, lambda: ids), []
+        return table.place((self._key, *kind), lambda: self.masks.ids_of_kind(kind)), ids
 
 
 __all__ = ["AnswerConstraint"]

@@ -165,13 +165,14 @@ class TimeProGRPOTrainer(SpareTicks, GRPOTrainer):
                 logits_to_keep=1,
                 **clips,
             )
-            cache = outputs.past_key_values
+            cache_name = "cache" if "cache" in outputs else "past_key_values"
+            cache = outputs[cache_name]
             cache.batch_repeat_interleave(num_generations)
             sequences = model.generate(
                 input_ids=ids.repeat_interleave(num_generations, 0),
                 attention_mask=mask.repeat_interleave(num_generations, 0),
-                past_key_values=cache,
                 generation_config=self.generation_config,
+                **{cache_name: cache},
             )
         answers = []
         for row in sequences[:, ids.shape[1] :].tolist():

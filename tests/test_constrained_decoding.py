@@ -1,6 +1,7 @@
 """Whatever a model would say: what it may say parses, and says no event twice."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -242,11 +243,58 @@ def test_every_canonical_answer_is_allowed(tokenizers, data):
     masks, grammar = MASKS[key], MASKS[key].grammar
     state = grammar.start(duration)
     for index, token in enumerate(tokens):
-        ids, inner = masks.allowed(state, None, index == 0)
-        assert token in ids or token in inner, (text, tokenizer.decode(tokens[:index]))
+        assert token in allowed_ids(masks, state, None, index == 0), (text, tokenizer.decode(tokens[:index]))
         state = masks.advance(state, token, index == 0)
         assert masks.cost(state) <= grammar.longest_completion(state)
-    assert tokenizer.eos_token_id in masks.allowed(state)[0]
+    assert tokenizer.eos_token_id in allowed_ids(masks, state)
+
+
+# Digits alone stand for times. A label that lasts to the end may not return, one that only starts like it may.
+BEGUN = {
+    "detection": ["", "dog: 0-1; ", "dog: 0-8; ", "d\\u00006fg: 0-8; do", "Ж: 0-2; Д: 0-8; "],
+    "captioning": ["", "0-8: dog; 1-8: ", "0-8: dog; 1-8: do", "0-1: a; 2-3: Ж", "0-8: Ж; 1-8: "],
+}
+
+
+def allowed_ids(masks, state, remaining=None, is_first=False):
+    ids, kind = masks.allowed(state, remaining, is_first)
+    return {*ids, *(masks.ids_of_kind(kind) if kind else ())}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_what_is_allowed_is_what_the_grammar_goes_on_with(tokenizers, data):
+    """Go into open labels, some of which returned, and compare with each token of the vocabulary tried by itself."""
+    tokenizer, grid = tokenizers["nasty"]
+    task, answer_format = data.draw(st.sampled_from(sorted(BEGUN))), data.draw(st.sampled_from(ANSWER_FORMATS))
+    key = ("nasty", task, answer_format, False)
+    if key not in MASKS:
+        MASKS[key] = AnswerMasks(tokenizer, AnswerGrammar(grid, answer_format, task), [tokenizer.eos_token_id])
+    masks = MASKS[key]
+    state = masks.grammar.start(data.draw(st.sampled_from([0.3, 1.0, 10.0])))
+    time = grid.tick_text if answer_format == "ticks" else grid.seconds_to_text
+    begun = data.draw(st.sampled_from(BEGUN[task]))
+    for part in re.split(r"(?<![\w])([0-9])(?![\w])", begun):
+        if part.isdigit():
+            value = int(part) if answer_format == "ticks" else int(part) * grid.time_step
+            part = time(value)
+        for token in tokenizer(part, add_special_tokens=False)["input_ids"] if part else ():
+            after = masks.advance(state, token)
+            assume(after is not None)
+            state = after
+    for _ in range(data.draw(st.integers(0, 6))):
+        found = sorted(allowed_ids(masks, state) - {tokenizer.eos_token_id})
+        assume(found)
+        state = masks.advance(state, data.draw(st.sampled_from(found)))
+    expected = {token for token in range(len(tokenizer)) if masks.advance(state, token) is not None}
+    expected |= {tokenizer.eos_token_id} if masks.grammar.is_complete(state) else set()
+    assert allowed_ids(masks, state) == expected
+    remaining = data.draw(st.integers(masks.cost(state) + 1, masks.cost(state) + 12))
+    tight = allowed_ids(masks, state, remaining)
+    assert tight <= expected
+    assert all(
+        masks.cost(after) <= remaining - 2 for token in tight if (after := masks.advance(state, token)) is not None
+    )
 
 
 def constraint(tokenizers, name="small", task="detection", answer_format="ticks", duration=10.0, budget=64, **limits):

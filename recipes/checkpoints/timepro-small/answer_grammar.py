@@ -24,7 +24,7 @@ from .time_grid import TimeGrid, exact_fraction
 _NONE = NO_EVENTS.encode()
 _COMMA, _SEMICOLON, _COLON, _BACKSLASH, _SPACE = b",;:\\ "
 # The last character of an open label: complete and no space. Any other `tail` is what its last character has so far.
-_WHOLE = b"x"
+WHOLE = b"x"
 
 
 class AnswerState(NamedTuple):
@@ -34,7 +34,7 @@ class AnswerState(NamedTuple):
         last: multiple of the time step at which the clip ends, rounded up.
         phase: `label`, `onset`, `offset`, `end` (of an interval), `literal` or `done`.
         text: bytes of the current label or time; in a literal those that are still to come.
-        tail: of an open label, what its last character has so far; see `_WHOLE`.
+        tail: of an open label, what its last character has so far; see `WHOLE`.
         then: phase after a literal.
         low: multiple at which the next event may start.
         onset, offset: of the current event, in multiples.
@@ -249,7 +249,7 @@ class AnswerGrammar:
         """Return whether what stands there is a whole label that may have times."""
         if self.labels is not None:
             return state.text in self.labels and self.labels[state.text] not in state.past and self._may_start(state)
-        if state.tail != _WHOLE:
+        if state.tail != WHOLE:
             return False
         name = self._name(state)
         if self.task == "captioning":
@@ -266,8 +266,8 @@ class AnswerGrammar:
             chosen = min((label for label in labels if self.labels[label] not in state.past), key=_short_first)
             return chosen[len(state.text) :] + end
         rest = end_tail(state.tail)
-        while not self._ends_label(state._replace(text=state.text + rest, tail=_WHOLE)):
-            rest += _WHOLE
+        while not self._ends_label(state._replace(text=state.text + rest, tail=WHOLE)):
+            rest += WHOLE
         return rest + end
 
 
@@ -281,11 +281,11 @@ def step_tail(tail: bytes, byte: int) -> bytes | None:
     grown = tail + bytes((byte,))
     if tail[:1] == b"\\":
         if len(tail) == 1 and byte in b"\\:;lg":
-            return _WHOLE
+            return WHOLE
         place = bisect_left(_UNSAFE, grown)
         if place == len(_UNSAFE) or not _UNSAFE[place].startswith(grown):
             return None
-        return _WHOLE if grown == _UNSAFE[place] else grown
+        return WHOLE if grown == _UNSAFE[place] else grown
     if tail and tail[0] >= 0x80:
         return _step_utf8(grown)
     if byte == _SPACE:
@@ -294,21 +294,21 @@ def step_tail(tail: bytes, byte: int) -> bytes | None:
         return _step_utf8(bytes((byte,)))
     if byte == _BACKSLASH:
         return b"\\"
-    return None if byte < 0x20 or byte == 0x7F or byte in b"<>:;" else _WHOLE
+    return None if byte < 0x20 or byte == 0x7F or byte in b"<>:;" else WHOLE
 
 
 def end_tail(tail: bytes) -> bytes:
     """Return the first bytes that make the last character of an open label whole."""
-    if tail == _WHOLE:
+    if tail == WHOLE:
         return b""
     if tail in (b"", b" "):
-        return _WHOLE
+        return WHOLE
     if tail == b"\\":
         return b"\\"
     if tail[:1] == b"\\":
         return _UNSAFE[bisect_left(_UNSAFE, tail)][len(tail) :]
     rest = b""
-    while (after := _step_utf8(tail + rest)) not in (None, _WHOLE):
+    while (after := _step_utf8(tail + rest)) not in (None, WHOLE):
         rest += bytes((next(byte for byte in range(0x80, 0xC0) if _step_utf8(after + bytes((byte,))) is not None),))
     return rest
 
@@ -319,7 +319,7 @@ def _step_utf8(part: bytes) -> bytes | None:
     except UnicodeDecodeError as error:
         # Of a cut character Python says that the data ended; every cut character has a safe whole one.
         return part if error.reason == "unexpected end of data" else None
-    return None if _is_unsafe(character) else _WHOLE
+    return None if _is_unsafe(character) else WHOLE
 
 
 def _is_unsafe(character: str) -> bool:
@@ -357,4 +357,4 @@ def _escaped_labels(event_labels, task) -> dict[bytes, str]:
     return {escape_label(label).encode(): label for label in labels}
 
 
-__all__ = ["AnswerGrammar", "AnswerState", "end_tail", "step_tail"]
+__all__ = ["WHOLE", "AnswerGrammar", "AnswerState", "end_tail", "step_tail"]

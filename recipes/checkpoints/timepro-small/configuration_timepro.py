@@ -69,7 +69,7 @@ class TimeProAudioConfig(PreTrainedConfig):
     }
     # TRL reads `image_token_id` of any model that has a processor.
     attribute_map = {"image_token_id": "audio_token_id"}
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None

@@ -9,22 +9,21 @@ import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .backbone_parts import build_audio_tower, build_language_model
 from .configuration_timepro import TimeProAudioConfig
 
 
+# transformers 5.24 renamed the key-value cache, in arguments and outputs.
+CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
 @dataclass
-class TimeProAudioModelOutput(ModelOutput):
+class TimeProAudioModelOutput(BaseModelOutputWithPast):
     """Output of [`TimeProAudioModel`]; `audio_hidden_states` are the packed frames `(num_frames, hidden_size)`."""
 
-    last_hidden_state: torch.FloatTensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
     audio_hidden_states: torch.FloatTensor | None = None
 
 
@@ -82,7 +81,7 @@ class TimeProAudioPreTrainedModel(PreTrainedModel):
         "Qwen2_5OmniAudioEncoderLayer",
         "Qwen2_5OmniDecoderLayer",
     ]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -171,6 +170,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         use_cache=None,
         audio_embeds=None,
         stem_features=None,
+        cache=None,
         **kwargs,
     ):
         """Run the language model over text, ticks and audio frames.
@@ -182,6 +182,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
                 of `input_features`, so that one clip need not be encoded twice.
             attention_mask: `(batch, length)`, or `(batch, 1, length, length)` for several answers after one prompt.
             inputs_embeds: `(batch, length, hidden_size)`, in place of `input_ids` and with the audio already merged.
+            past_key_values, cache: keys and values of the tokens before, by its old or its new name.
 
         Raises:
             ValueError: placeholders and frames differ in number, in either direction.
@@ -206,13 +207,13 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE_NAME: past_key_values if cache is None else cache},
             **kwargs,
         )
         return TimeProAudioModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=audio_embeds,
@@ -297,6 +298,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         logits_to_keep=0,
         audio_embeds=None,
         stem_features=None,
+        cache=None,
         **kwargs,
     ):
         """Predict the next token; arguments as in [`TimeProAudioModel.forward`].
@@ -316,6 +318,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             audio_embeds=audio_embeds,
             stem_features=stem_features,
+            cache=cache,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -328,7 +331,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         return TimeProAudioCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,

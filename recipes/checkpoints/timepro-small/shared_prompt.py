@@ -26,7 +26,8 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1):
             `num_return_sequences`.
 
     Returns:
-        `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns.
+        `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns;
+        it is called `cache` from transformers 5.24 on.
 
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
@@ -60,14 +61,15 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1):
         logits_to_keep=1,
     )
     owners = torch.tensor(owners, device=device)
-    cache = outputs.past_key_values
+    cache_name = "cache" if "cache" in outputs else "past_key_values"
+    cache = outputs[cache_name]
     cache.batch_select_indices(owners.repeat_interleave(num_copies))
     # Padding between the prompt and a shorter question is masked, and takes no positions.
     rest_ids, rest_mask = _pad_left(rests, pad_id, device)
     return {
         "input_ids": torch.cat([ids[owners], rest_ids], dim=1),
         "attention_mask": torch.cat([mask[owners], rest_mask], dim=1),
-        "past_key_values": cache,
+        cache_name: cache,
     }
 
 
