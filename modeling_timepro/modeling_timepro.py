@@ -15,7 +15,6 @@ from transformers.utils import can_return_tuple
 from .backbone_parts import build_audio_tower, build_language_model
 from .configuration_timepro import TimeProAudioConfig
 
-
 # transformers 5.24 renamed the key-value cache, in arguments and outputs.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 

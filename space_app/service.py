@@ -2,6 +2,7 @@
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 from space_app.answers import answer_steps
 from space_app.checkpoint_code import load_pipeline
@@ -40,5 +41,11 @@ class Service:
         Arguments and errors are those of [`answer_steps`].
         """
         path = path and self.uploads.checked(path)
-        steps = answer_steps(self.pipe, path, task, queries, self.limits, job, chunk_length_s, stride_length_s)
-        return run_steps(steps, job, self.executor)
+
+        def steps():
+            with self.uploads.held(path) if path else nullcontext() as held:
+                yield from answer_steps(
+                    self.pipe, held, task, queries, self.limits, job, chunk_length_s, stride_length_s
+                )
+
+        return run_steps(steps(), job, self.executor)

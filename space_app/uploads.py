@@ -1,14 +1,19 @@
 """`Uploads`: uploaded files, deleted as soon as nobody needs them any more.
 
 Gradio names an upload by its content, so two clients who upload the same file share one. It goes when as many have
-released it as have uploaded it, and never while an upload is coming in, which might be of the same content.
+released it as have uploaded it, and never while an upload is coming in, which might be of the same content. The later
+upload is put in the place of the earlier one; who reads that holds it by a link of its own.
 """
 
 import json
 import logging
 import os
+import shutil
+import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,20 @@ class Uploads:
         if self.folder not in Path(os.path.realpath(path)).parents or not os.path.isfile(path):
             raise ValueError("There is no such upload; upload the file again.")
         return path
+
+    @contextmanager
+    def held(self, path: str) -> Iterator[str]:
+        """Give the path by which an upload stays what it is, whatever happens to `path`, until this is left."""
+        with tempfile.TemporaryDirectory(prefix="held-", dir=self.folder) as folder:
+            held = os.path.join(folder, os.path.basename(path))
+            try:
+                os.link(os.path.realpath(path), held)
+            except FileNotFoundError:
+                raise ValueError("There is no such upload; upload the file again.") from None
+            except OSError:
+                # Not every file system has links.
+                shutil.copyfile(path, held)
+            yield held
 
     def release(self, path: str | None):
         """Say that one who uploaded a file needs it no more; files that nobody uploaded are left alone."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from space_app.live_scores import score_file
 from space_app.model_facts import card_figures, card_section, facts_html
 from space_app.recordings import without_folder
 from space_app.results_view import error_html, progress_html, summary_html, table_html
+from space_app.service import Service
 from space_app.uploads import Uploads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,6 +199,55 @@ def test_an_upload_goes_with_the_last_who_needs_it(tmp_path):
         with pytest.raises(ValueError, match="no such upload") as refused:
             uploads.checked(str(kept))
         assert str(kept) not in str(refused.value)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_held_upload_stays_what_it_is(tmp_path, monkeypatch, has_links):
+    def refuse(*args):
+        raise OSError("links are not supported")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    uploads = Uploads(tmp_path)
+    path = tmp_path / "hash" / "a.wav"
+    path.parent.mkdir()
+    path.write_bytes(b"first")
+    (tmp_path / "incoming").write_bytes(b"second")
+    with uploads.held(str(path)) as held:
+        before = os.stat(held)
+        os.rename(tmp_path / "incoming", path)
+        path.unlink()
+        after = os.stat(held)
+        assert Path(held).name == "a.wav" and Path(held).read_bytes() == b"first"
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert [found for found in tmp_path.rglob("*") if found != path.parent] == []
+    if has_links:
+        with pytest.raises(ValueError, match="no such upload"), uploads.held(str(path)):
+            pass
+
+
+def test_an_upload_may_be_replaced_while_it_is_read(tmp_path):
+    """Gradio puts an upload over one of the same content, which another visitor has asked about."""
+    service = Service(str(DEFAULT_CHECKPOINT), Limits(), str(tmp_path))
+    path = tmp_path / "hash" / "farmyard.flac"
+    path.parent.mkdir()
+    shutil.copyfile(ROOT / "space_app" / "examples" / "farmyard.flac", path)
+    job, num_checks = service.new_job(), 0
+    check = job.check
+
+    def replace():
+        nonlocal num_checks
+        num_checks += 1
+        shutil.copyfile(path, tmp_path / "incoming")
+        os.rename(tmp_path / "incoming", path)
+        check()
+
+    job.check = replace
+
+    async def ask():
+        return [answers async for answers in service.answer(job, str(path), "detection", None)]
+
+    assert asyncio.run(ask())[-1].is_whole and num_checks > 1
 
 
 def test_messages_name_files_without_their_folders(tmp_path):
