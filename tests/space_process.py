@@ -43,7 +43,7 @@ class Page:
         self.tmp.mkdir(parents=True)
         self.app = folder / "a page"
         shutil.copytree(ROOT / "space_app", self.app, ignore=shutil.ignore_patterns("__pycache__"))
-        self.checkpoint = folder / "checkpoint"
+        self.checkpoint = folder / DEFAULT_CHECKPOINT.name
         shutil.copytree(DEFAULT_CHECKPOINT, self.checkpoint)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
