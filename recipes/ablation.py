@@ -170,7 +170,8 @@ def score_arm(checkpoint, split, has_captions, args) -> dict:
 def measure_prompts(args, num_times=7):
     """Write `prompt_costs.json`: tokens of a prompt and processor seconds to read it, by arm of the stride sweep.
 
-    The arms take turns, so that whatever disturbs one disturbs all; medians of `num_times` are kept.
+    The arms take turns, so that whatever disturbs one disturbs all; medians of `num_times` are kept. They are compared
+    with each other, so nothing is measured before all are trained.
     """
     import torch
 
@@ -179,7 +180,11 @@ def measure_prompts(args, num_times=7):
 
     torch.set_num_threads(1)
     folders = {arm: arm_folder(args.out, arm, args.seeds[0]) / "final" for arm in STRIDES.values()}
-    loaded = {arm: load_checkpoint(folder) for arm, folder in folders.items() if folder.is_dir()}
+    missing = [arm for arm, folder in folders.items() if not folder.is_dir()]
+    if missing:
+        logger.info("the prompt's costs are not measured: %s of seed %d are not there", missing, args.seeds[0])
+        return
+    loaded = {arm: load_checkpoint(folder) for arm, folder in folders.items()}
     seconds, costs = {}, {arm: {} for arm in loaded}
     for _ in range(num_times):
         for arm, (model, processor) in loaded.items():

@@ -22,13 +22,34 @@ COLUMNS = {
 BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#222222", "#8A8A8A"
 
 
-def read_results(out) -> list[dict]:
-    """Return the results of all arms that have been scored, in no order that means anything."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(out).glob("*/result.json"))]
+def read_results(out, published=None) -> list[dict]:
+    """Return the results of all arms that have been scored, in no order that means anything.
+
+    Args:
+        out: folder of the results.
+        published: an `ablation.json` from earlier; what it has and `out` lacks comes along, so that seeds may be added
+            where the earlier ones no longer are.
+    """
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(out).glob("*/result.json"))]
+    found = {(result["arm"], result["seed"]) for result in results}
+    kept = _published(published).get("results", [])
+    return results + [result for result in kept if (result["arm"], result["seed"]) not in found]
+
+
+def _published(path) -> dict:
+    return json.loads(Path(path).read_text(encoding="utf-8")) if path and Path(path).is_file() else {}
 
 
 def value_of(report, column):
-    """Return `(value, interval)` of a column, each `None` where the report lacks it."""
+    """Return `(value, interval)` of a column, each `None` where the report lacks it.
+
+    Args:
+        report: of `make_report`, or the figures of one as `ablation.json` has them.
+        column: of `COLUMNS`.
+    """
+    if column in report:
+        value, interval = report[column]["value"], report[column]["interval"]
+        return value, None if interval is None else tuple(interval)
     path, name = COLUMNS[column]
     value = report
     for key in path:
@@ -162,12 +183,12 @@ def write_ablation(out, report, arms, grpo_arms, strides):
 
     Args:
         out: folder of the results.
-        report: folder with the page; it must have the marks of the tables.
+        report: folder with the page; it must have the marks of the tables. What its `ablation.json` has is kept.
         arms, grpo_arms, strides: arms in the order of the tables; `strides` by what is written for them.
     """
-    results = read_results(out)
-    costs_path = Path(out) / "prompt_costs.json"
-    costs = json.loads(costs_path.read_text(encoding="utf-8")) if costs_path.is_file() else {}
+    published, costs_path = report / "ablation.json", Path(out) / "prompt_costs.json"
+    results = read_results(out, published)
+    costs = _published(costs_path) or _published(published).get("prompt_costs", {})
     tables = {}
     for split in ("test_unseen", "test_seen"):
         tables[f"prompt, {split}"] = arm_table([r for r in results if r["arm"] in arms], arms, split)
@@ -179,8 +200,9 @@ def write_ablation(out, report, arms, grpo_arms, strides):
     if swept:
         (report / "images").mkdir(exist_ok=True)
         plot_strides(swept, strides, costs, report / "images" / "time_stride.png")
+    results.sort(key=lambda result: (result["seed"], result["arm"]))
     kept = {"results": [_figures(result) for result in results], "prompt_costs": costs}
-    (report / "ablation.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    published.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _figures(result) -> dict:

@@ -90,33 +90,33 @@ def test_only_what_stands_between_the_marks_is_replaced():
 def test_the_page_of_the_documentation_agrees_with_its_figures(tmp_path):
     page, figures = (ROOT / "docs" / f"ablation.{suffix}" for suffix in ("md", "json"))
     (tmp_path / "ablation.md").write_text(page.read_text())
+    (tmp_path / "ablation.json").write_text(figures.read_text())
     kept = json.loads(figures.read_text())
-    for place, made in enumerate(kept["results"]):
-        folder = tmp_path / "runs" / str(place)
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps(made | {"scores": _as_reports(made["scores"])}))
-    (tmp_path / "runs" / "prompt_costs.json").write_text(json.dumps(kept["prompt_costs"]))
     write_ablation(tmp_path / "runs", tmp_path, ablation.PROMPT_ARMS, ablation.GRPO_ARMS, ablation.STRIDES)
     assert (tmp_path / "ablation.md").read_text() == page.read_text()
     assert {made["arm"] for made in kept["results"]} <= {*ablation.SFT_ARMS, *ablation.GRPO_ARMS}
+    assert json.loads((tmp_path / "ablation.json").read_text()) == kept
 
 
-def _as_reports(scores):
-    """Return the reports that the kept figures came from, as far as the tables look at them."""
-    from recipes.ablation_report import COLUMNS
-
-    reports = {}
-    for split, figures in scores.items():
-        reports[split] = {}
-        for column, figure in figures.items():
-            path, name = COLUMNS[column]
-            part = reports[split].setdefault(path[0], {"intervals": {}})
-            if figure["interval"]:
-                part["intervals"][name] = figure["interval"]
-            for key in path[1:-1]:
-                part = part.setdefault(key, {})
-            part[path[-1]] = figure["value"]
-    return reports
+def test_seeds_are_added_to_what_was_published(tmp_path):
+    page = "".join(f"<!-- table: {arms}, {split} --><!-- end of table -->" for arms in ("prompt", "GRPO")
+                   for split in ("test_unseen", "test_seen"))  # fmt: skip
+    (tmp_path / "ablation.md").write_text(f"{page}<!-- table: strides --><!-- end of table -->")
+    first = {"arm": "mean", "seed": 0, "scores": {split: {"Eb-F1": {"value": 0.4, "interval": [0.3, 0.5]}}
+                                                  for split in ("test_unseen", "test_seen")}}  # fmt: skip
+    costs = {"mean": {"tokens_10s": 1}}
+    (tmp_path / "ablation.json").write_text(json.dumps({"results": [first], "prompt_costs": costs}))
+    for seed, f1 in ((1, 0.6), (0, 0.2)):
+        folder = tmp_path / "runs" / str(seed)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(result("mean", f1, seed)))
+        write_ablation(tmp_path / "runs", tmp_path, ["mean"], [], {})
+        kept = json.loads((tmp_path / "ablation.json").read_text())
+        assert kept["prompt_costs"] == costs
+        # What was scored anew takes the place of what was published.
+        expected = {1: [0.4, 0.6], 0: [0.2, 0.6]}[seed]
+        assert [made["scores"]["test_seen"]["Eb-F1"]["value"] for made in kept["results"]] == expected
+        assert f"{sum(expected) / 2:.3f}<br>" in (tmp_path / "ablation.md").read_text()
 
 
 def test_clips_are_described_by_their_labels():

@@ -35,7 +35,8 @@ OURS = {
     "recipes": {"modeling_timepro", "processing", "recipes", "space_app"},
     "space_app": {"space_app"},
 }
-INSTALL_NAMES = {"PyYAML": "yaml", "pillow": "PIL", "pyyaml": "yaml", "pyannote-core": "pyannote", "webvtt-py": "webvtt"}
+INSTALL_NAMES = {"PyYAML": "yaml", "pyyaml": "yaml", "pyannote-core": "pyannote", "webvtt-py": "webvtt"}
+INSTALL_NAMES |= {"pillow": "pil"}
 
 
 def files_of(package):
