@@ -13,6 +13,7 @@ from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor
 from recipes.backbones import backbone_config, backbone_key, backbone_processor
 from recipes.checkpoint import load_processor
+from recipes.split_weights import built_whole
 from recipes.weight_files import DTYPES, INDEX, SINGLE, StoredTensor, listed, one_file_open, shard_names, stored_tensors
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
@@ -174,7 +175,7 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
 
 def expected_shapes(config) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that a checkpoint of this configuration stores."""
-    with torch.device("meta"):
+    with built_whole(), torch.device("meta"):
         model = TimeProAudioForCausalLM(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:

@@ -17,7 +17,7 @@ from processing import TimeGrid, TimeProAudioProcessor
 from recipes import DEFAULT_CHECKPOINT
 from recipes.backbones import backbone_config
 from recipes.checkpoint import load_processor
-from recipes.frozen_parts import freeze_audio
+from recipes.frozen_parts import freeze_audio, freeze_constants
 from recipes.memory_estimate import (
     GIB,
     grpo_bytes,
@@ -103,6 +103,7 @@ def outline_model(config, dtype, peft_config=None, freezes_audio=False):
         return get_peft_model(model, peft_config, low_cpu_mem_usage=True)
     if freezes_audio:
         freeze_audio(model)
+    freeze_constants(model)
     return model
 
 

@@ -1,4 +1,4 @@
-"""What full fine-tuning leaves as it is: ticks always, the audio tower and its projector where they know enough."""
+"""What full fine-tuning leaves as it is: ticks and constants always, tower and projector where they know enough."""
 
 import torch
 
@@ -23,6 +23,13 @@ def freeze_time_embeddings(model):
         rows = torch.tensor(list(ids), dtype=torch.long)
         embeddings.weight.register_hook(lambda gradient: gradient.index_fill(0, rows.to(gradient.device), 0.0))
     return handle
+
+
+def freeze_constants(model):
+    """Keep a tower's positions from changing: sinusoids, which their class freezes and `from_pretrained` forgets to."""
+    positions = getattr(model.model.audio_tower, "embed_positions", None)
+    if positions is not None:
+        positions.requires_grad_(False)
 
 
 def freeze_audio(model):

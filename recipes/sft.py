@@ -24,7 +24,7 @@ from recipes.collator import TimeProCollator  # noqa: E402
 from recipes.data.clip_pieces import curriculum, group_by_length  # noqa: E402
 from recipes.data.tasks import make_turns  # noqa: E402
 from recipes.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths  # noqa: E402
-from recipes.frozen_parts import freeze_audio, freeze_time_embeddings  # noqa: E402
+from recipes.frozen_parts import freeze_audio, freeze_constants, freeze_time_embeddings  # noqa: E402
 from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer  # noqa: E402
 from recipes.time_reading import READING_LOSSES  # noqa: E402
 
@@ -156,6 +156,7 @@ def main(argv: list[str] | None = None):
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             freeze_audio(model)
+        freeze_constants(model)
         freeze_time_embeddings(model)
     max_length, training.max_length = training.max_length, None
     reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}

@@ -1,4 +1,6 @@
-"""Weights that are split over processes by FSDP2: who gathers them when."""
+"""Weights that are split over processes by FSDP2 or DeepSpeed: who gathers them when, and what stays whole."""
+
+from contextlib import contextmanager
 
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
@@ -13,6 +15,19 @@ def gather_for(model, method: str) -> None:
         register_fsdp_forward_method(model, method)
 
 
+@contextmanager
+def built_whole():
+    """Build models within as they are: under ZeRO-3 transformers splits every model of the process at its birth."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
 def check_generation(is_fsdp: bool, is_adapter: bool) -> None:
     """Raise `ValueError` where answers cannot be generated between steps.
 
@@ -25,4 +40,4 @@ def check_generation(is_fsdp: bool, is_adapter: bool) -> None:
         )
 
 
-__all__ = ["check_generation", "gather_for"]
+__all__ = ["built_whole", "check_generation", "gather_for"]

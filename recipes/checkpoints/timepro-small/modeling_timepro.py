@@ -72,14 +72,6 @@ class TimeProAudioPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = [
-        "AudioFlamingo3EncoderLayer",
-        "ContextLayer",
-        "Qwen2AudioEncoderLayer",
-        "Qwen2DecoderLayer",
-        "Qwen2_5OmniAudioEncoderLayer",
-        "Qwen2_5OmniDecoderLayer",
-    ]
     _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
