@@ -30,8 +30,13 @@ def save_trained(trainer, processor) -> None:
     state_dict = None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if not trainer.is_world_process_zero():
-        return
+    if trainer.is_world_process_zero():
+        _write_trained(trainer, processor, state_dict)
+    # Who ends earlier than others may take them along.
+    trainer.accelerator.wait_for_everyone()
+
+
+def _write_trained(trainer, processor, state_dict):
     out = Path(trainer.args.output_dir)
     model = trainer.accelerator.unwrap_model(trainer.model)
     is_adapted = hasattr(model, "merge_and_unload")

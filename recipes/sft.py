@@ -175,6 +175,7 @@ def main(argv: list[str] | None = None):
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     save_trained(trainer, processor)
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def trained(start):
         command += [text for name, value in settings.items() for text in (f"--{name}", str(value))]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, (done.stdout + done.stderr)[-20000:]
         state = json.loads((out / "final" / "trainer_state.json").read_text())
         assert state["global_step"] == settings["max_steps"]
         load_checkpoint(out / "final")
