@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+from space_process import Page
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.checkpoint_folder import load_pipeline
@@ -225,3 +226,23 @@ def test_an_answer_ends_in_the_middle_of_a_window(pipe):
     assert job.num_checks == 12
     with pytest.raises(OutOfTime, match="took longer than 0.02 s; ask about a shorter recording"):
         list(answer_steps(pipe, FARMYARD, "detection", None, Limits(), Job(0.02), chunk_length_s=1, stride_length_s=0))
+
+
+@pytest.mark.slow
+def test_a_request_has_its_time_and_no_more(long_recording, tmp_path):
+    page = Page(tmp_path / "page", timeout=6).wait()
+    try:
+        client = gradio_client.Client(page.url, verbose=False)
+        # Loads what is loaded on first use; ten seconds of sound take less than six.
+        assert ask(client, FARMYARD)["events"]
+        queries = "\n".join(f"query {i}" for i in range(12))
+        with pytest.raises(gradio_client.exceptions.AppError, match="longer than 6 s; ask about a shorter recording"):
+            ask(client, long_recording, "/ground", queries=queries, window=2, overlap=0)
+        time.sleep(1)
+        busy = busy_seconds(page)
+        time.sleep(2)
+        assert busy_seconds(page) - busy < 0.1
+        assert not page.uploads()
+        assert ask(client, FARMYARD)["events"]
+    finally:
+        page.stop()
