@@ -2,7 +2,8 @@
 
 from array import array
 
-from .answer_grammar import WHOLE, AnswerGrammar, AnswerState, end_tail
+from .answer_grammar import AnswerGrammar, AnswerState
+from .label_characters import WHOLE, end_tail
 from .open_labels import OpenLabels
 from .token_bytes import drops_first_space, token_bytes
 from .token_trie import TokenTrie

@@ -9,8 +9,9 @@ import re
 from array import array
 from functools import cached_property
 
-from .answer_grammar import WHOLE, AnswerGrammar, AnswerState, step_tail
+from .answer_grammar import AnswerGrammar, AnswerState
 from .event_text import unescape_label
+from .label_characters import WHOLE, step_tail
 
 _BACKSLASH = b"\\"
 _CONTINUING = bytes(range(0x80, 0xC0))

@@ -26,8 +26,8 @@ CODE = {
                    "annotation_tables", "annotation_text", "answer_grammar", "answer_masks", "audio_ffmpeg",
                    "audio_io", "audio_stream", "constrained_decoding",
                    "event_scores", "event_text", "events", "foreign_answers", "pipeline_timepro", "processing_timepro",
-                   "open_labels", "recording_answers", "shared_prompt", "time_grid", "token_bytes", "token_trie",
-                   "torchaudio_features", "windowing", "yamnet_features"],
+                   "label_characters", "open_labels", "recording_answers", "shared_prompt", "time_grid", "token_bytes",
+                   "token_trie", "torchaudio_features", "windowing", "yamnet_features"],
 }  # fmt: skip
 DATA = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
         "tokenizer.json", "tokenizer_config.json"}  # fmt: skip

@@ -21,7 +21,7 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 STDLIB_ONLY = (
     "__init__", "events", "time_grid", "event_text", "foreign_answers", "windowing", "annotation_text",
     "annotation_tables", "annotation_captions", "annotation_praat", "annotation_rttm", "annotation_io",
-    "answer_grammar", "answer_masks", "event_scores", "open_labels", "token_bytes", "token_trie",
+    "answer_grammar", "answer_masks", "event_scores", "label_characters", "open_labels", "token_bytes", "token_trie",
 )
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},

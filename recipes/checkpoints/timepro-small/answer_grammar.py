@@ -19,12 +19,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from .event_text import ANSWER_FORMATS, NO_EVENTS, TASKS, escape_label, unescape_label
+from .label_characters import WHOLE, end_tail, step_tail
 from .time_grid import TimeGrid, exact_fraction
 
 _NONE = NO_EVENTS.encode()
-_COMMA, _SEMICOLON, _COLON, _BACKSLASH, _SPACE = b",;:\\ "
-# The last character of an open label: complete and no space. Any other `tail` is what its last character has so far.
-WHOLE = b"x"
+_COMMA, _SEMICOLON, _COLON = b",;:"
 
 
 class AnswerState(NamedTuple):
@@ -34,7 +33,7 @@ class AnswerState(NamedTuple):
         last: multiple of the time step at which the clip ends, rounded up.
         phase: `label`, `onset`, `offset`, `end` (of an interval), `literal` or `done`.
         text: bytes of the current label or time; in a literal those that are still to come.
-        tail: of an open label, what its last character has so far; see `WHOLE`.
+        tail: of an open label, what its last character has so far; see [`step_tail`].
         then: phase after a literal.
         low: multiple at which the next event may start.
         onset, offset: of the current event, in multiples.
@@ -271,67 +270,6 @@ class AnswerGrammar:
         return rest + end
 
 
-def step_tail(tail: bytes, byte: int) -> bytes | None:
-    r"""Return what the last character of an open label has after one more byte; `None` if no label goes on with it.
-
-    Args:
-        tail: `b""` at the start of a label, `b" "` after a space, `b"x"` after another whole character, or the bytes of
-            a character or an escape that is not whole yet.
-    """
-    grown = tail + bytes((byte,))
-    if tail[:1] == b"\\":
-        if len(tail) == 1 and byte in b"\\:;lg":
-            return WHOLE
-        place = bisect_left(_UNSAFE, grown)
-        if place == len(_UNSAFE) or not _UNSAFE[place].startswith(grown):
-            return None
-        return WHOLE if grown == _UNSAFE[place] else grown
-    if tail and tail[0] >= 0x80:
-        return _step_utf8(grown)
-    if byte == _SPACE:
-        return b" " if tail else None
-    if byte >= 0x80:
-        return _step_utf8(bytes((byte,)))
-    if byte == _BACKSLASH:
-        return b"\\"
-    return None if byte < 0x20 or byte == 0x7F or byte in b"<>:;" else WHOLE
-
-
-def end_tail(tail: bytes) -> bytes:
-    """Return the first bytes that make the last character of an open label whole."""
-    if tail == WHOLE:
-        return b""
-    if tail in (b"", b" "):
-        return WHOLE
-    if tail == b"\\":
-        return b"\\"
-    if tail[:1] == b"\\":
-        return _UNSAFE[bisect_left(_UNSAFE, tail)][len(tail) :]
-    rest = b""
-    while (after := _step_utf8(tail + rest)) not in (None, WHOLE):
-        rest += bytes((next(byte for byte in range(0x80, 0xC0) if _step_utf8(after + bytes((byte,))) is not None),))
-    return rest
-
-
-def _step_utf8(part: bytes) -> bytes | None:
-    try:
-        character = part.decode()
-    except UnicodeDecodeError as error:
-        # Of a cut character Python says that the data ended; every cut character has a safe whole one.
-        return part if error.reason == "unexpected end of data" else None
-    return None if _is_unsafe(character) else WHOLE
-
-
-def _is_unsafe(character: str) -> bool:
-    return escape_label(f"x{character}x").startswith("x\\u")
-
-
-# Every escape by number that is needed. White space and controls lie before U+3001, surrogates from U+D800 to U+DFFF.
-_UNSAFE = sorted(
-    b"\\u%06x" % code for code in (*range(0x3001), *range(0xD800, 0xE000)) if code == _SPACE or _is_unsafe(chr(code))
-)
-
-
 def _short_first(label: bytes):
     return len(label), label
 
@@ -357,4 +295,4 @@ def _escaped_labels(event_labels, task) -> dict[bytes, str]:
     return {escape_label(label).encode(): label for label in labels}
 
 
-__all__ = ["WHOLE", "AnswerGrammar", "AnswerState", "end_tail", "step_tail"]
+__all__ = ["AnswerGrammar", "AnswerState"]
