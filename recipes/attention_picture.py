@@ -143,6 +143,7 @@ def main(argv: list[str] | None = None):
     rows = [row for row in load_events(args.reference) if Path(row["audio"]).name == name]
     reference = [Event(**event) for row in rows for event in row["events"] if event["event_label"] == args.query]
     title = f"Where “{looks['text']}” looks: {name}, “{args.query}”"
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     plot_attention(waveform, processor.sampling_rate, looks, processor.time_step, events, reference, args.out, title)
 
 
