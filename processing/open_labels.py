@@ -45,7 +45,7 @@ class OpenLabels:
                 self.endings.setdefault(found + behind, {}).setdefault(before, []).append(index)
         self._inner_ids, self._endings_after = {}, {}
 
-    def kind_of(self, state: AnswerState, fits) -> tuple[tuple | None, list[int]]:
+    def kind_of(self, state: AnswerState, fits) -> tuple[tuple, list[int]]:
         """Return the kind of a state within an open label, and the ids that it allows beyond those of its kind.
 
         Args:

@@ -12,6 +12,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
+from modeling_timepro.modeling_timepro import CACHE_NAME
 from recipes.collator import mask_for
 from recipes.frozen_parts import SpareTicks
 from recipes.grpo_resume import EpochSampler, ResumeGeneration
@@ -165,14 +166,13 @@ class TimeProGRPOTrainer(SpareTicks, GRPOTrainer):
                 logits_to_keep=1,
                 **clips,
             )
-            cache_name = "cache" if "cache" in outputs else "past_key_values"
-            cache = outputs[cache_name]
+            cache = outputs[CACHE_NAME]
             cache.batch_repeat_interleave(num_generations)
             sequences = model.generate(
                 input_ids=ids.repeat_interleave(num_generations, 0),
                 attention_mask=mask.repeat_interleave(num_generations, 0),
                 generation_config=self.generation_config,
-                **{cache_name: cache},
+                **{CACHE_NAME: cache},
             )
         answers = []
         for row in sequences[:, ids.shape[1] :].tolist():
