@@ -6,7 +6,6 @@ Every clip becomes one sequence: its audio prompt, then detection, grounding of 
 absent. The loss is taken on the answers only. Ticks stay frozen. Resumes with --resume_from_checkpoint DIR.
 """
 
-import json
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -21,8 +20,9 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config  # noqa: E402
 
 from recipes.checkpoint import load_checkpoint, save_trained  # noqa: E402
 from recipes.collator import TimeProCollator  # noqa: E402
-from recipes.data.clip_pieces import curriculum, group_by_length  # noqa: E402
+from recipes.data.clip_pieces import curriculum, group_by_length, lists_all  # noqa: E402
 from recipes.data.tasks import make_turns  # noqa: E402
+from recipes.data.training_rows import read_training_rows  # noqa: E402
 from recipes.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths  # noqa: E402
 from recipes.frozen_parts import freeze_audio, freeze_constants, freeze_time_embeddings  # noqa: E402
 from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer  # noqa: E402
@@ -86,21 +86,27 @@ def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
 
     Raises:
         FileNotFoundError: the rows, or any of the audio files they name; all missing files are listed.
+        ValueError: a row that cannot be trained on.
     """
     folder = Path(arguments.data)
     path = folder / f"{arguments.split}.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"data is {arguments.data!r} but {path} does not exist; run `timepro synthesize`.")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:limit]
-    missing = [] if arguments.stems else [row["audio"] for row in rows if not (folder / row["audio"]).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{len(missing)} audio files of {path} are missing: {missing}")
+    rows = read_training_rows(path, not arguments.stems, limit)
     rng = np.random.default_rng(seed)
     shares = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
-    samples = []
-    for clip in curriculum(rows, arguments.num_variants, rng, grid, *shares):
+    # Questions about one recording share its prompt, whichever rows they come from.
+    turns_of, clips = {}, {}
+    for place, clip in enumerate(curriculum(rows, arguments.num_variants, rng, grid, *shares)):
         turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings, arguments.captions)
+        is_shared = not lists_all(clip) and clip["pieces"][0]["duration"] is None
+        key = (place // len(rows), clip["pieces"][0]["audio"]) if is_shared else place
+        clips.setdefault(key, clip)
+        turns_of.setdefault(key, []).extend(turns)
+    samples = []
+    for key, clip in clips.items():
         pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
+        turns = turns_of[key]
         size = arguments.questions_per_sequence or len(turns)
         for start in range(0, len(turns), size):
             samples.append({"pieces": pieces, "duration": clip["duration"], "turns": turns[start : start + size]})

@@ -1,7 +1,8 @@
 """Vary the length of training clips: a window of a row's clip, or several clips that follow one another.
 
 A clip here is a row whose sound is a list of `pieces`, `{"audio", "stem_index", "start", "duration"}` in seconds; a
-piece of duration `None` goes on to the end of its recording.
+piece of duration `None` goes on to the end of its recording. Rows that answer one question (grounding, captioning) are
+not joined: nobody knows whether a query is true of the other recordings.
 """
 
 import numpy as np
@@ -34,7 +35,8 @@ def window(row, start: float, duration: float) -> dict:
     cut_away = sorted({event["event_label"] for event in row["events"]} - heard)
     piece = {"audio": row["audio"], "stem_index": row.get("stem_index"), "start": start, "duration": duration}
     absent = [*(row.get("absent") or []), *cut_away]
-    return {"pieces": [piece], "duration": duration, "events": events, "absent": absent}
+    asked = {key: row.get(key) for key in ("task", "query", "question")}
+    return {"pieces": [piece], "duration": duration, "events": events, "absent": absent, **asked}
 
 
 def join(clips) -> dict:
@@ -53,6 +55,11 @@ def join(clips) -> dict:
     return {"pieces": pieces, "duration": start, "events": merged, "absent": absent}
 
 
+def lists_all(row) -> bool:
+    """Return whether a row or clip lists all its events, and does not answer one question."""
+    return row.get("task") in (None, "detection")
+
+
 def draw_clip(rows, index, rng: np.random.Generator, grid, window_share=0.0, join_share=0.0) -> dict:
     """Return row `index` as a clip: whole, or by chance a random window of it, or joined with up to two others.
 
@@ -67,11 +74,12 @@ def draw_clip(rows, index, rng: np.random.Generator, grid, window_share=0.0, joi
         length = int(rng.integers(int(MIN_WINDOW / grid.time_step), int(longest / grid.time_step) + 1))
         start = int(rng.integers(0, int(row["duration"] / grid.time_step) - length + 1))
         return window(row, round(start * grid.time_step, 3), round(length * grid.time_step, 3))
-    if chance < window_share + join_share:
+    if chance < window_share + join_share and lists_all(row):
         clips = [whole(row)]
         for other in rng.integers(0, len(rows), int(rng.integers(1, 3))):
             clip = whole(rows[other])
-            if sum(c["duration"] for c in clips) + clip["duration"] <= grid.max_time:
+            fits = sum(c["duration"] for c in clips) + clip["duration"] <= grid.max_time
+            if fits and lists_all(clip):
                 clips.append(clip)
         return join(clips)
     return whole(row)

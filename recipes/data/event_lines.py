@@ -17,25 +17,36 @@ def read_event_lines(path) -> Iterator[dict]:
         ValueError: a malformed line.
     """
     for where, item in read_json_lines(path):
-        require_keys(item, ("id", "audio", "events"), where)
-        if isinstance(item["id"], bool) or not isinstance(item["id"], int | str) or item["id"] == "":
-            raise ValueError(f"{where}: id is {item['id']!r}; give a string that is not empty.")
-        query = item.get("query")
-        task = item.get("task", "detection" if query is None else "grounding")
-        if task not in TASKS:
-            raise ValueError(f"{where}: task is {task!r}; choose one of {', '.join(TASKS)}.")
-        if task == "grounding":
-            require_text({"query": query}, "query", where)
-        elif query is not None:
-            raise ValueError(f"{where}: query is {query!r} but task {task!r} takes none; make it null.")
-        duration = item.get("duration")
-        if duration is not None:
-            duration = check_duration(duration, where)
-        source = item.get("source", source_of(path, "jsonl"))
-        if source is not None and not isinstance(source, str):
-            raise ValueError(f"{where}: source is {source!r}; give a string or null.")
-        events, audio = _events(item["events"], where), require_text(item, "audio", where)
-        yield make_row(str(item["id"]), audio, task, events, source, duration, query)
+        yield row_of(item, where, source_of(path, "jsonl"))
+
+
+def row_of(item, where, source=None) -> dict:
+    """Return the row that a line holds, see [`read_event_lines`].
+
+    Args:
+        item: the line's JSON value.
+        where: file and line, which an error begins with.
+        source: of a line that names none.
+    """
+    require_keys(item, ("id", "audio", "events"), where)
+    if isinstance(item["id"], bool) or not isinstance(item["id"], int | str) or item["id"] == "":
+        raise ValueError(f"{where}: id is {item['id']!r}; give a string that is not empty.")
+    query = item.get("query")
+    task = item.get("task", "detection" if query is None else "grounding")
+    if task not in TASKS:
+        raise ValueError(f"{where}: task is {task!r}; choose one of {', '.join(TASKS)}.")
+    if task == "grounding":
+        require_text({"query": query}, "query", where)
+    elif query is not None:
+        raise ValueError(f"{where}: query is {query!r} but task {task!r} takes none; make it null.")
+    duration = item.get("duration")
+    if duration is not None:
+        duration = check_duration(duration, where)
+    source = item.get("source", source)
+    if source is not None and not isinstance(source, str):
+        raise ValueError(f"{where}: source is {source!r}; give a string or null.")
+    events, audio = _events(item["events"], where), require_text(item, "audio", where)
+    return make_row(str(item["id"]), audio, task, events, source, duration, query)
 
 
 def _events(values, where):

@@ -28,11 +28,15 @@ def make_turns(
 ):
     """Return the turns about one clip row: detection, every label heard, and some that are not.
 
+    Of a row whose `task` is grounding or captioning, the one turn that it answers: its `query`, or the descriptions
+    that its events bear as labels.
+
     A turn is `{"question", "answer", "event_label"}`; the label is the one that a grounding question means, whatever
     its words, and `None` in detection.
 
     Args:
-        row: a data row with `events` and, for absent queries, `absent` labels.
+        row: a data row with `events` and, for absent queries, `absent` labels. `question` holds words to ask in, if no
+            built-in ones are to be drawn; in a detection row those of detection.
         grid: the checkpoint's [`TimeGrid`], on which answers write times.
         num_absent: how many absent labels are asked for; their answer is `none`.
         wordings: how many of the built-in prompt wordings are used.
@@ -43,8 +47,13 @@ def make_turns(
     def wording(task):
         return int(rng.integers(min(wordings, len(PROMPTS[task]))))
 
-    answer = format_events(events, "detection", grid, answer_format)
-    turns = [{"question": prompt_text("detection", None, wording("detection")), "answer": answer, "event_label": None}]
+    task, query = row.get("task") or "detection", row.get("query")
+    if task == "grounding":
+        events = [Event(e.onset, e.offset, query) for e in events]
+    question = row.get("question") or prompt_text(task, query, wording(task))
+    turns = [{"question": question, "answer": format_events(events, task, grid, answer_format), "event_label": query}]
+    if task != "detection":
+        return turns
     heard = sorted({event.event_label for event in events})
     absent = row.get("absent") or []
     missing = [absent[i] for i in rng.permutation(len(absent))[:num_absent]]
