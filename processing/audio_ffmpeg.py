@@ -55,6 +55,8 @@ def decode_by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: str, de
         target = os.path.join(folder, "audio.wav")
         command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file", "-f", demuxer]
         command += ["-i", "file:" + os.path.abspath(source), "-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto"]
+        # Times are those of the file: what starts late, or lacks packets, is filled with silence.
+        command += ["-af", "aresample=async=1:first_pts=0"]
         try:
             done = subprocess.run(
                 [*command, "-f", "wav", "file:" + target], capture_output=True, timeout=60 + size / 1e5, check=False

@@ -196,6 +196,12 @@ def _open(source: str | os.PathLike | bytes):
         if container is None:
             raise ValueError(f"{_name(source)} is not audio that can be read ({error}); give {FORMATS}.") from error
         file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), *container))
+    if file.format == "FLAC" and file.frames > 2**36:  # what the header has room for
+        from .audio_ffmpeg import decode_by_ffmpeg
+
+        # Who writes to a pipe does not know the length, and libsndfile cannot end without it.
+        file.close()
+        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), "FLAC that does not say its length", "flac"))
     try:
         _check_header(file, _name(source))
     except ValueError:

@@ -1,5 +1,6 @@
 """Keep generation to answers that parse: a logits processor that bans every token no valid answer goes on with."""
 
+import threading
 import weakref
 from array import array
 
@@ -10,9 +11,13 @@ from .answer_grammar import AnswerGrammar
 from .answer_masks import AnswerMasks
 
 # Masks of a tokenizer outlive a call of `generate`, for the next one: what makes them, and those that were made.
+# Threads may share a model, and so these.
 _KNOWN = weakref.WeakKeyDictionary()
 _TABLES = weakref.WeakKeyDictionary()
+_LOCK = threading.RLock()
 _MASK_BYTES = 64 * 2**20
+# Grammars kept for a tokenizer, the last ones used: each label set has its own.
+_MOST_KNOWN = 16
 
 
 class _MaskTable:
@@ -80,11 +85,16 @@ class AnswerConstraint(LogitsProcessor):
         eos = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
         labels = None if event_labels is None else tuple(event_labels)
         key = (len(tokenizer), grid, answer_format, task, labels, max_events, tuple(eos))
-        known = _KNOWN.setdefault(tokenizer, {})
-        if key not in known:
-            grammar = AnswerGrammar(grid, answer_format, task, labels, max_events)
-            known[key] = AnswerMasks(tokenizer, grammar, eos)
-        self.masks, self._tables, self._key = known[key], _TABLES.setdefault(tokenizer, {}), key
+        with _LOCK:
+            known = _KNOWN.setdefault(tokenizer, {})
+            self.masks = known.pop(key, None)
+            if self.masks is None:
+                grammar = AnswerGrammar(grid, answer_format, task, labels, max_events)
+                self.masks = AnswerMasks(tokenizer, grammar, eos)
+            known[key] = self.masks
+            while len(known) > _MOST_KNOWN:
+                del known[next(iter(known))]
+            self._tables, self._key = _TABLES.setdefault(tokenizer, {}), key
         self.prompt_length, self.max_new_tokens = prompt_length, max_new_tokens
         self.starts = [self.masks.grammar.start(duration) for duration in durations]
         self._states = {}
@@ -106,18 +116,21 @@ class AnswerConstraint(LogitsProcessor):
                 f"input_ids has {len(rows)} rows for {len(self.starts)} durations; give one for each clip."
             )
         remaining = self.max_new_tokens - len(rows[0])
-        table, states, places, others = self._table(len(rows), scores), {}, [], []
-        for index, row in enumerate(rows):
-            start = self.starts[index // repeats]
-            key = (start, tuple(row))
-            if key not in states:
-                states[key] = self._state(start, key[1])
-            place, ids = self._place(table, states[key], remaining, not row)
-            places.append(place)
-            others += [(index, other) for other in ids]
+        states, places, others = {}, [], []
+        with _LOCK:
+            table = self._table(len(rows), scores)
+            for index, row in enumerate(rows):
+                start = self.starts[index // repeats]
+                key = (start, tuple(row))
+                if key not in states:
+                    states[key] = self._state(start, key[1])
+                place, ids = self._place(table, states[key], remaining, not row)
+                places.append(place)
+                others += [(index, other) for other in ids]
+            # A copy: another thread may need the room.
+            banned = table.masks[places]
         # Beams swap places, but each goes on from one of the step before.
         self._states = states
-        banned = table.masks[places]
         if others:
             banned[tuple(torch.tensor(others, device=banned.device).T)] = False
         kept = scores.masked_fill(banned, -torch.inf)

@@ -64,10 +64,9 @@ def _is_unsafe(character: str) -> bool:
     return escape_label(f"x{character}x").startswith("x\\u")
 
 
-# Every escape by number that is needed. White space and controls lie before U+3001, surrogates from U+D800 to U+DFFF.
-_UNSAFE = sorted(
-    b"\\u%06x" % code for code in (*range(0x3001), *range(0xD800, 0xE000)) if code == _SPACE or _is_unsafe(chr(code))
-)
+# Every escape by number that is needed: white space and controls, which lie before U+3001. Surrogates, which would be
+# escaped too, are no characters, and no label that is heard has one.
+_UNSAFE = sorted(b"\\u%06x" % code for code in range(0x3001) if code == _SPACE or _is_unsafe(chr(code)))
 
 
 __all__ = ["WHOLE", "end_tail", "step_tail"]

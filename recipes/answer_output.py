@@ -42,6 +42,13 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
             "give a folder as --out."
         )  # fmt: skip
     stems = {}
+    if format == "rttm" and not is_folder:
+        for file in files:
+            if (first := stems.setdefault(audio_stem(file), file)) != file:
+                raise ArgumentError(
+                    None, f"--format is 'rttm', which names recordings without folder and suffix, but {first!r} and "
+                    f"{file!r} are named alike; rename one of them, or choose another format."
+                )  # fmt: skip
     for file in files if is_folder else ():
         if (first := stems.setdefault(audio_stem(file), file)) != file:
             raise ArgumentError(

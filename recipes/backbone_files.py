@@ -101,6 +101,11 @@ def load_backbone(name):
     return model, source.processor
 
 
+def is_hub_id(name) -> bool:
+    """Return whether a name can be that of a repository, and is no path."""
+    return not (Path(name).exists() or str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1)
+
+
 def backbone_folder(name) -> Path:
     """Return the folder of a backbone; of a Hub id, its small files and the shards that hold our parts are fetched.
 
@@ -109,7 +114,7 @@ def backbone_folder(name) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    if Path(name).exists() or str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1:
+    if not is_hub_id(name):
         raise FileNotFoundError(
             f"backbone is {str(name)!r}, which is no folder; give one, or a Hub id such as org/name."
         )

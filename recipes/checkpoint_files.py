@@ -66,7 +66,7 @@ def is_pickle(path) -> bool:
         try:
             # It stops at the first byte that is no operation.
             return any(operation.name == "STOP" for operation, *_ in pickletools.genops(file))
-        except (ValueError, UnicodeDecodeError):
+        except (ValueError, MemoryError, OverflowError):
             return False
 
 
@@ -80,10 +80,13 @@ def check_files(folder) -> tuple[list[str], list[str]]:
         return [str(error)], []
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     weights, problems = _weights(folder, files)
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    problems += [f"{name} is a folder, and no part of a checkpoint; move it away." for name in folders]
     needed = {*SETTINGS, *weights, *code}
     problems += [f"{name} is missing; save the checkpoint anew." for name in sorted(needed - files)]
     for name in sorted(files):
-        if name.endswith(PICKLE_SUFFIXES) or is_pickle(folder / name):
+        # The length at the head of safetensors may read as an operation; whether they are whole was looked at.
+        if name.endswith(PICKLE_SUFFIXES) or (name not in weights and is_pickle(folder / name)):
             problems.append(f"{name} is, or may hold, a pickle, which runs code when it is read; take it away.")
         elif name not in needed and name not in PAPERS:
             problems.append(f"{name} is no part of a checkpoint; move it out of the folder.")

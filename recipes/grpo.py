@@ -29,6 +29,7 @@ from recipes.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report,
 from recipes.frozen_parts import freeze_audio, freeze_time_embeddings  # noqa: E402
 from recipes.grpo_trainer import BLOCK_MASK_ATTENTION, TimeProGRPOTrainer, adaptive_temporal_reward  # noqa: E402
 from recipes.rewards import REWARDS  # noqa: E402
+from recipes.split_weights import check_training  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ def main(argv: list[str] | None = None):
         auxiliary_weight=arguments.auxiliary_weight,
         shared_prefix=arguments.shared_prefix,
     )
+    check_training(trainer)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     save_trained(trainer, processor)
     trainer.accelerator.end_training()

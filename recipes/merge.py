@@ -11,11 +11,11 @@ import math
 import shutil
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from safetensors.torch import load_file
 
 from modeling_timepro import TimeProAudioConfig
-from recipes.backbone_files import check_weights
+from recipes.backbone_files import check_weights, is_hub_id
 from recipes.checkpoint_folder import read_config
 from recipes.weight_files import DTYPES, one_file_open, parse_size, read_header, stored_tensors, write_shards
 from recipes.whole_folder import check_output_folder, whole_folder
@@ -78,7 +78,7 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
 
     Args:
         adapter: folder of a LoRA adapter.
-        base: folder of the checkpoint that it was trained on; by default the one that it names.
+        base: folder or Hub id of the checkpoint that it was trained on; by default the one that it names.
 
     Raises:
         ValueError: adapter or base are broken, or do not belong together.
@@ -88,7 +88,7 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
     check_output_folder(out, overwrite)
     size = parse_size(max_shard_size)
     settings, pairs = read_adapter(adapter)
-    base = Path(base or settings["base_model_name_or_path"])
+    base = _base_folder(base or settings["base_model_name_or_path"])
     read_config(base)
     tensors = stored_tensors(base)
     rank = settings["r"]
@@ -117,6 +117,15 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
         (folder / "README.md").write_text(_card(adapter, base, out.absolute().name, rank), encoding="utf-8")
         check_weights(stored_tensors(folder), TimeProAudioConfig.from_pretrained(folder), folder)
     logger.info("wrote %s", out)
+
+
+def _base_folder(name) -> Path:
+    if not is_hub_id(name):
+        return Path(name)
+    try:
+        return Path(snapshot_download(str(name)))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"base is {str(name)!r}: no such folder, and the Hub does not give it ({error}).") from error
 
 
 def _card(adapter, base, name, rank):

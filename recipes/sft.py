@@ -26,6 +26,7 @@ from recipes.data.training_rows import read_training_rows  # noqa: E402
 from recipes.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths  # noqa: E402
 from recipes.frozen_parts import freeze_audio, freeze_constants, freeze_time_embeddings  # noqa: E402
 from recipes.sft_trainer import StopAfterSave, TimeProSFTTrainer  # noqa: E402
+from recipes.split_weights import check_training  # noqa: E402
 from recipes.time_reading import READING_LOSSES  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -179,6 +180,7 @@ def main(argv: list[str] | None = None):
         reading_weights=reading_weights,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
+    check_training(trainer, trainer.reading_weights)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     save_trained(trainer, processor)
     trainer.accelerator.end_training()

@@ -49,7 +49,11 @@ class StopAfterSave(TrainerCallback):
         self.clock, self.limit = time.monotonic, time.monotonic() + 60 * minutes
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.clock() > self.limit:
+        is_over = torch.tensor(float(self.clock() > self.limit), device=args.device)
+        if args.world_size > 1:
+            # Clocks differ, and a process that stops alone leaves the others waiting.
+            torch.distributed.all_reduce(is_over, torch.distributed.ReduceOp.MAX)
+        if is_over:
             control.should_save = control.should_training_stop = True
 
 
@@ -103,11 +107,10 @@ class TimeProSFTTrainer(SpareTicks, SFTTrainer):
         logits, targets = outputs.logits[chosen], targets[chosen]
         loss = time_aware_loss(logits, targets, self._time_token_ids, self.time_label_sigma, self._time_step)
         num_items = num_items_in_batch if num_items_in_batch is not None else chosen.sum()
-        loss = loss / num_items
+        # The trainer takes the loss as a part of the whole step's, whose answers `num_items` counts.
+        loss = loss / num_items + reading * (chosen.sum() / num_items)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
-        # The trainer takes the loss as a part of the whole step's, whose answers `num_items` counts.
-        loss = loss + reading * (chosen.sum() / num_items)
         accuracy = (logits.argmax(-1) == targets).float().mean()
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["mean_token_accuracy"].append(self.accelerator.gather(accuracy).mean().item())

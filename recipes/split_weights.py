@@ -40,4 +40,29 @@ def check_generation(is_fsdp: bool, is_adapter: bool) -> None:
         )
 
 
-__all__ = ["built_whole", "check_generation", "gather_for"]
+def check_training(trainer, reading_losses=()) -> None:
+    """Raise `ValueError` where a run with split weights would fail later, after training perhaps.
+
+    Args:
+        trainer: ready to train.
+        reading_losses: names of the losses of `recipes/time_reading.py` that are asked for.
+    """
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    from recipes.merge import OFF
+
+    if reading_losses and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
+        raise ValueError(
+            f"{', '.join(f'{name}_weight' for name in reading_losses)} are on, which look into layers that FSDP and "
+            "ZeRO-3 split; set them to 0, or choose ddp.yaml or deepspeed_zero2.yaml."
+        )
+    settings = getattr(trainer.model, "peft_config", {}).get("default")
+    odd = [name for name in OFF if settings is not None and getattr(settings, name, None)]
+    if odd and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise ValueError(
+            f"{', '.join(odd)} are set, but under FSDP or DeepSpeed only plain LoRA is merged in the end; "
+            "leave them out, or choose ddp.yaml."
+        )
+
+
+__all__ = ["built_whole", "check_training", "check_generation", "gather_for"]

@@ -61,7 +61,9 @@ def main(argv=None):
         except (OSError, ValueError) as error:
             arguments.parser.error(str(error))
         # From here on: weights that were just fetched may be larger.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        soft = LARGEST_FILE if hard == resource.RLIM_INFINITY else min(LARGEST_FILE, hard)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         serve(service, arguments.host, arguments.port)
 
 

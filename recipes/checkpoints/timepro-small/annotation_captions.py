@@ -86,7 +86,7 @@ def _read_cues(path, text: str, unescape: Callable[[str], str], has_header: bool
     """Return the events of blocks of lines that empty lines separate."""
     events, block = [], []
     for number, line in enumerate([*text.split("\n"), ""], 1):
-        if line:
+        if line.strip():
             block.append((number, line))
             continue
         if block and not (has_header and (block[0][0] == 1 or _BESIDES.match(block[0][1]))):
@@ -101,6 +101,9 @@ def _read_cue(path, block, unescape):
         times = _TIMING.fullmatch(line)
         if times:
             onset, offset = _seconds(times.groups()[:4]), _seconds(times.groups()[4:])
+            again = next((number for number, line in block[index + 1 :] if _TIMING.fullmatch(line)), None)
+            if again:
+                raise ValueError(f"{path}, line {again} gives times within the text of a cue; put an empty line there.")
             label = unescape("\n".join(line for _, line in block[index + 1 :]))
             return make_event(onset, offset, label, f"{path}, line {number}")
     number, line = next((entry for entry in block[:2] if "-->" in entry[1]), block[0])
