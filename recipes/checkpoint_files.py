@@ -80,8 +80,8 @@ def check_files(folder) -> tuple[list[str], list[str]]:
         return [str(error)], []
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     weights, problems = _weights(folder, files)
-    folders = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    problems += [f"{name} is a folder, and no part of a checkpoint; move it away." for name in folders]
+    empty = sorted(path.name for path in folder.iterdir() if path.is_dir() and not any(path.iterdir()))
+    problems += [f"{name} is an empty folder, and no part of a checkpoint; take it away." for name in empty]
     needed = {*SETTINGS, *weights, *code}
     problems += [f"{name} is missing; save the checkpoint anew." for name in sorted(needed - files)]
     for name in sorted(files):

@@ -58,6 +58,7 @@ def test_textgrids_of_praat(encoding, tmp_path):
         ("a.vtt", "WEBVTT\n\n00:00 --> 00:01\nx\n", "line 3 is '00:00 --> 00:01'; give times such as"),
         ("a.srt", "1\n00:00:02,000 --> 00:00:01,000\nx\n", "line 2: offset is 1.0 s, before"),
         ("a.srt", "1\nx\n", "line 1 is '1'; give times such as"),
+        ("a.srt", "00:00:01,000 --> 00:00:02,000\ndog\n2\n00:00:03,000 --> 00:00:04,000\ncat\n", "line 4 gives times"),
         ("a.TextGrid", "x", "the end '' stands where a text is expected"),
         ("a.TextGrid", SHORT[:-2], "a quotation mark is never closed"),
         ("a.TextGrid", SHORT[:-9], "the end '' stands where a"),
@@ -102,3 +103,10 @@ def test_damaged_files_give_values_or_errors(format, tmp_path):
             pass
 
     check()
+
+
+def test_blank_lines_of_any_kind_separate_cues(tmp_path):
+    cues = "1\n00:00:01,000 --> 00:00:02,000\ndog\n \t\n2\n00:00:03,000 --> 00:00:04,000\ncat\n"
+    (tmp_path / "a.srt").write_text(cues)
+    (recording,) = read_annotations(tmp_path / "a.srt")
+    assert [(event["onset"], event["event_label"]) for event in recording["events"]] == [(1.0, "dog"), (3.0, "cat")]

@@ -93,6 +93,39 @@ def test_what_libsndfile_cannot_read_goes_through_ffmpeg(suffix, tmp_path):
     assert find_container(data[:12])
 
 
+@needs_ffmpeg
+def test_times_of_a_container_are_kept(tmp_path):
+    """A recorder that paused, or whose sound starts after the picture: what is missing is silence, not nothing."""
+    noise = 0.2 * np.random.default_rng(0).standard_normal(48000 * 6)
+    soundfile.write(tmp_path / "a.wav", noise, 48000)
+    late = ["-itsoffset", "1.5", "-i", tmp_path / "a.wav", "-f", "lavfi", "-i", "color=size=16x16:duration=6:rate=5"]
+    late += ["-map", "1:v", "-map", "0:a", "-c:a", "pcm_s16le"]
+    gap = ["-i", tmp_path / "a.wav", "-af", "aselect='not(between(t,2,3.5))'", "-c:a", "pcm_s16le"]
+    silences = {"late": (0.1, 1.4), "gap": (2.1, 3.4)}
+    for name, options in (("late", late), ("gap", gap)):
+        path = tmp_path / f"{name}.mkv"
+        subprocess.run(["ffmpeg", "-v", "error", *options, path], check=True)
+        heard = load_audio(path)
+        start, end = (round(16000 * seconds) for seconds in silences[name])
+        assert np.abs(heard[start:end]).max() < 1e-4, name
+        assert np.abs(heard[end + 3200 : end + 16000]).mean() > 0.05, name
+        assert len(heard) / 16000 == pytest.approx(7.5 if name == "late" else 6.0, abs=0.05)
+
+
+@needs_ffmpeg
+def test_flac_that_was_written_to_a_pipe_does_not_say_its_length(tmp_path):
+    noise = 0.2 * np.random.default_rng(0).standard_normal(32000)
+    soundfile.write(tmp_path / "a.flac", noise, 16000)
+    piped = subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", tmp_path / "a.flac", "-f", "flac", "-"], capture_output=True, check=True
+    )
+    (tmp_path / "piped.flac").write_bytes(piped.stdout)
+    expected = load_audio(tmp_path / "a.flac")
+    for source in (tmp_path / "piped.flac", piped.stdout):
+        assert audio_duration(source) == 2.0
+        np.testing.assert_allclose(load_audio(source), expected, atol=1e-6)
+
+
 def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     data = b"\0\0\0\x20ftypM4A " + bytes(100)

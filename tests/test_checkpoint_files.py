@@ -77,6 +77,21 @@ def test_pickles_are_found_whatever_their_name(tmp_path):
     assert len(names) == len(PICKLES) + 2 and all(is_pickle(tmp_path / name) for name in names)
 
 
+def test_weights_whose_header_reads_as_a_pickle_are_none(folder):
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    # A header of 0x..28 bytes begins as a pickle does; others of 0x2e end it. Spaces may follow its JSON.
+    for longer in range(length, length + 4096):
+        padded = longer.to_bytes(8, "little") + content[8 : 8 + length].ljust(longer) + content[8 + length :]
+        weights.write_bytes(padded)
+        if is_pickle(weights):
+            break
+    else:
+        raise AssertionError("no header reads as a pickle")
+    assert not [problem for problem in check_files(folder)[0] if "pickle" in problem or "safetensors" in problem]
+
+
 def test_all_that_is_wrong_is_listed_at_once(folder):
     (folder / "time_grid.py").unlink()
     (folder / "tokenizer.json").unlink()
@@ -85,10 +100,12 @@ def test_all_that_is_wrong_is_listed_at_once(folder):
     (folder / "checkpoint-10").mkdir()
     (folder / "checkpoint-10" / "optimizer.pt").write_bytes(PICKLES[2])
     (folder / "scores.json").write_bytes(PICKLES[0])
+    (folder / "logs").mkdir()
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     problems, notes = check_files(folder)
-    assert len(problems) == 6
+    assert "logs is an empty folder, and no part of a checkpoint; take it away." in problems
+    assert len(problems) == 7
     for start in ("time_grid.py is missing", "tokenizer.json is missing", "leftover.py is no part of a checkpoint",
                   "checkpoint-10/optimizer.pt is, or may hold, a pickle", "scores.json is, or may hold, a pickle",
                   "model.safetensors is not a whole safetensors file"):  # fmt: skip

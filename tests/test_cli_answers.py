@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +274,15 @@ def test_what_a_format_cannot_hold_fails_alone_and_another_format_has_it(model, 
     assert len(read_annotations(tmp_path / "x.rttm")) == 3
     assert main([*arguments, "--format", "tsv", "--out", str(tmp_path / "x.rttm")]) == 0
     assert "4 of 4 recordings were answered before" in capsys.readouterr().err
+
+
+def test_rttm_cannot_tell_recordings_of_one_name_apart(scripted_checkpoint, clip, tmp_path, capsys):
+    (tmp_path / "again").mkdir()
+    other = shutil.copy(clip, tmp_path / "again")
+    checkpoint = str(scripted_checkpoint("none"))
+    with pytest.raises(SystemExit):
+        main(["detect", str(clip), str(other), "--format", "rttm", "--model", checkpoint])
+    assert "are named alike; rename one of them, or choose another format" in capsys.readouterr().err
 
 
 def test_rttm_leaves_out_recordings_without_events_and_says_so(scripted_checkpoint, clip, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,11 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from processing import constrained_decoding
 from processing.answer_grammar import AnswerGrammar
 from processing.answer_masks import AnswerMasks
 from processing.constrained_decoding import AnswerConstraint
 from processing.event_text import ANSWER_FORMATS, TASKS, format_events, parse_events
 from processing.events import Event
+from processing.label_characters import step_tail
 from processing.time_grid import TimeGrid
 from recipes.checkpoint import load_processor
 
@@ -302,6 +306,49 @@ def test_what_others_ban_is_allowed_where_nothing_else_is(tokenizers):
     ids = torch.tensor([tokenizer("dog: <0.80>-<1.04>")["input_ids"]])
     scores = made(ids, torch.full((1, len(tokenizer)), -torch.inf))
     assert torch.nonzero(scores[0] > -torch.inf)[:, 0].tolist() == [tokenizer.eos_token_id]
+
+
+def test_threads_may_share_a_tokenizer(tokenizers, monkeypatch):
+    # Room for few masks, so that they are forgotten while others are asked for.
+    monkeypatch.setattr(constrained_decoding, "_MASK_BYTES", 12 * 1024)
+    monkeypatch.setattr(constrained_decoding, "_TABLES", {})
+    tokenizer, grid = tokenizers["nasty"]
+    models = [random_model(tokenizer, seed) for seed in range(3)]
+    prompt = torch.randint(0, 200, (2, 5), generator=torch.Generator().manual_seed(0))
+
+    def ask(model):
+        held = AnswerConstraint(tokenizer, grid, "digits", "detection", [9.0, 3.0], 5, 40, tokenizer.eos_token_id)
+        options = {"attention_mask": torch.ones_like(prompt), "logits_processor": [held], "max_new_tokens": 40}
+        return model.generate(input_ids=prompt, do_sample=False, **options).tolist()
+
+    expected = [ask(model) for model in models]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(ask, models * 4))
+    finally:
+        sys.setswitchinterval(switch)
+    assert found == expected * 4
+    assert [ask(model) for model in models] == expected
+
+
+def test_few_label_sets_are_remembered(tokenizers):
+    tokenizer = tokenizers["small"][0]
+    for index in range(40):
+        constraint(tokenizers, event_labels=[f"label {index}"])
+    assert len(constrained_decoding._KNOWN[tokenizer]) <= 16
+    # What is in use is kept by its user.
+    assert allowed_after(tokenizers, "dog bark: <0.80>-<0.88>", event_labels=["dog bark"])
+
+
+def test_labels_hold_no_surrogates():
+    tail = b""
+    for byte in b"\\u00d80":
+        tail = step_tail(tail, byte)
+        if tail is None:
+            break
+    assert tail is None
 
 
 @pytest.mark.parametrize(

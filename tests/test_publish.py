@@ -139,7 +139,7 @@ def test_strangers_ground_a_recording_from_the_hub(hub, published, tmp_path):
     assert report["modules"] == imported
     card = " ".join((DEFAULT_CHECKPOINT / "README.md").read_text(encoding="utf-8").split())
     assert f"imports {', '.join(imported[:-1])} and {imported[-1]}" in card
-    assert "pip install transformers torch soundfile" in card
+    assert "pip install 'transformers>=5.20,<5.25' torch soundfile" in card
 
 
 def test_what_strangers_push_is_whole(hub, scripted_checkpoint, tmp_path):
