@@ -24,13 +24,16 @@ def find_container(head: bytes) -> tuple[str, str] | None:
     return None
 
 
-def decode_by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: str, demuxer: str):
+def decode_by_ffmpeg(
+    source: str | os.PathLike | bytes, name: str, kind: str, demuxer: str, max_seconds: float | None = None
+):
     """Decode a file into a temporary wav of 32-bit floats, which goes when it is closed.
 
     Args:
         source: a path, or the bytes of a file.
         name, kind: what errors call it.
         demuxer: ffmpeg's name for the container.
+        max_seconds: decode no more; for callers that take no longer recordings.
 
     Returns:
         an open binary file.
@@ -57,6 +60,7 @@ def decode_by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: str, de
         command += ["-i", "file:" + os.path.abspath(source), "-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto"]
         # Times are those of the file: what starts late, or lacks packets, is filled with silence.
         command += ["-af", "aresample=async=1:first_pts=0"]
+        command += ["-t", f"{max_seconds:f}"] if max_seconds is not None else []
         try:
             done = subprocess.run(
                 [*command, "-f", "wav", "file:" + target], capture_output=True, timeout=60 + size / 1e5, check=False

@@ -159,7 +159,7 @@ def _name(source: Any) -> str:
     )
 
 
-def _open(source: str | os.PathLike | bytes):
+def _open(source: str | os.PathLike | bytes, max_seconds: float | None = None):
     """Open a file for decoding and say clearly what is wrong with it."""
     import soundfile
 
@@ -195,13 +195,14 @@ def _open(source: str | os.PathLike | bytes):
         container = find_container(_head(source))
         if container is None:
             raise ValueError(f"{_name(source)} is not audio that can be read ({error}); give {FORMATS}.") from error
-        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), *container))
+        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), *container, max_seconds))
     if file.format == "FLAC" and file.frames > 2**36:  # what the header has room for
         from .audio_ffmpeg import decode_by_ffmpeg
 
         # Who writes to a pipe does not know the length, and libsndfile cannot end without it.
         file.close()
-        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), "FLAC that does not say its length", "flac"))
+        kind = "FLAC that does not say its length"
+        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), kind, "flac", max_seconds))
     try:
         _check_header(file, _name(source))
     except ValueError:
@@ -234,7 +235,7 @@ def _decode(source: str | os.PathLike | bytes) -> tuple[np.ndarray, int]:
 
 
 def read_blocks(
-    source: str | os.PathLike | bytes, block_size: int = BLOCK_SIZE
+    source: str | os.PathLike | bytes, block_size: int = BLOCK_SIZE, max_seconds: float | None = None
 ) -> tuple[int, int, Iterator[np.ndarray]]:
     """Open a file; return its sampling rate, the samples that it promises, and a generator of what it holds.
 
@@ -245,7 +246,7 @@ def read_blocks(
     import soundfile
 
     before = _state(source)
-    file = _open(source)
+    file = _open(source, max_seconds)
 
     def read():
         length, is_over = 0, False

@@ -56,7 +56,8 @@ def add_endpoints(service):
         first, the last one is whole.
 
         Args:
-            audio: recording: wav, flac, ogg, mp3 and others; it is deleted when it was answered.
+            audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
+                not as an address; it is deleted when it was answered.
             threshold: score from 0 to 1 that events need; by default what the model card recommends.
             window: seconds of the windows that long recordings are heard in; by default the model's.
             overlap: seconds that windows overlap on either side; by default a sixth.
@@ -71,7 +72,8 @@ def add_endpoints(service):
         """Find the sound events that match descriptions, such as "dog bark", or that there are none.
 
         Args:
-            audio: recording: wav, flac, ogg, mp3 and others; it is deleted when it was answered.
+            audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
+                not as an address; it is deleted when it was answered.
             queries: what to listen for, one description a line.
             threshold: score from 0 to 1 that events need; by default 0.
             window: seconds of the windows that long recordings are heard in; by default the model's.
@@ -87,7 +89,8 @@ def add_endpoints(service):
         """Describe what happens in a recording, with times. Models that were not taught to caption name labels.
 
         Args:
-            audio: recording: wav, flac, ogg, mp3 and others; it is deleted when it was answered.
+            audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
+                not as an address; it is deleted when it was answered.
             threshold: score from 0 to 1 that events need; by default 0.
             window: seconds of the windows that long recordings are heard in; by default the model's.
             overlap: seconds that windows overlap on either side; by default a sixth.

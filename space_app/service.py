@@ -27,7 +27,7 @@ class Service:
         self.limits = limits
         self.folder = folder
         self.downloads = tempfile.mkdtemp(dir=folder)
-        self.uploads = Uploads(folder)
+        self.uploads = Uploads(folder, 1e6 * limits.max_megabytes)
         # Threads of those that were cancelled end at their next check.
         self.executor = ThreadPoolExecutor(2 * limits.num_parallel + 2, thread_name_prefix="answers")
 

@@ -3,8 +3,12 @@
 Gradio names an upload by its content, so two clients who upload the same file share one. It goes when as many have
 released it as have uploaded it, and never while an upload is coming in, which might be of the same content. The later
 upload is put in the place of the earlier one; who reads that holds it by a link of its own.
+
+What never becomes an upload goes too: of clients that break off, or stop sending, and of the MCP server, which writes
+what it is given as a `data:` URL to a file before it uploads that.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -18,16 +22,21 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+# Seconds without a byte after which a client has stopped sending.
+_PATIENCE = 60
+
 
 class Uploads:
     """Count who needs which upload.
 
     Args:
         folder: where uploads lie; nothing else is ever deleted.
+        max_bytes: size of an upload, for those within messages to the MCP server; Gradio sees to the others.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder).resolve()
+    def __init__(self, folder: str | os.PathLike, max_bytes: float = float("inf")):
+        self.folder, self.max_bytes = Path(folder).resolve(), max_bytes
+        self._num_messages = 0
         self._lock = threading.Lock()
         self._owners = Counter()
         self._num_incoming = 0
@@ -74,13 +83,19 @@ class Uploads:
         """Return an ASGI application that counts the files which Gradio's route for uploads takes in."""
 
         async def counted(scope, receive, send):
-            if (
-                scope["type"] != "http"
-                or scope["method"] != "POST"
-                or not scope["path"].rstrip("/").endswith("/upload")
-            ):
+            is_post = scope["type"] == "http" and scope["method"] == "POST"
+            path = scope["path"].rstrip("/") if is_post else ""
+            if "/mcp" in path:
+                return await self._message(app, scope, receive, send)
+            if not path.endswith("/upload"):
                 return await app(scope, receive, send)
             body = b""
+
+            async def timely():
+                try:
+                    return await asyncio.wait_for(receive(), _PATIENCE)
+                except TimeoutError:
+                    return {"type": "http.disconnect"}
 
             async def listen(message):
                 nonlocal body
@@ -93,13 +108,37 @@ class Uploads:
             with self._lock:
                 self._num_incoming += 1
             try:
-                await app(scope, receive, listen)
+                await app(scope, timely, listen)
             finally:
                 with self._lock:
                     self._num_incoming -= 1
                     self._sweep()
 
         return counted
+
+    async def _message(self, app, scope, receive, send):
+        """Pass a message to the MCP server, unless what it may hold is too large; delete what it was written to."""
+        length = dict(scope.get("headers") or ()).get(b"content-length", b"")
+        # Base64 makes four bytes of three; the rest of a message is small.
+        if not length.isdigit() or int(length) > self.max_bytes * 4 / 3 + 1e5:
+            body = b"The recording is too large." if length.isdigit() else b"Say the Content-Length."
+            headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+            await send(
+                {"type": "http.response.start", "status": 413 if length.isdigit() else 411, "headers": headers}
+            )
+            return await send({"type": "http.response.body", "body": body})
+        with self._lock:
+            self._num_messages += 1
+        try:
+            await app(scope, receive, send)
+        finally:
+            with self._lock:
+                self._num_messages -= 1
+                if not self._num_messages:
+                    # Gradio names all of them alike.
+                    strays = (path for path in self.folder.glob("*/file.*") if str(path) not in self._owners)
+                    self._unneeded.update(map(str, strays))
+                    self._sweep()
 
     def _add(self, body):
         try:
@@ -116,6 +155,8 @@ class Uploads:
         """Delete what nobody needs; the caller holds the lock."""
         if self._num_incoming:
             return
+        # Uploads that came in lie in folders; what lies beside these was broken off.
+        self._unneeded.update(str(path) for path in self.folder.iterdir() if path.is_file())
         for path in map(Path, self._unneeded):
             if self.folder not in path.parents:
                 continue

@@ -1,6 +1,9 @@
 """The page's interface for programs, asked by its own client over loopback; the page has nothing but its own folder."""
 
+import base64
+import io
 import json
+import socket
 import time
 
 import httpx
@@ -127,6 +130,37 @@ def test_tools_of_mcp_answer(space_page):
     name = next(tool["name"] for tool in tools if tool["name"].endswith("model"))
     result = mcp(space_page.url, "tools/call", name=name, arguments={})
     assert "bird chirp" in result["content"][0]["text"]
+    # A recording as the description of the tool asks for it.
+    detect = next(tool for tool in tools if tool["name"].endswith("detect"))
+    assert "data:audio/wav;base64" in detect["inputSchema"]["properties"]["audio"]["description"]
+    samples, rate = soundfile.read(FARMYARD)
+    soundfile.write(buffer := io.BytesIO(), samples, rate, format="WAV")
+    audio = f"data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    result = mcp(space_page.url, "tools/call", name=detect["name"], arguments={"audio": audio})
+    assert "'event_label': 'rooster'" in result["content"][0]["text"]
+    refused = mcp(space_page.url, "tools/call", name=detect["name"], arguments={"audio": "http://127.0.0.1/a.wav"})
+    assert "Give the file itself, not its address" in json.dumps(refused)
+    large = httpx.post(f"{space_page.url}/gradio_api/mcp/", content=b" " * 5_000_000)
+    assert large.status_code == 413 and large.text == "The recording is too large."
+    assert not [path for path in space_page.uploads() if path.name.startswith("file.")]
+
+
+def test_what_is_broken_off_leaves_no_file(space_page):
+    host, port = space_page.url.removeprefix("http://").split(":")
+    before = set(space_page.uploads())
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n"
+        head += "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+        part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+        connection.sendall((head + part).encode() + bytes(100000))
+        time.sleep(0.5)
+    other = httpx.post(f"{space_page.url}/gradio_api/upload", files={"other": ("b.wav", b"x" * 100000)})
+    assert other.status_code == 200 and other.json() == []
+    for _ in range(50):
+        if not set(space_page.uploads()) - before:
+            break
+        time.sleep(0.1)
+    assert not set(space_page.uploads()) - before
 
 
 @pytest.mark.parametrize(

@@ -55,16 +55,21 @@ def stream_windows(
 
 
 def stream_audio(
-    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None
+    source: Any,
+    sampling_rate: int = 16000,
+    source_sampling_rate: int | None = None,
+    device: Any = None,
+    max_seconds: float | None = None,
 ) -> tuple[float, Iterator[np.ndarray]]:
     """Return how many seconds a recording promises, which may err, and a generator of what [`load_audio`] returns.
 
     Arguments and errors are those of [`load_audio`]. That a file breaks off or changes is found at its end.
+    `max_seconds` is for callers that take no longer recordings: of what is decoded at once (m4a, webm) no more is.
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
     if rate is None:
-        rate, num_samples, blocks = read_blocks(source, BLOCK_LENGTH)
+        rate, num_samples, blocks = read_blocks(source, BLOCK_LENGTH, max_seconds)
     else:
         num_samples, blocks = len(source) if source.ndim else 0, _cut_blocks(source)
     return num_samples / rate, _convert(blocks, _name(source), rate, sampling_rate, device)
