@@ -264,14 +264,14 @@ def test_an_answer_ends_in_the_middle_of_a_window(pipe):
 
 @pytest.mark.slow
 def test_a_request_has_its_time_and_no_more(long_recording, tmp_path):
-    page = Page(tmp_path / "page", timeout=6).wait()
+    page = Page(tmp_path / "page", timeout=4).wait()
     try:
         client = gradio_client.Client(page.url, verbose=False)
-        # Loads what is loaded on first use; ten seconds of sound take less than six.
+        # Loads what is loaded on first use; ten seconds of sound take less than four.
         assert ask(client, FARMYARD)["events"]
         queries = "\n".join(f"query {i}" for i in range(12))
-        with pytest.raises(gradio_client.exceptions.AppError, match="longer than 6 s; ask about a shorter recording"):
-            ask(client, long_recording, "/ground", queries=queries, window=2, overlap=0)
+        with pytest.raises(gradio_client.exceptions.AppError, match="longer than 4 s; ask about a shorter recording"):
+            ask(client, long_recording, "/ground", queries=queries, window=1, overlap=0)
         time.sleep(1)
         busy = busy_seconds(page)
         time.sleep(2)
