@@ -16,6 +16,8 @@ os.environ["HF_HOME"] = _CACHE
 os.environ["HF_MODULES_CACHE"] = os.path.join(_CACHE, "modules")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Sums of OpenBLAS hang on the number of its threads, of which launched processes have one; these must give equal ones.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

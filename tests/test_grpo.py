@@ -69,13 +69,7 @@ def write_config(folder, output, **settings):
 
 def run(folder, output, *overrides, **settings):
     """Run the recipe in this process; return the history of its log."""
-    # As many threads as `launch` has: sums of some BLAS libraries hang on their number.
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        main(["--config", str(write_config(folder, output, **settings)), *overrides])
-    finally:
-        torch.set_num_threads(num_threads)
+    main(["--config", str(write_config(folder, output, **settings)), *overrides])
     return history(output)
 
 
