@@ -42,19 +42,18 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
             "give a folder as --out."
         )  # fmt: skip
     stems = {}
-    if format == "rttm" and not is_folder:
-        for file in files:
-            if (first := stems.setdefault(audio_stem(file), file)) != file:
-                raise ArgumentError(
-                    None, f"--format is 'rttm', which names recordings without folder and suffix, but {first!r} and "
-                    f"{file!r} are named alike; rename one of them, or choose another format."
-                )  # fmt: skip
-    for file in files if is_folder else ():
-        if (first := stems.setdefault(audio_stem(file), file)) != file:
+    for file in files if is_folder or format == "rttm" else ():
+        if (first := stems.setdefault(audio_stem(file), file)) == file:
+            continue
+        if is_folder:
             raise ArgumentError(
                 None, f"{first!r} and {file!r} would be written to one file in the folder {out!r}; rename one "
                 "of them, or write one file for all."
             )  # fmt: skip
+        raise ArgumentError(
+            None, f"--format is 'rttm', which names recordings without folder and suffix, but {first!r} and {file!r} "
+            "are named alike; rename one of them, or choose another format."
+        )  # fmt: skip
     try:
         event = {"onset": 0.0, "offset": 1.0, "event_label": "a"}
         format_annotations({"file": "a", "duration": 1.0, "events": [event]}, format)

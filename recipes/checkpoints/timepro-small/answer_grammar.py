@@ -154,6 +154,14 @@ class AnswerGrammar:
         multiple = self._multiples.get(text)
         return state._replace(text=text) if multiple is None else self.step_time(state, multiple)
 
+    def walk(self, state: AnswerState, text: bytes) -> AnswerState | None:
+        """Return the state after some more bytes, `None` if no answer goes on with them."""
+        for byte in text:
+            state = self.step(state, byte)
+            if state is None:
+                return None
+        return state
+
     def step_time(self, state: AnswerState, multiple: int) -> AnswerState | None:
         """Return the state after a whole time, given as its multiple of the step; `None` if it may not stand here."""
         low, high = self.time_range(state)
@@ -189,8 +197,7 @@ class AnswerGrammar:
                 state = self.step_time(state, part)
                 parts.append(part)
                 continue
-            for byte in part:
-                state = self.step(state, byte)
+            state = self.walk(state, part)
             if parts and isinstance(parts[-1], bytes):
                 part = parts.pop() + part
             parts.append(part)

@@ -61,11 +61,7 @@ class AnswerMasks:
             return None
         if is_first and self.drops_first_space:
             spelled = spelled.removeprefix(b" ")
-        for byte in spelled:
-            state = self.grammar.step(state, byte)
-            if state is None:
-                return None
-        return state
+        return self.grammar.walk(state, spelled)
 
     def cost(self, state: AnswerState) -> int:
         """Return how many tokens end an answer at most, the end-of-sequence token not counted."""

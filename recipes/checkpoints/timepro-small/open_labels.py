@@ -62,7 +62,7 @@ class OpenLabels:
         fresh = state._replace(text=b"-" * name_length, tail=WHOLE)
         endings = []
         for ending, ids_by_rest in self._after(state.tail).items():
-            after = self._walk(fresh, ending)
+            after = self.grammar.walk(fresh, ending)
             may_end = after is not None and fits(after)
             met = known & ids_by_rest.keys()
             if may_end and not met:
@@ -70,7 +70,7 @@ class OpenLabels:
             elif may_end:
                 others += [index for rest, ids in ids_by_rest.items() if rest not in met for index in ids]
             for rest in met:
-                after = self._walk(state, rest + ending)
+                after = self.grammar.walk(state, rest + ending)
                 if after is not None and fits(after):
                     others += ids_by_rest[rest]
         return (state.tail, tuple(endings)), others
@@ -107,15 +107,8 @@ class OpenLabels:
 
     def _follow(self, state, items, fits) -> list[int]:
         """Return the ids of `items` that may follow, each followed byte by byte."""
-        walked = ((index, self._walk(state, spelled)) for index, spelled in items)
+        walked = ((index, self.grammar.walk(state, spelled)) for index, spelled in items)
         return [index for index, after in walked if after is not None and fits(after)]
-
-    def _walk(self, state, spelled) -> AnswerState | None:
-        for byte in spelled:
-            state = self.grammar.step(state, byte)
-            if state is None:
-                break
-        return state
 
     def _inside(self, tail):
         """Yield the ids that stay within a label whose last character has `tail` so far."""
