@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .annotation_io import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
     from .answer_grammar import AnswerGrammar
+    from .answer_text import TASKS, escape_text, format_events, parse_events, prompt_text
     from .audio_io import audio_duration, load_audio
-    from .audio_stream import stream_audio, stream_windows
+    from .audio_streaming import stream_audio, stream_windows
     from .constrained_decoding import AnswerConstraint
     from .event_scores import score_events
-    from .event_text import TASKS, escape_text, format_events, parse_events, prompt_text
     from .events import Event, clip_events, shift_events
     from .pipeline_timepro import TemporalAudioGroundingPipeline
     from .processing_timepro import TimeProAudioProcessor
@@ -24,11 +24,11 @@ _MODULE_OF = {
     "clip_events": "events",
     "shift_events": "events",
     "TimeGrid": "time_grid",
-    "TASKS": "event_text",
-    "escape_text": "event_text",
-    "format_events": "event_text",
-    "parse_events": "event_text",
-    "prompt_text": "event_text",
+    "TASKS": "answer_text",
+    "escape_text": "answer_text",
+    "format_events": "answer_text",
+    "parse_events": "answer_text",
+    "prompt_text": "answer_text",
     "AnswerGrammar": "answer_grammar",
     "AnswerConstraint": "constrained_decoding",
     "score_events": "event_scores",
@@ -38,8 +38,8 @@ _MODULE_OF = {
     "write_annotations": "annotation_io",
     "audio_duration": "audio_io",
     "load_audio": "audio_io",
-    "stream_audio": "audio_stream",
-    "stream_windows": "audio_stream",
+    "stream_audio": "audio_streaming",
+    "stream_windows": "audio_streaming",
     "merge_windows": "windowing",
     "plan_windows": "windowing",
     "TimeProAudioProcessor": "processing_timepro",

@@ -1,4 +1,4 @@
-r"""The grammar of `event_text.py` as an automaton: which byte, or time token, may follow what an answer says so far.
+r"""The grammar of `answer_text.py` as an automaton: which byte, or time token, may follow what an answer says so far.
 
 What it accepts is stricter than the grammar, but for white space that labels may escape where they need not. Beyond
 parsing canonically, an answer
@@ -18,7 +18,7 @@ from bisect import bisect_left
 from functools import cached_property
 from typing import NamedTuple
 
-from .event_text import ANSWER_FORMATS, NO_EVENTS, TASKS, escape_label, unescape_label
+from .answer_text import ANSWER_FORMATS, NO_EVENTS, TASKS, escape_label, unescape_label
 from .label_characters import WHOLE, end_tail, step_tail
 from .time_grid import TimeGrid, exact_fraction
 

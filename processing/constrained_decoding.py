@@ -8,7 +8,7 @@ import torch
 from transformers import LogitsProcessor
 
 from .answer_grammar import AnswerGrammar
-from .answer_masks import AnswerMasks
+from .token_masks import AnswerMasks
 
 # Masks of a tokenizer outlive a call of `generate`, for the next one: what makes them, and those that were made.
 # Threads may share a model, and so these.

@@ -16,7 +16,7 @@ import math
 import re
 from typing import NamedTuple
 
-from .event_text import TASKS, parse_events, unescape_label
+from .answer_text import TASKS, parse_events, unescape_label
 from .events import Event
 from .token_bytes import drops_first_space, token_bytes
 

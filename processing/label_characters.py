@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 
-from .event_text import escape_label
+from .answer_text import escape_label
 
 _BACKSLASH, _SPACE = b"\\ "
 # The last character is complete and no space. Any other `tail` is what the last character has so far.

@@ -10,7 +10,7 @@ from array import array
 from functools import cached_property
 
 from .answer_grammar import AnswerGrammar, AnswerState
-from .event_text import unescape_label
+from .answer_text import unescape_label
 from .label_characters import WHOLE, step_tail
 
 _BACKSLASH = b"\\"

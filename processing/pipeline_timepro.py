@@ -11,12 +11,12 @@ from tqdm import tqdm
 from transformers import Pipeline
 
 from .annotation_io import format_annotations, read_annotations
-from .audio_stream import stream_audio, stream_windows
+from .answer_text import TASKS, prompt_text
+from .audio_streaming import stream_audio, stream_windows
 from .constrained_decoding import AnswerConstraint
 from .event_scores import score_events
-from .event_text import TASKS, prompt_text
+from .prefix_cache import prefill_questions
 from .recording_answers import RecordingAnswers, read_answer
-from .shared_prompt import prefill_questions
 from .torchaudio_features import accelerator
 from .windowing import plan_windows
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 from transformers import ProcessorMixin
 
+from .answer_text import escape_text
 from .audio_io import load_audio
-from .event_text import escape_text
 from .time_grid import TimeGrid
 
 # Qwen2-Audio's template, with the assistant's answers marked for completion-only losses.

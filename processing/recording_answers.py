@@ -4,7 +4,7 @@ import copy
 import logging
 from dataclasses import replace
 
-from .event_text import parse_events
+from .answer_text import parse_events
 from .events import Event, clip_events
 from .windowing import EventMerger, Window
 

@@ -6,7 +6,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from processing.event_text import format_events
+from processing.answer_text import format_events
 from processing.events import Event
 from processing.time_grid import TimeGrid
 

@@ -50,7 +50,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory):
-    from recipes.small_language import train_tokenizer
+    from recipes.small.language_model import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     train_tokenizer(vocab_size=400, num_documents=300).save_pretrained(folder)
@@ -64,7 +64,7 @@ def make_tiny_checkpoint(tokenizer_folder, answer_format="ticks"):
 
     from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
     from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
-    from recipes.convert import add_time_tokens
+    from recipes.conversion.convert import add_time_tokens
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
@@ -89,7 +89,7 @@ def lively_checkpoint(tokenizer_folder, tmp_path_factory):
     """Return a tiny model whose answers vary and hang on the sound, and its processor."""
     import torch
 
-    from recipes.checkpoint import load_checkpoint, save_checkpoint
+    from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 
     model, processor = make_tiny_checkpoint(tokenizer_folder)
     generator = torch.Generator().manual_seed(1)
@@ -117,8 +117,8 @@ def write_tiny_qwen2_audio(folder):
         WhisperFeatureExtractor,
     )
 
-    from recipes.convert import convert
-    from recipes.small_language import train_tokenizer
+    from recipes.conversion.convert import convert
+    from recipes.small.language_model import train_tokenizer
 
     tokenizer = train_tokenizer(vocab_size=400, num_documents=300)
     torch.manual_seed(0)
@@ -148,8 +148,8 @@ def make_grpo_trainer(checkpoint, dataset, folder, cls=None, rewards=None, **set
 
     from trl import GRPOConfig
 
-    from recipes.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
-    from recipes.rewards import auxiliary_reward, event_f1_reward
+    from recipes.training.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
+    from recipes.training.rewards import auxiliary_reward, event_f1_reward
 
     model, processor = copy.deepcopy(checkpoint[0]), checkpoint[1]
     options = {name: settings.pop(name) for name in ("shared_prefix", "tie_break") if name in settings}
@@ -221,9 +221,9 @@ def scripted_checkpoint(tmp_path_factory):
 
     from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
     from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
-    from recipes.checkpoint import save_checkpoint
-    from recipes.convert import add_time_tokens
-    from recipes.small_language import language_config, train_tokenizer
+    from recipes.conversion.checkpoint import save_checkpoint
+    from recipes.conversion.convert import add_time_tokens
+    from recipes.small.language_model import language_config, train_tokenizer
 
     folders = {}
 

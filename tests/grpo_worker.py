@@ -9,8 +9,8 @@ import conftest
 from datasets import Dataset
 from safetensors.torch import save_file
 
-from recipes.checkpoint import load_checkpoint
-from recipes.grpo_trainer import TimeProGRPOTrainer
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.training.grpo_trainer import TimeProGRPOTrainer
 
 # For each question the answers of its group. The reference is 0.24-0.80 s. In the last two groups the main reward ties,
 # at 0 and at 1.

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
 
-from recipes.checkpoint import load_checkpoint  # noqa: E402
-from recipes.collator import TimeProCollator  # noqa: E402
-from recipes.memory_estimate import model_sizes, sft_bytes  # noqa: E402
-from recipes.sft_trainer import time_aware_loss  # noqa: E402
+from recipes.conversion.checkpoint import load_checkpoint  # noqa: E402
+from recipes.training.collator import TimeProCollator  # noqa: E402
+from recipes.training.memory_estimate import model_sizes, sft_bytes  # noqa: E402
+from recipes.training.sft_trainer import time_aware_loss  # noqa: E402
 
 TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 ANSWER = ", ".join(f"{index}.24-{index}.96" for index in range(9))

@@ -17,6 +17,6 @@ from accelerate.state import DistributedType, PartialState  # noqa: E402
 PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_GPU)
 
 if __name__ == "__main__":
-    from recipes import grpo, sft
+    from recipes.training import grpo, sft
 
     {"sft": sft, "grpo": grpo}[sys.argv[1]].main(sys.argv[2:])

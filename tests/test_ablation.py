@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from processing.events import Event
-from recipes import ablation
-from recipes.ablation_report import (
+from recipes.small import ablation
+from recipes.small.ablation_report import (
     arm_table,
     fill_tables,
     plot_strides,

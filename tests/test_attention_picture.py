@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from processing.event_text import prompt_text
+from processing.answer_text import prompt_text
 from processing.events import Event
-from recipes.attention_picture import answer_attention, main, plot_attention
-from recipes.checkpoint import load_checkpoint, save_checkpoint
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.small.attention_plot import answer_attention, main, plot_attention
 
 QUESTION = prompt_text("detection")
 EXAMPLES = Path(__file__).parents[1] / "space_app" / "examples"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from processing import audio_stream
 from processing.audio_io import load_audio
-from processing.audio_stream import stream_audio, stream_windows
+from processing.audio_streaming import stream_audio, stream_windows
 from processing.windowing import WindowPlan, plan_windows
 
 PLAN = WindowPlan(3.0, 0.5, 0.5, 3.0)

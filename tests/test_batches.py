@@ -5,7 +5,7 @@ import copy
 import numpy as np
 
 from processing import AnswerConstraint, parse_events
-from processing.event_text import prompt_text
+from processing.answer_text import prompt_text
 
 NUM_CLIPS = 32
 LABELS = ("dog", "cat", "gong", "siren")

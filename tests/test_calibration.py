@@ -5,7 +5,7 @@ import json
 import pytest
 
 from processing.events import Event
-from recipes.calibration import calibrate, calibration, scored_events
+from recipes.evaluation.calibration import calibrate, calibration, scored_events
 
 
 def test_figures_by_hand():
@@ -73,7 +73,7 @@ def test_an_event_without_score_is_refused():
 
 def test_a_threshold_leaves_out_what_is_less_sure():
     from processing.events import Event
-    from recipes.calibration import scores_by_threshold
+    from recipes.evaluation.calibration import scores_by_threshold
 
     rows = [{"id": 1, "events": [Event(1, 2, "dog")]}]
     answers = {(1, "detection", None): [Event(1, 2, "dog", 0.5), Event(5, 6, "dog", 0.2)]}
@@ -84,7 +84,7 @@ def test_a_threshold_leaves_out_what_is_less_sure():
 
 
 def test_a_threshold_of_grounding_rejects_what_is_absent_and_what_is_there():
-    from recipes.calibration import grounding_by_threshold
+    from recipes.evaluation.calibration import grounding_by_threshold
 
     rows = [{"id": 1, "events": [Event(1, 2, "dog")], "absent": ["cat"]}]
     answers = {(1, "grounding", "dog"): [Event(1, 2, "", 0.5)], (1, "grounding", "cat"): [Event(3, 4, "", 0.3)]}

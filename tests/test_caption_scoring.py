@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from nltk.translate.meteor_score import meteor_score
 
 from processing.events import Event
-from recipes.caption_scoring import (
+from recipes.scoring import bootstrap_interval, event_based_f1
+from recipes.scoring.captions import (
     _reader,
     caption_event_f1,
     caption_intervals,
@@ -22,7 +23,6 @@ from recipes.caption_scoring import (
     meteor,
     text_meteor,
 )
-from recipes.scoring import bootstrap_interval, event_based_f1
 
 ROOT = Path(__file__).parents[1]
 SYNSETS = (("bark", "woof"), ("car", "auto"), ("rain", "drizzle"))
@@ -211,7 +211,7 @@ def test_wordnet_is_found_by_nltk_data_and_nothing_is_written(wordnet, tmp_path)
     home = tmp_path / "home"
     home.mkdir()
     before = sorted(str(path) for path in tmp_path.rglob("*"))
-    code = "from recipes.caption_scoring import meteor; print(meteor('dogs bark', 'dogs woof'))"
+    code = "from recipes.scoring.captions import meteor; print(meteor('dogs bark', 'dogs woof'))"
     environment = {**os.environ, "NLTK_DATA": str(tmp_path / "data"), "HOME": str(home)}
     output = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True)
     assert float(output) == pytest.approx(0.9375)

@@ -10,11 +10,11 @@ from huggingface_hub import ModelCard, ModelCardData
 from test_hub_native import CODE
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.card_checks import check_card
-from recipes.checkpoint_files import check_files, checkpoint_code, is_pickle
-from recipes.checkpoint_info import describe_checkpoint, description_lines
-from recipes.data.catalogue import load_catalogue
-from recipes.model_card import COLUMNS, eval_results, failures_list, figures_table, recordings_table
+from recipes.cli.info import describe_checkpoint, description_lines
+from recipes.publishing.card_checks import check_card
+from recipes.publishing.file_checks import check_files, checkpoint_code, is_pickle
+from recipes.publishing.model_card import COLUMNS, eval_results, failures_list, figures_table, recordings_table
+from recipes.soundscapes.catalogue import load_catalogue
 
 # By protocol, written by hand: a call of `os.system`, an empty dict, the list [None], and an empty list in a frame.
 PICKLES = {

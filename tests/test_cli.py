@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.cli import main
+from recipes.cli.main import main
 
 SPAN = "<1.20>-<3.44>"
 needs_default_checkpoint = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def clip(tmp_path):
 
 def test_help_names_every_command_and_loads_nothing_heavy():
     code = (
-        "import sys; from recipes.cli import main\n"
+        "import sys; from recipes.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
@@ -38,7 +38,8 @@ def test_help_names_every_command_and_loads_nothing_heavy():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, recipes.cli as c; c.build_parser(); print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    code = "import sys, recipes.cli.main as c; c.build_parser();"
+    code += " print([m for m in ('torch', 'numpy') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
@@ -103,7 +104,7 @@ def test_info(scripted_checkpoint, capsys):
 @needs_default_checkpoint
 def test_default_checkpoint_answers_quickly_and_in_little_memory(clip):
     code = (
-        "import resource, sys; from recipes.cli import main; code = main(sys.argv[1:]);"
+        "import resource, sys; from recipes.cli.main import main; code = main(sys.argv[1:]);"
         "usage = resource.getrusage(resource.RUSAGE_SELF);"
         # Not `ru_maxrss`, which a process has from the one that started it.
         "peak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0];"
@@ -120,7 +121,7 @@ def test_default_checkpoint_answers_quickly_and_in_little_memory(clip):
 
 
 def test_convert_is_the_command_of_its_module(capsys, tmp_path):
-    from recipes import convert
+    from recipes.conversion import convert
 
     for run, prefix in ((main, ["convert"]), (convert.main, [])):
         with pytest.raises(SystemExit) as end:

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from processing.annotation_io import ANNOTATION_FORMATS, read_annotations
-from recipes.answer_output import format_json, format_table
-from recipes.ask_recordings import ask
-from recipes.cli import main
+from recipes.cli.main import main
+from recipes.cli.output import format_json, format_table
+from recipes.evaluation.runner import ask
 
 SPAN = "<1.20>-<3.44>"
 DOG = f"dog: {SPAN}"
@@ -52,7 +52,7 @@ def model(scripted_checkpoint):
 
 def start(*arguments, **options):
     """Start the command as a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "recipes.cli", *arguments], text=True, stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-m", "recipes.cli.main", *arguments], text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, **options)  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_bad_files_are_listed_at_the_end(model, clip, clips, tmp_path, capsys):
 
 
 def test_each_failure_in_a_batch_is_its_own(model, clip, tmp_path):
-    from recipes.checkpoint_folder import load_pipeline
+    from recipes.conversion.checkpoint_folder import load_pipeline
 
     pipe = load_pipeline(model)
     short, last = (write_clip(tmp_path / name, 0.01) for name in ("short.wav", "last.wav"))

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 
 from processing import TimeGrid
-from recipes.collator import TimeProCollator
-from recipes.data.clip_pieces import curriculum, draw_clip, edge_window, group_by_length, join, whole, window
+from recipes.data.augmentation import curriculum, draw_clip, edge_window, group_by_length, join, whole, window
+from recipes.training.collator import TimeProCollator
 
 GRID = TimeGrid(frame_rate=12.5, time_step=0.08)
 
@@ -98,7 +98,7 @@ def test_grouping_keeps_every_sample_and_fills_batches_with_like_lengths():
 
 
 def test_the_collator_cuts_the_same_window_out_of_audio_and_stored_stems(scripted_checkpoint, tmp_path):
-    from recipes.checkpoint import load_checkpoint
+    from recipes.conversion.checkpoint import load_checkpoint
 
     model, processor = load_checkpoint(scripted_checkpoint("dog bark"))
     rng = np.random.default_rng(0)

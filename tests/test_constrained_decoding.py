@@ -14,13 +14,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from processing import constrained_decoding
 from processing.answer_grammar import AnswerGrammar
-from processing.answer_masks import AnswerMasks
+from processing.answer_text import ANSWER_FORMATS, TASKS, format_events, parse_events
 from processing.constrained_decoding import AnswerConstraint
-from processing.event_text import ANSWER_FORMATS, TASKS, format_events, parse_events
 from processing.events import Event
 from processing.label_characters import step_tail
 from processing.time_grid import TimeGrid
-from recipes.checkpoint import load_processor
+from processing.token_masks import AnswerMasks
+from recipes.conversion.checkpoint import load_processor
 
 SMALL = "recipes/checkpoints/timepro-small"
 

@@ -20,9 +20,9 @@ from transformers import (
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
-from recipes.checkpoint import load_checkpoint, save_checkpoint
-from recipes.convert import convert, main
-from recipes.small_language import train_tokenizer
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.conversion.convert import convert, main
+from recipes.small.language_model import train_tokenizer
 
 NUM_TOKENS, NUM_TICKS = 400, 750
 SPELLINGS = [f"<{index // 25}.{4 * (index % 25):02d}>" for index in range(NUM_TICKS)]

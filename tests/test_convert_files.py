@@ -17,9 +17,9 @@ from stock_backbones import OMNI_TEMPLATE, write_qwen2_5_omni, write_qwen2_audio
 from transformers import AutoTokenizer
 
 from modeling_timepro import TimeProAudioForCausalLM
-from recipes.checkpoint import load_checkpoint
-from recipes.convert import convert
-from recipes.weight_files import parse_size, read_header
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.conversion.convert import convert
+from recipes.conversion.weight_files import parse_size, read_header
 
 ROOT = Path(__file__).resolve().parent.parent
 INDEX = "model.safetensors.index.json"
@@ -152,7 +152,7 @@ def test_tied_matrices_stay_one(tokenizer, tmp_path):
 
     from modeling_timepro import TimeProAudioConfig
     from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
-    from recipes.checkpoint import save_checkpoint
+    from recipes.conversion.checkpoint import save_checkpoint
 
     config = make_tiny_checkpoint(tokenizer.name_or_path)[0].config.to_dict()
     config["text_config"] |= {"vocab_size": len(tokenizer), "tie_word_embeddings": True}
@@ -209,7 +209,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(sharded, tmp_path):
 PEAK = """
 import re, sys
 from pathlib import Path
-from recipes.convert import convert
+from recipes.conversion.convert import convert
 
 def memory(name):
     return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -250,7 +250,7 @@ def test_the_card_names_its_backbone_and_says_that_it_is_not_trained(sharded, tm
 
 
 def test_a_hub_id_fetches_what_is_needed(omni, tmp_path):
-    command = "import sys; from recipes.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = "import sys; from recipes.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with LoopbackHub() as hub:
         hub.repos["lab/omni"] = Repo()
         hub.repos["lab/omni"].add({file.name: (file.read_bytes(), False) for file in omni[1].iterdir()})

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from stock_backbones import write_qwen2_audio
 from transformers import AutoTokenizer
 
-from recipes.convert import convert
+from recipes.conversion.convert import convert
 
 INDEX = "model.safetensors.index.json"
 

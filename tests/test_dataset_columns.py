@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from processing.audio_io import load_audio
-from recipes.checkpoint_folder import load_pipeline
+from recipes.conversion.checkpoint_folder import load_pipeline
 
 
 def has_torchcodec():

@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.cli import main
+from recipes.cli.main import main
 from recipes.data import event_loaders
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def desk(inputs, tmp_path, monkeypatch):
         (folder / name).symlink_to(ROOT / name)
     commands = tmp_path / "commands"
     commands.mkdir()
-    (commands / "timepro").write_text(f'#!/bin/sh\nexec {sys.executable} -m recipes.cli "$@"\n')
+    (commands / "timepro").write_text(f'#!/bin/sh\nexec {sys.executable} -m recipes.cli.main "$@"\n')
     (commands / "timepro").chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

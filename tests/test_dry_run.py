@@ -18,12 +18,19 @@ from stock_backbones import write_qwen2_audio
 from transformers import AutoTokenizer
 from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser, get_peft_config
 
-from recipes import grpo, sft
-from recipes.checkpoint import save_checkpoint
-from recipes.collator import TimeProCollator
-from recipes.convert import convert
-from recipes.dry_run import load_outline, outline_model
-from recipes.memory_estimate import Sizes, cache_bytes, layer_activations, parallel_setup, state_bytes, total_bytes
+from recipes.conversion.checkpoint import save_checkpoint
+from recipes.conversion.convert import convert
+from recipes.training import grpo, sft
+from recipes.training.collator import TimeProCollator
+from recipes.training.dry_run import load_outline, outline_model
+from recipes.training.memory_estimate import (
+    Sizes,
+    cache_bytes,
+    layer_activations,
+    parallel_setup,
+    state_bytes,
+    total_bytes,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, OUTLINES = ROOT / "recipes" / "configs", ROOT / "docs" / "dry_run"

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
+from processing.answer_text import format_events
 from processing.event_scores import event_parts, score_events
-from processing.event_text import format_events
 from processing.events import Event
 from processing.time_grid import TimeGrid
-from recipes.checkpoint import load_processor
+from recipes.conversion.checkpoint import load_processor
 
 GRID = TimeGrid(12.5, 0.08, 30.0)
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing.events import Event
-from recipes.event_matching import count_matches, maximum_matching
 from recipes.scoring import event_based_f1, event_counts, event_f1, match_events, segment_based_f1
+from recipes.scoring.matching import count_matches, maximum_matching
 
 LABELS = ("dog", "car horn")
 TIMES = st.integers(0, 12).map(lambda i: i * 0.1)
@@ -154,7 +154,7 @@ def test_a_hundred_thousand_events_in_one_file():
 
 
 def test_too_dense_events_are_refused(monkeypatch):
-    monkeypatch.setattr("recipes.event_matching._MAX_PAIRS", 1000)
+    monkeypatch.setattr("recipes.scoring.matching._MAX_PAIRS", 1000)
     assert event_f1([Event(1, 2)] * 30, [Event(1, 2)] * 33) == pytest.approx(60 / 63)
     with pytest.raises(ValueError, match="40 predicted events, so dense that over 1000 pairs"):
         event_f1([Event(1, 2)] * 40, [Event(1, 2)] * 40)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from processing.event_text import (
+from processing.answer_text import (
     ANSWER_FORMATS,
     PROMPTS,
     TASKS,

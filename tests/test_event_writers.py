@@ -13,7 +13,7 @@ from processing.events import Event
 from recipes.data.event_dataset import build_dataset
 from recipes.data.event_loaders import load_events
 from recipes.data.event_rows import COLUMNS, make_row
-from recipes.data.event_writers import write_event_lines, write_rows
+from recipes.data.writers import write_event_lines, write_rows
 
 # Milliseconds, as annotations have them, and any other time.
 seconds = st.one_of(st.integers(0, 100_000).map(lambda ms: ms / 1000), st.floats(0, 1e5))

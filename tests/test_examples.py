@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from recipes.data.catalogue import event_labels, load_catalogue
-from recipes.data.examples import SCENES, SHAREABLE, provenance, shareable
-from recipes.data.recordings import SoundBank
-from recipes.data.soundscapes import Soundscape
+from recipes.soundscapes.catalogue import event_labels, load_catalogue
+from recipes.soundscapes.examples import SCENES, SHAREABLE, provenance, shareable
+from recipes.soundscapes.mixing import Soundscape
+from recipes.soundscapes.sound_bank import SoundBank
 
 EXAMPLES = Path(__file__).parents[1] / "space_app" / "examples"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipes.data.format_guess import guess_format
+from recipes.data.readers.guess import guess_format
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.checkpoint import load_checkpoint
-from recipes.frame_labels import FrameHead, blank, frame_f1, frame_targets, label_directions, train_frames
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.small.frame_labels import FrameHead, blank, frame_f1, frame_targets, label_directions, train_frames
 
 LABELS = ["dog bark", "siren"]
 

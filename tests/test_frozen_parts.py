@@ -8,8 +8,8 @@ from conftest import make_tiny_checkpoint
 from torch.distributed.fsdp import fully_shard
 
 from modeling_timepro import TimeProAudioForCausalLM
-from recipes.frozen_parts import freeze_time_embeddings
-from recipes.split_weights import gather_for
+from recipes.training.freezing import freeze_time_embeddings
+from recipes.training.sharding import gather_for
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from trl import GRPOConfig, ModelConfig, TrlParser
 
-from recipes.checkpoint import load_checkpoint, save_checkpoint
-from recipes.collator import TimeProCollator
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.tasks import make_turns
-from recipes.grpo import GRPOArguments, main
-from recipes.grpo_resume import EpochSampler
+from recipes.training.collator import TimeProCollator
+from recipes.training.grpo import GRPOArguments, main
+from recipes.training.grpo_resume import EpochSampler
 
 CONFIGS = ROOT / "recipes" / "configs" / "grpo"
 TARGETS = r"model\.language_model\..*\.(q_proj|v_proj)"

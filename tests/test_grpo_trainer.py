@@ -11,9 +11,9 @@ from conftest import make_grpo_trainer
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from recipes.frozen_parts import freeze_time_embeddings
-from recipes.grpo_trainer import adaptive_temporal_reward
-from recipes.rewards import event_f1_reward
+from recipes.training.freezing import freeze_time_embeddings
+from recipes.training.grpo_trainer import adaptive_temporal_reward
+from recipes.training.rewards import event_f1_reward
 
 GROUP = 4
 

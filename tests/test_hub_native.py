@@ -14,8 +14,8 @@ from transformers import GenerationConfig, pipeline
 
 from modeling_timepro import TimeProAudioForCausalLM
 from recipes import DEFAULT_CHECKPOINT
-from recipes.checkpoint import load_checkpoint, save_checkpoint
-from recipes.checkpoint_folder import load_pipeline
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.conversion.checkpoint_folder import load_pipeline
 
 ROOT = Path(__file__).parents[1]
 TASK = "temporal-audio-grounding"
@@ -23,10 +23,10 @@ CODE = {
     "modeling_timepro": ["backbone_parts", "configuration_timepro", "modeling_timepro", "yamnet_encoder",
                          "yamnet_encoder_config"],
     "processing": ["annotation_captions", "annotation_io", "annotation_jams", "annotation_praat", "annotation_rttm",
-                   "annotation_tables", "annotation_text", "answer_grammar", "answer_masks", "audio_ffmpeg",
-                   "audio_io", "audio_stream", "constrained_decoding",
-                   "event_scores", "event_text", "events", "foreign_answers", "pipeline_timepro", "processing_timepro",
-                   "label_characters", "open_labels", "recording_answers", "shared_prompt", "time_grid", "token_bytes",
+                   "annotation_tables", "annotation_text", "answer_grammar", "token_masks", "audio_ffmpeg",
+                   "audio_io", "audio_streaming", "constrained_decoding",
+                   "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro", "processing_timepro",
+                   "label_characters", "open_labels", "recording_answers", "prefix_cache", "time_grid", "token_bytes",
                    "token_trie", "torchaudio_features", "windowing", "yamnet_features"],
 }  # fmt: skip
 DATA = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",

@@ -9,9 +9,9 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from recipes.checkpoint import load_checkpoint, save_checkpoint
-from recipes.cli import main
-from recipes.merge import merge
+from recipes.cli.main import main
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.conversion.merge import merge
 
 TARGETS = r"model\.language_model\..*\.(q_proj|v_proj|down_proj)"
 CARD = "---\nbase_model: lab/listener\nlicense: mit\n---\n# Converted\n\n**Not trained yet.**\n"

@@ -12,9 +12,9 @@ from transformers import WhisperFeatureExtractor
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
-from recipes.checkpoint import load_checkpoint, save_checkpoint
-from recipes.convert import add_time_tokens
-from recipes.small_language import train_tokenizer
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.conversion.convert import add_time_tokens
+from recipes.small.language_model import train_tokenizer
 
 QWEN, YAMNET = "qwen2_audio_encoder", "timepro_yamnet"
 GRIDS = {QWEN: TimeGrid(25.0, 0.04, 4.0), YAMNET: TimeGrid(12.5, 0.08, 4.0)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipes.partial_answers import keep_answers, partial_path
+from recipes.evaluation.resume import keep_answers, partial_path
 
 
 def row(file, value=0):

@@ -12,7 +12,7 @@ from processing.events import Event
 from processing.recording_answers import RecordingAnswers
 from processing.windowing import Window, merge_windows, plan_windows
 from recipes import DEFAULT_CHECKPOINT
-from recipes.checkpoint_folder import TASK, load_pipeline
+from recipes.conversion.checkpoint_folder import TASK, load_pipeline
 
 ROOT = DEFAULT_CHECKPOINT.parents[2]
 

@@ -19,8 +19,8 @@ from processing import (
     parse_events,
     prompt_text,
 )
-from processing.shared_prompt import prefill_questions
-from recipes.checkpoint import load_checkpoint, load_processor
+from processing.prefix_cache import prefill_questions
+from recipes.conversion.checkpoint import load_checkpoint, load_processor
 
 CLIP = "Audio: <|audio_bos|><|AUDIO|><|audio_eos|> what?"
 ANSWER = "dog: <1.20>-<3.44>"

@@ -15,9 +15,9 @@ import pytest
 from loopback_hub import TOKEN, LoopbackHub, Repo
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.checkpoint_folder import load_pipeline
-from recipes.cli import main
-from recipes.load_alone import DISTRIBUTIONS
+from recipes.cli.main import main
+from recipes.conversion.checkpoint_folder import load_pipeline
+from recipes.publishing.isolated_load import DISTRIBUTIONS
 
 ROOT = Path(__file__).parents[1]
 ALONE = ROOT / "recipes" / "load_alone.py"
@@ -30,7 +30,7 @@ needs_default_checkpoint = pytest.mark.skipif(
 UPLOAD = """
 import sys
 from pathlib import Path
-from recipes.publish import upload
+from recipes.publishing.publish import upload
 folder, repo, private, *waits = sys.argv[1:]
 files = {path.name: path for path in Path(folder).iterdir()}
 print(upload(files | {"README.md": (Path(folder) / "README.md").read_bytes()}, repo, private == "private",
@@ -71,7 +71,7 @@ def hub():
 def published(hub, tmp_path_factory):
     """Return what `timepro publish` of the embedded checkpoint printed, and the sha of the commit."""
     home = tmp_path_factory.mktemp("publisher")
-    result = run(hub, "-m", "recipes.cli", "publish", DEFAULT_CHECKPOINT, "tester/small", home=home)
+    result = run(hub, "-m", "recipes.cli.main", "publish", DEFAULT_CHECKPOINT, "tester/small", home=home)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout, hub.repos["tester/small"].refs["main"]
 
@@ -170,7 +170,8 @@ def test_what_strangers_push_is_whole(hub, scripted_checkpoint, tmp_path):
 @needs_default_checkpoint
 def test_a_dry_run_checks_and_uploads_nothing(capsys, monkeypatch):
     # It would be seen: the suite is offline.
-    monkeypatch.setattr("recipes.publish.check_loading", lambda folder: ([], ["loading is tested elsewhere"]))
+    module = "recipes.publishing.publish"
+    monkeypatch.setattr(f"{module}.check_loading", lambda folder: ([], ["loading is tested elsewhere"]))
     assert main(["publish", str(DEFAULT_CHECKPOINT), "me/small", "--dry-run", "--private"]) == 0
     lines = capsys.readouterr().out.splitlines()
     count = len(contents(DEFAULT_CHECKPOINT))
@@ -189,7 +190,7 @@ def test_all_failures_are_listed_and_nothing_is_uploaded(hub, scripted_checkpoin
     (folder / "weights.bin").write_bytes(b"")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
     num_requests = len(hub.requests)
-    result = run(hub, "-m", "recipes.cli", "publish", folder, "tester/broken", home=tmp_path / "home")
+    result = run(hub, "-m", "recipes.cli.main", "publish", folder, "tester/broken", home=tmp_path / "home")
     assert result.returncode == 1 and len(hub.requests) == num_requests and "tester/broken" not in hub.repos
     lines = result.stderr.splitlines()
     # Two files, and six of seven metadata.
@@ -202,7 +203,7 @@ def test_all_failures_are_listed_and_nothing_is_uploaded(hub, scripted_checkpoin
 
 @pytest.mark.slow
 def test_code_that_does_not_load_is_found(scripted_checkpoint, tmp_path):
-    from recipes.publish import check_loading
+    from recipes.publishing.publish import check_loading
 
     folder = Path(shutil.copytree(scripted_checkpoint("dog bark"), tmp_path / "checkpoint"))
     with (folder / "events.py").open("a") as file:

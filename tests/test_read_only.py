@@ -12,10 +12,10 @@ import pytest
 import soundfile
 
 from processing.audio_io import load_audio
-from processing.audio_stream import stream_audio
+from processing.audio_streaming import stream_audio
 from recipes import DEFAULT_CHECKPOINT
 
-ALONE = Path(__file__).parents[1] / "recipes" / "load_alone.py"
+ALONE = Path(__file__).parents[1] / "recipes" / "publishing" / "isolated_load.py"
 # A root of its own that nobody can write to, not even root; `/dev` stays as it is.
 SEALED = """
 set -e

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from recipes.recording_files import find_recordings
+from recipes.cli.find_recordings import find_recordings
 
 
 @pytest.fixture

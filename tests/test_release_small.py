@@ -9,10 +9,10 @@ from safetensors import safe_open
 from modeling_timepro import TimeProAudioForCausalLM
 from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
-from recipes.checkpoint import load_checkpoint
-from recipes.model_card import FAILURES, FIGURES, SOUNDS, figures_table, fill
-from recipes.release_small import CARDS, release
-from recipes.score_report import make_report
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.evaluation.report import make_report
+from recipes.publishing.model_card import FAILURES, FIGURES, SOUNDS, figures_table, fill
+from recipes.small.release import CARDS, release
 
 
 @pytest.fixture(scope="module")
@@ -91,5 +91,5 @@ def test_figures_of_fewer_recordings_are_not_released(report, tmp_path):
 def test_cards_and_scores_of_the_embedded_checkpoint_agree():
     table = figures_table(json.loads((DEFAULT_CHECKPOINT / "scores.json").read_text()))
     for card in (*CARDS, DEFAULT_CHECKPOINT / "README.md"):
-        assert table in card.read_text(encoding="utf-8"), f"{card}: run python -m recipes.release_small"
+        assert table in card.read_text(encoding="utf-8"), f"{card}: run python -m recipes.small.release"
     assert (DEFAULT_CHECKPOINT / "README.md").read_bytes() == CARDS[-1].read_bytes()

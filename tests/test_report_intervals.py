@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from processing.events import Event
-from recipes.bootstrap import sum_intervals
 from recipes.scoring import (
     bootstrap_interval,
     count_accuracy,
@@ -19,6 +18,7 @@ from recipes.scoring import (
     recall_at_iou,
     segment_based_f1,
 )
+from recipes.scoring.bootstrap import sum_intervals
 
 
 def some_clips(num_clips=40, seed=0):

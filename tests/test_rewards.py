@@ -7,7 +7,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 
-from recipes.rewards import REWARDS, TIED_VARIANCE, adaptive_reward
+from recipes.training.rewards import REWARDS, TIED_VARIANCE, adaptive_reward
 
 DOG = {"onset": 1.0, "offset": 2.0, "event_label": "dog bark"}
 SIREN = {"onset": 4.0, "offset": 6.0, "event_label": "siren"}

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from recipes.cli import main
-from recipes.report_tables import format_markdown, format_report
-from recipes.score_checkpoint import score
-from recipes.score_predictions import score_predictions
-from recipes.score_questions import questions_of, read_rows
-from recipes.score_report import make_report
+from recipes.cli.main import main
+from recipes.evaluation.predictions import score_predictions
+from recipes.evaluation.report import make_report
+from recipes.evaluation.report_tables import format_markdown, format_report
+from recipes.evaluation.score_checkpoint import score
+from recipes.evaluation.score_questions import questions_of, read_rows
 
 SPAN = "<1.20>-<3.44>"
 
@@ -103,7 +103,7 @@ def test_kill_9_loses_one_batch_at_most(scripted_checkpoint, many, tmp_path, cap
     predictions = out / "predictions.jsonl"
     arguments = ["score", "--data", str(data), "--model", str(scripted_checkpoint(f"dog: {SPAN}")), "--batch-size", "2"]
     arguments += ["--out", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "recipes.cli", *arguments], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "recipes.cli.main", *arguments], stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 300
         while not (predictions.exists() and predictions.read_bytes().count(b"\n") >= 4) and time.monotonic() < end:

@@ -10,13 +10,13 @@ import pytest
 import soundfile
 
 from processing.events import Event
-from recipes.cli import build_parser, main
+from recipes.cli.main import build_parser, main
 from recipes.data.event_loaders import load_events
 from recipes.data.task_rows import make_task_rows
-from recipes.score_checkpoint import score
-from recipes.score_data import read_clips
-from recipes.score_predictions import score_predictions
-from recipes.score_questions import questions_of, read_rows
+from recipes.evaluation.predictions import score_predictions
+from recipes.evaluation.score_checkpoint import score
+from recipes.evaluation.score_data import read_clips
+from recipes.evaluation.score_questions import questions_of, read_rows
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DESED, DURATIONS = FIXTURES / "desed_validation.tsv", FIXTURES / "desed_durations.tsv"

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from processing.events import Event
-from recipes.cli import main
-from recipes.score_predictions import read_predictions, score_predictions
-from recipes.score_questions import read_objects, read_rows
+from recipes.cli.main import main
+from recipes.evaluation.predictions import read_predictions, score_predictions
+from recipes.evaluation.score_questions import read_objects, read_rows
 
 DOG, CAT = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}, {"onset": 3.0, "offset": 5.0, "event_label": "cat"}
 
@@ -184,7 +184,7 @@ def test_wrong_events_in_the_data(tmp_path):
 
 def test_command_without_model_audio_or_torch(data, predictions, tmp_path):
     path = predictions(detection("a", events=[DOG, CAT]), detection("b", events=[DOG]), detection("c", events=[]))
-    code = "import sys; from recipes.cli import main; code = main(sys.argv[1:]);"
+    code = "import sys; from recipes.cli.main import main; code = main(sys.argv[1:]);"
     code += "print('torch' in sys.modules); sys.exit(code)"
     arguments = ["score", "--data", str(data), "--predictions", str(path), "--out", str(tmp_path / "theirs.json")]
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing.events import Event
-from recipes import caption_scoring
-from recipes.report_tables import format_markdown, format_report
-from recipes.score_answers import prepare_answers
-from recipes.score_predictions import score_predictions
-from recipes.score_report import make_report
+from recipes.evaluation.answers import prepare_answers
+from recipes.evaluation.predictions import score_predictions
+from recipes.evaluation.report import make_report
+from recipes.evaluation.report_tables import format_markdown, format_report
 from recipes.scoring import PSDS1, PSDS2, detection_intervals, event_based_f1, psds, psds_interval, segment_based_f1
+from recipes.scoring import captions as caption_scoring
 
 
 def event(onset, offset, label="", **values):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from processing.events import Event
 from recipes.scoring import segment_based_f1
-from recipes.segment_scoring import count_segments
+from recipes.scoring.segment_based import count_segments
 
 TIMES = st.one_of(st.integers(0, 30).map(lambda i: i * 0.1), st.floats(0, 3))
 EVENTS = st.builds(

@@ -14,10 +14,10 @@ from conftest import launch, make_tiny_checkpoint, write_clips
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from recipes.checkpoint import save_checkpoint
-from recipes.collator import TimeProCollator, branch_mask, common_prefix, mask_for
-from recipes.frozen_parts import freeze_time_embeddings
-from recipes.sft_trainer import time_aware_loss
+from recipes.conversion.checkpoint import save_checkpoint
+from recipes.training.collator import TimeProCollator, branch_mask, common_prefix, mask_for
+from recipes.training.freezing import freeze_time_embeddings
+from recipes.training.sft_trainer import time_aware_loss
 
 
 @pytest.fixture(scope="module")

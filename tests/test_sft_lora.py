@@ -15,8 +15,8 @@ from conftest import write_tiny_qwen2_audio
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from recipes.checkpoint import load_checkpoint
-from recipes.collator import TimeProCollator
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.training.collator import TimeProCollator
 
 ROOT = Path(__file__).resolve().parent.parent
 # A list of names would match the audio tower's projections too; TRL passes a list of one on as a regular expression.

@@ -9,7 +9,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recipes.shared_prefix import pack_answers
+from recipes.training.packing import pack_answers
 
 HIDDEN = 32
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")

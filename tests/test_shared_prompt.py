@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from processing.event_text import prompt_text
-from processing.shared_prompt import prefill_questions
+from processing.answer_text import prompt_text
+from processing.prefix_cache import prefill_questions
 
 ASKED = [
     [prompt_text("detection"), prompt_text("grounding", "dog bark", 1), prompt_text("grounding", "a <0.08> siren", 3)],

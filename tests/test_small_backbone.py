@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_timepro.yamnet_encoder import TimeProYamnetEncoder
 from modeling_timepro.yamnet_encoder_config import TimeProYamnetConfig
-from recipes import small_language
-from recipes.checkpoint import load_checkpoint
-from recipes.compare_towers import main as compare_towers
-from recipes.small_backbone import join, main
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.small import language_model as small_language
+from recipes.small.backbone import join, main
+from recipes.small.compare_encoders import main as compare_towers
 
 LABELS = ["dog bark", "siren"]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from processing.event_text import parse_events
-from recipes import small_language
-from recipes.small_language import (
+from processing.answer_text import parse_events
+from recipes.small import language_model as small_language
+from recipes.small.language_model import (
     SPECIAL_TOKENS,
     language_config,
     learning_rate,
@@ -18,7 +18,7 @@ from recipes.small_language import (
     train,
     train_tokenizer,
 )
-from recipes.synthetic_text import LABELS, comparison, documents, duration_arithmetic, timeline
+from recipes.small.synthetic_text import LABELS, comparison, documents, duration_arithmetic, timeline
 
 SMALL = {"batch_size": 2, "sequence_length": 64, "vocab_size": 400, "num_documents": 200}
 

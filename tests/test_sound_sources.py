@@ -15,17 +15,17 @@ import pytest
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from processing.audio_io import load_audio
-from recipes.data import generators
-from recipes.data.catalogue import SOUNDS, SoundFile, event_labels, load_catalogue
-from recipes.data.generators import SENTENCES, VOICES, generated_sounds
-from recipes.data.recordings import audible_pieces
-from recipes.data.sound_sources import (
+from recipes.soundscapes import synthetic_sounds as generators
+from recipes.soundscapes.catalogue import SOUNDS, SoundFile, event_labels, load_catalogue
+from recipes.soundscapes.packages import (
     AUDIO_SUFFIXES,
     DEFAULT_SOUNDS,
     fetch_packages,
     read_qt_resource,
     read_sound_file,
 )
+from recipes.soundscapes.sound_bank import audible_pieces
+from recipes.soundscapes.synthetic_sounds import SENTENCES, VOICES, generated_sounds
 
 RATE = 16000
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.signal import butter, sosfiltfilt
 
 from processing.events import Event
-from recipes.data.recordings import HOP, SoundBank, audible_pieces, level
-from recipes.data.soundscapes import MERGE_GAP, audible_span, draw_background, equalise, merge_same_label, mix, vary
+from recipes.soundscapes.mixing import MERGE_GAP, audible_span, draw_background, equalise, merge_same_label, mix, vary
+from recipes.soundscapes.sound_bank import HOP, SoundBank, audible_pieces, level
 
 RATE = 16000
 

@@ -14,7 +14,7 @@ import soundfile
 from space_process import Page
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.checkpoint_folder import load_pipeline
+from recipes.conversion.checkpoint_folder import load_pipeline
 from space_app.answers import answer_steps
 from space_app.jobs import Job, OutOfTime, Stopped
 from space_app.limits import Limits

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from recipes import DEFAULT_CHECKPOINT
-from recipes.checkpoint_folder import load_pipeline
-from recipes.cli import main
+from recipes.cli.main import main
+from recipes.conversion.checkpoint_folder import load_pipeline
 
 pytest.importorskip("gradio")
 pytestmark = pytest.mark.slow

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from modeling_timepro import TimeProAudioForCausalLM
-from recipes.backbone_files import expected_shapes
-from recipes.checkpoint import load_checkpoint
-from recipes.convert import convert
-from recipes.frozen_parts import freeze_constants
-from recipes.split_weights import built_whole
+from recipes.conversion.backbone_files import expected_shapes
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.conversion.convert import convert
+from recipes.training.freezing import freeze_constants
+from recipes.training.sharding import built_whole
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 WORKER = Path(__file__).with_name("split_worker.py")
@@ -96,7 +96,7 @@ def test_split_weights_learn_what_whole_ones_learn(start, trained, run, setup):
     if setup.startswith("deepspeed"):
         pytest.importorskip("deepspeed", reason="pip install deepspeed")
     if (run, setup) == ("grpo, adapter", "fsdp2"):
-        pytest.skip("refused, see recipes/split_weights.py")
+        pytest.skip("refused, see recipes/training/sharding.py")
     expected, found = trained(run, "ddp"), trained(run, setup)
     assert expected.keys() == found.keys()
     before = load_file(start / "converted" / "model.safetensors")

@@ -15,12 +15,12 @@ from transformers import WhisperFeatureExtractor
 from modeling_timepro import TimeProYamnetConfig, TimeProYamnetEncoder
 from processing import TimeProYamnetFeatureExtractor
 from processing.audio_io import load_audio
-from recipes.cli import main
-from recipes.data import stem_cache
-from recipes.data import synthesize as module
-from recipes.data.catalogue import event_labels
-from recipes.data.recordings import catalogue_digest, load_bank
-from recipes.data.synthesize import SPLITS, soundscape, synthesize
+from recipes.cli.main import main
+from recipes.small import stems as stem_cache
+from recipes.soundscapes import synthesize as module
+from recipes.soundscapes.catalogue import event_labels
+from recipes.soundscapes.sound_bank import catalogue_digest, load_bank
+from recipes.soundscapes.synthesize import SPLITS, soundscape, synthesize
 
 RATE = 16000
 NUM_CLIPS = 10
@@ -196,7 +196,7 @@ def test_unusable_arguments_are_refused(sounds, tmp_path):
 
 def test_the_command_writes_the_same_data_set(complete, sounds, seed, tmp_path):
     options = ["--out", str(tmp_path), "--num-clips", str(NUM_CLIPS), "--seed", str(seed), "--sounds", str(sounds)]
-    command = [sys.executable, "-m", "recipes.cli", "synthesize", *options, "--num-workers", "2"]
+    command = [sys.executable, "-m", "recipes.cli.main", "synthesize", *options, "--num-workers", "2"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert contents(tmp_path) == contents(complete[0])

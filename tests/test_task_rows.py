@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.event_text import PROMPTS, prompt_text
+from processing.answer_text import PROMPTS, prompt_text
 from recipes.data.event_dataset import build_dataset
 from recipes.data.event_loaders import load_events
 from recipes.data.event_rows import make_row
-from recipes.data.event_writers import write_event_lines
 from recipes.data.task_rows import make_task_rows
+from recipes.data.writers import write_event_lines
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LABELS = ("dog", "cat", "rain", "bell")

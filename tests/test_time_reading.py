@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeGrid
-from recipes.answer_names import label_places
-from recipes.time_reading import READING_LOSSES, TimeReading, dates
+from recipes.training.answer_names import label_places
+from recipes.training.auxiliary_losses import READING_LOSSES, TimeReading, dates
 
 # Ids 0 to 9 are text, 1 of them the start of a clip, 10 is a frame, 11 the end of a clip, 20 to 39 are ticks.
 START, FRAME, END, TICKS = 1, 10, 11, range(20, 40)
@@ -100,7 +100,7 @@ def test_the_pointer_loss_is_the_models_own_attention(model):
 
 
 def test_branches_of_one_prompt_give_the_loss_of_separate_sequences(model):
-    from recipes.collator import branch_mask
+    from recipes.training.collator import branch_mask
 
     prefix, answers = [1, 20, FRAME, 21, FRAME, END], [[5, 20, 2], [6, 7, 21, 2]]
     reading, text = TimeReading(model, Tokenizer()), model.model.language_model

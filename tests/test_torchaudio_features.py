@@ -11,13 +11,13 @@ import soxr
 import torch
 
 from processing import pipeline_timepro, shared_prompt, torchaudio_features
+from processing.answer_text import prompt_text
 from processing.audio_io import load_audio
-from processing.event_text import prompt_text
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from processing.torchaudio_features import import_torchaudio, log_mel_batch, resample_on_device
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes import DEFAULT_CHECKPOINT
-from recipes.checkpoint import load_checkpoint
+from recipes.conversion.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 HAS_TORCHAUDIO = import_torchaudio() is not None

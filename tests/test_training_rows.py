@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from processing.event_text import prompt_text
+from processing.answer_text import prompt_text
 from processing.time_grid import TimeGrid
-from recipes import sft
 from recipes.data.training_rows import read_training_rows
+from recipes.training import sft
 
 GRID = TimeGrid(12.5, 0.08, 30.0)
 DOG = {"onset": 0.4, "offset": 0.8, "event_label": "dog"}

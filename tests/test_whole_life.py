@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from tiny_backbones import make_stock, save_stock
 from transformers import AutoTokenizer
 
-from recipes import grpo, sft
-from recipes.checkpoint import load_checkpoint
-from recipes.convert import convert
-from recipes.merge import merge
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.conversion.convert import convert
+from recipes.conversion.merge import merge
+from recipes.training import grpo, sft
 
 TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 BACKBONES = [

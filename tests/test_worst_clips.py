@@ -3,7 +3,7 @@
 import pytest
 
 from processing.events import Event
-from recipes.worst_clips import plot_worst_clips, worst_clips
+from recipes.evaluation.worst_clips import plot_worst_clips, worst_clips
 
 DOG, CAT = Event(1.0, 2.0, "dog"), Event(3.0, 5.0, "cat")
 

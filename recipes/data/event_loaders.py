@@ -9,17 +9,17 @@ import datasets
 
 from processing.annotation_text import check_duration
 from processing.audio_io import audio_duration
-from recipes.data.audiogrounding import read_audiogrounding
-from recipes.data.audioset_strong import read_audioset_strong
-from recipes.data.audiotime import read_audiotime
 from recipes.data.event_dataset import build_dataset, report_missing
-from recipes.data.event_lines import read_event_lines
 from recipes.data.event_rows import audio_locator, make_row, source_of
-from recipes.data.event_tables import read_csv, read_desed, read_durations
-from recipes.data.format_guess import guess_format
-from recipes.data.ftar import read_ftar
-from recipes.data.label_tracks import read_label_tracks
-from recipes.data.moment_retrieval import read_moment_retrieval
+from recipes.data.readers.audacity import read_label_tracks
+from recipes.data.readers.audiogrounding import read_audiogrounding
+from recipes.data.readers.audioset_strong import read_audioset_strong
+from recipes.data.readers.audiotime import read_audiotime
+from recipes.data.readers.event_lines import read_event_lines
+from recipes.data.readers.ftar import read_ftar
+from recipes.data.readers.guess import guess_format
+from recipes.data.readers.lighthouse import read_moment_retrieval
+from recipes.data.readers.tables import read_csv, read_desed, read_durations
 
 logger = logging.getLogger(__name__)
 

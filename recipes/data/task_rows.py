@@ -3,7 +3,7 @@
 import datasets
 import numpy as np
 
-from processing.event_text import PROMPTS, TASKS, prompt_text
+from processing.answer_text import PROMPTS, TASKS, prompt_text
 from recipes.data.absent_labels import draw_absent_labels
 from recipes.data.event_dataset import FEATURES, build_dataset
 from recipes.data.event_rows import make_row

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from processing.event_text import PROMPTS, format_events, prompt_text
+from processing.answer_text import PROMPTS, format_events, prompt_text
 from processing.events import Event
-from recipes.synthetic_text import PHRASES
+from recipes.small.synthetic_text import PHRASES
 
 
 def query_spellings(label: str) -> tuple[str, ...]:

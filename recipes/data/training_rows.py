@@ -4,7 +4,7 @@ from pathlib import Path
 
 from processing.annotation_text import read_json_lines
 from processing.audio_io import audio_duration
-from recipes.data.event_lines import row_of
+from recipes.data.readers.event_lines import row_of
 
 # `absent`: labels that the recording does not hold; `question`: the words to ask in; `stem_index`: see `stem_cache.py`.
 EXTRA_KEYS = ("absent", "question", "stem_index")

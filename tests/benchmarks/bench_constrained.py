@@ -24,7 +24,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from processing.constrained_decoding import AnswerConstraint
-from recipes.checkpoint import load_checkpoint
+from recipes.conversion.checkpoint import load_checkpoint
 
 
 class _Timed:

@@ -33,9 +33,9 @@ from transformers import (  # noqa: E402
 
 from modeling_timepro import TimeProAudioForCausalLM  # noqa: E402
 from processing import TimeGrid, TimeProAudioProcessor  # noqa: E402
-from recipes.backbones import backbone_config, backbone_key  # noqa: E402
-from recipes.convert import add_time_tokens  # noqa: E402
-from recipes.small_language import train_tokenizer  # noqa: E402
+from recipes.conversion.backbones import backbone_config, backbone_key  # noqa: E402
+from recipes.conversion.convert import add_time_tokens  # noqa: E402
+from recipes.small.language_model import train_tokenizer  # noqa: E402
 
 AUDIO = {"d_model": 640, "encoder_layers": 4, "encoder_attention_heads": 10, "encoder_ffn_dim": 2560}
 TEXT = {"hidden_size": 2048, "num_hidden_layers": 4, "num_attention_heads": 16, "num_key_value_heads": 16,

@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs=2, metavar=("PART", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.only:
-        from recipes.checkpoint_folder import load_pipeline
+        from recipes.conversion.checkpoint_folder import load_pipeline
 
         part, folder = arguments.only
         pipe = load_pipeline(arguments.model)

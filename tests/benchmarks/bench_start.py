@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-HELP = "import sys; from recipes.cli import main; sys.exit(main(['--help']))"
+HELP = "import sys; from recipes.cli.main import main; sys.exit(main(['--help']))"
 
 
 def processor_seconds() -> float:

@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from recipes import grpo, sft  # noqa: E402
-from recipes.memory_estimate import GIB  # noqa: E402
+from recipes.training import grpo, sft  # noqa: E402
+from recipes.training.memory_estimate import GIB  # noqa: E402
 
 CONFIGS, OUTLINES = ROOT / "recipes" / "configs", ROOT / "docs" / "dry_run"
 MODELS = {

@@ -2,8 +2,7 @@
 
 import evaluate
 
-from recipes import event_metric
-from recipes.scoring import caption_intervals, caption_meteor
+from recipes.scoring import caption_intervals, caption_meteor, event_metric
 
 _DESCRIPTION = """
 Dense audio captioning: METEOR between all captions of a clip's reference and of its prediction, and METEOR of captions

@@ -2,10 +2,9 @@
 
 import evaluate
 
-from recipes import event_metric
-from recipes.event_scoring import count_events
-from recipes.report_intervals import count_intervals
-from recipes.scoring import event_based_f1
+from recipes.scoring import event_based_f1, event_metric
+from recipes.scoring.event_based import count_events
+from recipes.scoring.intervals import count_intervals
 
 _DESCRIPTION = """
 Event-based F1 of sound event detection: an event is found if one of its label was predicted with onset and offset

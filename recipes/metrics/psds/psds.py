@@ -3,9 +3,8 @@
 import datasets
 import evaluate
 
-from recipes import event_metric
-from recipes.psds_scoring import psds_statistics
-from recipes.scoring import PSDS1, PSDS2, psds, psds_interval
+from recipes.scoring import PSDS1, PSDS2, event_metric, psds, psds_interval
+from recipes.scoring.psds_curves import psds_statistics
 
 _DESCRIPTION = """
 Polyphonic sound detection score of events that carry scores: the area under the curve of found events against false

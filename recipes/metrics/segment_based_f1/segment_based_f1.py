@@ -2,10 +2,9 @@
 
 import evaluate
 
-from recipes import event_metric
-from recipes.report_intervals import count_intervals
-from recipes.scoring import segment_based_f1
-from recipes.segment_scoring import count_segments
+from recipes.scoring import event_metric, segment_based_f1
+from recipes.scoring.intervals import count_intervals
+from recipes.scoring.segment_based import count_segments
 
 _DESCRIPTION = """
 Segment-based F1 of sound event detection: time is cut into segments, and in each of them the labels that are active in

@@ -1,0 +1,1 @@
+../../../processing/answer_text.py

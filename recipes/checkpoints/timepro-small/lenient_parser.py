@@ -1,0 +1,1 @@
+../../../processing/lenient_parser.py

@@ -1,0 +1,1 @@
+../../../processing/prefix_cache.py

@@ -1,0 +1,1 @@
+../../../processing/token_masks.py

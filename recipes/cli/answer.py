@@ -1,0 +1,228 @@
+"""`timepro detect`, `ground` and `caption`: ask recordings, and print or write what was answered."""
+
+import contextlib
+import os
+import sys
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from processing.annotation_io import ANNOTATION_FORMATS, means_folder
+from recipes import DEFAULT_CHECKPOINT
+from recipes.cli.argument_types import positive_int, probability, seconds
+from recipes.cli.find_recordings import find_recordings
+from recipes.cli.output import (
+    check_format,
+    format_json,
+    format_of,
+    format_table,
+    merge_answers,
+    print_answers,
+    write_answers,
+)
+from recipes.evaluation.resume import keep_answers, partial_path
+from recipes.evaluation.runner import ask
+
+EXIT_CODES = (
+    "Exit code: 0, or 1 if a recording failed, or 2 for wrong arguments. Results go to stdout, the rest to stderr."
+)
+
+
+def add_answer_arguments(command: ArgumentParser, task: str):
+    """Add the arguments of a command that asks recordings; `task` is one of `processing.answer_text.TASKS`."""
+    command.epilog = EXIT_CODES
+    command.add_argument(
+        "files", nargs="+", metavar="FILE",
+        help="recording of any length; or a folder of them; or a quoted pattern, such as 'night/**/*.flac'",
+    )  # fmt: skip
+    if task == "grounding":
+        command.add_argument(
+            "--query", required=True, action="append", metavar="TEXT",
+            help='what to look for, e.g. "dog barking"; may be given several times',
+        )  # fmt: skip
+    command.add_argument(
+        "--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="checkpoint (default: the embedded one)"
+    )
+    output = command.add_argument_group("output")
+    form = output.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")
+    form.add_argument(
+        "--format", choices=tuple(ANNOTATION_FORMATS), metavar="NAME",
+        help=f"{', '.join(ANNOTATION_FORMATS)} (default: a table, or what --out ends in); scores are left out where a "
+        "format has no place for them",
+    )  # fmt: skip
+    output.add_argument(
+        "--out", metavar="PATH", help="file to write; or a folder, for a file per recording. A run that was stopped "
+        "goes on where it was if the same command is given again",
+    )  # fmt: skip
+    output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
+    output.add_argument("--min-score", type=probability, metavar="P", help="leave out events of a lower score, 0 to 1")
+    hearing = command.add_argument_group("how recordings are heard")
+    hearing.add_argument(
+        "--chunk-length", type=seconds, metavar="S",
+        help="seconds of the windows that longer recordings are split into (default: the checkpoint's)",
+    )  # fmt: skip
+    hearing.add_argument(
+        "--stride-length", type=seconds, metavar="S", help="seconds of overlap on each side (default: a sixth)"
+    )
+    hearing.add_argument(
+        "--batch-size", type=positive_int, default=8, metavar="N", help="questions answered together (default 8)"
+    )
+    hearing.add_argument("--max-events", type=positive_int, metavar="N", help="at most so many events in a window")
+    hearing.add_argument(
+        "--unconstrained", action="store_true", help="let the model say anything; what cannot be read is an error"
+    )
+    command.set_defaults(task=task)
+
+
+def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
+    """Run the command and return its exit code: 1 if any recording failed.
+
+    Args:
+        args: what the parser of [`add_answer_arguments`] made.
+        plot: draws a recording's events; called with its path, the events, a title and where to save.
+
+    Raises:
+        argparse.ArgumentError: arguments that do not fit together, or do not fit the recordings.
+        ValueError, OSError: no such checkpoint, windows that it cannot hear, or a file that cannot be written.
+    """
+    queries = getattr(args, "query", None) or [None]
+    files, failures = find_recordings(args.files)
+    is_folder = _check(args, queries, files)
+    options = {
+        "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
+        "max_events": args.max_events, "constrained": False if args.unconstrained else None,
+    }  # fmt: skip
+    partial = None if args.out is None else partial_path(args.out, is_folder)
+    stdout = sys.stdout
+    # Results alone go to stdout, whatever the libraries print.
+    with contextlib.redirect_stdout(sys.stderr), _opened(partial, args, queries, options) as (done, keep):
+        states = {file: _state(file) for file in files}
+        rows = {file: done[file] for file in files if file in done and done[file]["state"] == states[file]}
+        if rows:
+            print(f"timepro: {len(rows)} of {len(files)} recordings were answered before.", file=sys.stderr)
+        if forgotten := len(done.keys() - set(files)):
+            print(f"timepro: {forgotten} recordings in {partial} are not asked about now; left out.", file=sys.stderr)
+        todo = [file for file in files if file not in rows]
+        for file, results in _answers(args, todo, len(files), queries, options) if todo else ():
+            try:
+                row = _row(file, states[file], queries, results)
+            except (OSError, ValueError) as error:
+                failures[file] = str(error)
+                continue
+            rows[file] = row
+            keep(row)
+            if partial is None and args.format is None:
+                print_answers(format_json(**_shown(row)) if args.json else format_table(**_shown(row)), stdout)
+        rows = [rows[file] for file in files if file in rows]
+        if args.format:
+            failures |= write_answers(rows, args.format, args.out, stdout)
+    is_partial = partial is not None and bool(failures) and bool(rows)
+    if partial and not is_partial:
+        partial.unlink(missing_ok=True)
+    if args.plot and rows:
+        name = ", ".join(f"'{query}'" for query in queries if query)
+        title = Path(rows[0]["file"]).name + (f": {name}" if name else "")
+        plot(rows[0]["file"], merge_answers(rows[0]["answers"]), title, args.plot)
+    for file, error in failures.items():
+        print(f"timepro: {file}: {error}", file=sys.stderr)
+    if failures:
+        way_out = f"; answers are kept in {partial}: mend this and run the command again" if is_partial else ""
+        num_asked = len(failures.keys() | set(files))
+        print(f"timepro: {len(failures)} of {num_asked} recordings failed{way_out}.", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _check(args, queries, files) -> bool:
+    """Refuse what does not fit together, set the format that --out means, and tell whether --out is a folder."""
+    if any(query is not None and not query.strip() for query in queries):
+        raise ArgumentError(None, "--query is empty; describe the event to look for.")
+    if len(set(queries)) < len(queries):
+        raise ArgumentError(None, f"--query is {queries}; give each query once.")
+    if args.unconstrained and args.max_events:
+        raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
+    if args.plot and len(files) > 1:
+        raise ArgumentError(None, f"--plot draws one recording, but {len(files)} are given; run the command for each.")
+    for name in ("plot", "out"):
+        folder = Path(getattr(args, name) or ".").parent
+        if not folder.is_dir():
+            raise ArgumentError(
+                None, f"--{name} is {getattr(args, name)!r}, but the folder {str(folder)!r} does not exist."
+            )
+    out = args.out
+    is_folder = out is not None and means_folder(out)
+    if out is not None:
+        if args.json:
+            raise ArgumentError(None, "--json prints; to write with --out give --format jsonl instead.")
+        if not is_folder and Path(out).resolve() in {Path(file).resolve() for file in files}:
+            raise ArgumentError(None, f"--out is {out!r}, a recording to ask about; choose another file.")
+        args.format = args.format or format_of(out, is_folder)
+    if args.format:
+        check_format(args.format, args.out, files, is_folder)
+    return is_folder
+
+
+@contextlib.contextmanager
+def _opened(partial, args, queries, options):
+    """Open the file of partial answers, or none."""
+    if partial is None:
+        yield {}, lambda row: None
+        return
+    from recipes.conversion.checkpoint_folder import weight_states
+
+    model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
+    settings = {"task": args.task, "queries": queries, "model": model, "weights": weight_states(args.model), **options}
+    # Only the folder itself: that there is one above it was checked.
+    partial.parent.mkdir(exist_ok=True)
+    try:
+        with keep_answers(partial, settings) as (done, keep):
+            yield done, keep
+    except KeyboardInterrupt:
+        print(f"timepro: stopped; answers so far are in {partial}: run the same command to go on.", file=sys.stderr)
+        raise
+
+
+def _answers(args, files, num_files, queries, options) -> Iterable:
+    """Load the model and yield its answers about files, with a progress bar if there are several."""
+    from tqdm import tqdm
+
+    from recipes.conversion.checkpoint_folder import load_pipeline
+
+    pipe = load_pipeline(args.model)
+    # Else every recording would end in the same error.
+    try:
+        pipe.plan_windows(args.chunk_length, args.stride_length)
+    except ValueError as error:
+        raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
+    results = ask(pipe, files, args.task, queries, batch_size=args.batch_size, **options)
+    return tqdm(
+        results, total=num_files, initial=num_files - len(files), desc="recordings", unit="file", file=sys.stderr,
+        disable=True if num_files < 2 else None,
+    )  # fmt: skip
+
+
+def _row(file, state, queries, results) -> dict:
+    """Return what is kept of a recording."""
+    if isinstance(results, Exception):
+        raise results
+    for result in results:
+        if result["events"] is None:
+            raise ValueError(f"the model's answer {result['text']!r} names no events that could be read")
+    answers = [{"query": query, "events": result["events"]} for query, result in zip(queries, results, strict=True)]
+    return {"file": file, "state": state, "duration": results[0]["duration"], "answers": answers}
+
+
+def _state(file) -> list[int] | None:
+    """Return size and time of change (ns), by which a recording that was replaced is told; `None` if it is missing."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _shown(row):
+    return {name: row[name] for name in ("file", "duration", "answers")}
+
+
+__all__ = ["add_answer_arguments", "answer"]

@@ -1,0 +1,1 @@
+"""From a backbone to a checkpoint with ticks, and checkpoints on disk."""

@@ -1,0 +1,59 @@
+"""Folders that appear whole or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from recipes.conversion.checkpoint_folder import read_config
+
+
+def check_output_folder(out: Path, overwrite: bool) -> None:
+    """Raise `FileExistsError` where `out` has files, unless they are a checkpoint of ours that may be overwritten."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise FileExistsError(f"out is {str(out)!r}, which is a file; choose another.")
+    if not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"out is {str(out)!r}, which has files already; choose another or pass --overwrite.")
+    folders = sorted(path.name for path in out.iterdir() if path.is_dir() and path.name != ".cache")
+    try:
+        read_config(out)
+    except ValueError:
+        folders = folders or ["no TimePro checkpoint"]
+    # All of the folder is replaced, so it must be what it is taken for.
+    if folders:
+        raise FileExistsError(
+            f"out is {str(out)!r}, which holds {', '.join(folders)}; overwrite replaces checkpoints only."
+        )
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path, overwrite: bool = False):
+    """Yield an empty folder beside `out` that takes its place when the block ends well, and is removed when not."""
+    out = Path(os.path.abspath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        yield folder
+        # mkdtemp hides its folders from others.
+        mask = os.umask(0)
+        os.umask(mask)
+        folder.chmod(0o777 & ~mask)
+        check_output_folder(out, overwrite)
+        if out.exists() and any(out.iterdir()):
+            old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+            out.rename(old)
+            folder.rename(out)
+            shutil.rmtree(old)
+        else:
+            folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+__all__ = ["check_output_folder", "whole_folder"]

@@ -1,0 +1,248 @@
+"""A backbone's folder, looked through before anything is made of it: what is missing or broken is said at once."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from transformers import AutoConfig, GenerationConfig
+
+from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from processing import TimeProAudioProcessor
+from recipes.conversion.backbones import backbone_config, backbone_key, backbone_processor
+from recipes.conversion.checkpoint import load_processor
+from recipes.conversion.weight_files import (
+    DTYPES,
+    INDEX,
+    SINGLE,
+    StoredTensor,
+    listed,
+    one_file_open,
+    shard_names,
+    stored_tensors,
+)
+from recipes.training.sharding import built_whole
+
+EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
+# What a checkpoint has beside its weights, by any of these names.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "tekken.json")
+EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
+SMALL_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "README.md"]
+
+
+@dataclass
+class BackboneFiles:
+    """A backbone that can be converted.
+
+    Args:
+        name: the Hub id or folder that was asked for.
+        folder: where its files lie.
+        config: ours, without ticks.
+        processor: ours, with the time prompt off.
+        generation_config: its own.
+        tensors: where the tensors of our model lie, by our names and in the order of the files.
+    """
+
+    name: str
+    folder: Path
+    config: TimeProAudioConfig
+    processor: TimeProAudioProcessor
+    generation_config: GenerationConfig
+    tensors: dict[str, StoredTensor]
+
+    @property
+    def dtype(self) -> str:
+        """The type of most weights, a key of `weight_files.DTYPES`."""
+        sizes = {}
+        for tensor in self.tensors.values():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.num_bytes
+        return max(sizes, key=sizes.get)
+
+
+def read_backbone(name) -> BackboneFiles:
+    """Look through a backbone, reading headers but no weights.
+
+    Args:
+        name: folder, or Hub id, of which the needed files are fetched.
+
+    Raises:
+        FileNotFoundError: it is neither a folder nor a repository that can be reached.
+        ValueError: it is not supported, broken, incomplete, or its parts do not belong together.
+    """
+    folder = backbone_folder(name)
+    stock = read_config(folder)
+    is_ours = stock.model_type == TimeProAudioConfig.model_type
+    config = stock if is_ours else backbone_config(stock)
+    key_of = (lambda key: key) if is_ours else (lambda key: backbone_key(stock.model_type, key))
+    stored = stored_tensors(folder, lambda key: key_of(key) is not None)
+    tensors = {}
+    for key, tensor in stored.items():
+        if (ours := key_of(key)) in tensors:
+            raise ValueError(f"{str(folder)!r} holds {ours} twice, as {tensors[ours].name} and {key}.")
+        tensors[ours] = tensor
+    tie_or_untie(config, tensors)
+    check_weights(tensors, config, folder)
+    check_side_files(folder)
+    processor = load_processor(folder) if is_ours else backbone_processor(folder, config)
+    check_tokenizer(processor, config, folder)
+    if (folder / "generation_config.json").is_file():
+        generation_config = GenerationConfig.from_pretrained(folder)
+    else:
+        generation_config = GenerationConfig.from_model_config(config.text_config)
+    return BackboneFiles(str(name), folder, config, processor, generation_config, tensors)
+
+
+def load_backbone(name):
+    """Return `(model, processor)` of a backbone in TimePro's classes, still without ticks.
+
+    Raises:
+        FileNotFoundError, ValueError: see [`read_backbone`].
+    """
+    source = read_backbone(name)
+    with one_file_open() as read:
+        weights = {ours: read(stored) for ours, stored in source.tensors.items()}
+    weights.setdefault(HEAD, weights[EMBEDDINGS])
+    model = TimeProAudioForCausalLM._from_config(source.config, dtype=DTYPES[source.dtype]).eval()
+    model.load_state_dict(weights, strict=True)
+    model.generation_config = source.generation_config
+    return model, source.processor
+
+
+def is_hub_id(name) -> bool:
+    """Return whether a name can be that of a repository, and is no path."""
+    return not (Path(name).exists() or str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1)
+
+
+def backbone_folder(name) -> Path:
+    """Return the folder of a backbone; of a Hub id, its small files and the shards that hold our parts are fetched.
+
+    Raises:
+        FileNotFoundError: it is neither a folder nor a repository that can be reached.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if not is_hub_id(name):
+        raise FileNotFoundError(
+            f"backbone is {str(name)!r}, which is no folder; give one, or a Hub id such as org/name."
+        )
+    try:
+        folder = Path(snapshot_download(str(name), allow_patterns=SMALL_FILES))
+        if (folder / INDEX).is_file():
+            model_type = read_config(folder).model_type
+            is_ours = model_type == TimeProAudioConfig.model_type
+            names = {
+                file
+                for key, file in shard_names(folder).items()
+                if is_ours or backbone_key(model_type, key) is not None
+            }
+        else:
+            names = {SINGLE}
+        return Path(snapshot_download(str(name), allow_patterns=[*SMALL_FILES, *sorted(names)]))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "backbone" in str(error):
+            raise
+        raise FileNotFoundError(
+            f"backbone is {str(name)!r}: no such folder, and the Hub does not give it ({error})"
+        ) from error
+
+
+def read_config(folder):
+    """Return the configuration of a backbone's folder.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or its weights are quantised.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"backbone is {str(folder)!r}, which holds no config.json; give the folder of a checkpoint.")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read: {error}") from error
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"backbone is {str(folder)!r}, whose weights are quantised; give those it was made from.")
+    return config
+
+
+def tie_or_untie(config, tensors):
+    """Make `config` say whether embedding and head are one matrix, as the files do; one stored twice is kept once."""
+    if HEAD not in tensors or EMBEDDINGS not in tensors:
+        return
+    if config.tie_word_embeddings and same_values(tensors[EMBEDDINGS], tensors[HEAD]):
+        del tensors[HEAD]
+    else:
+        config.tie_word_embeddings = False
+
+
+def same_values(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two stored tensors hold the same, compared some thousand rows at a time."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with safe_open(one.file, "pt") as first, safe_open(other.file, "pt") as second:
+        slices = first.get_slice(one.name), second.get_slice(other.name)
+        return all(
+            torch.equal(slices[0][start : start + 4096], slices[1][start : start + 4096])
+            for start in range(0, one.shape[0], 4096)
+        )
+
+
+def expected_shapes(config) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that a checkpoint of this configuration stores."""
+    with built_whole(), torch.device("meta"):
+        model = TimeProAudioForCausalLM(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop(HEAD, None)
+    return shapes
+
+
+def check_weights(tensors: dict[str, StoredTensor], config, folder) -> None:
+    """Raise `ValueError` unless these are all tensors of the model and no others, each in its shape."""
+    shapes = expected_shapes(config)
+    if missing := [name for name in shapes if name not in tensors]:
+        raise ValueError(f"{str(folder)!r} lacks {len(missing)} of {len(shapes)} weights: {listed(missing)}.")
+    if unknown := [tensors[name].name for name in tensors if name not in shapes]:
+        raise ValueError(
+            f"{str(folder)!r} holds {len(unknown)} weights that its config.json leaves no place for: {listed(unknown)}."
+        )
+    wrong = [
+        f"{tensor.name} is {list(tensor.shape)}, not {list(shapes[name])}"
+        for name, tensor in tensors.items()
+        if tensor.shape != shapes[name]
+    ]
+    if wrong:
+        raise ValueError(
+            f"{str(folder)!r} has {len(wrong)} weights of other shapes than its config.json: {listed(wrong)}."
+        )
+
+
+def check_side_files(folder) -> None:
+    """Raise `ValueError` unless a tokenizer and the settings of a feature extractor stand beside the weights."""
+    for what, files in (("a tokenizer", TOKENIZER_FILES), ("a feature extractor", EXTRACTOR_FILES)):
+        if not any((folder / file).is_file() for file in files):
+            raise ValueError(f"{str(folder)!r} lacks {what} ({' or '.join(files)}); fetch that too.")
+
+
+def check_tokenizer(processor, config, folder) -> None:
+    """Raise `ValueError` unless the tokenizer knows the placeholder by its id and every id has a row."""
+    tokenizer = processor.tokenizer
+    if config.audio_token_id not in tokenizer.added_tokens_decoder or processor.audio_token_id != config.audio_token_id:
+        raise ValueError(
+            f"{str(folder)!r}: audio_token_id is {config.audio_token_id}, which is no placeholder in the tokenizer but "
+            f"{tokenizer.convert_ids_to_tokens(config.audio_token_id)!r}; they are not of the same checkpoint."
+        )
+    last = max(tokenizer.get_vocab().values())
+    if last >= config.text_config.vocab_size:
+        raise ValueError(
+            f"{str(folder)!r}: the tokenizer has ids up to {last} but the embedding {config.text_config.vocab_size} "
+            "rows; they are not of the same checkpoint."
+        )
+
+
+def count_values(tensors: dict[str, StoredTensor]) -> int:
+    """Return how many numbers tensors hold."""
+    return sum(math.prod(tensor.shape) for tensor in tensors.values())
+
+
+__all__ = ["BackboneFiles", "check_weights", "expected_shapes", "load_backbone", "read_backbone"]

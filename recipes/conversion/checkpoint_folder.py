@@ -1,0 +1,70 @@
+"""Look into a checkpoint folder, and load it as a user would: through transformers, by the code that it carries."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from recipes import DEFAULT_CHECKPOINT
+
+TASK = "temporal-audio-grounding"
+# For checkpoints that do not say; transformers would stop after 20 tokens, in the middle of an answer.
+MAX_NEW_TOKENS = 256
+
+
+def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
+    """Return the pipeline of a checkpoint folder or Hub id, by the code in the checkpoint (`trust_remote_code`).
+
+    A local folder is loaded offline, which is also faster.
+
+    Raises:
+        ValueError: the folder holds no TimePro checkpoint.
+        OSError: the Hub id cannot be loaded.
+    """
+    if Path(model).exists() or Path(model) == DEFAULT_CHECKPOINT:
+        read_config(model)
+        # transformers reads these on import, so they work in a fresh process only; later they do no harm.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    pipe = pipeline(TASK, model=str(model), trust_remote_code=True)
+    settings = pipe.model.generation_config
+    if settings.max_new_tokens is None and settings.max_length is None:
+        settings.max_new_tokens = MAX_NEW_TOKENS
+    return pipe
+
+
+def read_config(folder: str | os.PathLike) -> dict:
+    """Return `config.json` of a checkpoint folder.
+
+    Raises:
+        ValueError: there is none, or it is not TimePro's.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"model is {str(folder)!r}, which holds no config.json; give a TimePro checkpoint's folder.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("model_type") != "timepro_audio":
+        raise ValueError(
+            f"model is {str(folder)!r}, of model_type {config.get('model_type')!r}; turn it into a TimePro checkpoint "
+            "by recipes/conversion/convert.py first."
+        )
+    return config
+
+
+def weight_states(model: str | os.PathLike) -> list[list]:
+    """Return name, size and time of change (ns) of a folder's weights: training goes on under the same path."""
+    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def count_parameters(folder: str | os.PathLike) -> int:
+    """Count the values in all safetensors files of a folder, from their headers (8 bytes of length, then JSON)."""
+    total = 0
+    for path in Path(folder).glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total += sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return total

@@ -1,0 +1,267 @@
+"""Turn an audio-language backbone into a TimePro checkpoint: ticks added, initialised and kept from being emitted.
+
+    timepro convert --backbone DIR_OR_HUB_ID --out DIR
+
+Weights go from the backbone's files to ours tensor by tensor, so a large
+backbone needs little memory.
+"""
+
+import argparse
+import copy
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from tokenizers import AddedToken
+from transformers.dynamic_module_utils import custom_object_save
+
+from modeling_timepro import TimeProAudioForCausalLM
+from modeling_timepro.configuration_timepro import ANSWER_FORMATS
+from processing import TimeGrid, TimeProAudioProcessor
+from recipes.conversion.arguments import add_convert_arguments
+from recipes.conversion.atomic_folder import check_output_folder, whole_folder
+from recipes.conversion.backbone_files import (
+    EMBEDDINGS,
+    HEAD,
+    check_weights,
+    count_values,
+    load_backbone,
+    read_backbone,
+)
+from recipes.conversion.card import conversion_card
+from recipes.conversion.tick_embeddings import number_tokens, tick_head, time_embeddings
+from recipes.conversion.weight_files import DTYPES, one_file_open, parse_size, stored_tensors, write_shards
+
+logger = logging.getLogger(__name__)
+
+
+def add_tick_tokens(tokenizer, grid) -> range:
+    """Add the grid's ticks to a tokenizer and return their ids.
+
+    Raises:
+        ValueError: the tokenizer knows some of them already.
+    """
+    ticks = grid.tick_tokens()
+    vocabulary = tokenizer.get_vocab()
+    known = [text for text in ticks if text in vocabulary]
+    if known:
+        raise ValueError(f"the tokenizer knows some ticks already ({known[0]}); use the backbone's original tokenizer.")
+    # Not special: decoding with skip_special_tokens must keep the times of an answer.
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in ticks])
+    ids = tokenizer.convert_tokens_to_ids(ticks)
+    start = ids[0]
+    if ids != list(range(start, start + len(ids))):
+        raise ValueError("the tokenizer gives the ticks ids that do not follow each other.")
+    return range(start, start + len(ids))
+
+
+def set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride):
+    """Make a configuration and its generation settings say that ticks with these ids exist; the vocabulary grows."""
+    # Spare rows are used where the backbone has them; otherwise the matrices grow by what is missing.
+    config.text_config.vocab_size = max(config.text_config.vocab_size, ids.stop)
+    config.time_token_start_id, config.num_time_tokens = ids.start, len(ids)
+    config.time_step, config.max_time, config.frame_rate = grid.time_step, grid.max_time, grid.frame_rate
+    config.time_init, config.answer_format = time_init, answer_format
+    config.time_prompt, config.time_stride = time_prompt, time_stride
+    suppressed = [config.audio_token_id] + ([] if answer_format == "ticks" else list(ids))
+    generation_config.suppress_tokens = suppressed
+    # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
+    generation_config.max_new_tokens = 256
+    # Otherwise transformers may make them anew from the configuration.
+    generation_config._from_model_config = False
+
+
+def timed_processor(processor, grid, answer_format, time_prompt, time_stride):
+    """Return a processor like the given one that puts the grid's ticks between the audio frames."""
+    return TimeProAudioProcessor(
+        processor.feature_extractor,
+        processor.tokenizer,
+        chat_template=processor.chat_template,
+        audio_token=processor.audio_token,
+        audio_bos_token=processor.audio_bos_token,
+        audio_eos_token=processor.audio_eos_token,
+        time_step=grid.time_step,
+        max_time=grid.max_time,
+        frame_rate=grid.frame_rate,
+        answer_format=answer_format,
+        time_prompt=time_prompt,
+        time_stride=time_stride,
+    )
+
+
+def check_settings(config, answer_format):
+    """Raise `ValueError` for an unknown format of answers, and for a model that has ticks."""
+    if answer_format not in ANSWER_FORMATS:
+        raise ValueError(f"answer_format is {answer_format!r}; choose one of {ANSWER_FORMATS}.")
+    if config.num_time_tokens:
+        raise ValueError(f"model has {config.num_time_tokens} ticks already; convert the backbone it came from.")
+
+
+def add_time_tokens(
+    model, processor, grid, time_init="mean", answer_format="digits", seed=0, time_prompt=True, time_stride=1
+):
+    """Add the grid's ticks to tokenizer, embeddings and configuration, in place, and return the new processor.
+
+    For a model in memory; [`convert`] does the same to files. Without `time_prompt` no ticks will stand among the audio
+    frames; answers may be written in them all the same.
+
+    Raises:
+        ValueError: the checkpoint has ticks already, or `answer_format` is unknown.
+    """
+    check_settings(model.config, answer_format)
+    number_ids = number_tokens(processor.tokenizer, grid)
+    ids = add_tick_tokens(processor.tokenizer, grid)
+    if ids.stop > model.config.text_config.vocab_size:
+        model.resize_token_embeddings(ids.stop, mean_resizing=False)
+    with torch.no_grad():
+        embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        rows = slice(ids.start, ids.stop)
+        embeddings[rows] = time_embeddings(embeddings[: ids.start], number_ids, time_init, seed)
+        if head is not embeddings:
+            if answer_format == "ticks":
+                head[rows] = tick_head(embeddings[rows], head[: ids.start])
+            else:
+                head[rows] = time_embeddings(head[: ids.start], number_ids, time_init, seed)
+    set_ticks(model.config, model.generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride)
+    return timed_processor(processor, grid, answer_format, time_prompt, time_stride)
+
+
+def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
+    """Return the first values of the ticks' rows, `(num_ticks, hidden_size)`, by the name of their matrix.
+
+    Args:
+        tensors: where the backbone's tensors lie, by our names.
+    """
+
+    def read(name, use):
+        with safe_open(tensors[name].file, "pt") as file:
+            return use(file.get_tensor(tensors[name].name)[: ids.start])
+
+    def spread(weight):
+        return time_embeddings(weight, number_ids, time_init, seed)
+
+    rows = {EMBEDDINGS: read(EMBEDDINGS, spread)}
+    if HEAD in tensors:
+        is_said = answer_format == "ticks"
+        rows[HEAD] = read(HEAD, lambda weight: tick_head(rows[EMBEDDINGS], weight) if is_said else spread(weight))
+    return rows
+
+
+def write_weights(folder, tensors, rows, ids, max_shard_size):
+    """Write the weights of a backbone with ticks as shards into `folder`, one tensor at a time, under a progress bar.
+
+    Args:
+        tensors: where the backbone's tensors lie, by our names.
+        rows: what [`tick_rows`] returns; they replace spare rows first and are appended after that.
+    """
+    ours = dict(tensors)
+    for name in rows:
+        size, *rest = tensors[name].shape
+        ours[name] = replace(tensors[name], shape=(max(size, ids.stop), *rest))
+
+    with one_file_open() as stored:
+
+        def read(name):
+            tensor = stored(tensors[name])
+            if name in rows:
+                yield from (tensor[: ids.start], rows[name].to(tensor.dtype), tensor[ids.stop :])
+            else:
+                yield tensor
+
+        write_shards(folder, ours, read, parse_size(max_shard_size))
+
+
+def convert(
+    backbone,
+    out,
+    time_step=0.04,
+    max_time=30.0,
+    time_init="mean",
+    answer_format="digits",
+    seed=0,
+    overwrite=False,
+    time_prompt=True,
+    time_stride=1,
+    max_shard_size="5GB",
+):
+    """Write the TimePro checkpoint `out` of a backbone directory or Hub id.
+
+    Everything is checked before anything is written, and `out` appears whole or not at all.
+
+    Args:
+        max_shard_size: bytes, or such as `5GB`; a single larger tensor has a shard of its own.
+
+    Raises:
+        FileNotFoundError: there is no such backbone.
+        ValueError: unsupported, broken or incomplete backbone, or settings that it cannot have, such as a `time_step`
+            shorter than one audio frame.
+        FileExistsError: `out` has files and `overwrite` is off, or they are no checkpoint.
+    """
+    out = Path(out)
+    check_output_folder(out, overwrite)
+    parse_size(max_shard_size)
+    source = read_backbone(backbone)
+    check_settings(source.config, answer_format)
+    audio_config = source.config.audio_config
+    is_small = audio_config.model_type == "timepro_yamnet"
+    frame_rate = 100 / audio_config.mel_per_frame if is_small else source.config.frame_rate
+    grid = TimeGrid(frame_rate=frame_rate, time_step=time_step, max_time=max_time)
+    tokenizer = source.processor.tokenizer
+    number_ids = number_tokens(tokenizer, grid)
+    ids = add_tick_tokens(tokenizer, grid)
+    config, generation_config = copy.deepcopy(source.config), source.generation_config
+    set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride)
+    config.architectures = [TimeProAudioForCausalLM.__name__]
+    config.dtype = DTYPES[source.dtype]
+    end_answers(source.processor, generation_config)
+    processor = timed_processor(source.processor, grid, answer_format, time_prompt, time_stride)
+    rows = tick_rows(source.tensors, ids, number_ids, time_init, answer_format, seed)
+    with whole_folder(out, overwrite) as folder:
+        write_weights(folder, source.tensors, rows, ids, max_shard_size)
+        config.save_pretrained(folder)
+        generation_config.save_pretrained(folder)
+        with torch.device("meta"):
+            custom_object_save(TimeProAudioForCausalLM(config), folder, config=config)
+        processor.save_pretrained(folder)
+        written = stored_tensors(folder)
+        check_weights(written, type(config).from_pretrained(folder), folder)
+        card = conversion_card(source, config, count_values(written), out.absolute().name, seed)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    logger.info("wrote %s with %d ticks of %g s", out, grid.num_ticks, time_step)
+
+
+def end_answers(processor, generation_config):
+    """Make tokenizer and generation settings agree with the chat template on the token that ends an answer.
+
+    Some tokenizers name the end of a document instead, with which training would teach another end than generation
+    awaits.
+    """
+    tokenizer, answer = processor.tokenizer, "timepro"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    end = tokenizer(processor.apply_chat_template(turns).rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    if not end or end[0] not in tokenizer.added_tokens_decoder:
+        raise ValueError("the chat template ends answers with no special token; give one that does.")
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end[0])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    stops = generation_config.eos_token_id
+    stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
+    if end[0] not in stops:
+        generation_config.eos_token_id = [end[0], *stops] if stops else end[0]
+    if generation_config.pad_token_id is None:
+        generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_convert_arguments(parser)
+    logging.basicConfig(level=logging.INFO)
+    convert(**vars(parser.parse_args(argv)))
+
+
+__all__ = ["add_time_tokens", "convert", "load_backbone"]
+
+if __name__ == "__main__":
+    main()

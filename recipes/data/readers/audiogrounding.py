@@ -1,0 +1,45 @@
+"""AudioGrounding v2 (github.com/wsntxxn/TextToAudioGrounding): phrases of AudioCaps captions with their times.
+
+A file:
+
+    [{"audiocap_id": 7, "audio_id": "Yabc.wav", "tokens": ["a", "dog", "barks"],
+      "phrases": [{"phrase": ["a", "dog", "barks"], "start_index": 0, "end_index": 2,
+                   "segments": [[0.4, 1.2], [0, 0]]}]}]
+"""
+
+from collections.abc import Iterator
+
+from recipes.data.event_rows import make_events, make_row, require_keys, require_text, source_of
+from recipes.data.readers.json_stream import read_json_list
+
+
+def read_audiogrounding(path) -> Iterator[dict]:
+    """Yield a grounding row for every phrase.
+
+    Segments `[0, 0]` are padding and left out; a phrase that has no others is a query without events. The id is
+    `<audiocap_id>-<place of the phrase>`.
+
+    Raises:
+        ValueError: a malformed item; the message names its place in the JSON.
+    """
+    for where, item in read_json_list(path):
+        require_keys(item, ("audiocap_id", "audio_id", "phrases"), where)
+        audio, phrases = require_text(item, "audio_id", where), item["phrases"]
+        if not isinstance(phrases, list):
+            raise ValueError(f"{where}.phrases is {phrases!r}; give a list of objects.")
+        for index, phrase in enumerate(phrases):
+            place = f"{where}.phrases[{index}]"
+            require_keys(phrase, ("phrase", "segments"), place)
+            query = _query(phrase["phrase"], f"{place}.phrase")
+            events = make_events(phrase["segments"], query, f"{place}.segments")
+            events = [event for event in events if (event["onset"], event["offset"]) != (0.0, 0.0)]
+            id = f"{item['audiocap_id']}-{index}"
+            yield make_row(id, audio, "grounding", events, source_of(path, "audiogrounding"), query=query)
+
+
+def _query(phrase, where):
+    """Return a phrase as text; it is a list of tokens, or text already."""
+    tokens = [phrase] if isinstance(phrase, str) else phrase
+    if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens) or not " ".join(tokens).strip():
+        raise ValueError(f"{where} is {phrase!r}; give the tokens of the phrase.")
+    return " ".join(tokens)

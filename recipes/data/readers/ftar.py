@@ -1,0 +1,96 @@
+"""FTAR (huggingface.co/datasets/lysanderism/FTAR): questions about recordings, with times in the answers.
+
+    [{"id": "Y1", "audio": "Y1.wav", "question": "What are the start and end times of audio matching 'dogs barking'?",
+      "answer": "1.2 - 3.4", "duration": 10.0}]
+
+Grounding questions quote what is looked for. Dense captions and timeline summaries ask for times and descriptions. The
+fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. The wordings are those of TimeAudio's
+`prompts/train_prompt.json`; so is the pattern of a time span (`instruct_dataset.py`).
+"""
+
+import re
+from collections.abc import Iterator
+
+from processing.annotation_text import check_duration
+from processing.answer_text import parse_events
+from recipes.data.event_rows import make_event, make_row, require_keys, require_text, source_of
+from recipes.data.readers.json_stream import read_json_list
+
+KEYS = ("id", "audio", "question", "answer", "duration")
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+# Unlike TimeAudio's, it finds no `1.2 - 3.4` in `-1.2 - 3.4` and no `12 - 0` in `0:12 - 0:22`: these are errors.
+_SPAN = re.compile(rf"(?<![0-9.\-])(?<![0-9]:){_NUMBER}\s*-\s*{_NUMBER}(?![0-9]|[.:][0-9])")
+_SEPARATORS = re.compile(r"(?:[\s,;.]|\band\b|\bs\b|\bsec(?:onds)?\b)*")
+# Apostrophes inside a query are not its end: `a dog's bark`.
+_QUERY = re.compile(r"(?<!\w)'(.+)'(?!\w)", re.DOTALL)
+_ASKS_FOR_TIMES = re.compile(r"\b(?:times?|timestamps?)\b", re.IGNORECASE)
+_EDGES = " \t\r\n,;:()[]|-"
+
+
+def read_ftar(path) -> Iterator[dict]:
+    """Yield a row for every question: grounding if it quotes a query, else captioning.
+
+    The list is read item by item, so memory does not grow with the file. Ids of FTAR name recordings; here the place in
+    the list is added to them, `<id>-<place>`, for a recording may be asked about several times.
+
+    Raises:
+        ValueError: a malformed item, or a question or answer that is not about times.
+    """
+    for index, (where, item) in enumerate(read_json_list(path)):
+        require_keys(item, KEYS, where)
+        question, answer, audio = (require_text(item, key, where) for key in ("question", "answer", "audio"))
+        duration = check_duration(item["duration"], where)
+        query = _QUERY.search(question)
+        if not _ASKS_FOR_TIMES.search(question[: query.start()] + question[query.end() :] if query else question):
+            raise ValueError(
+                f"{where}.question is {question!r}, which asks for no times; load temporal_audio_grounding.json, "
+                "dense_audio_caption.json or a timeline summary of FTAR."
+            )
+        if query:
+            events = _grounded(answer, query[1].strip(), f"{where}.answer")
+        else:
+            events = _captioned(answer, f"{where}.answer")
+        yield make_row(
+            f"{item['id']}-{index}",
+            audio,
+            "grounding" if query else "captioning",
+            events,
+            source_of(path, "ftar"),
+            duration,
+            query[1].strip() if query else None,
+        )
+
+
+def _grounded(answer, query, where):
+    """Return the events of an answer that holds nothing but spans."""
+    spans = list(_SPAN.finditer(answer))
+    if not spans and parse_events(answer, "grounding", query) == []:
+        return []
+    if not spans or not _SEPARATORS.fullmatch(_SPAN.sub("", answer)):
+        raise ValueError(f"{where} is {answer!r}; give spans of seconds, such as '1.2 - 3.4, 5.0 - 6.1'.")
+    return [make_event(float(span[1]), float(span[2]), query, where) for span in spans]
+
+
+def _captioned(answer, where):
+    """Return the events of an answer in which every span stands before, or every span after, its description."""
+    spans = list(_SPAN.finditer(answer))
+    # Where times have decimals, `2-3 dogs bark` is part of a description.
+    if any("." in span[1] and "." in span[2] for span in spans):
+        spans = [span for span in spans if "." in span[1] or "." in span[2]]
+    if not spans:
+        if parse_events(answer, "captioning") == []:
+            return []
+        raise ValueError(f"{where} is {answer!r}, without spans such as '1.2 - 3.4'; give times in seconds.")
+    edges = [0, *(place for span in spans for place in span.span()), len(answer)]
+    pieces = [answer[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    # A full stop ends a description, but begins none.
+    texts = [piece.strip(_EDGES).lstrip("." + _EDGES) for piece in pieces]
+    captions = texts[:-1] if texts[0] else texts[1:]
+    if not all(captions) or (texts[0] and texts[-1]):
+        raise ValueError(
+            f"{where} is {answer!r}; every span needs one description, always after it or always before it."
+        )
+    return [
+        make_event(float(span[1]), float(span[2]), caption, where)
+        for span, caption in zip(spans, captions, strict=True)
+    ]

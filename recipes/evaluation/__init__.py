@@ -1,0 +1,1 @@
+"""Run a checkpoint on annotated clips, and report how it did."""

@@ -1,0 +1,209 @@
+"""The clips that were answered worst, and one picture of them: reference above prediction, a lane for each label."""
+
+from collections import Counter
+
+from processing.events import Event
+from recipes.evaluation.score_questions import grounding_pairs
+from recipes.scoring.counts import micro_scores
+from recipes.scoring.event_based import count_events
+
+# Okabe and Ito 2008, "Color Universal Design", without black, and with the yellow darkened to be read on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800")
+HATCHES = ("", "////", "....")  # more labels than colours
+INK, FAINT = "#222222", "#8A8A8A"
+MAX_LANES, MAX_STYLES = 12, len(COLOURS) * len(HATCHES)
+# Inches: rows of panels grow with their lanes, the left margin with the labels.
+WIDTH, HEADING, TITLE, LANE, AXIS, LEGEND_ROW = 12.0, 0.5, 0.42, 0.38, 0.3, 0.19
+
+
+def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
+    """Return the clips with the lowest event-based F1, worst first; ties by the number of errors, then by the id.
+
+    A clip is judged by its detection answer. Where it has none, its grounding answers count together, each event
+    labelled with its query; a captioning answer counts by its times alone. An unparseable answer finds nothing, as in
+    [`~recipes.scoring.event_based_f1`].
+
+    Args:
+        rows: annotated clips, see `recipes/evaluation/score_questions.py`.
+        answers: events, or `None` for an unparseable answer, by question `(id, task, query)`.
+        num_absent: as it was when the questions were asked.
+        limit: number of clips, at most; those without an answer are not among them.
+
+    Returns:
+        Dicts of `id`, `f1`, `num_missed` and `num_false_alarms` (events without a partner), `num_unparseable` answers,
+        `duration` in seconds or `None`, and the events `reference` and `prediction`.
+    """
+    clips = [clip for row in rows if (clip := _answered(row, answers, num_absent)) is not None]
+    counts = count_events([clip["reference"] for clip in clips], [clip["prediction"] for clip in clips])
+    for clip, count in zip(clips, counts.totals[:, :3], strict=True):
+        num_matches, num_references, num_predictions = count.tolist()
+        clip["f1"] = micro_scores(count)["f1"]
+        clip["num_missed"], clip["num_false_alarms"] = num_references - num_matches, num_predictions - num_matches
+    return sorted(
+        clips, key=lambda clip: (clip["f1"], -clip["num_missed"] - clip["num_false_alarms"], str(clip["id"]))
+    )[:limit]
+
+
+def plot_worst_clips(clips, num_clips, path=None):
+    """Draw one panel for each clip: in every lane the reference is the upper bar and the prediction the lower one.
+
+    Args:
+        clips: what [`worst_clips`] returns, one clip or more.
+        num_clips: number of clips that they are the worst of.
+        path: where to save the picture (png, svg or pdf by its suffix); `None` saves nothing.
+
+    Returns:
+        The `matplotlib` figure; its axes are named by the ids of the clips. A clip with more than 12 labels shows the
+        12 that come first and says how many are left out.
+
+    Raises:
+        ValueError: no clips.
+    """
+    if not clips:
+        raise ValueError("clips is empty; give at least one clip.")
+    lanes = [_labels(clip)[:MAX_LANES] for clip in clips]
+    common = Counter(label for labels in lanes for label in labels)
+    # The commonest labels get the colours that are told apart best.
+    styles = {label: _style(i) for i, label in enumerate(sorted(common, key=lambda label: (-common[label], label)))}
+    figure, axes, title_x = _panels(lanes, styles, num_clips)
+    for clip, labels, axis in zip(clips, lanes, axes, strict=True):
+        _draw_clip(axis, clip, labels, styles, title_x)
+    if path is not None:
+        figure.savefig(path, dpi=130)
+    return figure
+
+
+def _answered(row, answers, num_absent) -> dict | None:
+    clip = {"id": row["id"], "duration": row.get("duration")}
+    question = (row["id"], "detection", None)
+    if question in answers:
+        prediction = answers[question]
+        is_broken = prediction is None
+        return {**clip, "num_unparseable": int(is_broken), "reference": row["events"], "prediction": prediction or []}
+    question = (row["id"], "captioning", None)
+    if question in answers:
+        sides = {"reference": row["events"], "prediction": answers[question] or []}
+        # One lane for all: captions in other words would not match, and each would need a lane of its own.
+        sides = {side: [_renamed(event, "captions") for event in events] for side, events in sides.items()}
+        return {**clip, "num_unparseable": int(answers[question] is None), **sides}
+    pairs = grounding_pairs(row, answers, num_absent)
+    if not pairs:
+        return None
+    return {
+        **clip,
+        "num_unparseable": sum(prediction is None for _, _, prediction in pairs),
+        "reference": [_renamed(event, query) for (_, _, query), events, _ in pairs for event in events],
+        "prediction": [_renamed(event, query) for (_, _, query), _, events in pairs for event in events or []],
+    }
+
+
+def _renamed(event, label) -> Event:
+    return Event(event.onset, event.offset, label)
+
+
+def _labels(clip) -> list[str]:
+    """Return every label of a clip once, in order of its first onset."""
+    events = sorted((event.onset, event.event_label) for event in (*clip["reference"], *clip["prediction"]))
+    return list(dict.fromkeys(label for _, label in events))
+
+
+def _style(index) -> dict:
+    if index >= MAX_STYLES:
+        return {"facecolor": FAINT, "hatch": ""}
+    return {"facecolor": COLOURS[index % len(COLOURS)], "hatch": HATCHES[index // len(COLOURS)]}
+
+
+def _panels(lanes, styles, num_clips):
+    """Return a figure with heading and legend, an empty axis for each list of lanes, and where titles begin in it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    names = [_shorten(label) for label in styles]
+    num_columns = min(2, len(lanes))
+    left = 0.4 + 0.067 * max(map(len, names), default=0)
+    width = WIDTH / num_columns - left - 0.25
+    rows = [lanes[i : i + num_columns] for i in range(0, len(lanes), num_columns)]
+    heights = [LANE * max(max(map(len, row)), 1) for row in rows]
+    handles = [
+        Patch(facecolor="none", edgecolor=INK, linewidth=1.2, label="upper bar: reference"),
+        Patch(facecolor=INK, edgecolor=INK, label="lower bar: prediction"),
+        *(Patch(**styles[label], edgecolor="white", label=_shorten(label)) for label in list(styles)[:MAX_STYLES]),
+    ]
+    if len(names) > MAX_STYLES:
+        handles.append(Patch(facecolor=FAINT, label=f"{len(names) - MAX_STYLES} more labels"))
+    longest = max(len(handle.get_label()) for handle in handles)
+    num_legend_columns = int((WIDTH - 0.4) / (0.62 + 0.07 * longest))
+    legend = LEGEND_ROW * -(-len(handles) // num_legend_columns) + 0.15
+    height = HEADING + legend + sum(heights) + len(rows) * (TITLE + AXIS) + 0.1
+    figure = Figure(figsize=(WIDTH, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    heading = f"The worst {len(lanes)} of {num_clips} clips by event-based F1"
+    figure.text(0.25 / WIDTH, 1 - 0.3 / height, heading, fontsize=13, color=INK, va="center", weight="bold")
+    entries = figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.17 / WIDTH, 1 - HEADING / height), frameon=False,
+        ncols=num_legend_columns, fontsize=9, labelcolor=INK, borderaxespad=0, borderpad=0.2, handlelength=1.8,
+    )  # fmt: skip
+    for text in entries.get_texts():
+        text.set_parse_math(False)
+    axes, top = [], height - HEADING - legend
+    for row, panel in zip(rows, heights, strict=True):
+        for column, labels in enumerate(row):
+            mine = LANE * max(len(labels), 1)
+            x, y = column * WIDTH / num_columns + left, top - TITLE - mine
+            axes.append(figure.add_axes([x / WIDTH, y / height, width / WIDTH, mine / height]))
+        top -= TITLE + panel + AXIS
+    # Titles begin above the labels, where they have the width of the whole cell.
+    return figure, axes, (0.25 - left) / width
+
+
+def _draw_clip(axis, clip, labels, styles, title_x):
+    from matplotlib.ticker import MaxNLocator
+
+    events = (*clip["reference"], *clip["prediction"])
+    duration = clip["duration"] or max((event.offset for event in events), default=0) or 1.0
+    for lane, label in enumerate(labels):
+        if lane % 2 == 0:
+            axis.axhspan(lane - 0.5, lane + 0.5, color="#F3F3F3", linewidth=0, zorder=0)
+        colour = styles[label]["facecolor"]
+        for kind, bottom in (("reference", lane - 0.38), ("prediction", lane + 0.04)):
+            spans = [(e.onset, e.offset - e.onset) for e in clip[kind] if e.event_label == label]
+            is_reference = kind == "reference"
+            fill = {"facecolor": _pale(colour)} if is_reference else {**styles[label], "edgecolor": "white"}
+            axis.broken_barh(spans, (bottom, 0.34), **fill, linewidth=0, zorder=2, label=kind)
+            # The outline alone shows events that are shorter than a pixel.
+            edge = {"edgecolor": INK if is_reference else colour, "linewidth": 1.1, "zorder": 3}
+            axis.broken_barh(spans, (bottom, 0.34), facecolor="none", **edge, label="outline")
+    num_lanes = max(len(labels), 1)
+    axis.set(xlim=(0, duration), ylim=(num_lanes - 0.5, -0.5), label=str(clip["id"]))
+    axis.set_yticks(range(len(labels)), [_shorten(label) for label in labels], parse_math=False)
+    axis.tick_params(axis="y", length=0, pad=6, labelsize=9, labelcolor=INK)
+    axis.tick_params(axis="x", labelsize=8, labelcolor=INK, color=FAINT, length=3, pad=2)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g} s")
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.spines["bottom"].set_color(FAINT)
+    title = _title(clip, len(_labels(clip)) - len(labels))
+    axis.set_title(title, loc="left", x=title_x, fontsize=9.2, color=INK, parse_math=False, pad=5)
+    if not labels:
+        axis.text(duration / 2, 0, "no events", ha="center", va="center", color=INK, fontsize=9)
+
+
+def _title(clip, num_hidden) -> str:
+    notes = [
+        f"{clip['num_missed']} missed",
+        f"{clip['num_false_alarms']} false",
+        "unreadable" if clip["num_unparseable"] else "",
+        f"+{num_hidden} labels" if num_hidden else "",
+    ]
+    return f"{_shorten(str(clip['id']), 28)}   Eb-F1 {clip['f1']:.2f}   {', '.join(filter(None, notes))}"
+
+
+def _pale(colour) -> tuple:
+    """Return a colour mixed with three parts of white."""
+    return tuple(1 - (1 - int(colour[i : i + 2], 16) / 255) / 4 for i in (1, 3, 5))
+
+
+def _shorten(label, limit=24) -> str:
+    return label if len(label) <= limit else label[: limit - 1].rstrip() + "\u2026"

@@ -1,0 +1,1 @@
+"""Check a checkpoint and upload it to the Hub."""

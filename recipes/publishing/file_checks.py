@@ -1,0 +1,127 @@
+"""Which files a checkpoint consists of, and what is wrong with those of a folder."""
+
+import ast
+import json
+import pickletools
+import re
+from pathlib import Path
+
+from recipes.conversion.checkpoint_folder import read_config
+
+PACKAGES = tuple(Path(__file__).parents[2] / name for name in ("modeling_timepro", "processing"))
+SETTINGS = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+            "chat_template.jinja")  # fmt: skip
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+# What may stand beside what is loaded.
+PAPERS = ("README.md", "LICENSE", "scores.json", "report.json", "training_log.jsonl", "trainer_state.json")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5")
+
+
+def checkpoint_code(folder) -> set[str]:
+    """Return the code files that a checkpoint is loaded by, following relative imports from what its settings name.
+
+    Raises:
+        ValueError: settings that are not JSON, or name code of another repository.
+        SyntaxError: code that Python cannot read.
+    """
+    folder, names = Path(folder), set()
+    for file in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        if (folder / file).is_file():
+            names |= _named_classes(json.loads((folder / file).read_text(encoding="utf-8")))
+    if foreign := sorted(name for name in names if "--" in name):
+        raise ValueError(f"auto_map names {foreign}, code of another repository; save the checkpoint anew.")
+    found, todo = set(), {name.split(".")[0] for name in names}
+    while todo:
+        file = f"{todo.pop()}.py"
+        if file in found:
+            continue
+        found.add(file)
+        if (folder / file).is_file():
+            tree = ast.walk(ast.parse((folder / file).read_bytes(), file))
+            todo |= {node.module for node in tree if isinstance(node, ast.ImportFrom) and node.level and node.module}
+    return found
+
+
+def _named_classes(settings) -> set[str]:
+    """Return all `module.Class` of the `auto_map` and `custom_pipelines` of settings, nested ones too."""
+    names = set()
+    for key, value in settings.items():
+        if key == "auto_map":
+            values = [name for item in value.values() for name in (item if isinstance(item, list) else [item])]
+            names |= {name for name in values if name}
+        elif key == "custom_pipelines":
+            names |= {item["impl"] for item in value.values()}
+        elif isinstance(value, dict):
+            names |= _named_classes(value)
+    return names
+
+
+def is_pickle(path) -> bool:
+    """Tell whether a file is a pickle, or a zip archive such as `torch.save` writes, whatever its name."""
+    with open(path, "rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return True
+        file.seek(0)
+        try:
+            # It stops at the first byte that is no operation.
+            return any(operation.name == "STOP" for operation, *_ in pickletools.genops(file))
+        except (ValueError, MemoryError, OverflowError):
+            return False
+
+
+def check_files(folder) -> tuple[list[str], list[str]]:
+    """Return what is wrong with the files of a checkpoint folder, and what a publisher should know of them."""
+    folder = Path(folder)
+    try:
+        read_config(folder)
+        code = checkpoint_code(folder)
+    except (ValueError, SyntaxError) as error:
+        return [str(error)], []
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    weights, problems = _weights(folder, files)
+    empty = sorted(path.name for path in folder.iterdir() if path.is_dir() and not any(path.iterdir()))
+    problems += [f"{name} is an empty folder, and no part of a checkpoint; take it away." for name in empty]
+    needed = {*SETTINGS, *weights, *code}
+    problems += [f"{name} is missing; save the checkpoint anew." for name in sorted(needed - files)]
+    for name in sorted(files):
+        # The length at the head of safetensors may read as an operation; whether they are whole was looked at.
+        if name.endswith(PICKLE_SUFFIXES) or (name not in weights and is_pickle(folder / name)):
+            problems.append(f"{name} is, or may hold, a pickle, which runs code when it is read; take it away.")
+        elif name not in needed and name not in PAPERS:
+            problems.append(f"{name} is no part of a checkpoint; move it out of the folder.")
+    sources = {path.name: path for package in PACKAGES for path in package.glob("*.py")}
+    present = sorted(code & files)
+    other = [name for name in present if name not in sources or not _same(folder / name, sources[name])]
+    notes = [f"{len(present)} code files, equal to those of this package."]
+    if other:
+        notes = [f"code that differs from this package's, published as it stands: {', '.join(other)}."]
+    return problems, notes
+
+
+def _same(path, other) -> bool:
+    return path.read_bytes() == other.read_bytes()
+
+
+def _weights(folder, files) -> tuple[set[str], list[str]]:
+    """Return the files of the weights, and what is wrong with them."""
+    from safetensors import SafetensorError, safe_open
+
+    shards = {name for name in files if SHARD.fullmatch(name)}
+    needed, problems = {WEIGHTS}, []
+    if INDEX in files:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        needed = {INDEX, *index["weight_map"].values()}
+        if WEIGHTS in files:
+            problems.append(f"{WEIGHTS} stands beside {INDEX}, which would not be read; take one of them away.")
+            needed.add(WEIGHTS)
+    for name in sorted((needed | shards) & files):
+        if name.endswith(".safetensors"):
+            try:
+                safe_open(folder / name, "np")
+            except SafetensorError as error:
+                problems.append(f"{name} is not a whole safetensors file ({error}); save the checkpoint anew.")
+    return needed, problems
+
+
+__all__ = ["check_files", "checkpoint_code", "is_pickle"]

@@ -1,0 +1,162 @@
+"""What a model card says of figures and recordings: its tables and its `model-index`, written from reports alone."""
+
+import re
+from collections import Counter
+
+# Stands for the id that a checkpoint will have on the Hub; `timepro publish` writes the true one.
+PLACEHOLDER = "OWNER/timepro-small"
+SCORES_URL = f"https://huggingface.co/{PLACEHOLDER}/blob/main/scores.json"
+FIGURES = ("<!-- figures: written by recipes/small/release.py -->", "<!-- end of figures -->")
+SOUNDS = ("<!-- recordings: written by recipes/small/release.py -->", "<!-- end of recordings -->")
+FAILURES = ("<!-- failures: written by recipes/small/release.py -->", "<!-- end of failures -->")
+TASK_TYPE, TASK_NAME = "audio-text-to-text", "Sound event detection and temporal audio grounding"
+DATASET_TYPE = "timepro-soundscapes"
+
+
+def _detection(average):
+    return (
+        lambda report: report["detection"][average]["f1"],
+        lambda report: report["detection"]["intervals"][f"{average}_f1"],
+        lambda report: {name: report["detection"][name] for name in ("t_collar", "percentage_of_length")},
+    )
+
+
+def _grounding(metric, **arguments):
+    return (
+        lambda report: report["grounding"][metric],
+        lambda report: report["grounding"]["intervals"][metric],
+        lambda report: arguments,
+    )
+
+
+# Heading in the table, kind of metric in the metadata, and from a report: value, 95 % interval, arguments.
+COLUMNS = {
+    "Eb-F1 micro": ("f1", *_detection("micro")),
+    "Eb-F1 macro": ("f1", *_detection("macro")),
+    "R@.5": ("recall", *_grounding("R@0.5", iou_threshold=0.5)),
+    "mIoU (union)": ("mean_iou", *_grounding("miou_union")),
+    "absent queries rejected": (
+        "specificity",
+        lambda report: report["rejection"]["true_rejection_rate"],
+        lambda report: report["rejection"]["intervals"]["true_rejection_rate"],
+        lambda report: {},
+    ),
+    "unparseable": (
+        "parse_failure_rate",
+        lambda report: max(report[part]["parse_failure_rate"] for part in ("detection", "grounding")),
+        lambda report: None,
+        lambda report: {},
+    ),
+}
+
+
+def figures_table(scores: dict[str, dict]) -> str:
+    """Return the Markdown table of scores by name, each a report of `recipes/evaluation/score_checkpoint.py`."""
+    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for name, report in scores.items():
+        cells = [name]
+        for _, value, interval, _ in COLUMNS.values():
+            ends = interval(report)
+            cells.append(f"{value(report):.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def eval_results(scores: dict[str, dict], model_name: str) -> list:
+    """Return the rows of a model among scores as `huggingface_hub.EvalResult`, one for each cell.
+
+    Args:
+        scores: reports by name; those of the model are called `"MODEL_NAME, TEST"`. Other names are other models, which
+            a card's metadata have no place for.
+    """
+    from huggingface_hub import EvalResult
+
+    results = []
+    for name, report in scores.items():
+        model, _, test = name.rpartition(", ")
+        if model != model_name:
+            continue
+        for heading, (kind, value, interval, arguments) in COLUMNS.items():
+            ends = interval(report)
+            bounds = {"interval_95": [round(float(end), 4) for end in ends]} if ends else {}
+            results.append(
+                EvalResult(
+                    task_type=TASK_TYPE,
+                    task_name=TASK_NAME,
+                    dataset_type=DATASET_TYPE,
+                    dataset_config=test,
+                    dataset_name=f"TimePro soundscapes, {test} recordings",
+                    dataset_split=f"test_{test}",
+                    dataset_args={"num_clips": report["num_clips"]},
+                    metric_type=kind,
+                    metric_name=heading,
+                    metric_value=round(float(value(report)), 4),
+                    metric_args=(bounds | arguments(report)) or None,
+                    source_name="scores.json of the checkpoint, written by timepro score",
+                    source_url=SCORES_URL,
+                )  # fmt: skip
+            )
+    return results
+
+
+def failures_list(scores: dict[str, dict], model_name: str) -> str:
+    """Return what a model's reports say of how it fails, as a Markdown list with an item for each."""
+    lines = []
+    for name, report in scores.items():
+        model, _, test = name.rpartition(", ")
+        if model == model_name:
+            micro, labels = report["detection"]["micro"], report["detection"]["class_wise"]
+            order = sorted(labels, key=lambda label: labels[label]["f1"])
+            weakest = [f"{label} (Eb-F1 {labels[label]['f1']:.2f})" for label in order[:4]]
+            missed = report["rejection"]["false_rejection_rate"]
+            lines.append(
+                f"- On the *{test}* test it finds {micro['recall']:.0%} of the events, and {micro['precision']:.0%} of "
+                f"what it says is right; {missed:.0%} of the queries that are present are answered `none`. Weakest "
+                f"labels: {', '.join(weakest)}.\n"
+            )
+    return "".join(lines)
+
+
+def recordings_table(files) -> str:
+    """Return the Markdown table of the packages that recordings come from, with their licences.
+
+    Args:
+        files: [`recipes.soundscapes.catalogue.SoundFile`]s.
+    """
+    counts = Counter((file.package, file.licence, file.split) for file in files)
+    lines = ["| package | licence of the recordings | trained on | held out |", "|---|---|---|---|"]
+    for (registry, name), licence in sorted({key[:2] for key in counts}):
+        numbers = (counts[(registry, name), licence, split] for split in ("train", "heldout"))
+        lines.append(f"| {name} ({registry}) | {licence} | " + " | ".join(map(str, numbers)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def fill(text: str, marks: tuple[str, str], content: str) -> str:
+    """Return a card with `content` between two marks.
+
+    Raises:
+        ValueError: the card has no marks.
+    """
+    start, end = marks
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"the card has no marks for its figures; put {start!r} and {end!r} where they belong.")
+    return pattern.sub(lambda _: f"{start}\n{content}{end}", text)
+
+
+def fill_card(text: str, scores: dict[str, dict], model_name: str, files) -> str:
+    """Return a model card with its tables, its failures and its `model-index` written anew.
+
+    Args:
+        files: the recordings of [`recordings_table`].
+
+    Raises:
+        ValueError: the metadata cannot be read, or the card lacks marks.
+    """
+    from huggingface_hub import ModelCard
+
+    text = fill(text, FIGURES, figures_table(scores))
+    text = fill(fill(text, FAILURES, failures_list(scores, model_name)), SOUNDS, recordings_table(files))
+    card = ModelCard(text)
+    card.data.model_name, card.data.eval_results = model_name, eval_results(scores, model_name)
+    return str(card)

@@ -1,0 +1,107 @@
+"""Event-based F1 and error rate: whole events, found within collars."""
+
+import numpy as np
+
+from recipes.scoring.counts import ClipCounts, check_lengths, parse_failure_rate, score_counts
+from recipes.scoring.matching import check_collars, count_substitutions, maximum_matching, pairs_in_reach, same_label
+
+
+def event_based_f1(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> dict:
+    """Return event-based F1 and error rate as sed_eval computes them (Mesaros et al. 2016).
+
+    Pass every clip, those without events too: their false alarms count. (The script of DESED loops over the files of
+    the reference and never counts them.) Where a ratio has the denominator 0 it is 1.0 if there was nothing to find and
+    nothing was found, else 0.0. For the collars see [`match_events`]; for the order of events, which substitutions
+    depend on in sed_eval, see [`~recipes.scoring.matching.count_substitutions`].
+
+    Returns:
+        What [`~recipes.scoring.counts.score_counts`] returns: `micro`, `macro`, `micro_errors`, `macro_errors` and
+        `class_wise`; also `parse_failure_rate` and `num_clips`.
+
+    Raises:
+        ValueError: different numbers of references and predictions, or a tolerance out of its range.
+    """
+    counts = count_events(references, predictions, t_collar, percentage_of_length, time_only)
+    rest = {"parse_failure_rate": parse_failure_rate(predictions), "num_clips": len(references)}
+    return {**score_counts(counts), **rest}
+
+
+def event_f1(reference, prediction, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> float:
+    """Return event-based F1 of one clip, fast enough to be a reward; see [`event_based_f1`].
+
+    Both sides empty: 1.0. A prediction that is `None`: 0.0, for a broken answer is no rejection.
+
+    Raises:
+        ValueError: a tolerance out of its range.
+    """
+    check_collars(t_collar, percentage_of_length)
+    if prediction is None:
+        return 0.0
+    num_events = len(reference) + len(prediction)
+    if not num_events:
+        return 1.0
+    edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+    if not time_only:
+        edges = same_label(reference, prediction, edges)
+    return 2 * len(maximum_matching(edges)) / num_events
+
+
+def count_events(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> ClipCounts:
+    """Count matched, reference and predicted events, substitutions, deletions and insertions of every clip.
+
+    Raises:
+        ValueError: different numbers of references and predictions, or a tolerance out of its range.
+    """
+    check_lengths(references, predictions)
+    check_collars(t_collar, percentage_of_length)
+    totals, labels = [], ([], [], [])
+    for reference, prediction in zip(references, predictions, strict=True):
+        prediction = prediction or ()
+        edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+        matching = maximum_matching(edges if time_only else same_label(reference, prediction, edges))
+        totals.append((len(matching), len(reference), len(prediction), count_substitutions(edges, matching)))
+        labels[0].extend([reference[i].event_label for i in matching])
+        labels[1].extend([event.event_label for event in reference])
+        labels[2].extend([event.event_label for event in prediction])
+    if time_only:
+        labels = tuple([""] * len(column) for column in labels)
+    totals = np.array(totals, dtype=np.int64).reshape(-1, 4)
+    left = totals[:, 1:3] - totals[:, :1] - totals[:, 3:]
+    return ClipCounts(np.concatenate([totals, left], axis=1), *_label_rows(labels, totals[:, :3]))
+
+
+def event_counts(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False):
+    """Count matches, references and predictions of every clip and label, as one table; see [`count_events`].
+
+    Returns:
+        Sorted labels, and an int array `(num_clips, num_labels, 3)` of matches, references and predictions.
+
+    Raises:
+        ValueError: different numbers of references and predictions, or a tolerance out of its range.
+    """
+    counts = count_events(references, predictions, t_collar, percentage_of_length, time_only)
+    table = np.zeros((len(references), len(counts.labels), 3), dtype=np.int64)
+    np.add.at(table, (counts.label_rows[:, 0], counts.label_rows[:, 1]), counts.label_rows[:, 2:])
+    return counts.labels, table
+
+
+def _label_rows(labels, num_events):
+    """Return sorted labels and the rows of [`ClipCounts`], one for each match, reference and prediction.
+
+    Args:
+        labels: those of all matches, of all references and of all predictions, clip after clip.
+        num_events: int array `(num_clips, 3)`, how many of each there are in every clip.
+    """
+    names = sorted({*labels[1], *labels[2]})
+    places = {name: place for place, name in enumerate(names)}
+    clips = np.arange(len(num_events))
+    rows = []
+    for column, (part, counts) in enumerate(zip(labels, num_events.T, strict=True)):
+        rows.append(np.zeros((len(part), 5), dtype=np.int64))
+        rows[-1][:, 0] = np.repeat(clips, counts)
+        rows[-1][:, 1] = [places[label] for label in part]
+        rows[-1][:, 2 + column] = 1
+    return names, np.concatenate(rows)
+
+
+__all__ = ["count_events", "event_based_f1", "event_counts", "event_f1"]

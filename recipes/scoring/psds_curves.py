@@ -1,0 +1,286 @@
+"""PSDS, the polyphonic sound detection score, of events that carry scores.
+
+Bilen et al. 2020, "A Framework for the Robust Evaluation of Sound Event Detection"; DESED's two scenarios. An event
+exists at every threshold below its score, so the thresholds between the distinct scores are all the operating points
+there are, and the curve is exact as that of Ebbers et al. 2022, "Threshold-Independent Evaluation of Sound Event
+Detection Scores". That work thresholds scores of frames, where the events themselves grow and merge as the threshold
+falls; here an event keeps its times, so what it meets and covers is found once.
+"""
+
+import bisect
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from recipes.scoring.bootstrap import bootstrap_interval
+from recipes.scoring.counts import parse_failure_rate
+
+SECONDS_PER_HOUR = 3600.0
+# 0.7 s of 1 s must reach a criterion of 0.7 although binary fractions may miss it by a few units in the last place.
+SHARE_TOLERANCE = 1e-9
+FOUND, FALSE = -2, -1
+
+
+class PsdsScenario(NamedTuple):
+    """Hold what a PSDS asks for, in the symbols of Bilen et al. 2020.
+
+    Args:
+        dtc: detection tolerance criterion, the share of a prediction that references must cover; above 0, at most 1.
+        gtc: ground truth intersection criterion, the share of a reference that predictions must cover; likewise.
+        cttc: cross-trigger tolerance criterion, the share of a prediction that references of another label must cover;
+            likewise, or `None` for no cross-triggers.
+        alpha_ct: weight of the rate of cross-triggers in the effective rate of false positives, 0 or more.
+        alpha_st: weight of the standard deviation over labels, taken from the mean true positive ratio, 0 or more.
+        max_efpr: end of the curve, in effective false positives per hour.
+    """
+
+    dtc: float
+    gtc: float
+    cttc: float | None
+    alpha_ct: float
+    alpha_st: float
+    max_efpr: float = 100.0
+
+
+# DESED's two: exact times and a quick reaction; and no confusion between classes.
+PSDS1 = PsdsScenario(dtc=0.7, gtc=0.7, cttc=None, alpha_ct=0.0, alpha_st=1.0)
+PSDS2 = PsdsScenario(dtc=0.1, gtc=0.1, cttc=0.3, alpha_ct=0.5, alpha_st=1.0)
+
+
+def psds(references, predictions, durations, scenario: PsdsScenario, labels=None, statistics=None) -> dict:
+    """Return the polyphonic sound detection score, for instance `psds(references, predictions, durations, PSDS1)`.
+
+    A prediction is relevant if references of its label cover the share `dtc` of it, else false. A reference is found
+    if the relevant predictions of its label cover the share `gtc` of it. A false prediction is a cross-trigger too of
+    each other label whose references cover the share `cttc` of it. What overlapping events of one label cover counts
+    once. Events without length count nowhere, as in `psds_eval` and `sed_scores_eval`. Predictions past the end of a
+    clip count as false.
+
+    The effective rate of false positives of a label is its false predictions per hour of all clips, plus `alpha_ct`
+    times the mean over the other labels of its cross-triggers per hour of their references.
+
+    Args:
+        references: a list over clips of lists of events. Pass clips without events too.
+        predictions: the same, where each event has a `score`; `None` for a clip whose answer could not be parsed.
+        durations: length of each clip in seconds.
+        labels: the classes of the mean; `None` takes those of the references.
+        statistics: what [`psds_statistics`] returns for these arguments, if at hand; it takes nearly all the time.
+
+    Returns:
+        `psds`, the area under the curve over `max_efpr`, 0 to 1; `class_wise`, the same of each label alone;
+        `num_other_labels`, how many predictions have another label and so are in no class; `parse_failure_rate`;
+        `num_clips`.
+
+    Raises:
+        ValueError: no clips, lists of different lengths, a duration that is not above 0, a predicted event without
+            score, a label without reference events, or a number of the scenario out of its range.
+    """
+    if statistics is None:
+        statistics = psds_statistics(references, predictions, durations, scenario, labels)
+    area, areas = _areas(statistics, scenario, np.ones(len(durations)))
+    known = set(statistics.labels)
+    return {
+        "psds": area,
+        "class_wise": areas,
+        "num_other_labels": sum(event.event_label not in known for clip in predictions for event in clip or ()),
+        "parse_failure_rate": parse_failure_rate(predictions),
+        "num_clips": len(durations),
+    }
+
+
+def psds_interval(
+    references,
+    predictions,
+    durations,
+    scenario,
+    labels=None,
+    confidence=0.95,
+    num_resamples=1000,
+    seed=0,
+    statistics=None,
+) -> tuple[float, float]:
+    """Return the bootstrap interval over clips of [`psds`]; `confidence` to `seed` as in `bootstrap_interval`.
+
+    A resample in which a label has no reference event has no PSDS and is left out.
+    """
+    if statistics is None:
+        statistics = psds_statistics(references, predictions, durations, scenario, labels)
+
+    def statistic(clips):
+        clip_weights = np.bincount(clips, minlength=len(durations)).astype(np.float64)
+        return _areas(statistics, scenario, clip_weights)[0]
+
+    return bootstrap_interval(np.arange(len(durations)), statistic, confidence, num_resamples, seed)
+
+
+class PsdsStatistics(NamedTuple):
+    """Hold what happens in which clip as the threshold falls below each score.
+
+    `changes` has for each label an array `(num_changes, 3)` by falling score: the score, the clip, and what is added
+    there: `FOUND`, a reference; `FALSE`, a false prediction; or a cross-trigger of the label with this number.
+    `num_references` and `reference_seconds` are `(num_clips, num_labels)`, `durations` is `(num_clips,)`.
+    """
+
+    labels: list[str]
+    changes: list[np.ndarray]
+    num_references: np.ndarray
+    reference_seconds: np.ndarray
+    durations: np.ndarray
+
+
+def psds_statistics(references, predictions, durations, scenario: PsdsScenario, labels=None) -> PsdsStatistics:
+    """Find once, for all thresholds, which predictions are false and at which score each reference is found.
+
+    Raises:
+        ValueError: as [`psds`].
+    """
+    _check_scenario(scenario)
+    _check(references, predictions, durations)
+    with_length = [[event for event in clip if event.offset > event.onset] for clip in references]
+    present = {event.event_label for clip in with_length for event in clip}
+    labels = sorted(present) if labels is None else list(dict.fromkeys(labels))
+    absent = [label for label in labels if label not in present]
+    if absent or not labels:
+        raise ValueError(
+            f"labels has no reference events for {absent}; a label needs at least one with a length above 0 s for its "
+            "share of found events to be defined, so leave such labels out or add references."
+        )
+    place = {label: i for i, label in enumerate(labels)}
+    changes = [[np.zeros((0, 3))] for _ in labels]
+    num_references, reference_seconds = np.zeros((2, len(references), len(labels)))
+    for clip, (reference, prediction) in enumerate(zip(with_length, predictions, strict=True)):
+        targets = {c: _times(events) for c, events in _by_label(reference, place).items()}
+        unions = {c: _union(target) for c, target in targets.items()}
+        for c, union in unions.items():
+            num_references[clip, c] = len(targets[c])
+            reference_seconds[clip, c] = np.diff(union).sum()
+        for c, events in _by_label(prediction or (), place).items():
+            times, scores = _times(events), np.array([event.score for event in events], dtype=np.float64)
+            lengths = np.diff(times)[:, 0]
+            times, scores, lengths = times[lengths > 0], scores[lengths > 0], lengths[lengths > 0]
+            shares = {other: _covered(union, times) / lengths for other, union in unions.items()}
+            relevant = shares.get(c, np.zeros(len(times))) >= scenario.dtc - SHARE_TOLERANCE
+            changes[c].append(_rows(scores[~relevant], clip, FALSE))
+            for other, share in shares.items():
+                if other != c and scenario.cttc is not None:
+                    crossed = ~relevant & (share >= scenario.cttc - SHARE_TOLERANCE)
+                    changes[c].append(_rows(scores[crossed], clip, other))
+            found = [_score_of_finding(target, times[relevant], scores[relevant], scenario.gtc)
+                     for target in targets.get(c, ())]  # fmt: skip
+            changes[c].append(_rows([score for score in found if score is not None], clip, FOUND))
+    changes = [np.concatenate(rows) for rows in changes]
+    changes = [rows[np.argsort(-rows[:, 0])] for rows in changes]
+    return PsdsStatistics(labels, changes, num_references, reference_seconds, np.array(durations, dtype=np.float64))
+
+
+def _areas(statistics, scenario, clip_weights) -> tuple[float, dict[str, float]]:
+    """Return PSDS and the area of each label, with each clip counted as often as its weight says."""
+    num_references = clip_weights @ statistics.num_references
+    if not num_references.all():
+        return math.nan, dict.fromkeys(statistics.labels, math.nan)
+    hours = clip_weights @ statistics.durations / SECONDS_PER_HOUR
+    reference_hours = clip_weights @ statistics.reference_seconds / SECONDS_PER_HOUR
+    # What one change adds to the effective rate of false positives; the last two places are FOUND and FALSE.
+    costs = scenario.alpha_ct / max(len(statistics.labels) - 1, 1) / reference_hours
+    costs = np.append(costs, [0.0, 1.0 / hours])
+    curves = []
+    for count, rows in zip(num_references, statistics.changes, strict=True):
+        kinds, weights = rows[:, 2].astype(np.int64), clip_weights[rows[:, 1].astype(np.int64)]
+        is_last_of_score = np.append(np.diff(rows[:, 0]) != 0, True)[: len(rows)]
+        ratio = np.cumsum(weights * (kinds == FOUND))[is_last_of_score] / count
+        rate = np.cumsum(weights * costs[kinds])[is_last_of_score]
+        curves.append((np.append(0.0, rate), np.append(0.0, ratio)))
+    rates = np.unique(np.concatenate([rate for rate, _ in curves]))
+    rates = rates[rates < scenario.max_efpr]
+    widths = np.diff(np.append(rates, scenario.max_efpr))
+    # Both grow as the threshold falls, so the best ratio at a rate is the last one up to there.
+    ratios = np.array([ratio[np.searchsorted(rate, rates, side="right") - 1] for rate, ratio in curves])
+    effective = np.maximum(ratios.mean(axis=0) - scenario.alpha_st * ratios.std(axis=0), 0.0)
+    areas = ratios @ widths / scenario.max_efpr
+    return float(effective @ widths / scenario.max_efpr), dict(zip(statistics.labels, map(float, areas), strict=True))
+
+
+def _by_label(events, place) -> dict[int, list]:
+    """Group events by the number of their label; other labels have none."""
+    grouped = {}
+    for event in events:
+        if event.event_label in place:
+            grouped.setdefault(place[event.event_label], []).append(event)
+    return grouped
+
+
+def _times(events) -> np.ndarray:
+    """Return onsets and offsets `(num_events, 2)`."""
+    return np.array([(event.onset, event.offset) for event in events], dtype=np.float64)
+
+
+def _union(times) -> np.ndarray:
+    """Return the disjoint intervals `(num_intervals, 2)` that intervals cover, in order."""
+    times = times[np.argsort(times[:, 0])]
+    ends = np.maximum.accumulate(times[:, 1])
+    is_first = np.append(True, times[1:, 0] > ends[:-1])
+    return np.column_stack((times[is_first, 0], ends[np.append(is_first[1:], True)]))
+
+
+def _covered(union, times) -> np.ndarray:
+    """Return how many seconds of each interval of `times` disjoint intervals in order cover."""
+    # The seconds covered before a time rise along each interval of the union and stay between them.
+    covered_before = np.repeat(np.append(0.0, np.cumsum(np.diff(union))), 2)[1:-1]
+    return np.diff(np.interp(times, union.ravel(), covered_before))[:, 0]
+
+
+def _score_of_finding(target, times, scores, gtc) -> float | None:
+    """Return the greatest score at which the detections with this score or more cover enough of a reference."""
+    meets = (times[:, 0] < target[1]) & (times[:, 1] > target[0])
+    order = np.argsort(-scores[meets])
+    times, scores = times[meets][order], scores[meets][order]
+
+    def is_found(count):
+        return _covered(_union(times[:count]), target[None])[0] / (target[1] - target[0]) >= gtc - SHARE_TOLERANCE
+
+    # More detections never cover less.
+    count = bisect.bisect_left(range(1, len(scores) + 1), True, key=is_found)
+    return scores[count] if count < len(scores) else None
+
+
+def _rows(scores, clip, kind) -> np.ndarray:
+    rows = np.empty((len(scores), 3))
+    rows[:, 0], rows[:, 1], rows[:, 2] = scores, clip, kind
+    return rows
+
+
+def _check_scenario(scenario):
+    for name in ("dtc", "gtc", "cttc"):
+        value = getattr(scenario, name)
+        if not (value is None and name == "cttc") and not 0 < value <= 1:
+            raise ValueError(f"scenario.{name} is {value}; give a share above 0 and at most 1.")
+    for name in ("alpha_ct", "alpha_st"):
+        value = getattr(scenario, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"scenario.{name} is {value}; give a weight, 0 or more.")
+    if (scenario.alpha_ct > 0) != (scenario.cttc is not None):
+        raise ValueError(
+            f"scenario.alpha_ct is {scenario.alpha_ct} and scenario.cttc {scenario.cttc}; give a weight above 0 and a "
+            "criterion, or 0 and None for no cross-triggers."
+        )
+    if not 0 < scenario.max_efpr < math.inf:
+        raise ValueError(f"scenario.max_efpr is {scenario.max_efpr}; give a rate per hour above 0, for instance 100.")
+
+
+def _check(references, predictions, durations):
+    if not len(references) == len(predictions) == len(durations) or not len(references):
+        raise ValueError(
+            f"references has {len(references)} entries, predictions {len(predictions)} and durations {len(durations)}; "
+            "give at least one clip, and one entry for each clip in all three."
+        )
+    for clip, duration in enumerate(durations):
+        if not 0 < duration < math.inf:
+            raise ValueError(f"durations[{clip}] is {duration}; give the length of the clip in seconds, above 0.")
+    for clip, prediction in enumerate(predictions):
+        for i, event in enumerate(prediction or ()):
+            if event.score is None:
+                raise ValueError(
+                    f"predictions[{clip}][{i}] is {event}, without a score; PSDS is an area over thresholds on the "
+                    "score, so give one to every predicted event."
+                )

@@ -1,0 +1,1 @@
+"""How the embedded checkpoint `timepro-small` is made, tested and drawn."""

@@ -1,0 +1,208 @@
+"""What each part of the method is worth: train and score the small model with and without it.
+
+    python -m recipes.small.ablation --out runs/ablation
+
+Arms of supervised fine-tuning start from the same backbone, tower and projector, see the same clips in the same order
+and are scored on the same clips; so do those of reinforcement learning, which start from a checkpoint. What is done is
+kept: a run that was stopped goes on where it was. The tables of docs/ablation.md are written after every arm;
+`--report-only` writes them from what is there.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from transformers.trainer_utils import get_last_checkpoint
+
+from recipes import DEFAULT_CHECKPOINT
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.data.tasks import caption_of
+from recipes.small.ablation_report import write_ablation
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "recipes" / "configs"
+# Settings of the conversion, by arm of supervised fine-tuning.
+PROMPT_ARMS = {
+    "no prompt": {"time_prompt": False, "time_init": "random"},
+    "random": {"time_init": "random"},
+    "mean": {"time_init": "mean"},
+    "place": {"time_init": "place"},
+}
+STRIDES = {"1": "random", **{str(n): f"stride {n}" for n in (2, 5, 10, 25)}, "none": "no prompt"}
+SFT_ARMS = PROMPT_ARMS | {
+    f"stride {n}": {"time_init": "random", "time_stride": int(n)} for n in STRIDES if n not in ("1", "none")
+}
+# Tie-breaks, by arm of reinforcement learning; the first is where it starts.
+START = "before"
+GRPO_ARMS = {START: None, "GRPO, Eb-F1": "none", "GRPO, product": "product", "GRPO, sum": "sum"}
+SPLITS = ("test_unseen", "test_seen")
+
+
+def main(argv: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="runs/ablation", help="folder of all that is made")
+    parser.add_argument("--backbone", default="runs/small/backbone", help="what every arm is converted from")
+    parser.add_argument("--stems", default="runs/small/stems", help="training clips of supervised fine-tuning")
+    parser.add_argument("--data", default="runs/small/data", help="train, test_seen and test_unseen")
+    parser.add_argument("--arms", nargs="+", default=[*SFT_ARMS, *GRPO_ARMS], metavar="ARM", help="default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--sft-steps", type=int, default=400)
+    parser.add_argument("--grpo-steps", type=int, default=100)
+    parser.add_argument("--grpo-from", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="default: the embedded one")
+    parser.add_argument("--num-clips", type=int, default=200, help="clips of each test to score")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--report", default=str(ROOT / "docs"), help="folder of ablation.md, .json and pictures")
+    parser.add_argument("--report-only", action="store_true")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO)
+    unknown = [arm for arm in args.arms if arm not in SFT_ARMS and arm not in GRPO_ARMS]
+    if unknown:
+        parser.error(f"--arms has {unknown}; choose from {', '.join([*SFT_ARMS, *GRPO_ARMS])}.")
+    if not args.report_only:
+        for seed in args.seeds:
+            for arm in args.arms:
+                run_arm(arm, seed, args)
+                write_ablation(args.out, Path(args.report), PROMPT_ARMS, GRPO_ARMS, STRIDES)
+        measure_prompts(args)
+    write_ablation(args.out, Path(args.report), PROMPT_ARMS, GRPO_ARMS, STRIDES)
+
+
+def run_arm(arm, seed, args) -> dict:
+    """Train and score one arm, as far as that is not done yet, and return its result.
+
+    The result is `{"arm", "seed", "settings", "steps", "num_clips", "scores": {split: report}}`, also in `result.json`.
+    """
+    folder = arm_folder(args.out, arm, seed)
+    result = folder / "result.json"
+    if result.is_file():
+        return json.loads(result.read_text(encoding="utf-8"))
+    logger.info("arm %r, seed %d", arm, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    train = _train_grpo if arm in GRPO_ARMS else _train_sft
+    checkpoint, steps = Path(args.grpo_from) if arm == START else folder / "final", 0
+    if arm != START:
+        if not (checkpoint / "trainer_state.json").is_file():
+            train(arm, seed, folder, args)
+        steps = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+    has_captions = arm in SFT_ARMS
+    values = {
+        "arm": arm,
+        "seed": seed,
+        "settings": {"tie_break": GRPO_ARMS[arm]} if arm in GRPO_ARMS else SFT_ARMS[arm],
+        "steps": steps,
+        "num_clips": args.num_clips,
+        "scores": {split: score_arm(checkpoint, split, has_captions, args) for split in SPLITS},
+    }
+    result.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    return values
+
+
+def arm_folder(out, arm, seed) -> Path:
+    """Return where an arm lies."""
+    return Path(out).resolve() / f"{arm.replace(', ', '_').replace(' ', '_').lower()}_{seed}"
+
+
+def _train_sft(arm, seed, folder, args):
+    from recipes.conversion.convert import convert
+
+    start = folder / "start"
+    if not (start / "config.json").is_file():
+        settings = {"time_step": 0.08, "answer_format": "ticks", "seed": seed, "overwrite": True, **SFT_ARMS[arm]}
+        convert(Path(args.backbone).resolve(), start, **settings)
+    overrides = {
+        "model_name_or_path": start, "data": Path(args.stems).resolve(), "max_steps": args.sft_steps, "num_variants": 1,
+        "captions": True, "seed": seed,
+    }  # fmt: skip
+    _launch("sft", CONFIGS / "sft" / "small.yaml", folder, overrides, args.threads)
+
+
+def _train_grpo(arm, seed, folder, args):
+    overrides = {
+        "model_name_or_path": Path(args.grpo_from).resolve(), "data": Path(args.data).resolve() / "train.jsonl",
+        "max_steps": args.grpo_steps, "tie_break": GRPO_ARMS[arm], "seed": seed, "report_to": "none",
+        "log_completions": False,
+    }  # fmt: skip
+    _launch("grpo", CONFIGS / "grpo" / "small.yaml", folder, overrides, args.threads)
+
+
+def _launch(recipe, config, folder, overrides, threads):
+    """Run a recipe as its users do, from its last checkpoint if it has one."""
+    options = [item for name, value in overrides.items() for item in (f"--{name}", str(value))]
+    last = get_last_checkpoint(folder)
+    options += ["--resume_from_checkpoint", last] if last else []
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_cpu_threads_per_process", str(threads)]
+    command = [sys.executable, *launch, f"recipes/{recipe}.py", "--config", str(config), "--output_dir", str(folder)]
+    subprocess.run([*command, *options], check=True, cwd=ROOT)
+
+
+def captioned(row) -> dict:
+    """Return a clip of detection as one of captions, each made from a label."""
+    events = [replace(event, event_label=caption_of(event.event_label)) for event in row["events"]]
+    return row | {"id": f"{row['id']}/captions", "task": "captioning", "events": events, "absent": None}
+
+
+def score_arm(checkpoint, split, has_captions, args) -> dict:
+    """Return the report of a checkpoint on detection, grounding and perhaps captions of one split."""
+    import torch
+
+    from recipes.evaluation.answer_clips import answer_clips
+    from recipes.evaluation.answers import prepare_answers
+    from recipes.evaluation.report import make_report
+    from recipes.evaluation.score_data import read_clips
+
+    torch.set_num_threads(args.threads)
+    rows, _ = read_clips(Path(args.data) / f"{split}.jsonl", num_absent=2, limit=args.num_clips, needs_audio=True)
+    rows += [captioned(row) for row in rows] if has_captions else []
+    model, processor = load_checkpoint(checkpoint)
+    answers, _ = prepare_answers(rows, answer_clips(model.eval(), processor, rows), {})
+    return make_report(rows, answers)
+
+
+def measure_prompts(args, num_times=7):
+    """Write `prompt_costs.json`: tokens of a prompt and processor seconds to read it, by arm of the stride sweep.
+
+    The arms take turns, so that whatever disturbs one disturbs all; medians of `num_times` are kept. They are compared
+    with each other, so nothing is measured before all are trained.
+    """
+    import torch
+
+    from processing.answer_text import prompt_text
+    from processing.prefix_cache import prefill_questions
+
+    torch.set_num_threads(1)
+    folders = {arm: arm_folder(args.out, arm, args.seeds[0]) / "final" for arm in STRIDES.values()}
+    missing = [arm for arm, folder in folders.items() if not folder.is_dir()]
+    if missing:
+        logger.info("the prompt's costs are not measured: %s of seed %d are not there", missing, args.seeds[0])
+        return
+    loaded = {arm: load_checkpoint(folder) for arm, folder in folders.items()}
+    seconds, costs = {}, {arm: {} for arm in loaded}
+    for _ in range(num_times):
+        for arm, (model, processor) in loaded.items():
+            for length in (10, 30):
+                silence = np.zeros(length * processor.sampling_rate, dtype=np.float32)
+                inputs = prefill_questions(model, processor, [silence], [[prompt_text("detection")]])
+                ids = inputs["input_ids"]
+                num_frames = int((ids == processor.audio_token_id).sum())
+                frames = torch.zeros((num_frames, model.config.text_config.hidden_size))
+                with torch.no_grad():
+                    start = time.process_time()
+                    model(input_ids=ids, audio_embeds=frames, use_cache=True, logits_to_keep=1)
+                    seconds.setdefault((arm, length), []).append(time.process_time() - start)
+                costs[arm][f"tokens_{length}s"] = ids.shape[1]
+    for (arm, length), values in seconds.items():
+        costs[arm][f"prefill_seconds_{length}s"] = statistics.median(values)
+    (Path(args.out) / "prompt_costs.json").write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Draw where an answer looks: attention from the times it says to the time prompt, under the spectrogram.
+
+    python -m recipes.small.attention_plot space_app/examples/farmyard.flac --query rooster \\
+        --reference space_app/examples/farmyard.tsv --out docs/images/attention.png
+
+The picture of arXiv 2604.13715: the mean over layers and heads of the attention that the tokens which say times pay to
+the ticks, beside that paid to the frames, which in this layout stand right behind their ticks.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from processing.answer_text import parse_events, prompt_text
+from processing.audio_io import load_audio
+from processing.events import Event
+from recipes import DEFAULT_CHECKPOINT
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.data.event_loaders import load_events
+from recipes.training.auxiliary_losses import dates
+
+
+@torch.no_grad()
+def answer_attention(model, processor, waveform, question) -> dict:
+    """Answer a question greedily and return where the positions that say times look.
+
+    Args:
+        model: a checkpoint of answers in ticks, loaded with `attn_implementation="eager"`.
+        processor: its processor.
+        waveform: `(num_samples,)` at `processor.sampling_rate`.
+        question: text of the question.
+
+    Returns:
+        `text`, the answer; `said`, the times in it, seconds; `to_ticks`, `to_frames` `(len(said), num_ticks)`: the mean
+        over layers and heads of the attention paid to each tick of the clip, and to the frames from it to the next.
+
+    Raises:
+        ValueError: the model has no time prompt, does not answer in ticks, or does not show its attention.
+    """
+    config = model.config
+    if not config.time_prompt or config.answer_format != "ticks":
+        raise ValueError("model has no ticks in its prompt or in its answers; choose one that has both.")
+    if config._attn_implementation != "eager":
+        raise ValueError(f"attn_implementation is {config._attn_implementation!r}, which hides it; load with 'eager'.")
+    blocks = [{"type": "audio"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
+    inputs = processor(text=text, audio=[waveform], return_tensors="pt")
+    width = inputs["input_ids"].shape[1]
+    sequence = model.generate(**inputs, do_sample=False)
+    whole = dict(inputs) | {"input_ids": sequence, "attention_mask": torch.ones_like(sequence)}
+    outputs = model(**whole, output_attentions=True)
+    # A token is said by the position before it.
+    weights = torch.stack(outputs.attentions).float().mean((0, 2))[0]
+    ids, ticks = sequence[0], config.time_token_ids
+    is_tick = (ids >= ticks.start) & (ids < ticks.stop)
+    places = torch.arange(len(ids))
+    said = places[is_tick & (places >= width)]
+    in_prompt = places[is_tick & (places < width)]
+    start_id, end_id = processor.tokenizer.convert_tokens_to_ids(["<|audio_bos|>", "<|audio_eos|>"])
+    frame_ticks = dates(sequence, processor.grid, config.audio_token_id, start_id, end_id)[0]
+    frame_ticks = torch.where(ids == config.audio_token_id, frame_ticks, -1).cummax(0).values
+    frames = places[ids == config.audio_token_id]
+    num_ticks = int(frame_ticks[frames].max()) + 1
+    looks = weights[said - 1]
+    to_ticks, to_frames = torch.zeros(2, len(said), num_ticks)
+    to_ticks.index_add_(1, ids[in_prompt] - ticks.start, looks[:, in_prompt])
+    to_frames.index_add_(1, frame_ticks[frames], looks[:, frames])
+    return {
+        "text": processor.tokenizer.decode(ids[width:], skip_special_tokens=True),
+        "said": [processor.grid.tick_seconds(int(ids[place]) - ticks.start) for place in said],
+        "to_ticks": to_ticks.numpy(),
+        "to_frames": to_frames.numpy(),
+    }
+
+
+def plot_attention(waveform, sampling_rate, looks, time_step, events, reference, path=None, title=None):
+    """Draw the spectrogram with true and answered events, and below it a row of attention for each time said.
+
+    Args:
+        waveform: `(num_samples,)`.
+        looks: what [`answer_attention`] returns; at least one time.
+        time_step: seconds between ticks.
+        events: the answer as events; reference: the true ones.
+        path: where to save the picture; `None` saves nothing.
+    """
+    from matplotlib.figure import Figure
+
+    from space_app.palette import FAINT, INK, LIGHT
+    from space_app.spectrogram import log_mel
+
+    duration, num_said = len(waveform) / sampling_rate, len(looks["said"])
+    heights = (1.7, 0.5, 0.34 * num_said, 0.34 * num_said)
+    figure = Figure(figsize=(9.0, sum(heights) + 1.5), dpi=160, layout="constrained")
+    mel, lane, ticks, frames = figure.subplots(4, 1, sharex=True, height_ratios=heights)
+    levels, edges = log_mel(waveform, sampling_rate)
+    columns, rows = np.linspace(0, duration, levels.shape[1] + 1), np.arange(len(levels) + 1)
+    mel.pcolormesh(columns, rows, levels, cmap="Greys", vmin=-70, vmax=0)
+    places = [int(np.argmin(np.abs(edges[1:-1] - hertz))) for hertz in (250, 1000, 4000)]
+    mel.set_yticks(places, ["250 Hz", "1 kHz", "4 kHz"])
+    for row, (found, colour) in enumerate(((reference, LIGHT[4]), (events, LIGHT[0]))):
+        for event in found:
+            lane.barh(row, event.duration, left=event.onset, height=0.7, color=colour)
+    lane.set(yticks=(0, 1), yticklabels=("true", "answer"), ylim=(1.5, -0.5))
+    extent = np.arange(looks["to_ticks"].shape[1] + 1) * time_step
+    highest = max(looks["to_ticks"].max(), looks["to_frames"].max())
+    for axes, key, name in ((ticks, "to_ticks", "ticks"), (frames, "to_frames", "frames")):
+        image = axes.pcolormesh(extent, np.arange(num_said + 1), looks[key], cmap="Blues", vmin=0, vmax=highest)
+        axes.set_yticks(np.arange(num_said) + 0.5, [f"{seconds:.2f} s" for seconds in looks["said"]])
+        axes.set_ylim(num_said, 0)
+        axes.set_ylabel(f"to {name}", color=INK)
+    for axes in (mel, ticks, frames):
+        for event in reference:
+            for seconds in (event.onset, event.offset):
+                axes.axvline(seconds, color=LIGHT[4], lw=0.8, ls=(0, (3, 2)))
+    for axes in (mel, lane, ticks, frames):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8.5, color=FAINT)
+    frames.set(xlim=(0, duration), xlabel="time (s)")
+    figure.colorbar(image, ax=(ticks, frames), label="attention", fraction=0.03, pad=0.01)
+    figure.suptitle(title, fontsize=11, color=INK, x=0.02, ha="left")
+    if path is not None:
+        figure.savefig(path)
+    return figure
+
+
+def main(argv: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", help="recording")
+    parser.add_argument("--query", required=True, help="label to ask for")
+    parser.add_argument("--reference", required=True, help="annotations of the recording")
+    parser.add_argument("--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR")
+    parser.add_argument("--out", required=True, metavar="PNG")
+    args = parser.parse_args(argv)
+    model, processor = load_checkpoint(args.model, attn_implementation="eager")
+    waveform = load_audio(args.file, processor.sampling_rate)
+    looks = answer_attention(model.eval(), processor, waveform, prompt_text("grounding", args.query))
+    events = parse_events(looks["text"], "grounding", args.query)
+    if not events:
+        parser.error(f"--query is {args.query!r}, to which the answer is {looks['text']!r}: no times to draw.")
+    name = Path(args.file).name
+    rows = [row for row in load_events(args.reference) if Path(row["audio"]).name == name]
+    reference = [Event(**event) for row in rows for event in row["events"] if event["event_label"] == args.query]
+    title = f"Where “{looks['text']}” looks: {name}, “{args.query}”"
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    plot_attention(waveform, processor.sampling_rate, looks, processor.time_step, events, reference, args.out, title)
+
+
+if __name__ == "__main__":
+    main()

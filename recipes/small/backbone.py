@@ -1,0 +1,74 @@
+"""Build the small backbone: YAMNet's trunk, context layers trained to name every frame, and the small language model.
+
+    python -m recipes.small.backbone --language-model DIR --weights yamnet.safetensors --stems DIR --out DIR
+
+Context layers and projector learn by a frame-level loss (`frame_labels.py`); a language model learns many
+times faster to read frames that already say what sounds in them.
+"""
+
+import argparse
+import logging
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM, TimeProYamnetConfig
+from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
+from recipes.conversion.checkpoint import save_checkpoint
+from recipes.small.frame_labels import frame_f1, train_frames
+from recipes.small.yamnet_weights import load_trunk
+
+logger = logging.getLogger(__name__)
+
+
+def join(language_model, weights):
+    """Return `(model, processor)`: the trained language model behind a YAMNet tower, without ticks.
+
+    Args:
+        language_model: directory of a small Qwen2 and its tokenizer, see `recipes/small/language_model.py`.
+        weights: YAMNet's `safetensors` file, see `recipes/small/yamnet_weights.py`.
+    """
+    language = AutoModelForCausalLM.from_pretrained(language_model)
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    audio = TimeProYamnetConfig()
+    frame_rate = 100 / audio.mel_per_frame
+    config = TimeProAudioConfig(
+        audio_config=audio,
+        text_config=language.config.to_dict(),
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        time_prompt=False,
+        frame_rate=frame_rate,
+    )
+    model = TimeProAudioForCausalLM(config)
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    model.lm_head.load_state_dict(language.lm_head.state_dict())
+    load_trunk(model.model.audio_tower.trunk, load_file(weights))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    extractor = TimeProYamnetFeatureExtractor(mel_per_frame=audio.mel_per_frame)
+    return model, TimeProAudioProcessor(extractor, tokenizer, time_prompt=False, frame_rate=frame_rate)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--language-model", required=True, help="directory of the small language model")
+    parser.add_argument("--weights", required=True, help="YAMNet's safetensors file")
+    parser.add_argument("--stems", required=True, help="directory of stored stem features: train, validation")
+    parser.add_argument("--out", required=True, help="directory to write")
+    parser.add_argument("--num-steps", type=int, default=600, help="steps of the frame-level loss; 0 to skip it")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO)
+    torch.manual_seed(arguments.seed)
+    model, processor = join(arguments.language_model, arguments.weights)
+    if arguments.num_steps:
+        tokenizer = processor.tokenizer
+        head, labels = train_frames(model, tokenizer, arguments.stems, arguments.num_steps, seed=arguments.seed)
+        model.config.event_labels = labels
+        logger.info("frame F1 on validation: %.3f", frame_f1(model, head, labels, arguments.stems)[0])
+    save_checkpoint(model, processor, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Compare two towers by what their frames know after the same training on frame labels.
+
+    python -m recipes.small.compare_encoders --language-model DIR --weights yamnet.safetensors --features DIR \
+        --out towers.json
+
+`--features` holds stems and mels of `train`, `test_seen` and `test_unseen`, see `recipes/small/stems.py`. One tower
+is YAMNet's frozen trunk with context layers; the other a small Qwen2-Audio encoder, trained from scratch.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from recipes.small.backbone import join
+from recipes.small.frame_labels import frame_f1, train_frames
+
+logger = logging.getLogger(__name__)
+
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+
+
+def small_qwen2_audio(language_model):
+    """Return a model with a Qwen2-Audio encoder of four layers, 256 wide, for 10 s, before the small language model."""
+    language = AutoModelForCausalLM.from_pretrained(language_model)
+    audio = AutoConfig.for_model(
+        "qwen2_audio_encoder",
+        d_model=256,
+        encoder_layers=4,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=1024,
+        max_source_positions=500,
+        dropout=0.1,
+    )
+    config = TimeProAudioConfig(audio_config=audio, text_config=language.config.to_dict(), time_prompt=False)
+    model = TimeProAudioForCausalLM(config)
+    model.model.language_model.load_state_dict(language.model.state_dict())
+    return model
+
+
+def compare(language_model, weights, features, out, num_steps=600, seed=0) -> dict:
+    """Train both towers, write and return frame F1 (micro, best of four thresholds) on the two tests."""
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    report = {"num_steps": num_steps, "seed": seed}
+    for name, kind in (("yamnet", "stem"), ("qwen2_audio", "mel")):
+        torch.manual_seed(seed)
+        model = join(language_model, weights)[0] if kind == "stem" else small_qwen2_audio(language_model)
+        head, labels = train_frames(model, tokenizer, features, num_steps, seed=seed, features=kind)
+        tower = model.model.audio_tower
+        report[name] = {"trained_parameters": sum(p.numel() for p in tower.parameters() if p.requires_grad)}
+        for split in ("test_seen", "test_unseen"):
+            scores = frame_f1(model, head, labels, features, split, THRESHOLDS, kind)
+            report[name][split] = {"frame_f1": max(scores), "threshold": THRESHOLDS[scores.index(max(scores))]}
+            logger.info("%s, %s: frame F1 %.3f", name, split, max(scores))
+    Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--language-model", required=True, help="directory of the small language model")
+    parser.add_argument("--weights", required=True, help="YAMNet's safetensors file")
+    parser.add_argument("--features", required=True, help="directory of stored stems and mels")
+    parser.add_argument("--out", required=True, help="report to write, JSON")
+    parser.add_argument("--num-steps", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    compare(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()

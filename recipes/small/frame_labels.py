@@ -1,0 +1,199 @@
+"""Teach the small model's ear by frame-level labels, in the words of its language model.
+
+Every projected frame is asked which labels sound in it, and which of them start or end there. What stands for a label
+is the mean of its words' token embeddings: a frame in which a dog barks comes to look like the words "dog bark", so
+that the language model, which knows the words, can read it from its first step on. A frame in which the bark starts or
+ends looks besides like these words turned by a fixed rotation, one for starts and one for ends: what an answer's times
+are read from must stand out as the label does. Only tower and projector are trained; the head is dropped.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+# A frame that points at a label with the length of its words' embedding is sure of it: sigmoid(10 * 1 - 5) = 0.993.
+SHARPNESS = 10.0
+# Boundaries are rare, about one of a thousand frames and labels; without weight they would not be learnt at all.
+BOUNDARY_WEIGHT = 1.0
+BOUNDARY_POSITIVE_WEIGHT = 10.0
+LENGTH_PENALTY = 0.01
+
+
+class FrameHead(nn.Module):
+    """Read labels, starts and ends off projected frames `(..., hidden_size)`.
+
+    Args:
+        directions: `(num_labels, hidden_size)` unit vectors of the labels, see `label_directions`.
+        scale: length of a word's embedding, the unit in which frames are measured.
+    """
+
+    def __init__(self, directions, scale):
+        super().__init__()
+        num_labels, hidden_size = directions.shape
+        self.register_buffer("directions", directions)
+        self.scale = scale
+        self.bias = nn.Parameter(torch.full((num_labels,), -0.5 * SHARPNESS))
+        generator = torch.Generator().manual_seed(0)
+        rotations = [torch.linalg.qr(torch.randn(hidden_size, hidden_size, generator=generator))[0] for _ in range(2)]
+        self.register_buffer("boundary_directions", torch.cat([directions @ rotation for rotation in rotations]))
+        self.boundary_bias = nn.Parameter(torch.full((2 * num_labels,), -0.5 * SHARPNESS))
+
+    def forward(self, frames):
+        """Return `(label logits (..., num_labels), boundary logits (..., 2 * num_labels), mean squared length)`."""
+        frames = frames.float() / self.scale
+        sounding = SHARPNESS * frames @ self.directions.T + self.bias
+        boundary = SHARPNESS * frames @ self.boundary_directions.T + self.boundary_bias
+        return sounding, boundary, frames.pow(2).sum(-1).mean()
+
+
+def label_directions(embeddings, tokenizer, labels):
+    """Return `(directions (num_labels, hidden_size), scale)` of labels in a language model's embedding space.
+
+    A direction is the mean embedding of the label's tokens less the mean over all labels, made a unit vector; `scale`
+    is the mean length before that.
+    """
+    with torch.no_grad():
+        means = torch.stack(
+            [
+                embeddings.weight[torch.tensor(tokenizer(label, add_special_tokens=False)["input_ids"])].float().mean(0)
+                for label in labels
+            ]
+        )
+        centred = means - means.mean(0)
+        return F.normalize(centred, dim=-1), centred.norm(dim=-1).mean().item()
+
+
+def frame_targets(rows, labels, num_frames, frame_rate):
+    """Return `(sounding, boundaries)`, float `(num_clips, num_frames, num_labels)` and `(.., .., 2 * num_labels)`.
+
+    `sounding` is the share of a frame in which a label sounds. A boundary lies on the frame after the tick nearest to
+    it: starts first, then ends.
+    """
+    sounding = np.zeros((len(rows), num_frames, len(labels)), dtype=np.float32)
+    boundaries = np.zeros((len(rows), num_frames, 2 * len(labels)), dtype=np.float32)
+    starts = np.arange(num_frames) / frame_rate
+    for row, target, edges in zip(rows, sounding, boundaries, strict=True):
+        for event in row["events"]:
+            covered = np.minimum(event["offset"], starts + 1 / frame_rate) - np.maximum(event["onset"], starts)
+            column = labels.index(event["event_label"])
+            target[:, column] = np.maximum(target[:, column], np.clip(covered * frame_rate, 0, 1))
+            for time, place in ((event["onset"], column), (event["offset"], column + len(labels))):
+                edges[min(round(time * frame_rate), num_frames - 1), place] = 1
+    return torch.from_numpy(sounding), torch.from_numpy(boundaries)
+
+
+def read_stems(folder, split, features="stem"):
+    """Return the stored features (memory-mapped) and rows of a split, see `recipes/small/stems.py`."""
+    stems = np.load(Path(folder) / f"{split}_{features}.npy", mmap_mode="r", allow_pickle=False)
+    with open(Path(folder) / f"{split}.jsonl", encoding="utf-8") as file:
+        return stems, [json.loads(line) for line in file]
+
+
+def labels_of(rows):
+    """Return the sorted labels that rows hold or say to be absent."""
+    return sorted({label for row in rows for label in [*row["absent"], *(e["event_label"] for e in row["events"])]})
+
+
+def blank(features, rng):
+    """Blank 15 % of the stem's channels in every clip, and a span of up to 0.8 s in half of the clips.
+
+    The few recordings of a class are then not learnt by heart, and context fills what is missing.
+    """
+    keep = torch.from_numpy(rng.random((features.shape[0], 1, features.shape[2]), dtype=np.float32) > 0.15)
+    features = features * keep
+    for clip in features:
+        if rng.random() < 0.5:
+            length = int(rng.integers(1, 11))
+            start = int(rng.integers(0, max(1, len(clip) - length)))
+            clip[start : start + length] = 0
+    return features
+
+
+def encode_frames(model, features):
+    """Return the projected frames `(num_clips, num_frames, hidden_size)` of stored features, by either tower.
+
+    Args:
+        features: `(num_clips, num_frames, stem_size)` of a YAMNet tower's frozen stem, or
+            `(num_clips, num_mel_frames, num_mel_bins)` log-mel for a Qwen2-Audio tower.
+    """
+    if model.config.audio_config.model_type == "timepro_yamnet":
+        hidden = model.model.audio_tower(stem_features=features).last_hidden_state
+    else:
+        features = features.transpose(1, 2)
+        mask = torch.ones((features.shape[0], features.shape[-1]), dtype=torch.long)
+        hidden = model.model.audio_tower(features, mask).last_hidden_state
+    return model.model.multi_modal_projector(hidden)
+
+
+@torch.no_grad()
+def count_frames(model, stems):
+    """Return how many frames the tower makes of each stored clip."""
+    return encode_frames(model, torch.from_numpy(stems[:1].astype(np.float32))).shape[1]
+
+
+def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0, features="stem"):
+    """Train tower and projector on frame labels, in place; return `(head, labels)`.
+
+    Args:
+        model: a TimePro model.
+        tokenizer: its language model's tokenizer.
+        folder: stored features of the split `train`.
+        features: which were stored, `stem` for a YAMNet tower and `mel` for a Qwen2-Audio tower.
+    """
+    stems, rows = read_stems(folder, "train", features)
+    labels = labels_of(rows)
+    tower, projector = model.model.audio_tower, model.model.multi_modal_projector
+    targets = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    head = FrameHead(*label_directions(model.get_input_embeddings(), tokenizer, labels))
+    with torch.no_grad():
+        projector.linear.weight.normal_(std=0.02 * head.scale)
+        projector.linear.bias.zero_()
+    parameters = [p for part in (tower, projector, head) for p in part.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
+    )
+    weight = torch.tensor(BOUNDARY_POSITIVE_WEIGHT)
+    tower.train()
+    bar = tqdm(range(num_steps), desc="frame labels")
+    for step in bar:
+        chosen = np.sort(rng.integers(0, len(rows), batch_size))
+        heard = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            frames = encode_frames(model, heard)
+        sounding, boundary, length = head(frames)
+        loss = F.binary_cross_entropy_with_logits(sounding, targets[0][chosen])
+        edges = F.binary_cross_entropy_with_logits(boundary, targets[1][chosen], pos_weight=weight)
+        loss = loss + BOUNDARY_WEIGHT * edges
+        loss = loss + LENGTH_PENALTY * length / len(labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}", length=f"{length.item() ** 0.5:.2f}", refresh=False)
+    tower.eval()
+    return head, labels
+
+
+@torch.no_grad()
+def frame_f1(model, head, labels, folder, split="validation", thresholds=(0.4,), features="stem"):
+    """Return the micro F1 over frames and labels of a split, one for each threshold."""
+    stems, rows = read_stems(folder, split, features)
+    wanted, _ = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
+    wanted, found = wanted > 0.5, []
+    for start in range(0, len(rows), 32):
+        heard = torch.from_numpy(stems[start : start + 32].astype(np.float32))
+        found.append(torch.sigmoid(head(encode_frames(model, heard))[0]))
+    found = torch.cat(found)
+    over = [found > threshold for threshold in thresholds]
+    return [(2 * (part & wanted).sum() / (part.sum() + wanted.sum())).item() for part in over]

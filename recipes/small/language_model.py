@@ -1,0 +1,276 @@
+"""Train the small language model and its tokenizer on synthetic text about sounds and times.
+
+The model is a Qwen2 of about five million parameters, with Qwen2's byte-level BPE trained anew for a small vocabulary.
+
+    python recipes/small/language_model.py --out DIR [--num-steps 600] [--max-minutes 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
+from tqdm import tqdm
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from recipes.small.synthetic_text import documents
+
+logger = logging.getLogger(__name__)
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+VOCAB_SIZE = 1024
+TOKENIZER_DOCUMENTS = 20_000
+
+
+def train_tokenizer(vocab_size: int = VOCAB_SIZE, num_documents: int = TOKENIZER_DOCUMENTS, seed: int = 0):
+    """Train a byte-level BPE with Qwen2's normaliser and splitting (each digit stands alone).
+
+    Args:
+        vocab_size: size in tokens, special tokens included; at least 262 (the bytes and the special tokens).
+        num_documents: how many synthetic texts to learn from.
+        seed: seed of these texts.
+
+    Returns:
+        a `Qwen2Tokenizer`; padding is `<|endoftext|>`, the end of an answer `<|im_end|>`.
+
+    Raises:
+        ValueError: for a vocabulary too small to hold the bytes and the special tokens.
+    """
+    if vocab_size < 256 + len(SPECIAL_TOKENS):
+        raise ValueError(f"vocab_size={vocab_size}: bytes and special tokens need {256 + len(SPECIAL_TOKENS)}.")
+    # Qwen2Tokenizer knows its own normaliser and splitting; borrow them, so that training and use cannot differ.
+    borrowed = Qwen2Tokenizer().backend_tokenizer
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer, tokenizer.pre_tokenizer = borrowed.normalizer, borrowed.pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS), initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    texts = itertools.islice(documents(seed), num_documents)
+    tokenizer.train_from_iterator((remove_special_tokens(text) for text in texts), trainer)
+    state = json.loads(tokenizer.to_str())["model"]
+    vocab = dict(state["vocab"])
+    # Numbered here, so that ids are 0 to vocab_size - 1 without gaps.
+    for token in SPECIAL_TOKENS:
+        vocab[token] = len(vocab)
+    trained = Qwen2Tokenizer(
+        vocab=vocab,
+        merges=[tuple(merge) for merge in state["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+        extra_special_tokens=list(SPECIAL_TOKENS[1:]),
+        model_max_length=4096,
+    )
+    return trained
+
+
+def remove_special_tokens(text: str) -> str:
+    """Break lines in place of special tokens, which must not be learnt as ordinary text."""
+    for token in SPECIAL_TOKENS:
+        text = text.replace(token, "\n")
+    return text
+
+
+def language_config(vocab_size: int, tokenizer: Qwen2Tokenizer | None = None) -> Qwen2Config:
+    """Return the configuration of the small language model, 4.5 M parameters at a vocabulary of 1,024."""
+    ids = {}
+    if tokenizer is not None:
+        ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    return Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=1024,
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=False,
+        use_sliding_window=False,
+        **ids,
+    )
+
+
+def packed_batches(
+    tokenizer: Qwen2Tokenizer, batch_size: int, sequence_length: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield batches of texts that follow one another, parted by `<|endoftext|>`.
+
+    Of a chat only the answer is learnt: what it answers to is drawn at random, and the noise of guessing that would
+    drown what can be learnt, which is to read times and names off the context.
+
+    Returns:
+        input ids and labels, int64 (batch_size, sequence_length); labels are -100 where nothing is to be learnt.
+    """
+    separator, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>"])
+    size = batch_size * sequence_length
+    stream, ids, labels = documents(seed), [], []
+    while True:
+        while len(ids) < size:
+            texts = list(itertools.islice(stream, 64))
+            for text_ids in tokenizer(texts, add_special_tokens=False)["input_ids"]:
+                text_ids.append(separator)
+                num_context = len(text_ids) - text_ids[::-1].index(turn) if turn in text_ids else 0
+                ids += text_ids
+                labels += [-100] * num_context + text_ids[num_context:]
+        # A mean over no tokens is no number; only tiny batches can be all context.
+        if any(label != -100 for label in labels[:size]):
+            yield tuple(torch.tensor(values[:size]).view(batch_size, sequence_length) for values in (ids, labels))
+        ids, labels = ids[size:], labels[size:]
+
+
+def learning_rate(step: int, num_steps: int, peak: float, warmup: int = 30) -> float:
+    """Return the rate of a linear warm-up and a cosine decay to a twentieth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def save_checkpoint(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write weights, optimiser moments and the step, to resume from; replaces the one before when complete."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "resume.safetensors.partial"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"step": str(step)})
+    partial.replace(folder / "resume.safetensors")
+
+
+def load_checkpoint(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+    """Restore what `save_checkpoint` wrote; return the number of steps taken, 0 if there is none."""
+    path = folder / "resume.safetensors"
+    if not path.is_file():
+        return 0
+    tensors = load_file(path)
+    model.load_state_dict({name[len("model.") :]: t for name, t in tensors.items() if name.startswith("model.")})
+    state = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state[0]["step"])
+
+
+def train(
+    out: Path | str,
+    num_steps: int = 600,
+    batch_size: int = 32,
+    sequence_length: int = 256,
+    peak_learning_rate: float = 2e-3,
+    max_minutes: float | None = None,
+    save_every: int = 100,
+    seed: int = 0,
+    vocab_size: int = VOCAB_SIZE,
+    num_documents: int = TOKENIZER_DOCUMENTS,
+    bf16: bool = True,
+) -> list[float]:
+    """Train tokenizer and model, and save both into `out` as a Hugging Face folder.
+
+    A run that was stopped goes on from its last checkpoint when it is started again with the same `out`.
+
+    Args:
+        out: folder; `resume.safetensors` lies there until training is complete.
+        num_steps: optimiser steps.
+        batch_size: sequences per step.
+        sequence_length: tokens per sequence.
+        peak_learning_rate: highest learning rate, of AdamW.
+        max_minutes: if given, the schedule runs over time as well: it is shortened so that training ends about then.
+        save_every: steps between checkpoints.
+        seed: seed of weights and texts.
+        vocab_size: tokens in the vocabulary.
+        num_documents: texts that the tokenizer learns from.
+        bf16: compute in bfloat16 where torch allows it.
+
+    Returns:
+        the loss of each step taken in this call, in nats per learnt token.
+    """
+    out = Path(out)
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer(vocab_size, num_documents, seed)
+    model = Qwen2ForCausalLM(language_config(len(tokenizer), tokenizer))
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=peak_learning_rate, betas=(0.9, 0.98))
+    first_step = load_checkpoint(out, model, optimizer)
+    if first_step:
+        logger.info("Resuming after %d steps", first_step)
+    batches = packed_batches(tokenizer, batch_size, sequence_length, seed + 1 + first_step)
+    losses, started = [], time.monotonic()
+    model.train()
+    progress = tqdm(range(first_step, num_steps), initial=first_step, total=num_steps, mininterval=10)
+    for step in progress:
+        elapsed = (time.monotonic() - started) / 60
+        reached = step / num_steps
+        if max_minutes is not None:
+            reached = max(reached, elapsed / max_minutes)
+            if elapsed >= max_minutes:
+                logger.info("Stopping after %d of %d steps: %.1f minutes are over", step, num_steps, elapsed)
+                break
+        for group in optimizer.param_groups:
+            group["lr"] = min(
+                learning_rate(step, num_steps, peak_learning_rate),
+                learning_rate(max(step, int(reached * num_steps)), num_steps, peak_learning_rate),
+            )
+        input_ids, labels = next(batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=input_ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        progress.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", refresh=False)
+        if step % 50 == 49:
+            logger.info("step %d: loss %.4f", step + 1, float(np.mean(losses[-50:])))
+        if (step + 1) % save_every == 0:
+            save_checkpoint(out, model, optimizer, step + 1)
+    model.eval().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "resume.safetensors").unlink(missing_ok=True)
+    return losses
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Train the small language model on synthetic text.")
+    parser.add_argument("--out", required=True, help="folder to save the model and the tokenizer into")
+    parser.add_argument("--num-steps", type=int, default=600)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--max-minutes", type=float, help="end about then, with the learning rate decayed")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    losses = train(
+        arguments.out,
+        num_steps=arguments.num_steps,
+        batch_size=arguments.batch_size,
+        sequence_length=arguments.sequence_length,
+        peak_learning_rate=arguments.learning_rate,
+        max_minutes=arguments.max_minutes,
+        seed=arguments.seed,
+    )
+    if losses:
+        logger.info("Final loss %.4f nats per learnt token", float(np.mean(losses[-20:])))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

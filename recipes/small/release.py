@@ -1,0 +1,100 @@
+"""Write the embedded checkpoint: weights in half precision, training log, scores, and the cards with their figures.
+
+    python -m recipes.small.release --checkpoint runs/small/sft/final --seen runs/small/score_seen/report.json \\
+        --unseen runs/small/score_unseen/report.json --peer runs/small/peer.json
+
+The tables of README.md and MODEL_CARD.md stand between marks and are written from the reports and from
+`recipes/data/sounds.json` alone, the figures in the card's metadata too.
+"""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+from recipes import DEFAULT_CHECKPOINT
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.publishing.model_card import FIGURES, figures_table, fill, fill_card
+from recipes.soundscapes.catalogue import load_catalogue
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "timepro-small"
+# Seconds of the clips that it learnt from: longer ones are beyond it.
+CHUNK_LENGTH = 10.0
+CARDS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
+
+
+def save_half(model, processor, out) -> None:
+    """Save a checkpoint whose weights are stored in float16 and computed with in float32."""
+    # The folder of the language model, on the machine that trained it.
+    model.config.text_config._name_or_path = ""
+    save_checkpoint(model.half(), processor, out)
+    path = Path(out) / "config.json"
+    # Loading goes by the settings, not by how the weights are stored; half precision is slow on a CPU.
+    text = path.read_text(encoding="utf-8").replace('"dtype": "float16"', '"dtype": "float32"')
+    path.write_text(text, encoding="utf-8")
+
+
+def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS, min_score=None):
+    """Write the checkpoint `out` with all that belongs to it, and the figures into `cards`; the last is its own card.
+
+    Args:
+        checkpoint: directory that `recipes/training/sft.py` wrote, with its `trainer_state.json`.
+        seen, unseen: reports of the checkpoint on the two tests.
+        peer: report of `recipes/small/yamnet_baseline.py` on both.
+        min_score: what the pipeline shall go by; the reports must be of the same.
+
+    Raises:
+        ValueError: a report lacks recordings that failed, so that its figures are of fewer, or is of another
+            `min_score`.
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    reports = {name: json.loads(Path(path).read_text()) for name, path in (("seen", seen), ("unseen", unseen))}
+    for name, report in reports.items():
+        if report.get("failures"):
+            raise ValueError(f"{name} has {len(report['failures'])} recordings that failed; score them first.")
+        if report.get("min_score") != min_score:
+            found = report.get("min_score")
+            raise ValueError(f"{name} was scored with min_score {found}, not {min_score}; score it again.")
+    peers = json.loads(Path(peer).read_text())
+    scores = {
+        f"{NAME}, seen": reports["seen"],
+        f"{NAME}, unseen": reports["unseen"],
+        "YAMNet's own scores, seen": peers["test_seen"],
+        "YAMNet's own scores, unseen": peers["test_unseen"],
+    }
+    model, processor = load_checkpoint(checkpoint, dtype="float32")
+    processor.min_score, processor.chunk_length_s = min_score, CHUNK_LENGTH
+    save_half(model, processor, out)
+    log = json.loads((checkpoint / "trainer_state.json").read_text())
+    steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]
+    (out / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
+    # Paths of the machine that scored, and ids of its clips, say nothing to anybody else.
+    local = ("model", "data", "label_aliases", "worst_clips", "failures")
+    scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
+    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    for card in cards:
+        text = card.read_text(encoding="utf-8")
+        is_own = card == cards[-1]
+        text = fill_card(text, scores, NAME, load_catalogue()) if is_own else fill(text, FIGURES, figures_table(scores))
+        card.write_text(text, encoding="utf-8")
+    (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
+    logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="directory of the trained checkpoint")
+    parser.add_argument("--seen", required=True, help="report.json on the seen test")
+    parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
+    parser.add_argument("--peer", required=True, help="report of recipes/small/yamnet_baseline.py")
+    parser.add_argument("--min-score", type=float, help="score below which detected events are left out by default")
+    parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="directory to write (default: the embedded one)")
+    logging.basicConfig(level=logging.INFO)
+    release(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()

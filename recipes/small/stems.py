@@ -1,0 +1,104 @@
+"""Training clips as stored features of the audio tower's frozen stem, so that no epoch computes them twice.
+
+    python -m recipes.small.stems --weights yamnet.safetensors --out DIR --num-clips 6000 --split train
+
+Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<split>.jsonl`, one row for each clip. With
+`--features mel` it is `<split>_mel.npy`, `(num_clips, num_mel_frames, 128)`, what a Qwen2-Audio tower hears.
+"""
+
+import argparse
+import json
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+from transformers import WhisperFeatureExtractor
+
+from modeling_timepro import TimeProYamnetConfig, TimeProYamnetEncoder
+from processing import TimeProYamnetFeatureExtractor
+from recipes.small.yamnet_weights import load_trunk
+from recipes.soundscapes.packages import DEFAULT_SOUNDS
+from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
+from recipes.soundscapes.synthesize import SPLITS, make_row, soundscape
+
+logger = logging.getLogger(__name__)
+_STEM = {}
+
+
+def _stem(weights):
+    if weights not in _STEM:
+        torch.set_num_threads(1)
+        encoder = TimeProYamnetEncoder(TimeProYamnetConfig(num_hidden_layers=0)).eval()
+        load_trunk(encoder.trunk, load_file(weights))
+        _STEM[weights] = (encoder, TimeProYamnetFeatureExtractor())
+    return _STEM[weights]
+
+
+def _clip(arguments):
+    index, seed, split, sounds, weights = arguments
+    scene = soundscape(index, seed, split, sounds)
+    if weights is None:
+        extractor = WhisperFeatureExtractor(feature_size=128)
+        mel = extractor(scene.waveform, sampling_rate=SAMPLING_RATE, padding="do_not_pad")["input_features"][0]
+        return np.asarray(mel, dtype=np.float16).T, make_row(scene, index, split, seed)
+    encoder, extractor = _stem(weights)
+    features = extractor(scene.waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+    with torch.inference_mode():
+        stem = encoder.stem(features["input_features"])[0].to(torch.float16).numpy()
+    return stem, make_row(scene, index, split, seed)
+
+
+def write_stem_cache(
+    out, num_clips, weights=None, seed=0, split="train", sounds=DEFAULT_SOUNDS, num_workers=1, features="stem"
+):
+    """Mix `num_clips` soundscapes and store their features and rows in `out`.
+
+    The clips are those that `synthesize` writes for the same seed and split.
+
+    Args:
+        weights: YAMNet's `safetensors` file; for stems only.
+        features: `stem` or `mel`.
+
+    Raises:
+        ValueError: stems without weights, unknown features, an unknown split, or no clips.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {', '.join(SPLITS)}.")
+    if num_clips < 1:
+        raise ValueError(f"num_clips is {num_clips}; give 1 or more.")
+    if features not in ("stem", "mel") or (features == "stem") != (weights is not None):
+        raise ValueError(f"features is {features!r} and weights {weights!r}; give 'stem' with weights, or 'mel'.")
+    out, weights = Path(out), None if weights is None else str(weights)
+    out.mkdir(parents=True, exist_ok=True)
+    load_bank(SPLITS[split], sounds)
+    jobs = [(index, seed, split, sounds, weights) for index in range(num_clips)]
+    first, _ = _clip(jobs[0])
+    shape = (num_clips, *first.shape)
+    stems = np.lib.format.open_memmap(out / f"{split}_{features}.npy", mode="w+", dtype=np.float16, shape=shape)
+    with ProcessPoolExecutor(num_workers) as pool, open(out / f"{split}.jsonl", "w", encoding="utf-8") as rows:
+        results = pool.map(_clip, jobs, chunksize=8) if num_workers > 1 else map(_clip, jobs)
+        for index, (stem, row) in enumerate(tqdm(results, total=num_clips, desc=f"{split} features")):
+            stems[index] = stem
+            rows.write(json.dumps({**row, "stem_index": index}) + "\n")
+    stems.flush()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", help="YAMNet's weights, see recipes/small/yamnet_weights.py; for stems")
+    parser.add_argument("--out", required=True, help="directory to write")
+    parser.add_argument("--num-clips", type=int, required=True)
+    parser.add_argument("--split", choices=tuple(SPLITS), default="train")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sounds", default=DEFAULT_SOUNDS, help="folder of the unpacked packages")
+    parser.add_argument("--num-workers", type=int, default=1)
+    parser.add_argument("--features", choices=("stem", "mel"), default="stem", help="what to store (default: stem)")
+    write_stem_cache(**vars(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    main()

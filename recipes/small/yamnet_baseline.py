@@ -1,0 +1,298 @@
+"""The peer to compare with: YAMNet's own AudioSet scores at 25 Hz, mapped to the labels and tuned per label.
+
+It never hears a training clip. Window, smoothing and thresholds of every label are chosen on the validation split.
+
+    python -m recipes.small.yamnet_baseline --data DIR --weights DIR --out report.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from scipy.ndimage import median_filter, uniform_filter1d
+from tqdm import tqdm
+
+from modeling_timepro.yamnet_encoder import YamnetTrunk
+from processing.audio_io import load_audio
+from processing.events import Event
+from processing.yamnet_features import TimeProYamnetFeatureExtractor
+from recipes.evaluation.report import make_report
+from recipes.evaluation.score_questions import questions_of, read_rows
+from recipes.scoring.matching import count_matches
+from recipes.small.audioset_labels import AUDIOSET_NAMES
+from recipes.small.yamnet_weights import load_trunk
+
+logger = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16000
+FRAME_SECONDS = 0.04
+LAST_LAYER = 12
+# What is tried for each label; windows and filters in frames of 40 ms (23 frames are YAMNet's own 0.96 s).
+WINDOWS = (1, 3, 7, 13, 23)
+MEDIANS = (1, 5, 11, 21)
+THRESHOLDS = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
+# Share of the clip's highest score that a frame must reach besides.
+RELATIVE_THRESHOLDS = (0.0, 0.15, 0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How one label's scores become events."""
+
+    window: int = 13
+    median: int = 5
+    threshold: float = 0.3
+    relative: float = 0.0
+
+
+@dataclass
+class LabelCounts:
+    """Reference events, predicted events and matches of one label."""
+
+    num_reference: int = 0
+    num_predicted: int = 0
+    num_matched: int = 0
+
+    @property
+    def f1(self) -> float:
+        """Return 2 TP / (predicted + reference), 0 if there are neither."""
+        total = self.num_reference + self.num_predicted
+        return 2 * self.num_matched / total if total else 0.0
+
+
+@dataclass
+class ScoredClip:
+    """AudioSet logits of one clip, and its reference events."""
+
+    logits: np.ndarray
+    events: list[Event] = field(default_factory=list)
+    clip_id: str = ""
+
+
+class YamnetPeer:
+    """Detect labelled events with YAMNet alone.
+
+    Args:
+        weights: folder with `yamnet.safetensors` and `yamnet_classes.json`, see `recipes/small/yamnet_weights.py`.
+        labels: event labels to detect; each must be in `AUDIOSET_NAMES`.
+
+    Raises:
+        ValueError: for labels that the table does not know.
+    """
+
+    def __init__(self, weights: Path | str, labels: Sequence[str]):
+        unknown = sorted(set(labels) - set(AUDIOSET_NAMES))
+        if unknown:
+            raise ValueError(f"labels={unknown}: no AudioSet names are known for these; add them to AUDIOSET_NAMES.")
+        state = load_file(Path(weights) / "yamnet.safetensors")
+        names = json.loads((Path(weights) / "yamnet_classes.json").read_text(encoding="utf-8"))
+        self.labels = list(labels)
+        self.extractor = TimeProYamnetFeatureExtractor(mel_per_frame=4)
+        self.trunk = YamnetTrunk().eval()
+        load_trunk(self.trunk, state)
+        used = sorted({names.index(name) for label in self.labels for name in AUDIOSET_NAMES[label]})
+        self.columns = {
+            label: [used.index(names.index(name)) for name in AUDIOSET_NAMES[label]] for label in self.labels
+        }
+        self.weight, self.bias = state["head.weight"][used].T, state["head.bias"][used]
+        self.decoders: dict[str, Decoder | None] = dict.fromkeys(self.labels, Decoder())
+
+    @torch.no_grad()
+    def frame_logits(self, waveform: np.ndarray) -> np.ndarray:
+        """Return logits (num_frames, AudioSet classes in use) at 25 Hz of a 16 kHz waveform, not averaged yet.
+
+        The classifier is linear, so averaging its logits over a window equals averaging the features under it.
+        """
+        features = self.extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        (frames,) = self.trunk(features["input_features"], None, [LAST_LAYER])
+        return (frames[0] @ self.weight + self.bias).numpy()
+
+    def frame_scores(self, waveform: np.ndarray) -> np.ndarray:
+        """Return scores (num_frames, num_labels) from 0 to 1 at 25 Hz, each with its label's window."""
+        logits = self.frame_logits(waveform)
+        windows = [decoder.window if decoder else Decoder().window for decoder in self.decoders.values()]
+        scores = [self.label_scores(logits, label, w) for label, w in zip(self.labels, windows, strict=True)]
+        return np.stack(scores, axis=1)
+
+    def label_scores(self, logits: np.ndarray, label: str, window: int) -> np.ndarray:
+        """Average logits over `window` frames; return the highest probability (num_frames,) among the label's names."""
+        averaged = uniform_filter1d(logits[:, self.columns[label]], window, axis=0, mode="nearest")
+        return 1.0 / (1.0 + np.exp(-averaged.max(1)))
+
+    def predict(self, waveform: np.ndarray, query: str | None = None) -> list[Event]:
+        """Detect events, in seconds, of all labels or of the label `query` alone."""
+        return self.decode(self.frame_logits(waveform), query)
+
+    def decode(self, logits: np.ndarray, query: str | None = None) -> list[Event]:
+        """Turn logits into events with the tuned decoders, sorted; the score is the mean over the event's frames."""
+        if query is not None and query not in self.labels:
+            raise ValueError(f"query={query!r}: choose one of {self.labels}.")
+        events = []
+        for label in self.labels if query is None else [query]:
+            decoder = self.decoders[label]
+            if decoder is None:
+                continue
+            scores = self.label_scores(logits, label, decoder.window)
+            smooth = smooth_scores(scores[None], decoder.median)
+            for _, start, end in active_runs(smooth, decoder.threshold, decoder.relative):
+                mean = float(scores[start:end].mean())
+                events.append(Event(start * FRAME_SECONDS, end * FRAME_SECONDS, label, mean))
+        return sorted(events)
+
+    def tune(self, validation: Sequence[ScoredClip], objective: str = "micro") -> dict[str, LabelCounts]:
+        """Choose every label's decoder by exhaustive search.
+
+        Args:
+            validation: clips with their events.
+            objective: "macro" maximises each label's Eb-F1; "micro" the Eb-F1 over all events, which is found exactly
+                by Dinkelbach's method and may leave labels out that would only raise false alarms.
+
+        Returns:
+            counts per label on `validation` with the decoders that were chosen.
+
+        Raises:
+            ValueError: for no clips, or an unknown objective.
+        """
+        if objective not in ("micro", "macro"):
+            raise ValueError(f'objective={objective!r}: expected "micro" or "macro".')
+        if not validation:
+            raise ValueError("validation is empty: tuning needs clips with reference events.")
+        tried = {label: self._try_decoders(validation, label) for label in tqdm(self.labels, desc="tuning")}
+        if objective == "macro":
+            chosen = {label: max(options, key=lambda option: option[1].f1) for label, options in tried.items()}
+        else:
+            chosen = best_for_all(tried)
+        self.decoders = {label: decoder for label, (decoder, _) in chosen.items()}
+        return {label: counts for label, (_, counts) in chosen.items()}
+
+    def _try_decoders(self, clips: Sequence[ScoredClip], label: str) -> list[tuple[Decoder | None, LabelCounts]]:
+        references = [[(e.onset, e.offset) for e in clip.events if e.event_label == label] for clip in clips]
+        num_reference = sum(map(len, references))
+        options: list[tuple[Decoder | None, LabelCounts]] = [(None, LabelCounts(num_reference))]
+        longest = max(len(clip.logits) for clip in clips)
+        for window, median in itertools.product(WINDOWS, MEDIANS):
+            scores = np.zeros((len(clips), longest))
+            for row, clip in enumerate(clips):
+                scores[row, : len(clip.logits)] = self.label_scores(clip.logits, label, window)
+            scores = smooth_scores(scores, median)
+            for threshold, relative in itertools.product(THRESHOLDS, RELATIVE_THRESHOLDS):
+                runs = active_runs(scores, threshold, relative)
+                # Hopeless, and slow to match.
+                if len(runs) > 20 * num_reference + 20:
+                    continue
+                counts = LabelCounts(num_reference, len(runs))
+                bounds = np.searchsorted(runs[:, 0], np.arange(len(clips) + 1))
+                for row, reference in enumerate(references):
+                    if len(reference):
+                        found = runs[bounds[row] : bounds[row + 1], 1:] * FRAME_SECONDS
+                        counts.num_matched += count_matches(reference, found.tolist())
+                options.append((Decoder(window, median, threshold, relative), counts))
+        return options
+
+
+def smooth_scores(scores: np.ndarray, median: int) -> np.ndarray:
+    """Median-filter scores (num_clips, num_frames) over time."""
+    return scores if median == 1 else median_filter(scores, size=(1, median), mode="nearest")
+
+
+def active_runs(scores: np.ndarray, threshold: float, relative: float) -> np.ndarray:
+    """Return (row, first frame, frame after the last) of all runs above the thresholds, ordered by row and time."""
+    limits = np.maximum(threshold, relative * scores.max(1, keepdims=True))
+    active = np.zeros((scores.shape[0], scores.shape[1] + 2), dtype=np.int8)
+    active[:, 1:-1] = scores >= limits
+    changes = np.diff(active, axis=1)
+    rows, starts = np.nonzero(changes == 1)
+    _, ends = np.nonzero(changes == -1)
+    return np.stack([rows, starts, ends], axis=1)
+
+
+def best_for_all(
+    tried: dict[str, list[tuple[Decoder | None, LabelCounts]]],
+) -> dict[str, tuple[Decoder | None, LabelCounts]]:
+    """Choose one option per label so that F1 over all labels is highest.
+
+    F = 2 TP / (P + R) is a ratio of sums: for a given F each label's best option maximises 2 TP - F P on its own, and
+    repeating this with the F reached converges to the optimum (Dinkelbach 1967).
+    """
+    reached = 0.0
+    while True:
+        chosen = {
+            label: max(options, key=lambda option: 2 * option[1].num_matched - reached * option[1].num_predicted)
+            for label, options in tried.items()
+        }
+        f1 = total_counts([counts for _, counts in chosen.values()]).f1
+        if f1 <= reached + 1e-12:
+            return chosen
+        reached = f1
+
+
+def total_counts(counts: Sequence[LabelCounts]) -> LabelCounts:
+    """Add up counts."""
+    return LabelCounts(
+        sum(c.num_reference for c in counts), sum(c.num_predicted for c in counts), sum(c.num_matched for c in counts)
+    )
+
+
+def score_clips(peer: YamnetPeer, data: Path | str, rows: list[dict]) -> list[ScoredClip]:
+    """Run YAMNet over the clips of rows, whose audio lies in the folder `data`."""
+    clips = []
+    for row in tqdm(rows, desc="clips"):
+        logits = peer.frame_logits(load_audio(Path(data) / row["audio"], sampling_rate=SAMPLING_RATE))
+        clips.append(ScoredClip(logits, row["events"], row["id"]))
+    return clips
+
+
+def report_of(peer: YamnetPeer, rows: list[dict], clips: list[ScoredClip]) -> dict:
+    """Return the report that a checkpoint gets on the same clips, see `recipes/evaluation/report.py`.
+
+    A query is answered with the events detected under its label.
+    """
+    answers = {}
+    for row, clip in zip(rows, clips, strict=True):
+        found = peer.decode(clip.logits)
+        for question in questions_of(row):
+            query = question[2]
+            answers[question] = [event for event in found if query is None or event.event_label == query]
+    return {"num_clips": len(rows), **make_report(rows, answers)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Tune and score YAMNet's own detections.")
+    parser.add_argument("--data", required=True, help="folder written by `timepro synthesize`")
+    parser.add_argument("--weights", required=True, help="folder written by recipes/small/yamnet_weights.py")
+    parser.add_argument("--out", required=True, help="report to write, JSON")
+    parser.add_argument("--tune-split", default="validation")
+    parser.add_argument("--test-splits", nargs="+", default=["test_seen", "test_unseen"])
+    parser.add_argument("--objective", choices=["micro", "macro"], default="micro")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    rows = read_rows(Path(arguments.data) / f"{arguments.tune_split}.jsonl")
+    peer = YamnetPeer(arguments.weights, sorted({event.event_label for row in rows for event in row["events"]}))
+    tuned = peer.tune(score_clips(peer, arguments.data, rows), arguments.objective)
+    report = {
+        "objective": arguments.objective,
+        "decoders": {label: decoder and asdict(decoder) for label, decoder in peer.decoders.items()},
+        arguments.tune_split: {"eb_f1_micro": total_counts(list(tuned.values())).f1},
+    }
+    for split in arguments.test_splits:
+        rows = read_rows(Path(arguments.data) / f"{split}.jsonl")
+        report[split] = report_of(peer, rows, score_clips(peer, arguments.data, rows))
+        detection = report[split]["detection"]
+        logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, *(detection[a]["f1"] for a in ("micro", "macro")))
+    Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Soundscapes with exact annotations, mixed from real recordings."""

@@ -1,0 +1,116 @@
+"""A bank of prepared sounds: audible pieces of real recordings, and long backgrounds, at 16 kHz."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from processing.audio_io import load_audio
+from recipes.soundscapes.catalogue import event_labels, load_catalogue
+from recipes.soundscapes.packages import DEFAULT_SOUNDS, fetch_packages, read_sound_file
+from recipes.soundscapes.synthetic_sounds import generated_sounds
+
+logger = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16000
+HOP = 160
+# A pause longer than this divides a recording into several sounds.
+MAX_PAUSE = 0.3
+
+
+@dataclass
+class SoundBank:
+    """Pieces of sound by event label, and backgrounds; each entry is `(waveform (num_samples,) float32, ref)`."""
+
+    events: dict[str, list[tuple[np.ndarray, str]]] = field(default_factory=dict)
+    backgrounds: list[tuple[np.ndarray, str]] = field(default_factory=list)
+
+
+def level(waveform, smooth=3):
+    """Return the RMS level per 10 ms, `(num_samples // 160,)`, smoothed over `smooth` values."""
+    frames = waveform[: len(waveform) // HOP * HOP].reshape(-1, HOP)
+    power = (frames.astype(np.float64) ** 2).mean(1)
+    return np.sqrt(np.convolve(power, np.ones(smooth) / smooth, mode="same") if len(power) >= smooth else power)
+
+
+def audible_pieces(waveform, threshold_db=-30.0, min_length=0.05):
+    """Cut a recording into its audible pieces.
+
+    A piece is where the level stays above `threshold_db` relative to the loudest 10 ms; pauses up to 0.3 s belong to
+    it. Pieces shorter than `min_length` seconds are dropped as clicks.
+    """
+    levels = level(waveform)
+    if len(levels) == 0 or levels.max() <= 0:
+        return []
+    active = np.flatnonzero(levels > levels.max() * 10 ** (threshold_db / 20))
+    breaks = np.flatnonzero(np.diff(active) > MAX_PAUSE * SAMPLING_RATE / HOP)
+    starts = np.concatenate([[0], breaks + 1])
+    ends = np.concatenate([breaks, [len(active) - 1]])
+    pieces = [waveform[active[s] * HOP : (active[e] + 1) * HOP] for s, e in zip(starts, ends)]
+    return [piece for piece in pieces if len(piece) >= min_length * SAMPLING_RATE]
+
+
+def catalogue_digest(split):
+    """Return what a prepared bank depends on, as a hexadecimal digest: the files listed for the split."""
+    listed = [[file.label, file.kind, file.ref] for file in load_catalogue() if file.split == split]
+    return hashlib.sha1(json.dumps(listed).encode()).hexdigest()
+
+
+def load_bank(split, sounds=DEFAULT_SOUNDS):
+    """Return the [`SoundBank`] of a split (`train` or `heldout`), preparing it once and caching it in `sounds`.
+
+    It is prepared anew when the catalogue of the split has changed.
+
+    Raises:
+        RuntimeError: packages or espeak-ng are missing; the message names the commands that install them.
+    """
+    folder = Path(sounds) / "prepared" / split
+    index = folder / "index.json"
+    key = folder / "catalogue.sha1"
+    if not index.is_file() or not key.is_file() or key.read_text() != catalogue_digest(split):
+        _prepare(split, Path(sounds), folder)
+    bank = SoundBank()
+    samples = np.load(folder / "samples.npy", mmap_mode="r", allow_pickle=False)
+    for entry in json.loads(index.read_text(encoding="utf-8")):
+        item = (samples[entry["start"] : entry["end"]], entry["ref"])
+        if entry["kind"] == "background":
+            bank.backgrounds.append(item)
+        else:
+            bank.events.setdefault(entry["label"], []).append(item)
+    return bank
+
+
+def _prepare(split, sounds, folder):
+    files = [file for file in load_catalogue() if file.split == split]
+    fetch_packages([file.requirement for file in files], sounds)
+    entries, chunks, position = [], [], 0
+
+    def add(waveform, kind, label, ref):
+        nonlocal position
+        peak = np.abs(waveform).max()
+        chunks.append((waveform / peak * 0.9).astype(np.float16))
+        entries.append({"kind": kind, "label": label, "ref": ref, "start": position, "end": position + len(waveform)})
+        position += len(waveform)
+
+    for file in tqdm(files, desc=f"recordings ({split})"):
+        waveform = load_audio(read_sound_file(file, sounds), sampling_rate=SAMPLING_RATE)
+        if file.kind == "background":
+            if np.abs(waveform).max() > 0:
+                add(waveform[: 60 * SAMPLING_RATE], "background", file.label, file.ref)
+            continue
+        for piece in audible_pieces(waveform[: 30 * SAMPLING_RATE]):
+            add(piece, "event", file.label, file.ref)
+    for label, name, waveform in generated_sounds(split):
+        for piece in audible_pieces(waveform):
+            add(piece, "event", label, name)
+    silent = set(event_labels()) - {entry["label"] for entry in entries}
+    if silent:
+        raise RuntimeError(f"split {split!r} has no sound of {sorted(silent)}; check the catalogue.")
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "samples.npy", np.concatenate(chunks), allow_pickle=False)
+    (folder / "index.json").write_text(json.dumps(entries), encoding="utf-8")
+    (folder / "catalogue.sha1").write_text(catalogue_digest(split))

@@ -1,0 +1,106 @@
+"""Write a data set of soundscapes: audio, DESED annotations and JSON Lines rows."""
+
+import json
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from recipes.data.writers import write_rows
+from recipes.soundscapes.catalogue import event_labels
+from recipes.soundscapes.mixing import DURATION, mix
+from recipes.soundscapes.packages import DEFAULT_SOUNDS
+from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
+
+logger = logging.getLogger(__name__)
+
+# Which recordings a split draws from; the tests differ in whether their recordings were ever trained on.
+SPLITS = {"train": "train", "validation": "train", "test_seen": "train", "test_unseen": "heldout"}
+_BANKS = {}
+
+
+def soundscape(index, seed, split, sounds=DEFAULT_SOUNDS):
+    """Return soundscape `index` of a split; it depends on `(seed, split, index)` alone."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {tuple(SPLITS)}.")
+    key = (SPLITS[split], str(sounds))
+    if key not in _BANKS:
+        _BANKS[key] = load_bank(SPLITS[split], sounds)
+    return mix(_BANKS[key], np.random.default_rng([seed, list(SPLITS).index(split), index]))
+
+
+def row_id(index, split, seed):
+    """Return the `id` of a soundscape's row."""
+    return f"{split}-{seed}-{index:06d}"
+
+
+def make_row(scene, index, split, seed):
+    """Return the JSON Lines row of a soundscape."""
+    labels = {event.event_label for event in scene.events}
+    name = f"{split}/{index:06d}.flac"
+    return {
+        "id": row_id(index, split, seed),
+        "audio": name,
+        "duration": DURATION,
+        "task": "detection",
+        "query": None,
+        "events": [
+            {"onset": event.onset, "offset": event.offset, "event_label": event.event_label} for event in scene.events
+        ],
+        "absent": [label for label in event_labels() if label not in labels],
+        "source": f"soundscape:{split}",
+        "recordings": scene.recordings,
+    }
+
+
+def _write_clip(arguments):
+    index, seed, split, sounds, out = arguments
+    row_path = out / split / f"{index:06d}.json"
+    if row_path.is_file():
+        try:
+            row = json.loads(row_path.read_text(encoding="utf-8"))
+        except ValueError:
+            row = {}
+        # An interrupted run may have cut it short, or have been one of another seed.
+        if row.get("id") == row_id(index, split, seed):
+            return row
+    scene = soundscape(index, seed, split, sounds)
+    row = make_row(scene, index, split, seed)
+    soundfile.write(out / row["audio"], scene.waveform, SAMPLING_RATE, subtype="PCM_16")
+    # The row is written last: a clip without it is made again.
+    row_path.write_text(json.dumps(row), encoding="utf-8")
+    return row
+
+
+def synthesize(out, num_clips, seed=0, split="train", sounds=None, num_workers=1):
+    """Write `num_clips` soundscapes of 10 s to `out` and return their rows.
+
+    Files: `<split>/*.flac` (16 kHz mono), `<split>.tsv` (DESED's columns; a clip without events has empty fields),
+    `<split>.jsonl`. The result is the same for any `num_workers`; an interrupted run continues.
+
+    Raises:
+        ValueError: unknown split or no clips asked for.
+        RuntimeError: packages with recordings are missing; the message says how to get them.
+    """
+    if num_clips < 1:
+        raise ValueError(f"num_clips is {num_clips}; give 1 or more.")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; choose one of {tuple(SPLITS)}.")
+    out, sounds = Path(out), Path(sounds or DEFAULT_SOUNDS)
+    load_bank(SPLITS[split], sounds)
+    (out / split).mkdir(parents=True, exist_ok=True)
+    jobs = [(index, seed, split, sounds, out) for index in range(num_clips)]
+    if num_workers > 1:
+        with ProcessPoolExecutor(num_workers) as pool:
+            rows = list(tqdm(pool.map(_write_clip, jobs, chunksize=8), total=num_clips, desc=split))
+    else:
+        rows = [_write_clip(job) for job in tqdm(jobs, desc=split)]
+    write_rows(rows, out / f"{split}.tsv", "tsv", audio_dir=split)
+    with open(out / f"{split}.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    for job in jobs:
+        (out / split / f"{job[0]:06d}.json").unlink()
+    return rows

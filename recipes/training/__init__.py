@@ -1,0 +1,1 @@
+"""Supervised fine-tuning and GRPO: launch, trainers, losses, rewards."""

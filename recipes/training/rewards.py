@@ -1,0 +1,135 @@
+"""Rewards of temporal answers, as functions that TRL's GRPOTrainer calls, and the adaptive reward over a group.
+
+Every reward takes `completions` (strings, or chats whose last message holds the answer) and the columns of the rows it
+scores: `task`, `events` (the reference: dictionaries of `onset`, `offset` in seconds and `event_label`) and `query`. It
+returns one float from 0 to 1 per completion, whatever the completion holds. What is measured is defined in
+`recipes/scoring/__init__.py`. An answer that cannot be read is worth 0 throughout.
+"""
+
+import torch
+
+from processing.answer_text import parse_events
+from processing.events import Event
+from recipes.scoring import event_f1, union_iou
+from recipes.scoring.captions import text_meteor
+from recipes.scoring.grounding import has_right_count
+
+TIE_BREAKS = ("product", "sum", "none")
+# Below this variance of the main reward a group counts as tied (arXiv 2604.13715).
+TIED_VARIANCE = 1e-6
+
+
+def read_answers(completions, task, events, query=None) -> list[tuple]:
+    """Return `(task, reference, prediction)` of every completion; a prediction is `None` where it cannot be read.
+
+    A grounding answer names no label, so that both sides bear the query's.
+    """
+    queries = [None] * len(completions) if query is None else query
+    read = []
+    for completion, name, reference, label in zip(completions, task, events, queries, strict=True):
+        text = completion if isinstance(completion, str) else completion[-1]["content"]
+        label = (label or "") if name == "grounding" else ""
+        wanted = [
+            Event.from_dict(event | ({"event_label": label} if name == "grounding" else {})) for event in reference
+        ]
+        read.append((name, wanted, parse_events(text, name, label)))
+    return read
+
+
+def event_f1_reward(completions, task, events, query=None, **kwargs) -> list[float]:
+    """Return event-based F1 of each answer alone; captions are matched by their times.
+
+    Collars of 0.2 s, for offsets 20 % of the length if that is more. Rejecting an absent query is worth 1.
+    """
+    return [
+        0.0 if found is None else event_f1(wanted, found, time_only=name == "captioning")
+        for name, wanted, found in read_answers(completions, task, events, query)
+    ]
+
+
+def iou_reward(completions, task, events, query=None, **kwargs) -> list[float]:
+    """Return the IoU of the unions of intervals, in detection its mean over the labels that either side names."""
+    return [_label_iou(wanted, found, name) for name, wanted, found in read_answers(completions, task, events, query)]
+
+
+def auxiliary_reward(completions, task, events, query=None, **kwargs) -> list[float]:
+    """Return what breaks ties of the main reward (arXiv 2604.13715): METEOR of captions, else the IoU.
+
+    METEOR here aligns equal words and stems, but no synonyms, so that no data need be there.
+    """
+    return [
+        text_meteor(wanted, found, synonyms=False) if name == "captioning" else _label_iou(wanted, found, name)
+        for name, wanted, found in read_answers(completions, task, events, query)
+    ]
+
+
+def format_reward(completions, task, **kwargs) -> list[float]:
+    """Return 1 for answers in the canonical grammar, 0 for others, even where these can be understood."""
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+    return [float(parse_events(text, name, tolerant=False) is not None) for text, name in zip(texts, task, strict=True)]
+
+
+def count_reward(completions, task, events, query=None, **kwargs) -> list[float]:
+    """Return 1 where an answer has as many events as the reference."""
+    return [
+        float(has_right_count(wanted, found)) for _, wanted, found in read_answers(completions, task, events, query)
+    ]
+
+
+def rejection_reward(completions, task, events, query=None, **kwargs) -> list[float | None]:
+    """Return 1 where an absent query is rejected or a present one is not, else 0; `None` for other tasks."""
+    return [
+        float(found is not None and bool(found) == bool(wanted)) if name == "grounding" else None
+        for name, wanted, found in read_answers(completions, task, events, query)
+    ]
+
+
+REWARDS = {
+    "event_f1": event_f1_reward,
+    "auxiliary": auxiliary_reward,
+    "iou": iou_reward,
+    "format": format_reward,
+    "count": count_reward,
+    "rejection": rejection_reward,
+}
+
+
+def adaptive_reward(main, auxiliary, tie_break="product", auxiliary_weight=1.0):
+    """Return the adaptive temporal reward (arXiv 2604.13715) and which groups were tied.
+
+    Where the main reward tells the answers of a group apart it stands alone. Where it does not (its variance is below
+    1e-6) the auxiliary reward joins it: by the element-wise `product`, as in the paper, which teaches nothing where the
+    main reward is 0 throughout; or by the `sum` main + weight * auxiliary, which teaches then too; or not at all
+    (`none`).
+
+    Args:
+        main, auxiliary: `(num_groups, num_generations)`; a group must be whole.
+
+    Returns:
+        rewards of the same shape, and `(num_groups,)` bool.
+
+    Raises:
+        ValueError: an unknown `tie_break`.
+    """
+    check_tie_break(tie_break)
+    tied = main.var(dim=1, unbiased=False) < TIED_VARIANCE
+    joined = {"product": main * auxiliary, "sum": main + auxiliary_weight * auxiliary, "none": main}[tie_break]
+    return torch.where(tied[:, None], joined, main), tied
+
+
+def check_tie_break(tie_break):
+    """Raise a `ValueError` unless `tie_break` is one of `TIE_BREAKS`."""
+    if tie_break not in TIE_BREAKS:
+        raise ValueError(f"tie_break is {tie_break!r}; choose one of {', '.join(TIE_BREAKS)}.")
+
+
+def _label_iou(wanted, found, task) -> float:
+    if found is None:
+        return 0.0
+    if task != "detection":
+        return union_iou(wanted, found)
+    labels = {event.event_label for event in (*wanted, *found)}
+    if not labels:
+        return 1.0
+    parts = ([[e for e in side if e.event_label == label] for side in (wanted, found)] for label in sorted(labels))
+    return sum(union_iou(*pair) for pair in parts) / len(labels)
