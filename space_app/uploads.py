@@ -123,7 +123,9 @@ class Uploads:
         if not length.isdigit() or int(length) > self.max_bytes * 4 / 3 + 1e5:
             body = b"The recording is too large." if length.isdigit() else b"Say the Content-Length."
             headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 413 if length.isdigit() else 411, "headers": headers})
+            await send(
+                {"type": "http.response.start", "status": 413 if length.isdigit() else 411, "headers": headers}
+            )
             return await send({"type": "http.response.body", "body": body})
         with self._lock:
             self._num_messages += 1

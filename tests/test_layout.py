@@ -19,40 +19,15 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 
 # Text and time need nothing but Python, so that they can be used, tested and reasoned about alone.
 STDLIB_ONLY = (
-    "__init__",
-    "events",
-    "time_grid",
-    "answer_text",
-    "lenient_parser",
-    "windowing",
-    "text_files",
-    "annotation_tables",
-    "subtitles",
-    "annotation_praat",
-    "annotation_rttm",
-    "annotations",
-    "answer_grammar",
-    "token_masks",
-    "event_scores",
-    "label_characters",
-    "open_labels",
-    "token_bytes",
-    "token_trie",
+    "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
+    "annotation_tables", "subtitles", "annotation_praat", "annotation_rttm", "annotations",
+    "answer_grammar", "token_masks", "event_scores", "label_characters", "open_labels", "token_bytes", "token_trie",
 )
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
     "processing": {"jams", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
-    "space_app": {
-        "numpy",
-        "matplotlib",
-        "gradio",
-        "gradio_client",
-        "plotly",
-        "scipy",
-        "starlette",
-        "torch",
-        "transformers",
-    },
+    "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "plotly", "scipy", "starlette", "torch",
+                  "transformers"},
 }
 OURS = {
     "modeling_timepro": set(),
