@@ -91,7 +91,7 @@ def test_shift_moves_both_times_and_refuses_to_leave_the_recording():
         shift_events([Event(1, 2)], -2)
 
 
-@pytest.mark.parametrize("label", ["cafe\u0301", "caf\u00e9", " caf\u00e9\u00a0", "\ufeffcaf\u00e9\u200b", "ca\u00adf\u00e9"])
+@pytest.mark.parametrize("label", ["cafe\u0301", "caf\u00e9", " caf\u00e9\u00a0", "\ufeffcaf\u00e9\u200b"])
 def test_labels_that_look_equal_are_one_label(label):
     assert normalize_label(label) == "caf\u00e9"
     assert normalize_label(f"dog\t {label}") == "dog caf\u00e9" and normalize_label("Dog") != normalize_label("dog")
