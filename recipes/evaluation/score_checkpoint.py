@@ -51,9 +51,8 @@ def score(
 
     Args:
         model: checkpoint folder or Hub id.
-        data, data_format, audio_dir, durations, label_aliases: see [`~recipes.evaluation.score_data.read_clips`]. A duration
-            that
-            is unknown is taken from the recording when it is asked about.
+        data, data_format, audio_dir, durations, label_aliases: see [`~recipes.evaluation.score_data.read_clips`]. A
+            duration that is unknown is taken from the recording when it is asked about.
         out: folder to write, or path of the report if it ends in `.json`, see [`report_paths`].
         batch_size: questions answered together.
         num_absent: absent labels to ask for in each clip, at most.
