@@ -11,9 +11,9 @@ Needed are `id` and `events`. Nothing here opens a recording.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from processing.annotation_text import make_event
 from processing.answer_text import TASKS
 from processing.events import Event
+from processing.text_files import make_event
 
 EVENT_KEYS = ("onset", "offset", "event_label", "score")
 OPTIONAL_KEYS = ("absent", "unsure", "question", "stem_index")

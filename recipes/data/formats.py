@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from processing.annotation_text import read_lines
+from processing.text_files import read_lines
 from recipes.data.clip import AnnotatedClip
 from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from processing.annotation_text import AUDIO_SUFFIXES, audio_stem, check_duration
 from processing.audio_io import audio_duration
+from processing.text_files import AUDIO_SUFFIXES, audio_stem, check_duration
 from recipes.data.clip import AnnotatedClip
 from recipes.data.formats import READERS, guess_format
 from recipes.data.readers.tables import read_durations

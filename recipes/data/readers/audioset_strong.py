@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 
-from processing.annotation_text import make_event, read_lines, read_number, read_table
+from processing.text_files import make_event, read_lines, read_number, read_table
 from recipes.data.clip import AnnotatedClip, make_clip
 
 logger = logging.getLogger(__name__)

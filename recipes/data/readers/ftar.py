@@ -11,8 +11,8 @@ fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. Th
 import re
 from collections.abc import Iterator
 
-from processing.annotation_text import make_event
 from processing.answer_text import parse_events
+from processing.text_files import make_event
 from recipes.data.clip import AnnotatedClip, make_clip, require_keys, require_text
 from recipes.data.readers.json_stream import read_json_list
 

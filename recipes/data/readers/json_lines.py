@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from processing.annotation_text import read_json_lines
+from processing.text_files import read_json_lines
 from recipes.data.clip import AnnotatedClip
 
 

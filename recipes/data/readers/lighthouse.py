@@ -7,7 +7,7 @@ Other keys (`fg_dB`, `saliency_scores`, ...) say nothing about times and are lef
 
 from collections.abc import Iterator
 
-from processing.annotation_text import read_json_lines
+from processing.text_files import read_json_lines
 from recipes.data.clip import AnnotatedClip, events_of_pairs, make_clip, require_keys, require_text
 
 KEYS = ("qid", "query", "duration", "vid", "relevant_windows")
