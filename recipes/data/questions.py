@@ -87,10 +87,10 @@ class QuestionPolicy:
         most = min(map(len, PROMPTS.values()))
         if isinstance(self.num_prompts, bool) or self.num_prompts not in range(1, most + 1):
             raise ValueError(f"num_prompts is {self.num_prompts!r}; give an integer from 1 to {most}.")
-        if self.num_absent is not None and not _is_count(self.num_absent):
-            raise ValueError(f"num_absent is {self.num_absent!r}; give an integer of 0 or more.")
-        if not all(map(_is_count, self.seed)):
-            raise ValueError(f"seed is {self.seed!r}; give integers of 0 or more.")
+        numbers = {"num_absent": () if self.num_absent is None else (self.num_absent,), "seed": self.seed}
+        for name, values in numbers.items():
+            if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give an integer of 0 or more.")
 
 
 SFT = QuestionPolicy(num_absent=1, num_prompts=4, has_paraphrases=True, is_shuffled=True)
@@ -155,7 +155,3 @@ def _say(label, rng) -> str:
     """Return a label, or half the time any of its paraphrases."""
     said = paraphrases(label)
     return label if rng.random() < 0.5 else said[int(rng.integers(len(said)))]
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
