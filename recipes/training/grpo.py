@@ -9,18 +9,18 @@ rewarded by the adaptive temporal reward of `rewards.py`, and by others whose we
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from tqdm import tqdm
 from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config
 
 from processing.audio_io import load_audio
 from recipes.conversion.checkpoint import load_checkpoint
-from recipes.data.event_loaders import load_events
-from recipes.data.event_rows import audio_locator
-from recipes.data.task_rows import make_task_rows
+from recipes.data.loading import load_clips
+from recipes.data.questions import GRPO, labels_of, questions
 from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, grpo_lengths, load_outline
 from recipes.training.freezing import freeze_audio, freeze_time_embeddings
 from recipes.training.grpo_trainer import BLOCK_MASK_ATTENTION, TimeProGRPOTrainer, adaptive_temporal_reward
@@ -38,12 +38,17 @@ class GRPOArguments:
     """What to train on, and what is rewarded.
 
     Attributes:
-        data: annotation file of any format that `recipes/data/event_loaders.py` reads.
-        data_format: its format; by default told from its contents.
-        audio_dir: folder of the recordings; by default that of the annotation file.
+        data: annotations in any format of docs/data-formats.md, or a folder with `<split>.jsonl`.
+        split: which split of such a folder to train on.
+        data_format: the format of the annotations; by default told from their contents.
+        audio_dir: folder of the recordings; by default that of the annotations.
+        durations: table `filename duration`; in some formats it names recordings without events, too.
+        label_aliases: JSON file `{"alias": "label"}` of other names of labels.
+        min_score: leave out events that are annotated with a lower score, such as unsure pseudo-labels.
         tasks: comma-separated tasks to ask for.
-        num_absent: absent labels asked for per recording.
-        wordings: how many of the built-in prompt wordings are used.
+        num_absent: absent labels asked for per clip: some of its `absent`, or, where that is not given, of the labels
+            of all data. 0 where annotations are incomplete.
+        wordings: how many of the built-in prompts of a task are used.
         tie_break: how the auxiliary reward joins the main one in groups that it does not tell apart: `product` (the
             paper), `sum` or `none`.
         auxiliary_weight: its weight in the sum.
@@ -53,9 +58,13 @@ class GRPOArguments:
         accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
     """
 
-    data: str = field(default="data", metadata={"help": "annotation file"})
+    data: str = field(default="data", metadata={"help": "annotations, or a folder with <split>.jsonl"})
+    split: str = "train"
     data_format: str | None = None
     audio_dir: str | None = None
+    durations: str | None = None
+    label_aliases: str | None = None
+    min_score: float | None = None
     tasks: str = "grounding,detection"
     num_absent: int = 1
     wordings: int = 4
@@ -79,13 +88,20 @@ def load_prompts(arguments, processor, seed, limit=None):
     Raises:
         ValueError: recordings that are missing, cannot be decoded or are too long or short; all are listed.
     """
-    locate = audio_locator(arguments.audio_dir or Path(arguments.data).parent)
-    dataset = load_events(arguments.data, arguments.data_format)
-    if limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    dataset = dataset.map(lambda row: {"audio": locate(row["audio"])}, keep_in_memory=True, desc="recordings")
+    clips = load_clips(
+        arguments.data, arguments.data_format, arguments.audio_dir, arguments.durations, arguments.label_aliases,
+        split=arguments.split, min_score=arguments.min_score, limit=limit, needs_audio=True,
+    )  # fmt: skip
+    policy = replace(
+        GRPO,
+        tasks=tuple(task.strip() for task in arguments.tasks.split(",")),
+        num_absent=arguments.num_absent,
+        num_prompts=arguments.wordings,
+        labels=labels_of(clips),
+        seed=(seed,),
+    )
     failures = []
-    for path in tqdm(sorted(set(dataset["audio"])), desc="decoding"):
+    for path in tqdm(sorted({clip.audio for clip in clips}), desc="decoding"):
         try:
             processor.check_audio([load_audio(path, processor.sampling_rate)])
         except (OSError, ValueError) as error:
@@ -93,14 +109,18 @@ def load_prompts(arguments, processor, seed, limit=None):
     if failures:
         listed = "\n  ".join(failures)
         raise ValueError(f"{len(failures)} recordings cannot be trained on; repair or drop them:\n  {listed}")
-    tasks = [task.strip() for task in arguments.tasks.split(",")]
-    rows = make_task_rows(dataset, tasks, arguments.num_absent, arguments.wordings, seed)
-
-    def chat(row):
-        blocks = [{"type": "audio", "audio": row["audio"]}, {"type": "text", "text": row["question"]}]
-        return {"prompt": [{"role": "user", "content": blocks}]}
-
-    return rows.map(chat, keep_in_memory=True, desc="prompts")
+    prompts = []
+    for clip in clips:
+        for question in questions(clip, policy):
+            blocks = [{"type": "audio", "audio": clip.audio}, {"type": "text", "text": question.text}]
+            events = [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in question.reference]
+            name = "/".join(filter(None, question.key))
+            chat = {"id": name, "prompt": [{"role": "user", "content": blocks}]}
+            prompts.append(chat | {"task": question.task, "query": question.query, "events": events})
+    if not prompts:
+        kinds = ", ".join(sorted({clip.task for clip in clips}))
+        raise ValueError(f"tasks is {arguments.tasks!r}, but data has {kinds} clips, which answer none of them.")
+    return Dataset.from_list(prompts)
 
 
 def load_policy(path, **kwargs):

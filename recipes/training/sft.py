@@ -8,17 +8,18 @@ absent. The loss is taken on the answers only. Ticks stay frozen. Resumes with -
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
+from processing.answer_text import format_events
 from recipes.conversion.checkpoint import load_checkpoint
-from recipes.data.augmentation import curriculum, group_by_length, lists_all
-from recipes.data.tasks import make_turns
-from recipes.data.training_rows import read_training_rows
+from recipes.data.augmentation import curriculum, group_by_length
+from recipes.data.loading import load_clips
+from recipes.data.questions import SFT, labels_of, questions
 from recipes.training.auxiliary_losses import READING_LOSSES
 from recipes.training.collator import TimeProCollator
 from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths
@@ -35,11 +36,18 @@ class SFTArguments:
     """What to train on.
 
     Attributes:
-        data: directory with `<split>.jsonl` rows; audio paths in them are relative to it.
-        split: which split to train on.
-        stems: train from `<split>_stem.npy` in `data` (frozen YAMNet stem) instead of audio files.
-        num_absent: absent labels asked for per clip.
-        wordings: how many of the built-in prompt wordings are used.
+        data: annotations in any format of docs/data-formats.md, or a folder with `<split>.jsonl`.
+        split: which split of such a folder to train on.
+        data_format: the format of the annotations; by default told from their contents.
+        audio_dir: folder of the recordings; by default that of the annotations.
+        durations: table `filename duration` of recordings whose duration the annotations do not say; by default the
+            recordings are looked at.
+        label_aliases: JSON file `{"alias": "label"}` of other names of labels.
+        min_score: leave out events that are annotated with a lower score, such as unsure pseudo-labels.
+        stems: train on `<split>_stem.npy` in the folder `data` (frozen YAMNet stem) instead of recordings.
+        num_absent: absent labels asked for per clip: some of its `absent`, or, where that is not given, of the labels
+            of all data. 0 where annotations are incomplete.
+        wordings: how many of the built-in prompts of a task are used.
         captions: ask for captions too, each event described by a sentence made from its label.
         num_variants: times that every clip enters an epoch, each with other questions.
         window_share: share of the clips that are cut to a random window of 2 s or more.
@@ -56,8 +64,13 @@ class SFTArguments:
         accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
     """
 
-    data: str = field(default="data", metadata={"help": "directory with <split>.jsonl"})
+    data: str = field(default="data", metadata={"help": "annotations, or a folder with <split>.jsonl"})
     split: str = "train"
+    data_format: str | None = None
+    audio_dir: str | None = None
+    durations: str | None = None
+    label_aliases: str | None = None
+    min_score: float | None = None
     stems: bool = False
     num_absent: int = 1
     wordings: int = 4
@@ -80,35 +93,50 @@ class SFTArguments:
 def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
     """Return the `Dataset` of training samples `{"pieces", "duration", "turns"}`, in the order of training.
 
+    A turn is `{"question", "answer", "event_label"}`, see [`~recipes.data.questions.Question`].
+
     Args:
-        limit: only the first so many rows.
+        limit: only the first clips.
 
     Raises:
-        FileNotFoundError: the rows, or any of the audio files they name; all missing files are listed.
-        ValueError: a row that cannot be trained on.
+        FileNotFoundError: the annotations, or any of the recordings that they name; all missing ones are listed.
+        ValueError: a clip that cannot be trained on.
     """
-    folder = Path(arguments.data)
-    path = folder / f"{arguments.split}.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(f"data is {arguments.data!r} but {path} does not exist; run `timepro synthesize`.")
-    rows = read_training_rows(path, not arguments.stems, limit)
+    clips = load_clips(
+        arguments.data, arguments.data_format, arguments.audio_dir, arguments.durations, arguments.label_aliases,
+        split=arguments.split, min_score=arguments.min_score, limit=limit, needs_audio=not arguments.stems,
+        needs_duration=True,
+    )  # fmt: skip
+    policy = replace(
+        SFT,
+        num_absent=arguments.num_absent,
+        num_prompts=arguments.wordings,
+        has_captions=arguments.captions,
+        labels=labels_of(clips),
+    )
     rng = np.random.default_rng(seed)
-    shares = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
-    # Questions about one recording share its prompt, whichever rows they come from.
-    turns_of, clips = {}, {}
-    for place, clip in enumerate(curriculum(rows, arguments.num_variants, rng, grid, *shares)):
-        turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings, arguments.captions)
-        is_shared = not lists_all(clip) and clip["pieces"][0]["duration"] is None
-        key = (place // len(rows), clip["pieces"][0]["audio"]) if is_shared else place
-        clips.setdefault(key, clip)
+    fractions = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
+    # Questions about one recording share its prompt, whichever clips they come from.
+    turns_of, cuts = {}, {}
+    for position, (clip, pieces) in enumerate(curriculum(clips, arguments.num_variants, rng, grid, *fractions)):
+        turns = [
+            {
+                "question": question.text,
+                "answer": format_events(question.reference, question.task, grid, answer_format),
+                "event_label": question.event_label,
+            }
+            for question in questions(clip, policy, rng)
+        ]
+        is_shared = clip.task != "detection" and pieces[0]["duration"] is None
+        key = (position // len(clips), clip.audio) if is_shared else position
+        cuts.setdefault(key, (clip.duration, pieces))
         turns_of.setdefault(key, []).extend(turns)
     samples = []
-    for key, clip in clips.items():
-        pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
+    for key, (duration, pieces) in cuts.items():
         turns = turns_of[key]
         size = arguments.questions_per_sequence or len(turns)
         for start in range(0, len(turns), size):
-            samples.append({"pieces": pieces, "duration": clip["duration"], "turns": turns[start : start + size]})
+            samples.append({"pieces": pieces, "duration": duration, "turns": turns[start : start + size]})
     return Dataset.from_list(group_by_length(samples, batch_size, rng))
 
 
