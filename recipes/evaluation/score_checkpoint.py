@@ -193,11 +193,3 @@ def _resume(paths, settings, overwrite, by_id) -> dict:
 def _settings(model, data, audio_dir) -> dict:
     settings = {"model": str(model), "weights": weight_states(model), "data": str(Path(data).resolve())}
     return settings if audio_dir is None else {**settings, "audio_dir": str(Path(audio_dir).resolve())}
-
-
-if __name__ == "__main__":
-    import sys
-
-    from recipes.cli.main import main
-
-    sys.exit(main(["score", *sys.argv[1:]]))
