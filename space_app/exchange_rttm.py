@@ -79,9 +79,9 @@ def format_rttm(results: Iterable[dict]) -> str:
         if not result["events"]:
             raise ValueError(f"{file!r} has no events, but RTTM cannot name such recordings; leave it out.")
         meant = {name: result["stem"]}
-        for text in (event.event_label for event in result["events"]):
+        for text in (result["stem"], *(event.event_label for event in result["events"])):
             if not text.strip() or text == "<NA>":
-                raise ValueError(f"{file!r} has the label {text!r}, which RTTM cannot hold; name the event.")
+                raise ValueError(f"{file!r} has the name or label {text!r}, which RTTM cannot hold; give another.")
             known = meant.setdefault(_written(text), text)
             if known != text:
                 raise ValueError(f"{file!r} has {known!r} and {text!r}, which RTTM cannot tell apart; rename one.")

@@ -36,7 +36,7 @@ def test_praatio_reads_our_textgrids(tmp_path):
     assert grid.tierNames[:2] == ("dog bark", "dog bark 2") and grid.maxTimestamp == 10.0
     found = [tuple(entry) for tier in grid.tiers for entry in tier.entries]
     assert (0.5, 1.25, "dog bark") in found and (2.112, 3.584, 'R&B "live" <loud>') in found
-    assert (2.0, "click") in found and (5.0, 6.0, "two\nlines") in found and len(found) == len(events)
+    assert (2.0, "click") in found and (5.0, 6.0, "two lines") in found and len(found) == len(events)
 
 
 def test_textgrids_of_praatio_are_read(tmp_path):

@@ -266,8 +266,8 @@ def test_after_failures_only_what_is_missing_or_changed_is_asked(model, clips, t
 
 
 def test_what_a_format_cannot_hold_fails_alone_and_another_format_has_it(model, clips, tmp_path, capsys):
-    (clips / "bad.wav").rename(clips / "c d.wav")
-    write_clip(clips / "c d.wav", 4.0, 16000)
+    (clips / "bad.wav").rename(clips / "<NA>.wav")
+    write_clip(clips / "<NA>.wav", 4.0, 16000)
     arguments = ["detect", str(clips), "--model", model]
     assert main([*arguments, "--out", str(tmp_path / "x.rttm")]) == 1
     assert "c d.wav" in capsys.readouterr().err

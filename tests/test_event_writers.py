@@ -17,7 +17,7 @@ from recipes.data.writers import write_event_lines, write_rows
 
 # Milliseconds, as annotations have them, and any other time.
 seconds = st.one_of(st.integers(0, 100_000).map(lambda ms: ms / 1000), st.floats(0, 1e5))
-names = st.text(st.characters(codec="utf-8", exclude_characters="/\0\r\n"), max_size=12).map(str.strip).filter(None)
+names = st.text(st.characters(codec="utf-8", exclude_characters="/\0\r\n"), max_size=12).map(str.strip).filter(bool)
 durations = st.none() | st.floats(1e-3, 1e5)
 
 

@@ -181,8 +181,8 @@ def test_scores_are_dropped_only_on_demand(format, tmp_path):
     "format, event, message",
     [
         ("csv", Event(0, 1, ""), "which reads as none"),
-        ("rttm", Event(0, 1, "<NA>"), "has the label '<NA>', which RTTM cannot hold"),
-        ("rttm", Event(0, 1, ""), "has the label '', which RTTM cannot hold"),
+        ("rttm", Event(0, 1, "<NA>"), "the name or label '<NA>', which RTTM cannot hold"),
+        ("rttm", Event(0, 1, ""), "the name or label '', which RTTM cannot hold"),
         ("vtt", Event(1, 1.0004, "x"), "WebVTT needs at least a millisecond"),
         ("vtt", Event(0, 1, "a\0b"), "WebVTT cannot hold it"),
         ("srt", Event(0, 1, "a --> b"), "SubRip cannot hold '-->'"),

@@ -123,12 +123,21 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
         )
     if not results and not num_silent:
         return errors
+    if format == "rttm" and any(" " in text for result in results for text in _texts(result)):
+        print(
+            "timepro: RTTM has no blanks: they are written as underscores. Comments in the file say so, and timepro "
+            "reads them back as blanks.", file=sys.stderr,
+        )  # fmt: skip
     if out is None:
         stdout.write(format_annotations(results, label_format(format), drop_scores=True))
     else:
         paths = write_annotations(results, out, label_format(format), drop_scores=True)
         print(f"timepro: wrote {paths[0] if len(paths) == 1 else f'{len(paths)} files to {out}'}", file=sys.stderr)
     return errors
+
+
+def _texts(result):
+    return audio_stem(result["file"]), *(event["event_label"] for event in result["events"])
 
 
 __all__ = [
