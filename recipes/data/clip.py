@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from processing.answer_text import TASKS
-from processing.events import Event
+from processing.events import Event, normalize_label
 from processing.text_files import make_event, read_json_lines
 
 EVENT_KEYS = ("onset", "offset", "event_label", "score")
@@ -76,6 +76,7 @@ class AnnotatedClip:
             "events": tuple(self.events),
             "duration": None if self.duration is None else float(self.duration),
             "task": task,
+            "query": None if self.query is None else normalize_label(self.query),
             "absent": None if self.absent is None else _labels("absent", self.absent),
             "unsure": _labels("unsure", self.unsure),
         }
@@ -193,4 +194,4 @@ def _labels(name, labels) -> tuple[str, ...]:
     is_list = isinstance(labels, list | tuple)
     if not is_list or not all(isinstance(label, str) and label.strip() for label in labels):
         raise ValueError(f"{name} is {labels!r}; give a list of labels, each a string that is not empty.")
-    return tuple(labels)
+    return tuple(map(normalize_label, labels))
