@@ -100,7 +100,7 @@ def test_tokens_are_those_of_training(tokenizer_folder, tmp_path):
     assert sorted(report["tokens"]) == sorted(lengths)
     # 4 s at 12.5 frames a second, and as many ticks.
     assert report["audio_tokens"] == 100
-    with pytest.raises(FileNotFoundError, match="run `timepro synthesize`"):
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist; give an annotation file"):
         sft.main([*values, "--data", str(tmp_path / "nowhere"), "--bf16", "false", "--dry_run"])
 
 
