@@ -14,6 +14,7 @@ from transformers.utils import can_return_tuple
 
 from .backbone_parts import build_audio_tower, build_language_model
 from .configuration_timepro import TimeProAudioConfig
+from .frame_grounder import TimeProFrameGrounder, frame_grounder_settings
 
 # transformers 5.24 renamed the key-value cache, in arguments and outputs.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -220,6 +221,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = TimeProAudioModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.frame_grounder = TimeProFrameGrounder(config) if config.frame_grounder else None
         self.post_init()
         self._unlimit_generation()
 
@@ -244,6 +246,12 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, value):
         self.lm_head = value
+
+    def add_frame_grounder(self, **settings):
+        """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
+        self.config.frame_grounder = frame_grounder_settings(settings)
+        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
+        self.frame_grounder.apply(self._initialize_weights)
 
     def get_audio_features(self, *args, **kwargs):
         """See [`TimeProAudioModel.get_audio_features`]."""

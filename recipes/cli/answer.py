@@ -7,7 +7,7 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from processing.annotation_io import ANNOTATION_FORMATS, means_folder
+from processing.annotations import ANNOTATION_FORMATS, means_folder
 from recipes import DEFAULT_CHECKPOINT
 from recipes.cli.argument_types import positive_int, probability, seconds
 from recipes.cli.find_recordings import find_recordings

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import datasets
 
-from processing.annotation_text import check_duration
 from processing.audio_io import audio_duration
+from processing.text_files import check_duration
 from recipes.data.event_dataset import build_dataset, report_missing
 from recipes.data.event_rows import audio_locator, make_row, source_of
 from recipes.data.readers.audacity import read_label_tracks

@@ -4,7 +4,7 @@
         --unseen runs/small/score_unseen/report.json --peer runs/small/peer.json
 
 The tables of README.md and MODEL_CARD.md stand between marks and are written from the reports and from
-`recipes/data/sounds.json` alone, the figures in the card's metadata too.
+`recipes/soundscapes/sounds.json` alone, the figures in the card's metadata too.
 """
 
 import argparse

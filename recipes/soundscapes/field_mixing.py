@@ -6,6 +6,7 @@ import numpy as np
 import soundfile
 
 from processing.events import Event
+from recipes.data.augmentation import merge_same_label
 from recipes.soundscapes.mixing import (
     BACKGROUND_DB,
     DURATION,
@@ -15,7 +16,6 @@ from recipes.soundscapes.mixing import (
     draw_place,
     equalise,
     loop,
-    merge_same_label,
     scaled,
     vary,
 )

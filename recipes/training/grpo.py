@@ -17,7 +17,7 @@ from tqdm import tqdm
 from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config
 
 from processing.audio_io import load_audio
-from recipes.conversion.checkpoint import load_checkpoint, save_trained
+from recipes.conversion.checkpoint import load_checkpoint
 from recipes.data.event_loaders import load_events
 from recipes.data.event_rows import audio_locator
 from recipes.data.task_rows import make_task_rows
@@ -25,6 +25,7 @@ from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, forma
 from recipes.training.freezing import freeze_audio, freeze_time_embeddings
 from recipes.training.grpo_trainer import BLOCK_MASK_ATTENTION, TimeProGRPOTrainer, adaptive_temporal_reward
 from recipes.training.rewards import REWARDS
+from recipes.training.save import save_trained
 from recipes.training.sharding import check_training
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def load_prompts(arguments, processor, seed, limit=None):
     failures = []
     for path in tqdm(sorted(set(dataset["audio"])), desc="decoding"):
         try:
-            processor._check_audio([load_audio(path, processor.sampling_rate)], None)
+            processor.check_audio([load_audio(path, processor.sampling_rate)])
         except (OSError, ValueError) as error:
             failures.append(f"{path}: {error}")
     if failures:

@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
 
-from recipes.conversion.checkpoint import load_checkpoint, save_trained
+from recipes.conversion.checkpoint import load_checkpoint
 from recipes.data.augmentation import curriculum, group_by_length, lists_all
 from recipes.data.tasks import make_turns
 from recipes.data.training_rows import read_training_rows
@@ -23,6 +23,7 @@ from recipes.training.auxiliary_losses import READING_LOSSES
 from recipes.training.collator import TimeProCollator
 from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths
 from recipes.training.freezing import freeze_audio, freeze_constants, freeze_time_embeddings
+from recipes.training.save import save_trained
 from recipes.training.sft_trainer import StopAfterSave, TimeProSFTTrainer
 from recipes.training.sharding import check_training
 

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 
-from processing.annotation_text import read_lines, read_number, read_table
+from processing.text_files import read_lines, read_number, read_table
 from recipes.data.event_rows import make_event, make_row, source_of
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. Th
 import re
 from collections.abc import Iterator
 
-from processing.annotation_text import check_duration
 from processing.answer_text import parse_events
+from processing.text_files import check_duration
 from recipes.data.event_rows import make_event, make_row, require_keys, require_text, source_of
 from recipes.data.readers.json_stream import read_json_list
 

@@ -7,7 +7,7 @@ Other keys (`fg_dB`, `saliency_scores`, ...) say nothing about times and are lef
 
 from collections.abc import Iterator
 
-from processing.annotation_text import check_duration, read_json_lines
+from processing.text_files import check_duration, read_json_lines
 from recipes.data.event_rows import make_events, make_row, require_keys, require_text, source_of
 
 KEYS = ("qid", "query", "duration", "vid", "relevant_windows")

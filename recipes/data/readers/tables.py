@@ -6,7 +6,7 @@ See `processing/annotation_tables.py` for the format.
 from collections.abc import Iterator
 
 from processing.annotation_tables import read_event_table
-from processing.annotation_text import check_duration, read_lines, read_number, read_table
+from processing.text_files import check_duration, read_lines, read_number, read_table
 from recipes.data.event_rows import make_row, plain_events, source_of
 
 
