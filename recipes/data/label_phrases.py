@@ -1,4 +1,4 @@
-"""Other words for event labels, and sentences about them."""
+"""How the built-in labels are said in other words, and described in a sentence."""
 
 # Label: (who or what, what it does, as a noun phrase).
 PHRASES = {
@@ -47,3 +47,16 @@ PHRASES = {
     "applause": ("a crowd", "claps", "people clapping"),
     "alarm": ("an alarm", "beeps", "alarm beeping"),
 }
+
+
+def paraphrases(label: str) -> tuple[str, ...]:
+    """Return ways to ask for a label; the label itself comes first, and alone where no others are known."""
+    if label not in PHRASES:
+        return (label,)
+    subject, verb, noun = PHRASES[label]
+    return (label, noun, f"{subject} {verb}" if subject[:2] in ("a ", "an") else noun)
+
+
+def caption_of(label: str) -> str:
+    """Return a sentence that describes an event of a label, such as `a dog barks`; the label where none is known."""
+    return " ".join(PHRASES[label][:2]) if label in PHRASES else label
