@@ -23,6 +23,7 @@ from recipes.training.auxiliary_losses import READING_LOSSES
 from recipes.training.collator import TimeProCollator
 from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths
 from recipes.training.freezing import freeze_audio, freeze_constants, freeze_time_embeddings
+from recipes.training.grounder_loss import prepare_grounder
 from recipes.training.save import save_trained
 from recipes.training.sft_trainer import StopAfterSave, TimeProSFTTrainer
 from recipes.training.sharding import check_training
@@ -51,6 +52,8 @@ class SFTArguments:
             they have learnt is lost to the large gradients of a language model that cannot read them yet.
         clock_weight, pointer_weight, name_weight: weights of the losses that teach a small language model to read
             times and to mind the label asked for, see `recipes/training/auxiliary_losses.py`; 0 for none.
+        grounder_weight: weight of the loss of a frame grounder, which the model is given if it has none; 0 for none.
+        answer_weight: weight of the loss of the written answers; 0 trains the frame grounder alone, and nothing else.
         max_minutes: stop and save after so many minutes; 0 for no limit.
         dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
         accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
@@ -72,6 +75,8 @@ class SFTArguments:
     clock_weight: float = 0.0
     pointer_weight: float = 0.0
     name_weight: float = 0.0
+    grounder_weight: float = 0.0
+    answer_weight: float = 1.0
     max_minutes: float = 0.0
     dry_run: bool = False
     accelerate_config: str | None = None
@@ -157,12 +162,16 @@ def main(argv: list[str] | None = None):
     # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
+    if not arguments.answer_weight and not arguments.grounder_weight:
+        raise ValueError("answer_weight and grounder_weight are both 0; give one of them, so that something is trained.")
     peft_config = get_peft_config(model_arguments)
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             freeze_audio(model)
         freeze_constants(model)
         freeze_time_embeddings(model)
+    if arguments.grounder_weight:
+        prepare_grounder(model, not arguments.answer_weight, peft_config)
     max_length, training.max_length = training.max_length, None
     reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}
     has_names = bool(arguments.name_weight) and processor.answer_format == "ticks"
@@ -170,12 +179,16 @@ def main(argv: list[str] | None = None):
         model=model,
         args=training,
         train_dataset=dataset,
-        data_collator=TimeProCollator(processor, load_stems(arguments), max_length, has_names),
+        data_collator=TimeProCollator(
+            processor, load_stems(arguments), max_length, has_names, bool(arguments.grounder_weight)
+        ),
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,
         audio_learning_rate=arguments.audio_learning_rate,
         reading_weights=reading_weights,
+        answer_weight=arguments.answer_weight,
+        grounder_weight=arguments.grounder_weight,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     check_training(trainer, trainer.reading_weights)
