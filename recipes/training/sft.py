@@ -8,23 +8,24 @@ absent. The loss is taken on the answers only. Ticks stay frozen. Resumes with -
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, TrlParser
 
+from recipes.arguments import option
 from recipes.conversion.checkpoint import load_checkpoint
 from recipes.data.augmentation import curriculum, group_by_length, lists_all
 from recipes.data.tasks import make_turns
 from recipes.data.training_rows import read_training_rows
+from recipes.training.adapter import adapter_config, save_trained
 from recipes.training.auxiliary_losses import READING_LOSSES
 from recipes.training.collator import TimeProCollator
 from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths
 from recipes.training.freezing import freeze_audio, freeze_constants, freeze_time_embeddings
 from recipes.training.grounder_loss import prepare_grounder
-from recipes.training.save import save_trained
 from recipes.training.sft_trainer import StopAfterSave, TimeProSFTTrainer
 from recipes.training.sharding import check_training
 
@@ -33,53 +34,39 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SFTArguments:
-    """What to train on.
+    """What to train on, and how."""
 
-    Attributes:
-        data: directory with `<split>.jsonl` rows; audio paths in them are relative to it.
-        split: which split to train on.
-        stems: train from `<split>_stem.npy` in `data` (frozen YAMNet stem) instead of audio files.
-        num_absent: absent labels asked for per clip.
-        wordings: how many of the built-in prompt wordings are used.
-        captions: ask for captions too, each event described by a sentence made from its label.
-        num_variants: times that every clip enters an epoch, each with other questions.
-        window_share: share of the clips that are cut to a random window of 2 s or more.
-        join_share: share of the clips that are followed by one or two others, up to the longest time of the ticks.
-        curriculum_share: share of the run, at its start, in which clips are windows that grow from 1.2 s to all.
-        questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
-        time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
-        audio_learning_rate: peak learning rate of tower and projector; 0 to freeze them, by default as the rest. What
-            they have learnt is lost to the large gradients of a language model that cannot read them yet.
-        clock_weight, pointer_weight, name_weight: weights of the losses that teach a small language model to read
-            times and to mind the label asked for, see `recipes/training/auxiliary_losses.py`; 0 for none.
-        grounder_weight: weight of the loss of a frame grounder, which the model is given if it has none; 0 for none.
-        answer_weight: weight of the loss of the written answers; 0 trains the frame grounder alone, and nothing else.
-        max_minutes: stop and save after so many minutes; 0 for no limit.
-        dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
-        accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
-    """
-
-    data: str = field(default="data", metadata={"help": "directory with <split>.jsonl"})
-    split: str = "train"
-    stems: bool = False
-    num_absent: int = 1
-    wordings: int = 4
-    captions: bool = False
-    num_variants: int = 1
-    window_share: float = 0.0
-    join_share: float = 0.0
-    curriculum_share: float = 0.0
-    questions_per_sequence: int = 0
-    time_label_sigma: float = 0.0
-    audio_learning_rate: float | None = None
-    clock_weight: float = 0.0
-    pointer_weight: float = 0.0
-    name_weight: float = 0.0
-    grounder_weight: float = 0.0
-    answer_weight: float = 1.0
-    max_minutes: float = 0.0
-    dry_run: bool = False
-    accelerate_config: str | None = None
+    data: str = option("data", "folder with <split>.jsonl, whose audio paths are relative to it")
+    split: str = option("train", "split to train on")
+    stems: bool = option(False, "train from <split>_stem.npy (the output of the frozen YAMNet stem) instead of audio")
+    num_absent: int = option(1, "absent labels to ask about per clip")
+    wordings: int = option(4, "number of built-in prompt templates to use")
+    captions: bool = option(False, "also ask for captions, one sentence per event, made from its label")
+    num_variants: int = option(1, "how often each clip appears in an epoch, each time with other questions")
+    window_share: float = option(0.0, "fraction of clips that are cut to a random window of 2 s or more")
+    join_share: float = option(0.0, "fraction of clips that are followed by one or two others, up to the last tick")
+    curriculum_share: float = option(
+        0.0, "first fraction of the run, in which clips are windows that grow from 1.2 s to the whole clip"
+    )
+    questions_per_sequence: int = option(0, "questions that share one audio prompt; 0: all questions about a clip")
+    time_label_sigma: float = option(0.0, "seconds of Gaussian soft targets for time tokens; 0: plain cross entropy")
+    audio_learning_rate: float | None = option(
+        None,
+        "peak learning rate of audio encoder and projector; 0: freeze them; default: that of the rest. A language "
+        "model that cannot read them yet has large gradients, which destroy what they have learned",
+    )
+    clock_weight: float = option(0.0, "weight of the clock loss, see recipes/training/auxiliary_losses.py")
+    pointer_weight: float = option(0.0, "weight of the pointer loss")
+    name_weight: float = option(0.0, "weight of the name loss")
+    grounder_weight: float = option(
+        0.0, "weight of the loss of a frame grounder, which the model is given if it has none; 0: no frame grounder"
+    )
+    answer_weight: float = option(1.0, "weight of the answers' loss; 0: train the frame grounder and nothing else")
+    max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
+    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and memory per GPU")
+    accelerate_config: str | None = option(
+        None, "configuration file of accelerate that a dry run is for; default: the current launch"
+    )
 
 
 def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
@@ -135,7 +122,7 @@ def describe_run(arguments, training, model_arguments):
         "accelerate_config": arguments.accelerate_config,
         "freezes_audio": arguments.audio_learning_rate == 0,
     }
-    peft_config = get_peft_config(model_arguments)
+    peft_config = adapter_config(model_arguments)
     report = dry_run("sft", path, config, processor, lengths, training, model_arguments, peft_config, options)
     if training.process_index == 0:
         print(format_report(report))
@@ -164,7 +151,7 @@ def main(argv: list[str] | None = None):
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     if not arguments.answer_weight and not arguments.grounder_weight:
         raise ValueError("answer_weight and grounder_weight are both 0; give one of them, so that something is trained.")
-    peft_config = get_peft_config(model_arguments)
+    peft_config = adapter_config(model_arguments)
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             freeze_audio(model)

@@ -1,9 +1,34 @@
-"""What a run leaves behind: the trained checkpoint, and its adapter, if it has one."""
+"""LoRA adapters: their settings, on a checkpoint that is trained further, and merged into it in the end."""
 
+import re
 from pathlib import Path
 
-from recipes.conversion.checkpoint import save_checkpoint
+from peft import PeftConfig, PeftModel
+from trl import get_peft_config
+
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.conversion.merge import merge
+
+
+def adapter_config(model_arguments) -> PeftConfig | None:
+    """Return PEFT's configuration of TRL's `ModelConfig`, or `None` where all of the model is trained.
+
+    Of a single target module TRL makes a string, which PEFT takes for a pattern that must match a module's whole path;
+    here the name of a module stays one.
+    """
+    config = get_peft_config(model_arguments)
+    if config is not None and isinstance(config.target_modules, str):
+        if re.fullmatch(r"\w+(\.\w+)*", config.target_modules):
+            config.target_modules = {config.target_modules}
+    return config
+
+
+def load_policy(path, **kwargs):
+    """Return `(model, processor)` of a checkpoint, or of an adapter on its checkpoint, ready to be trained on."""
+    if not (Path(path) / "adapter_config.json").is_file():
+        return load_checkpoint(path, **kwargs)
+    model, processor = load_checkpoint(PeftConfig.from_pretrained(path).base_model_name_or_path, **kwargs)
+    return PeftModel.from_pretrained(model, path, is_trainable=True), processor
 
 
 def save_trained(trainer, processor) -> None:
@@ -35,4 +60,4 @@ def _write_trained(trainer, processor, state_dict):
     trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))
 
 
-__all__ = ["save_trained"]
+__all__ = ["adapter_config", "load_policy", "save_trained"]
