@@ -84,7 +84,7 @@ class TimeProFrameGrounder(nn.Module):
         Args:
             frames: `(num_clips, num_frames, hidden_size)` frames as the language model is given them.
             frame_mask: bool `(num_clips, num_frames)`, true for frames that are no padding.
-            question_states: `(num_questions, num_tokens, hidden_size)` what enters the last layer of the language model.
+            question_states: `(num_questions, num_tokens, hidden_size)` what enters the language model's last layer.
             question_mask: bool `(num_questions, num_tokens)`.
             clips: `(num_questions,)` index of the clip that each question is about; by default one question each.
         """
@@ -98,7 +98,8 @@ class TimeProFrameGrounder(nn.Module):
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=question_mask[:, None, None, :])
         attended = attended.transpose(1, 2).flatten(2)
         states = heard + self.match(torch.cat([heard, attended, heard * attended], dim=-1))
-        angles = rotary_angles(states.shape[1], states.shape[2] // self.num_heads, self.context.rope_theta, states.device)
+        head_size = states.shape[2] // self.num_heads
+        angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         mask = None if bool(frame_mask.all()) else frame_mask
         for layer in self.layers:

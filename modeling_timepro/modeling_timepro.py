@@ -316,7 +316,8 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             question_rows: `(num_questions,)` the row of `input_ids` that each is in.
         """
         is_grounded, wants_states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
-        kwargs |= {} if wants_states is None and not is_grounded else {"output_hidden_states": wants_states or is_grounded}
+        if is_grounded or wants_states is not None:
+            kwargs["output_hidden_states"] = wants_states or is_grounded
         outputs = self.model(
             input_ids=input_ids,
             input_features=input_features,
@@ -351,7 +352,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
 
     def _ground(self, outputs, input_ids, tokens, rows):
         if self.frame_grounder is None:
-            raise ValueError("question_tokens is given but config.frame_grounder is None; call add_frame_grounder first.")
+            raise ValueError("question_tokens is given but there is no frame grounder; call add_frame_grounder first.")
         counts = (input_ids == self.config.audio_token_id).sum(1)
         frames = nn.utils.rnn.pad_sequence(outputs.audio_hidden_states.split(counts.tolist()), batch_first=True)
         mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]

@@ -30,7 +30,7 @@ def question_spans(tokens, audio_token_id, prefix, branches):
 
 
 def question_batch(clips, grid):
-    """Return `question_tokens`, `question_rows` and [`FRAME_TARGETS`] of a batch, padded with -1; `{}` without questions.
+    """Return `question_tokens`, `question_rows` and [`FRAME_TARGETS`], padded with -1; `{}` where nothing is asked.
 
     Args:
         clips: for each row its `questions`, pairs of a span and the answer that tells the events, and its `num_frames`.
@@ -45,7 +45,7 @@ def question_batch(clips, grid):
     return {
         "question_tokens": torch.tensor([span + [-1] * (longest - len(span)) for _, span, _, _ in asked]),
         "question_rows": torch.tensor([row for row, *_ in asked]),
-        FRAME_TARGETS: torch.stack([F.pad(torch.from_numpy(part), (0, most - len(part)), value=-1) for part in covered]),
+        FRAME_TARGETS: torch.stack([F.pad(torch.from_numpy(c), (0, most - len(c)), value=-1) for c in covered]),
     }
 
 

@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None):
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     if not arguments.answer_weight and not arguments.grounder_weight:
-        raise ValueError("answer_weight and grounder_weight are both 0; give one of them, so that something is trained.")
+        raise ValueError("answer_weight and grounder_weight are both 0; give one of them to train something.")
     peft_config = adapter_config(model_arguments)
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
