@@ -1,5 +1,6 @@
 """The frame grounder: one logit per audio frame for a question, on every backbone, trained, saved and loaded."""
 
+import copy
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from conftest import make_tiny_checkpoint
 from tiny_backbones import MAKERS, make_stock, save_stock
 
 from modeling_timepro import TimeProAudioConfig
-from processing.events import Event
+from processing.answer_text import parse_events, prompt_text
+from processing.events import Event, clip_events
 from processing.frame_decoding import frame_coverage, frame_events, refined
+from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from recipes.conversion.backbone_files import load_backbone
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.training.collator import TimeProCollator
@@ -21,6 +24,7 @@ TURNS = [
     {"question": "When is 'dog bark'?", "answer": "<0.48>-<1.04>", "event_label": "dog bark"},
     {"question": "When is 'drum'?", "answer": "none", "event_label": "drum"},
 ]
+FRAME_SETTINGS = ("threshold", "median_filter_s", "min_gap_s", "min_length_s")
 NOT_INPUTS = ("labels", FRAME_TARGETS)
 
 
@@ -153,3 +157,85 @@ def test_frames_refine_a_written_answer_and_add_what_it_missed():
     events = refined([Event(1.2, 2.3, "drum"), Event(4.0, 5.0, "drum")], heard, scores, 10.0)
     found = [(e.onset, e.offset, round(e.score, 3)) for e in events]
     assert found == [(1.0, 2.0, 0.9), (3.0, 4.0, 0.7), (4.0, 5.0, 0.1)]
+
+
+LABELS = ["dog bark", "drum", "siren"]
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint):
+    model, processor = checkpoint
+    model, processor = copy.deepcopy(model), copy.deepcopy(processor)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.config.event_labels = LABELS
+    return TemporalAudioGroundingPipeline(model=model.eval(), processor=processor)
+
+
+@pytest.fixture(scope="module")
+def waveform():
+    return (0.1 * np.random.default_rng(3).normal(size=48000)).astype(np.float32)
+
+
+def test_frames_answer_all_queries_in_one_pass_as_the_model_scores_them(pipe, waveform, tmp_path):
+    results = pipe(waveform, task="grounding", query=["dog bark", "drum"], decode="frames", return_frame_scores=True)
+    scores = np.concatenate([result["frame_scores"]["scores"] for result in results])
+    turns = [
+        {"question": prompt_text("grounding", query), "answer": "none", "event_label": query}
+        for query in ("dog bark", "drum")
+    ]
+    clip = sample(tmp_path, turns)
+    soundfile.write(clip["pieces"][0]["audio"], waveform, 16000, subtype="FLOAT")
+    batch = TimeProCollator(pipe.processor, frame_targets=True)([clip])
+    np.testing.assert_allclose(scores, logits_of(pipe.model, batch).sigmoid(), atol=1e-4)
+    for query, result, one in zip(("dog bark", "drum"), results, scores):
+        settings = {name: pipe.model.config.frame_grounder[name] for name in FRAME_SETTINGS}
+        expected = clip_events(frame_events(one, query, 12.5, **settings), 3.0)
+        assert result["events"] == [pytest.approx(event.as_dict(), abs=1e-3) for event in expected]
+        assert parse_events(result["text"], "grounding", query) is not None
+        assert result["frame_scores"]["onsets"][:3].tolist() == pytest.approx([0.0, 0.08, 0.16])
+
+
+def test_detection_by_frames_scores_all_labels_of_the_checkpoint(pipe, waveform):
+    result = pipe(waveform, decode="frames", return_frame_scores=True)
+    assert result["frame_scores"]["labels"] == LABELS and len(result["frame_scores"]["scores"]) == 3
+    only = pipe(waveform, decode="frames", event_labels=["drum"], return_frame_scores=True)
+    np.testing.assert_allclose(only["frame_scores"]["scores"][0], result["frame_scores"]["scores"][1], atol=1e-5)
+    table = pipe.format_frame_scores(result["frame_scores"], 12.5).splitlines()
+    assert table[0] == "onset\toffset\tdog bark\tdrum\tsiren"
+    assert len(table) == 1 + len(result["frame_scores"]["onsets"])
+    assert table[1].startswith("0.000\t0.080\t")
+
+
+def test_windows_of_a_long_recording_join_without_gap_or_overlap(pipe):
+    long = (0.1 * np.random.default_rng(4).normal(size=16000 * 7)).astype(np.float32)
+    result = pipe(long, decode="frames", chunk_length_s=2.0, return_frame_scores=True)
+    onsets = result["frame_scores"]["onsets"]
+    np.testing.assert_allclose(np.diff(onsets), 0.08, atol=1e-6)
+    assert onsets[0] == 0 and onsets[-1] > 6.8 and len(result["windows"]) > 1
+
+
+def test_text_is_the_same_whether_frames_are_scored_or_not(pipe, waveform):
+    plain = pipe(waveform, decode="text", max_new_tokens=24)
+    scored = pipe(waveform, decode="text", return_frame_scores=True, max_new_tokens=24)
+    assert scored.pop("frame_scores")["labels"] == LABELS and scored == plain
+    both = pipe(waveform, decode="both", max_new_tokens=24)
+    assert both["text"] == plain["text"]
+
+
+def test_what_frames_cannot_do_is_refused(pipe, waveform, tokenizer_folder):
+    with pytest.raises(ValueError, match="decode is 'words'"):
+        pipe(waveform, decode="words")
+    with pytest.raises(ValueError, match="captioning"):
+        pipe(waveform, task="captioning", decode="both")
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    bare = TemporalAudioGroundingPipeline(model=model.eval(), processor=processor)
+    with pytest.raises(ValueError, match="no frame grounder"):
+        bare(waveform, task="grounding", query="drum", decode="frames")
+    model.add_frame_grounder()
+    with pytest.raises(ValueError, match="give event_labels"):
+        bare(waveform, decode="frames")

@@ -99,6 +99,5 @@ def event_labels(bank="train", path=SOUNDS) -> list[str]:
     return sorted(
         name.replace("_", " ")
         for name, entry in entries.items()
-        if entry["kind"] == "event"
-        and ("generator" in entry or any(item.get(key) for item in entry["files"]))
+        if entry["kind"] == "event" and ("generator" in entry or any(item.get(key) for item in entry["files"]))
     )
