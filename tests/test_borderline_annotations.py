@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from conftest import make_tiny_checkpoint
 
-from processing.time_grid import TimeGrid
 from recipes.data.loading import load_clips
 from recipes.data.questions import SCORING, questions
 from recipes.training.grpo import GRPOArguments, load_prompts
@@ -44,38 +44,34 @@ CASES = {
 }
 
 
-class AnyAudio:
-    """What GRPO asks of a processor before it trains: its rate, and whether a recording fits."""
-
-    sampling_rate = 16000
-
-    def check_audio(self, waveforms):
-        assert len(waveforms) == 1
+@pytest.fixture(scope="module")
+def processor(tokenizer_folder):
+    return make_tiny_checkpoint(tokenizer_folder)[1]
 
 
-def train(path):
-    return list(load_samples(SFTArguments(str(path), wordings=1), TimeGrid(12.5, 0.08, 30.0), "digits", 1, 0))
+def train(path, processor):
+    return list(load_samples(SFTArguments(str(path), wordings=1), processor.grid, "digits", 1, 0))
 
 
-def reinforce(path):
-    return list(load_prompts(GRPOArguments(str(path), wordings=1), AnyAudio(), 0))
+def reinforce(path, processor):
+    return list(load_prompts(GRPOArguments(str(path), wordings=1), processor, 0))
 
 
-def score(path):
+def score(path, _):
     return [question for clip in load_clips(path, needs_audio=True) for question in questions(clip, SCORING)]
 
 
 @pytest.mark.parametrize("use", [train, reinforce, score])
 @pytest.mark.parametrize("case", CASES)
-def test_all_users_of_annotations_come_to_one_verdict(case, use, tmp_path):
+def test_all_users_of_annotations_come_to_one_verdict(case, use, processor, tmp_path):
     rows, message = CASES[case]
     soundfile.write(tmp_path / "a.wav", np.zeros(32000), 16000)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if message is None:
-        assert use(tmp_path / "rows.jsonl")
+        assert use(tmp_path / "rows.jsonl", processor)
     else:
         with pytest.raises(ValueError, match=message):
-            use(tmp_path / "rows.jsonl")
+            use(tmp_path / "rows.jsonl", processor)
 
 
 @pytest.mark.parametrize("case", CASES)
