@@ -26,6 +26,7 @@ from recipes.training.collator import TimeProCollator
 from recipes.training.data_arguments import DataArguments
 from recipes.training.dry_run import NUM_ROWS, describe_run, dry_run_arguments, load_outline, sft_lengths
 from recipes.training.freezing import freeze_audio, freeze_constants, freeze_time_embeddings
+from recipes.training.grounder_loss import prepare_grounder
 from recipes.training.sft_trainer import StopAfterSave, TimeProSFTTrainer
 from recipes.training.sharding import check_training
 
@@ -54,6 +55,10 @@ class SFTArguments(DataArguments):
     clock_weight: float = option(0.0, "weight of the clock loss, see recipes/training/auxiliary_losses.py")
     pointer_weight: float = option(0.0, "weight of the pointer loss")
     name_weight: float = option(0.0, "weight of the name loss")
+    grounder_weight: float = option(
+        0.0, "weight of the loss of a frame grounder, which the model is given if it has none; 0: no frame grounder"
+    )
+    answer_weight: float = option(1.0, "weight of the answers' loss; 0: train the frame grounder and nothing else")
     max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
     dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
 
@@ -132,11 +137,15 @@ def main(argv: list[str] | None = None):
     # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
+    if not arguments.answer_weight and not arguments.grounder_weight:
+        raise ValueError("answer_weight and grounder_weight are both 0; give one of them to train something.")
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             freeze_audio(model)
         freeze_constants(model)
         freeze_time_embeddings(model)
+    if arguments.grounder_weight:
+        prepare_grounder(model, not arguments.answer_weight, peft_config)
     max_length, training.max_length = training.max_length, None
     reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}
     has_names = bool(arguments.name_weight) and processor.answer_format == "ticks"
@@ -144,12 +153,16 @@ def main(argv: list[str] | None = None):
         model=model,
         args=training,
         train_dataset=dataset,
-        data_collator=TimeProCollator(processor, load_stems(arguments), max_length, has_names),
+        data_collator=TimeProCollator(
+            processor, load_stems(arguments), max_length, has_names, bool(arguments.grounder_weight)
+        ),
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,
         audio_learning_rate=arguments.audio_learning_rate,
         reading_weights=reading_weights,
+        answer_weight=arguments.answer_weight,
+        grounder_weight=arguments.grounder_weight,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     check_training(trainer, trainer.reading_weights)
