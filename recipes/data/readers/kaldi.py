@@ -23,9 +23,9 @@ def read_segments(path) -> Iterator[AnnotatedClip]:
     texts = Path(path).parent / "text"
     if not texts.is_file():
         raise FileNotFoundError(f"{path} has times but no labels; put Kaldi's text (<utterance> <label>) beside it.")
-    labels = dict(fields for _, fields in _fields(texts, 2, 2, "<utterance> <label>"))
+    labels = dict(fields for _, fields in _split_lines(texts, 2, 2, "<utterance> <label>"))
     found: dict[str, list] = {}
-    for where, (utterance, recording, start, end) in _fields(path, 4, 4, "<utterance> <recording> <start> <end>"):
+    for where, (utterance, recording, start, end) in _split_lines(path, 4, 4, "<utterance> <recording> <start> <end>"):
         if utterance not in labels:
             raise ValueError(f"{where}: {texts} has no label of {utterance!r}; add it.")
         onset, offset = read_number(start, "start", where), read_number(end, "end", where)
@@ -41,7 +41,7 @@ def read_ctm(path) -> Iterator[AnnotatedClip]:
         ValueError: a malformed line.
     """
     found: dict[str, list] = {}
-    for where, fields in _fields(path, 5, 6, "<recording> <channel> <start> <length> <label> [<score>]"):
+    for where, fields in _split_lines(path, 5, 6, "<recording> <channel> <start> <length> <label> [<score>]"):
         onset, length = read_number(fields[2], "start", where), read_number(fields[3], "length", where)
         score = read_number(fields[5], "score", where) if len(fields) == 6 and fields[5] != "NA" else None
         event = make_event(onset, round(onset + length, 9), fields[4], where, score)
@@ -50,7 +50,7 @@ def read_ctm(path) -> Iterator[AnnotatedClip]:
         yield make_clip(str(path), recording, events, recording)
 
 
-def _fields(path, fewest, most, layout):
+def _split_lines(path, fewest, most, layout):
     for number, line in enumerate(read_lines(path), 1):
         # The last field of `text` may have blanks.
         fields = line.split(maxsplit=1) if most == 2 else line.split()
