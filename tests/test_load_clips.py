@@ -10,7 +10,6 @@ import soundfile
 
 from processing.events import Event
 from recipes.data.clip import AnnotatedClip
-from recipes.data.formats import READERS
 from recipes.data.loading import check_audio, load_clips, measure_durations
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -49,10 +48,6 @@ def test_the_format_is_told_from_the_contents(file, format, tmp_path):
     text = (FIXTURES / file).read_bytes().replace(b"\n", b"\r\n")
     path = write(tmp_path / file, b"\xef\xbb\xbf" + text)
     assert load_clips(path, audio_dir=FIXTURES) == clips
-
-
-def test_every_format_has_a_file():
-    assert {format for _, format in PUBLIC_FILES} == set(READERS) - {"parquet"}
 
 
 def test_desed_gives_one_clip_per_recording_and_keeps_those_without_events():
