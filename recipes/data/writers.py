@@ -71,6 +71,6 @@ def _name(clip, audio_dir):
     if audio_dir is None or clip.audio is None:
         return clip.audio
     relative = os.path.relpath(clip.audio, audio_dir)
-    if relative.startswith(os.pardir):
+    if relative.split(os.sep)[0] == os.pardir:
         raise ValueError(f"audio is {clip.audio!r}, which is not in audio_dir {str(audio_dir)!r}; give its folder.")
     return relative
