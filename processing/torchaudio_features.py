@@ -2,7 +2,7 @@
 
 torchaudio is an extra of GPU installs. Without it everything runs through NumPy and soxr on the CPU. Mel features are
 the same to 1e-4. Filters of torchaudio and soxr fall off differently just below the Nyquist frequency: below 0.85 of it
-resampled noise agrees to -76 dB, over all frequencies to -31 dB. The events of this project's examples are the same, and
+resampled noise agrees to -76 dB, over all frequencies to -31 dB. Events of the examples in space_app are the same, and
 their scores to 0.01. tests/test_torchaudio_features.py measures it.
 """
 
