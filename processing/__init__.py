@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .annotation_io import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
+    from .annotations import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
     from .answer_grammar import AnswerGrammar
     from .answer_text import TASKS, escape_text, format_events, parse_events, prompt_text
     from .audio_io import audio_duration, load_audio
@@ -32,10 +32,10 @@ _MODULE_OF = {
     "AnswerGrammar": "answer_grammar",
     "AnswerConstraint": "constrained_decoding",
     "score_events": "event_scores",
-    "ANNOTATION_FORMATS": "annotation_io",
-    "format_annotations": "annotation_io",
-    "read_annotations": "annotation_io",
-    "write_annotations": "annotation_io",
+    "ANNOTATION_FORMATS": "annotations",
+    "format_annotations": "annotations",
+    "read_annotations": "annotations",
+    "write_annotations": "annotations",
     "audio_duration": "audio_io",
     "load_audio": "audio_io",
     "stream_audio": "audio_streaming",

@@ -23,7 +23,7 @@ def read_jams(path) -> dict:
         ValueError: no JAMS, several annotations, or values that are no text.
         ImportError: the library is missing.
     """
-    from .annotation_text import make_event
+    from .text_files import make_event
 
     jams = _jams()
     try:

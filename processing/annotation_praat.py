@@ -8,7 +8,7 @@ import codecs
 import re
 from pathlib import Path
 
-from .annotation_text import check_label, make_event, read_number, split_tiers
+from .text_files import check_label, make_event, read_number, split_tiers
 
 _TOKEN = re.compile(
     r'"(?P<text>(?:[^"]|"")*)"|(?<!\S)(?P<number>[-+]?\.?\d[^\s"]*)(?!\S)|<(?P<flag>\w+)>|![^\n]*|[^\s"]+'

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from decimal import Context, Decimal
 
 from .annotation_tables import check_once
-from .annotation_text import audio_stem, check_label, format_seconds, make_event, read_lines, read_number
+from .text_files import audio_stem, check_label, format_seconds, make_event, read_lines, read_number
 
 # Enough digits for the difference of any two floats.
 _EXACT = Context(prec=1100)

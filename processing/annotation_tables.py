@@ -17,7 +17,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 
-from .annotation_text import (
+from .text_files import (
     check_label,
     format_seconds,
     make_event,

@@ -2,9 +2,13 @@
 
 import math
 import numbers
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+# Zero-width space, word joiner, byte order mark, soft hyphen.
+_INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF, 0xAD))
 
 
 def clip_events(events: Iterable["Event"], duration: float) -> list["Event"]:
@@ -41,6 +45,12 @@ def shift_events(events: Iterable["Event"], seconds: float) -> list["Event"]:
             f"seconds is {seconds}, which would move an onset at {earliest} s before 0; shift by {-earliest} or more."
         )
     return [Event(event.onset + seconds, event.offset + seconds, event.event_label, event.score) for event in events]
+
+
+def normalize_label(label: str) -> str:
+    """Return a label as it is compared: composed (Unicode NFC), blanks single and none at the ends."""
+    label = label if label.isascii() else unicodedata.normalize("NFC", label).translate(_INVISIBLE)
+    return " ".join(label.split())
 
 
 def _seconds(name: str, value: Any) -> float:
@@ -121,4 +131,4 @@ def _score(value: Any) -> float:
     return float(value)
 
 
-__all__ = ["Event", "clip_events", "shift_events"]
+__all__ = ["Event", "clip_events", "normalize_label", "shift_events"]

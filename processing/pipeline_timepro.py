@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import Pipeline
 
-from .annotation_io import format_annotations, read_annotations
+from .annotations import format_annotations, read_annotations
 from .answer_text import TASKS, prompt_text
 from .audio_streaming import stream_audio, stream_windows
 from .constrained_decoding import AnswerConstraint

@@ -37,7 +37,7 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1):
             f"questions has {[len(texts) for texts in questions]} texts for {len(waveforms)} clips; give one or more "
             "for each clip."
         )
-    features, clip_texts = processor._process_audio(waveforms, device=accelerator(model.device), return_tensors="pt")
+    features, clip_texts = processor.encode_audio(waveforms, accelerator(model.device))
     names = ("input_features", "input_features_mask")
     features = {name: features[name].to(model.device) for name in names}
     counts = [text.count(processor.audio_token) for text in clip_texts]

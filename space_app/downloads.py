@@ -16,7 +16,7 @@ NAMES = {
 
 def export_choices(pipe) -> list[tuple[str, str]]:
     """Return `(name to show, format)` of all formats that can be written here; JAMS needs its library."""
-    formats = carried(pipe, "annotation_io").ANNOTATION_FORMATS
+    formats = carried(pipe, "annotations").ANNOTATION_FORMATS
     return [
         (NAMES.get(name, name), name)
         for name in formats
@@ -34,9 +34,9 @@ def write_export(pipe, folder: str, name: str, duration: float, events: list[dic
     """
     result = {"file": name, "duration": duration, "events": events}
     text = pipe.format_annotations(result, format, drop_scores=True)
-    kind = carried(pipe, "annotation_io").ANNOTATION_FORMATS[format]
+    kind = carried(pipe, "annotations").ANNOTATION_FORMATS[format]
     # A name of its own, so that nobody can guess it.
-    path = Path(tempfile.mkdtemp(dir=folder)) / (carried(pipe, "annotation_text").audio_stem(name) + kind.suffix)
+    path = Path(tempfile.mkdtemp(dir=folder)) / (carried(pipe, "text_files").audio_stem(name) + kind.suffix)
     path.write_bytes(text.encode("utf-8"))
     return str(path)
 

@@ -33,9 +33,7 @@ def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.nda
                 f"{name} has {size / 1e6:.1f} MB; give a file of {limits.max_megabytes:g} MB at most, such as a flac."
             )
         rate = pipe.processor.sampling_rate
-        seconds, blocks = carried(pipe, "audio_stream").stream_audio(
-            path, rate, max_seconds=limits.max_seconds + 1
-        )
+        seconds, blocks = carried(pipe, "audio_streaming").stream_audio(path, rate, max_seconds=limits.max_seconds + 1)
         kept, num_samples = [], 0
         _check_length(name, seconds, limits)
         for block in blocks:

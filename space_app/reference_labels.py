@@ -23,7 +23,7 @@ def read_reference(pipe, path: str, name: str) -> list:
         recordings = pipe.read_annotations(path)
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"The labels cannot be read: {without_folder(str(error), path)}") from None
-    stem = carried(pipe, "annotation_text").audio_stem
+    stem = carried(pipe, "text_files").audio_stem
     named = [recording for recording in recordings if stem(recording["file"]) == stem(name)]
     if len(recordings) > 1 and not named:
         files = ", ".join(recording["file"] for recording in recordings[:3])

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing import Event, format_annotations, read_annotations
-from processing.annotation_io import ANNOTATION_FORMATS
+from processing.annotations import ANNOTATION_FORMATS
 
 FOREIGN = {
     "vtt": "\ufeffWEBVTT - made elsewhere\n\nSTYLE\n::cue { color: red }\n\nNOTE\nby hand\n\nintro\n"

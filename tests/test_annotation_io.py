@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing import Event, format_annotations, read_annotations, write_annotations
-from processing.annotation_io import ANNOTATION_FORMATS, guess_annotation_format
-from processing.annotation_text import split_tiers
+from processing.annotations import ANNOTATION_FORMATS, guess_annotation_format
+from processing.text_files import split_tiers
 
 MILLISECONDS = ("vtt", "srt", "elan")
 HOLD_DURATION = ("json", "jsonl", "textgrid", "jams")

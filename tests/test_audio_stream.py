@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing import audio_stream
+from processing import audio_streaming as audio_stream
 from processing.audio_io import load_audio
 from processing.audio_streaming import stream_audio, stream_windows
 from processing.windowing import WindowPlan, plan_windows

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from processing.annotation_io import ANNOTATION_FORMATS, read_annotations
+from processing.annotations import ANNOTATION_FORMATS, read_annotations
 from recipes.cli.main import main
 from recipes.cli.output import format_json, format_table
 from recipes.evaluation.runner import ask

@@ -107,13 +107,13 @@ def test_the_collator_cuts_the_same_window_out_of_audio_and_stored_stems(scripte
     pieces = [{"audio": str(tmp_path / "0.wav"), "stem_index": 0, "start": 2.0, "duration": 4.0}]
     sample = {"pieces": pieces * 2, "turns": [{"question": "When?", "answer": "none"}]}
     heard = TimeProCollator(processor)([sample])
-    features, _ = processor._process_audio([waveform])
+    features, _ = processor.encode_audio([waveform])
     stems = model.model.audio_tower.stem(*(np_to_torch(features[k]) for k in ("input_features", "input_features_mask")))
     stored = TimeProCollator(processor, stems.numpy().astype(np.float16))([sample])
     assert stored["input_ids"].equal(heard["input_ids"])
     assert stored["input_features_mask"].equal(heard["input_features_mask"])
     assert heard["input_features"].shape[-1] == 800 and stored["stem_features"].shape[:2] == (1, 100)
-    expected, _ = processor._process_audio([np.concatenate([waveform[32000:96000]] * 2)])
+    expected, _ = processor.encode_audio([np.concatenate([waveform[32000:96000]] * 2)])
     assert np.allclose(heard["input_features"], expected["input_features"])
     assert np.allclose(stored["stem_features"][0, :50], stems[0, 25:75], atol=1e-2)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from processing.annotation_io import ANNOTATION_FORMATS
+from processing.annotations import ANNOTATION_FORMATS
 from recipes.data.event_loaders import READERS
 
 ROOT = Path(__file__).parents[1]

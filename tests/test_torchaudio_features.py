@@ -10,7 +10,7 @@ import soundfile
 import soxr
 import torch
 
-from processing import pipeline_timepro, shared_prompt, torchaudio_features
+from processing import pipeline_timepro, prefix_cache, torchaudio_features
 from processing.answer_text import prompt_text
 from processing.audio_io import load_audio
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
@@ -116,7 +116,7 @@ def test_the_pipeline_finds_the_same_events_through_torchaudio(device, recording
     assert used == {"resample_on_device": 0, "log_mel_batch": 0}
     if device == "cpu":
         # As if this were no CPU.
-        for module in (pipeline_timepro, shared_prompt):
+        for module in (pipeline_timepro, prefix_cache):
             monkeypatch.setattr(module, "accelerator", lambda device: device)
     else:
         pipe = TemporalAudioGroundingPipeline(model=model, processor=processor, device=device)

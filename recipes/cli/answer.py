@@ -7,9 +7,8 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from processing.annotation_io import ANNOTATION_FORMATS, means_folder
-from recipes import DEFAULT_CHECKPOINT
-from recipes.cli.argument_types import positive_int, probability, seconds
+from processing.annotations import ANNOTATION_FORMATS, means_folder
+from recipes.arguments import add_model, positive_int, probability, seconds
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
@@ -40,9 +39,7 @@ def add_answer_arguments(command: ArgumentParser, task: str):
             "--query", required=True, action="append", metavar="TEXT",
             help='what to look for, e.g. "dog barking"; may be given several times',
         )  # fmt: skip
-    command.add_argument(
-        "--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="checkpoint (default: the embedded one)"
-    )
+    add_model(command)
     output = command.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")

@@ -4,11 +4,11 @@ import glob
 import os
 from collections.abc import Iterable
 
-from processing import annotation_text
+from processing import text_files
 
 # What libsndfile reads, and ffmpeg where that is installed, by the names that such files have.
 AUDIO_SUFFIXES = (
-    *annotation_text.AUDIO_SUFFIXES, ".oga", ".au", ".snd", ".aifc", ".caf", ".w64", ".rf64", ".mkv", ".wma"
+    *text_files.AUDIO_SUFFIXES, ".oga", ".au", ".snd", ".aifc", ".caf", ".w64", ".rf64", ".mkv", ".wma"
 )  # fmt: skip
 
 

@@ -5,8 +5,8 @@ import sys
 from argparse import ArgumentError
 from pathlib import Path
 
-from processing.annotation_io import ANNOTATION_FORMATS, format_annotations, write_annotations
-from processing.annotation_text import audio_stem
+from processing.annotations import ANNOTATION_FORMATS, format_annotations, write_annotations
+from processing.text_files import audio_stem
 
 
 def format_table(file: str, duration: float, answers: list[dict]) -> str:

@@ -1,6 +1,7 @@
 """A backbone's folder, looked through before anything is made of it: what is missing or broken is said at once."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, GenerationConfig
+from transformers.integrations import deepspeed
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor
@@ -23,7 +25,6 @@ from recipes.conversion.weight_files import (
     shard_names,
     stored_tensors,
 )
-from recipes.training.sharding import built_whole
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What a checkpoint has beside its weights, by any of these names.
@@ -185,6 +186,17 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
             torch.equal(slices[0][start : start + 4096], slices[1][start : start + 4096])
             for start in range(0, one.shape[0], 4096)
         )
+
+
+@contextmanager
+def built_whole():
+    """Build models within as they are: under ZeRO-3 transformers splits every model of the process at its birth."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
 
 
 def expected_shapes(config) -> dict[str, tuple[int, ...]]:

@@ -6,7 +6,6 @@ Weights go from the backbone's files to ours tensor by tensor, so a large
 backbone needs little memory.
 """
 
-import argparse
 import copy
 import logging
 from dataclasses import replace
@@ -20,14 +19,12 @@ from transformers.dynamic_module_utils import custom_object_save
 from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
-from recipes.conversion.arguments import add_convert_arguments
 from recipes.conversion.atomic_folder import check_output_folder, whole_folder
 from recipes.conversion.backbone_files import (
     EMBEDDINGS,
     HEAD,
     check_weights,
     count_values,
-    load_backbone,
     read_backbone,
 )
 from recipes.conversion.card import conversion_card
@@ -254,14 +251,4 @@ def end_answers(processor, generation_config):
         generation_config.pad_token_id = tokenizer.pad_token_id
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_convert_arguments(parser)
-    logging.basicConfig(level=logging.INFO)
-    convert(**vars(parser.parse_args(argv)))
-
-
-__all__ = ["add_time_tokens", "convert", "load_backbone"]
-
-if __name__ == "__main__":
-    main()
+__all__ = ["add_time_tokens", "convert"]

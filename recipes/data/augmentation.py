@@ -8,13 +8,14 @@ not joined: nobody knows whether a query is true of the other recordings.
 import numpy as np
 
 from processing.events import Event
-from recipes.soundscapes.mixing import merge_same_label
 
 # What a window leaves of an event is not asked for if it is shorter (seconds).
 MIN_HEARD = 0.1
 MIN_WINDOW = 2.0
 # Windows of the curriculum begin at this length.
 FIRST_WINDOW = 1.2
+# Events of one label that lie closer than this are one event (seconds).
+MERGE_GAP = 0.15
 
 
 def whole(row) -> dict:
@@ -53,6 +54,18 @@ def join(clips) -> dict:
     ]
     pieces = [piece for clip in clips for piece in clip["pieces"]]
     return {"pieces": pieces, "duration": start, "events": merged, "absent": absent}
+
+
+def merge_same_label(events):
+    """Join events of one label that overlap or lie less than 0.15 s apart."""
+    merged = []
+    for event in sorted(events, key=lambda item: (item.event_label, item.onset)):
+        last = merged[-1] if merged else None
+        if last and last.event_label == event.event_label and event.onset - last.offset < MERGE_GAP:
+            merged[-1] = Event(last.onset, max(last.offset, event.offset), event.event_label)
+        else:
+            merged.append(event)
+    return sorted(merged)
 
 
 def lists_all(row) -> bool:

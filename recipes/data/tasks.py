@@ -4,7 +4,7 @@ import numpy as np
 
 from processing.answer_text import PROMPTS, format_events, prompt_text
 from processing.events import Event
-from recipes.small.synthetic_text import PHRASES
+from recipes.data.label_phrases import PHRASES
 
 
 def query_spellings(label: str) -> tuple[str, ...]:

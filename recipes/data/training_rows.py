@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from processing.annotation_text import read_json_lines
 from processing.audio_io import audio_duration
+from processing.text_files import read_json_lines
 from recipes.data.readers.event_lines import row_of
 
 # `absent`: labels that the recording does not hold; `question`: the words to ask in; `stem_index`: see `stem_cache.py`.

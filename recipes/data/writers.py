@@ -1,4 +1,4 @@
-"""Write rows of `event_rows.py` as JSON Lines, and as other formats through `processing/annotation_io.py`.
+"""Write rows of `event_rows.py` as JSON Lines, and as other formats through `processing/annotations.py`.
 
 Nothing is written before all rows were checked. What a format cannot hold is an error, never left out: the others hold
 one detection row per recording and no ids of their own.
@@ -8,9 +8,9 @@ import json
 import os
 from pathlib import Path
 
-from processing.annotation_io import write_annotations
 from processing.annotation_tables import format_table
-from processing.annotation_text import format_seconds
+from processing.annotations import write_annotations
+from processing.text_files import format_seconds
 from recipes.data import event_rows
 
 

@@ -1,8 +1,8 @@
 """Answers about clips: how they stand in a file, and how they are made ready to be compared."""
 
-from processing.annotation_text import check_duration
 from processing.answer_text import TASKS, parse_events
 from processing.events import Event
+from processing.text_files import check_duration
 from recipes.scoring.label_aliases import apply_aliases
 
 

@@ -51,9 +51,8 @@ def score(
 
     Args:
         model: checkpoint folder or Hub id.
-        data, data_format, audio_dir, durations, label_aliases: see [`~recipes.evaluation.score_data.read_clips`]. A duration
-            that
-            is unknown is taken from the recording when it is asked about.
+        data, data_format, audio_dir, durations, label_aliases: see [`~recipes.evaluation.score_data.read_clips`]. A
+            duration that is unknown is taken from the recording when it is asked about.
         out: folder to write, or path of the report if it ends in `.json`, see [`report_paths`].
         batch_size: questions answered together.
         num_absent: absent labels to ask for in each clip, at most.
@@ -194,11 +193,3 @@ def _resume(paths, settings, overwrite, by_id) -> dict:
 def _settings(model, data, audio_dir) -> dict:
     settings = {"model": str(model), "weights": weight_states(model), "data": str(Path(data).resolve())}
     return settings if audio_dir is None else {**settings, "audio_dir": str(Path(audio_dir).resolve())}
-
-
-if __name__ == "__main__":
-    import sys
-
-    from recipes.cli.main import main
-
-    sys.exit(main(["score", *sys.argv[1:]]))

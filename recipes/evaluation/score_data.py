@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.annotation_text import read_lines
 from processing.audio_io import audio_duration
 from processing.events import Event
+from processing.text_files import read_lines
 from recipes.data.absent_labels import draw_absent_labels
 from recipes.data.event_rows import audio_locator
 from recipes.data.readers.guess import guess_format

@@ -5,9 +5,9 @@ from itertools import islice
 
 import numpy as np
 
-from processing.annotation_text import check_duration, read_json_lines
 from processing.answer_text import TASKS
 from processing.events import Event
+from processing.text_files import check_duration, read_json_lines
 from recipes.data.absent_labels import draw_absent_labels
 
 

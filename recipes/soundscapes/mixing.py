@@ -8,6 +8,7 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve
 
 from processing.events import Event
+from recipes.data.augmentation import merge_same_label
 from recipes.soundscapes.sound_bank import HOP, SAMPLING_RATE, SoundBank, level
 
 DURATION = 10.0
@@ -16,7 +17,6 @@ MAX_PIECE = 4.0
 BACKGROUND_DB = (-50.0, -32.0)
 SNR_DB = (0.0, 20.0)
 TAIL_DB = -30.0
-MERGE_GAP = 0.15
 
 
 @dataclass
@@ -108,18 +108,6 @@ def audible_span(event, background, start):
     if len(heard) < 3:
         return None
     return (start + heard[0] * HOP) / SAMPLING_RATE, (start + (heard[-1] + 1) * HOP) / SAMPLING_RATE
-
-
-def merge_same_label(events):
-    """Join events of one label that overlap or lie less than 0.15 s apart."""
-    merged = []
-    for event in sorted(events, key=lambda item: (item.event_label, item.onset)):
-        last = merged[-1] if merged else None
-        if last and last.event_label == event.event_label and event.onset - last.offset < MERGE_GAP:
-            merged[-1] = Event(last.onset, max(last.offset, event.offset), event.event_label)
-        else:
-            merged.append(event)
-    return sorted(merged)
 
 
 def mix(bank: SoundBank, rng, duration=DURATION) -> Soundscape:

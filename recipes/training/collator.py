@@ -108,8 +108,8 @@ class TimeProCollator:
         """Return the audio's part of the batch, and the text of each clip: placeholders and ticks."""
         if self.stems is None:
             # Extractors differ in how they count a last, incomplete mel frame.
-            features, texts = self.processor._process_audio(sounds)
-            return {name: torch.as_tensor(features[name]) for name in ("input_features", "input_features_mask")}, texts
+            features, texts = self.processor.encode_audio(sounds)
+            return {name: features[name] for name in ("input_features", "input_features_mask")}, texts
         lengths = torch.tensor([int(len(sound) * 100 // self.processor.grid.frame_rate) for sound in sounds])
         mask = torch.arange(max(lengths))[None] < lengths[:, None]
         stems = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(sound) for sound in sounds], batch_first=True)

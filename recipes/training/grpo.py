@@ -9,18 +9,19 @@ rewarded by the adaptive temporal reward of `rewards.py`, and by others whose we
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftConfig, PeftModel
 from tqdm import tqdm
-from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config
+from trl import GRPOConfig, ModelConfig, TrlParser
 
 from processing.audio_io import load_audio
-from recipes.conversion.checkpoint import load_checkpoint, save_trained
+from recipes.arguments import option
 from recipes.data.event_loaders import load_events
 from recipes.data.event_rows import audio_locator
 from recipes.data.task_rows import make_task_rows
+from recipes.training.adapter import adapter_config, load_policy, save_trained
 from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, grpo_lengths, load_outline
 from recipes.training.freezing import freeze_audio, freeze_time_embeddings
 from recipes.training.grpo_trainer import BLOCK_MASK_ATTENTION, TimeProGRPOTrainer, adaptive_temporal_reward
@@ -34,39 +35,30 @@ EXTRA_REWARDS = ("iou", "format", "count", "rejection")
 
 @dataclass
 class GRPOArguments:
-    """What to train on, and what is rewarded.
+    """What to train on, and what is rewarded."""
 
-    Attributes:
-        data: annotation file of any format that `recipes/data/event_loaders.py` reads.
-        data_format: its format; by default told from its contents.
-        audio_dir: folder of the recordings; by default that of the annotation file.
-        tasks: comma-separated tasks to ask for.
-        num_absent: absent labels asked for per recording.
-        wordings: how many of the built-in prompt wordings are used.
-        tie_break: how the auxiliary reward joins the main one in groups that it does not tell apart: `product` (the
-            paper), `sum` or `none`.
-        auxiliary_weight: its weight in the sum.
-        iou_weight, format_weight, count_weight, rejection_weight: weights of further rewards beside the adaptive one.
-        shared_prefix: compute each prompt once for all its answers; by default where the attention can.
-        dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
-        accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
-    """
-
-    data: str = field(default="data", metadata={"help": "annotation file"})
-    data_format: str | None = None
-    audio_dir: str | None = None
-    tasks: str = "grounding,detection"
-    num_absent: int = 1
-    wordings: int = 4
-    tie_break: str = "product"
-    auxiliary_weight: float = 1.0
-    iou_weight: float = 0.0
-    format_weight: float = 0.0
-    count_weight: float = 0.0
-    rejection_weight: float = 0.0
-    shared_prefix: bool | None = None
-    dry_run: bool = False
-    accelerate_config: str | None = None
+    data: str = option("data", "annotation file, of any format of docs/data-formats.md")
+    data_format: str | None = option(None, "its format; default: detected from its contents")
+    audio_dir: str | None = option(None, "folder of the recordings; default: that of the annotation file")
+    tasks: str = option("grounding,detection", "comma-separated tasks to ask for")
+    num_absent: int = option(1, "absent labels to ask about per recording")
+    wordings: int = option(4, "number of built-in prompt templates to use")
+    tie_break: str = option(
+        "product",
+        "how the auxiliary reward joins the main one in groups where that is tied: product (the paper), sum or none",
+    )
+    auxiliary_weight: float = option(1.0, "weight of the auxiliary reward in the sum")
+    iou_weight: float = option(0.0, "weight of the IoU reward, added to the adaptive one")
+    format_weight: float = option(0.0, "weight of the reward for the canonical grammar")
+    count_weight: float = option(0.0, "weight of the reward for the right number of events")
+    rejection_weight: float = option(0.0, "weight of the reward for rejecting absent queries only")
+    shared_prefix: bool | None = option(
+        None, "compute each prompt once for all its answers; default: where the attention implementation can"
+    )
+    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and memory per GPU")
+    accelerate_config: str | None = option(
+        None, "configuration file of accelerate that a dry run is for; default: the current launch"
+    )
 
 
 def load_prompts(arguments, processor, seed, limit=None):
@@ -86,7 +78,7 @@ def load_prompts(arguments, processor, seed, limit=None):
     failures = []
     for path in tqdm(sorted(set(dataset["audio"])), desc="decoding"):
         try:
-            processor._check_audio([load_audio(path, processor.sampling_rate)], None)
+            processor.check_audio([load_audio(path, processor.sampling_rate)])
         except (OSError, ValueError) as error:
             failures.append(f"{path}: {error}")
     if failures:
@@ -100,14 +92,6 @@ def load_prompts(arguments, processor, seed, limit=None):
         return {"prompt": [{"role": "user", "content": blocks}]}
 
     return rows.map(chat, keep_in_memory=True, desc="prompts")
-
-
-def load_policy(path, **kwargs):
-    """Return `(model, processor)` of a checkpoint, or of an adapter on its checkpoint, ready to be trained on."""
-    if not (Path(path) / "adapter_config.json").is_file():
-        return load_checkpoint(path, **kwargs)
-    model, processor = load_checkpoint(PeftConfig.from_pretrained(path).base_model_name_or_path, **kwargs)
-    return PeftModel.from_pretrained(model, path, is_trainable=True), processor
 
 
 def describe_run(arguments, training, model_arguments):
@@ -125,7 +109,7 @@ def describe_run(arguments, training, model_arguments):
         "freezes_audio": True,
         "is_shared": can_share if arguments.shared_prefix is None else arguments.shared_prefix,
     }
-    peft_config = adapter or get_peft_config(model_arguments)
+    peft_config = adapter or adapter_config(model_arguments)
     report = dry_run("grpo", path, config, processor, lengths, training, model_arguments, peft_config, options)
     if training.process_index == 0:
         print(format_report(report))
@@ -158,7 +142,7 @@ def main(argv: list[str] | None = None):
     is_adapter = isinstance(model, PeftModel)
     if is_adapter and model_arguments.use_peft:
         logger.warning("%r is an adapter: its settings hold, not lora_*.", model_arguments.model_name_or_path)
-    peft_config = None if is_adapter else get_peft_config(model_arguments)
+    peft_config = None if is_adapter else adapter_config(model_arguments)
     if peft_config is None and not is_adapter:
         # The tower and its projector stay as they were: their frames can then be computed once per clip.
         freeze_audio(model)

@@ -8,17 +8,19 @@ absent. The loss is taken on the answers only. Ticks stay frozen. Resumes with -
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, TrlParser
 
-from recipes.conversion.checkpoint import load_checkpoint, save_trained
+from recipes.arguments import option
+from recipes.conversion.checkpoint import load_checkpoint
 from recipes.data.augmentation import curriculum, group_by_length, lists_all
 from recipes.data.tasks import make_turns
 from recipes.data.training_rows import read_training_rows
+from recipes.training.adapter import adapter_config, save_trained
 from recipes.training.auxiliary_losses import READING_LOSSES
 from recipes.training.collator import TimeProCollator
 from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths
@@ -31,49 +33,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class SFTArguments:
-    """What to train on.
+    """What to train on, and how."""
 
-    Attributes:
-        data: directory with `<split>.jsonl` rows; audio paths in them are relative to it.
-        split: which split to train on.
-        stems: train from `<split>_stem.npy` in `data` (frozen YAMNet stem) instead of audio files.
-        num_absent: absent labels asked for per clip.
-        wordings: how many of the built-in prompt wordings are used.
-        captions: ask for captions too, each event described by a sentence made from its label.
-        num_variants: times that every clip enters an epoch, each with other questions.
-        window_share: share of the clips that are cut to a random window of 2 s or more.
-        join_share: share of the clips that are followed by one or two others, up to the longest time of the ticks.
-        curriculum_share: share of the run, at its start, in which clips are windows that grow from 1.2 s to all.
-        questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
-        time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
-        audio_learning_rate: peak learning rate of tower and projector; 0 to freeze them, by default as the rest. What
-            they have learnt is lost to the large gradients of a language model that cannot read them yet.
-        clock_weight, pointer_weight, name_weight: weights of the losses that teach a small language model to read
-            times and to mind the label asked for, see `recipes/training/auxiliary_losses.py`; 0 for none.
-        max_minutes: stop and save after so many minutes; 0 for no limit.
-        dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
-        accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
-    """
-
-    data: str = field(default="data", metadata={"help": "directory with <split>.jsonl"})
-    split: str = "train"
-    stems: bool = False
-    num_absent: int = 1
-    wordings: int = 4
-    captions: bool = False
-    num_variants: int = 1
-    window_share: float = 0.0
-    join_share: float = 0.0
-    curriculum_share: float = 0.0
-    questions_per_sequence: int = 0
-    time_label_sigma: float = 0.0
-    audio_learning_rate: float | None = None
-    clock_weight: float = 0.0
-    pointer_weight: float = 0.0
-    name_weight: float = 0.0
-    max_minutes: float = 0.0
-    dry_run: bool = False
-    accelerate_config: str | None = None
+    data: str = option("data", "folder with <split>.jsonl, whose audio paths are relative to it")
+    split: str = option("train", "split to train on")
+    stems: bool = option(False, "train from <split>_stem.npy (the output of the frozen YAMNet stem) instead of audio")
+    num_absent: int = option(1, "absent labels to ask about per clip")
+    wordings: int = option(4, "number of built-in prompt templates to use")
+    captions: bool = option(False, "also ask for captions, one sentence per event, made from its label")
+    num_variants: int = option(1, "how often each clip appears in an epoch, each time with other questions")
+    window_share: float = option(0.0, "fraction of clips that are cut to a random window of 2 s or more")
+    join_share: float = option(0.0, "fraction of clips that are followed by one or two others, up to the last tick")
+    curriculum_share: float = option(
+        0.0, "first fraction of the run, in which clips are windows that grow from 1.2 s to the whole clip"
+    )
+    questions_per_sequence: int = option(0, "questions that share one audio prompt; 0: all questions about a clip")
+    time_label_sigma: float = option(0.0, "seconds of Gaussian soft targets for time tokens; 0: plain cross entropy")
+    audio_learning_rate: float | None = option(
+        None,
+        "peak learning rate of audio encoder and projector; 0: freeze them; default: that of the rest. A language "
+        "model that cannot read them yet has large gradients, which destroy what they have learned",
+    )
+    clock_weight: float = option(0.0, "weight of the clock loss, see recipes/training/auxiliary_losses.py")
+    pointer_weight: float = option(0.0, "weight of the pointer loss")
+    name_weight: float = option(0.0, "weight of the name loss")
+    max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
+    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and memory per GPU")
+    accelerate_config: str | None = option(
+        None, "configuration file of accelerate that a dry run is for; default: the current launch"
+    )
 
 
 def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
@@ -129,7 +117,7 @@ def describe_run(arguments, training, model_arguments):
         "accelerate_config": arguments.accelerate_config,
         "freezes_audio": arguments.audio_learning_rate == 0,
     }
-    peft_config = get_peft_config(model_arguments)
+    peft_config = adapter_config(model_arguments)
     report = dry_run("sft", path, config, processor, lengths, training, model_arguments, peft_config, options)
     if training.process_index == 0:
         print(format_report(report))
@@ -156,7 +144,7 @@ def main(argv: list[str] | None = None):
     # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
-    peft_config = get_peft_config(model_arguments)
+    peft_config = adapter_config(model_arguments)
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             freeze_audio(model)

@@ -1,4 +1,4 @@
-"""Tables with a header as rows: DESED's TSV, the same with commas, and durations.
+"""Tables with a header as clips: DESED's TSV, the same with commas, and durations.
 
 See `processing/annotation_tables.py` for the format.
 """
@@ -6,24 +6,23 @@ See `processing/annotation_tables.py` for the format.
 from collections.abc import Iterator
 
 from processing.annotation_tables import read_event_table
-from processing.annotation_text import check_duration, read_lines, read_number, read_table
-from recipes.data.event_rows import make_row, plain_events, source_of
+from processing.text_files import check_duration, read_lines, read_number, read_table
+from recipes.data.clip import AnnotatedClip, make_clip
 
 
-def read_desed(path) -> Iterator[dict]:
-    """Yield a row for every recording of a DESED annotation (tab-separated)."""
-    return _rows(path, "\t", ", or say format='csv' if commas are meant", "desed")
+def read_desed(path) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every recording of a DESED annotation (tab-separated)."""
+    return _clips(path, "\t", ", or say data_format='csv' if commas are meant")
 
 
-def read_csv(path) -> Iterator[dict]:
-    """Yield a row for every recording of a table with DESED's columns, separated by commas."""
-    return _rows(path, ",", ", or say format='desed' if tabs are meant", "csv")
+def read_csv(path) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every recording of a table with DESED's columns, separated by commas."""
+    return _clips(path, ",", ", or say data_format='desed' if tabs are meant")
 
 
-def _rows(path, delimiter, hint, format):
+def _clips(path, delimiter, hint):
     for result in read_event_table(path, delimiter, hint, scored=False):
-        name, events = result["file"], plain_events(result["events"])
-        yield make_row(name, name, "detection", events, source_of(path, format))
+        yield make_clip(str(path), result["file"], result["events"], result["file"])
 
 
 def read_durations(path) -> dict[str, float]:

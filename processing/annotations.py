@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .annotation_captions import format_srt, format_vtt, read_srt, read_vtt
 from .annotation_jams import format_jams, read_jams
 from .annotation_praat import format_textgrid, read_textgrid
 from .annotation_rttm import format_rttm, read_rttm
@@ -20,8 +19,9 @@ from .annotation_tables import (
     read_event_table,
     read_label_track,
 )
-from .annotation_text import audio_stem, check_duration, read_json_lines, read_lines
 from .events import Event
+from .subtitles import format_srt, format_vtt, read_srt, read_vtt
+from .text_files import audio_stem, check_duration, read_json_lines, read_lines
 
 
 @dataclass(frozen=True)
