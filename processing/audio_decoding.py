@@ -11,10 +11,12 @@ import numpy as np
 
 from .audio_formats import (
     DEMUXERS,
+    WEAK,
     Section,
     SoundPart,
     count_flac_samples,
     find_format,
+    find_joints,
     find_ogg_links,
     find_samples,
 )  # fmt: skip
@@ -30,6 +32,8 @@ SLACK = 0.3
 # Containers that say when a packet is heard. Times of the second group restart, and jump, where streams were joined.
 TIMED = ("mov", "matroska", "asf", "avi", "nut", "mxf", "wtv")
 RESTARTING, MAX_JUMP = ("mpegts", "mpeg", "flv", "ogg", "rm"), 10.0
+# Times that go back by more than this have restarted.
+MAX_OVERLAP = 1.0
 # A gap where nobody says how long the recording is.
 MAX_GAP = 3600.0
 
@@ -52,6 +56,13 @@ def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | 
         ImportError: PyAV is needed and missing.
     """
     known, start = find_format(file)
+    joints = find_joints(file, start, known)
+    if len(joints) > 1:
+        ends = [*joints[1:], file.length]
+        parts = [
+            Section(file.file, file.start + begin, file.start + end) for begin, end in zip(joints, ends, strict=True)
+        ]
+        return None, None, (item for part in parts for item in decode(part, faults, notes)[2])
     name, parts = known.name if known else None, None
     if name in ("wav", "w64", "aiff", "au", "caf"):
         parts = find_samples(file, start, open_by_libsndfile, faults)
@@ -59,18 +70,31 @@ def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | 
         parts = [SoundPart(start, file.length, {}, count)]
     elif name == "ogg":
         parts = find_ogg_links(file, start, faults)
-    opened = [open_by_libsndfile(file, part) for part in parts or ()]
-    if parts and all(opened):
-        promised = sum(sound.frames / sound.samplerate for sound in opened)
-        certain = promised if all(part.num_samples is not None for part in parts) else None
-        return certain, promised, _read_by_libsndfile(opened, faults)
-    try:
+        parts = None if parts and len(parts) == 1 and _begins_before_zero(file) else parts
+    elif name == "rare":
+        parts = [SoundPart(0, file.length, {}, None)]
+    sounds = [open_by_libsndfile(file, part) for part in parts or ()]
+    if not parts or not all(sounds):
         return None, *_decode_by_ffmpeg(file, known, faults, notes)
-    except (ImportError, ValueError):
-        # Some rare formats are libsndfile's alone.
-        if name in ("flac", "ogg") or not (sound := open_by_libsndfile(file, SoundPart(0, file.length, {}, None))):
-            raise
-        return None, sound.frames / sound.samplerate, _read_by_libsndfile([sound], faults)
+    promised = sum(sound.frames / sound.samplerate for sound in sounds)
+    certain = promised if all(part.num_samples is not None for part in parts) else None
+    return certain, promised, _read_by_libsndfile(sounds, faults)
+
+
+def _begins_before_zero(file) -> bool:
+    """Tell whether an Ogg file was cut without decoding: libsndfile would lose as much at its end. Needs PyAV."""
+    try:
+        import av
+    except ImportError:
+        return False
+    try:
+        section = Section(file.file, file.start, file.start + file.length)
+        with av.open(section, metadata_errors="replace", options={"format_whitelist": "ogg"}) as container:
+            first = next(container.demux(container.streams.audio[0]))
+            # Of a whole file the first packet, a block of 8192 samples at most, ends there.
+            return first.pts is not None and first.pts < -8192
+    except (av.FFmpegError, UnicodeError, IndexError, StopIteration):
+        return False
 
 
 def open_by_libsndfile(file: Section, part: SoundPart):
@@ -142,9 +166,17 @@ def _decode_by_ffmpeg(file, known, faults, notes):
                 options={"format_whitelist": known.demuxers if known else DEMUXERS},
             )  # fmt: skip
         except (av.FFmpegError, UnicodeError) as error:
-            if known is None:
-                raise ValueError("is not audio that can be read; give wav, flac, ogg, mp3, m4a or webm.") from error
-            raise ValueError(f"breaks off or is damaged ({_reason(error, logs)}); give a whole file.") from error
+            if known is None or known.name in WEAK:
+                raise ValueError(
+                    f"is not audio that can be read ({_reason(error)}); give wav, flac, ogg, mp3, m4a or webm."
+                ) from error
+            raise ValueError(
+                f"breaks off or is damaged ({known.name}: {_reason(error)}); give a whole file."
+            ) from error
+    if known and known.name == "avi" and file.length - 8 < int.from_bytes(file.at(4, 4), "little") < 0x7EFF0000:
+        faults.append("breaks off: it is shorter than its header says")
+    if known and known.name == "mpeg-ts" and all(file.length % length for length in (188, 192, 204)):
+        faults.append("breaks off within a packet")
     is_estimate = any("Estimating duration" in text for _, _, text in logs)
     logs.clear()
     try:
@@ -152,7 +184,9 @@ def _decode_by_ffmpeg(file, known, faults, notes):
         stated = stream.duration and float(stream.duration * stream.time_base)
         if not stated and container.duration and len(container.streams) == 1:
             stated = container.duration / 1e6
-        stated = None if is_estimate or not stated or stated < 0 else stated
+        # Broadcasts state nothing, AVI often something else.
+        is_vague = is_estimate or container.format.name in ("avi", "mpegts", "mpeg", "rm")
+        stated = None if is_vague or not stated or stated < 0 else stated
     except ValueError:
         container.close()
         raise
@@ -216,7 +250,7 @@ def _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs):
                     if packet is not None and first is None:
                         first = packet.pts
                 except av.FFmpegError as error:
-                    faults.append(f"breaks off or is damaged ({_reason(error, logs)})")
+                    faults.append(f"breaks off or is damaged ({_reason(error)})")
                     packet = None
                 is_over = packet is None
                 try:
@@ -249,13 +283,16 @@ def _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs):
                 yield kind[0], _join(pending, kind)
                 pending = []
     if not sounding:
-        raise ValueError(f"has sound that FFmpeg cannot decode ({bad or _reason(None, logs)}); give a whole file.")
+        raise ValueError(f"has sound that FFmpeg cannot decode ({_reason(bad)}); give a whole file.")
     if num_bad:
-        faults.append(f"has {num_bad} packets that cannot be decoded ({bad})")
+        faults.append(f"has {num_bad} packets that cannot be decoded ({_reason(bad)})")
     said = [text.strip() for level, who, text in logs if level <= av.logging.ERROR and who == container.format.name]
     if said and not faults:
         faults.append(f"breaks off or is damaged after {sounding:.2f} s ({said[-1]})")
-    if stated and min(abs(stated - sounding), abs(stated - clock.position)) > SLACK:
+    if (
+        stated
+        and min(abs(stated - seconds) for seconds in (sounding, clock.position, clock.zero + clock.position)) > SLACK
+    ):
         faults.append(f"promises {stated:.2f} s, but {sounding:.2f} s of sound are there")
     notes += clock.notes()
 
@@ -263,18 +300,23 @@ def _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs):
 class _Clock:
     """Where the sound of a track lies in its container: silence before and within it.
 
-    Time zero is where the first stream of the container begins. Frames follow one another; the times of packets, which
-    are often rounded, count where they say that something is missing.
+    Time zero is the container's, or where its first stream begins if it has none. Frames follow one another; the times
+    of packets, which are often rounded, count where they say that something is missing.
     """
 
     def __init__(self, container, stream):
         name = container.format.name.split(",")[0]
         self.is_timed = name in TIMED + RESTARTING
-        self.zero = max(0, container.start_time or 0) / 1e6
+        start = max(0, container.start_time or 0) / 1e6
+        # Of streams that were joined while they ran, time zero is where they begin.
+        self.zero = start if name in RESTARTING or start > MAX_JUMP else 0.0
         self.length = None if name in RESTARTING else (container.duration or MAX_GAP * 1e6) / 1e6
+        codec = stream.codec_context.name
+        # The first packet of these has no sound of its own; of others what is skipped is an encoder's delay.
+        self.begins_with_packet = codec in ("vorbis", "wmav1", "wmav2")
         # Decoders of WMA drop two frames, and FFmpeg's encoder of it has put only one before the sound.
         written_by = {key.lower(): value for key, value in container.metadata.items()}.get("encoder", "")
-        self.drops_sound = stream.codec_context.name in ("wmav1", "wmav2") and written_by.startswith("Lavf")
+        self.drops_sound = codec in ("wmav1", "wmav2") and written_by.startswith("Lavf")
         self.position, self.ahead, self.gaps = 0.0, None, []
 
     def silence_before(self, frame, first_pts) -> int:
@@ -283,13 +325,13 @@ class _Clock:
         if self.is_timed and frame.pts is not None:
             time = float(frame.pts * frame.time_base) - self.zero
             if self.ahead is None:
-                # A codec's delay makes the first frame come later than its packet.
-                gap = 0.0 if first_pts is None else max(0.0, float(first_pts * frame.time_base) - self.zero)
+                first = first_pts if self.begins_with_packet and first_pts is not None else frame.pts
+                gap = max(0.0, float(first * frame.time_base) - self.zero)
                 gap += (time - gap) / 2 if self.drops_sound else 0.0
                 self.ahead = time - gap
             else:
                 gap = time - self.ahead - self.position
-                if gap < -JITTER:
+                if gap < -MAX_OVERLAP:
                     self.ahead += gap
                 gap = gap if gap > JITTER else 0.0
             if gap > MAX_JUMP if self.length is None else self.position + gap > self.length + SLACK:
@@ -306,7 +348,7 @@ class _Clock:
             yield f"has sound from {self.gaps.pop(0)[1]:.2f} s on only; before it is silence"
         if self.gaps:
             total = sum(length for _, length in self.gaps)
-            yield f"has {len(self.gaps)} gaps, {total:.2f} s in all, which are filled with silence"
+            yield f"has gaps ({len(self.gaps)}, {total:.2f} s in all), which are filled with silence"
 
 
 def _join(arrays, kind) -> np.ndarray:
@@ -319,10 +361,10 @@ def _join(arrays, kind) -> np.ndarray:
     return samples.astype(np.float32) / scale - np.float32(samples.dtype.kind == "u")
 
 
-def _reason(error, logs) -> str:
-    """Return what FFmpeg said last, or what PyAV made of it."""
-    said = [text.strip() for level, _, text in logs if level <= 16]
-    return said[-1] if said else getattr(error, "strerror", None) or str(error)
+def _reason(error) -> str:
+    """Return what FFmpeg said, or what PyAV made of it."""
+    said = getattr(error, "log", None)
+    return said[2].strip() if said else getattr(error, "strerror", None) or str(error)
 
 
 __all__ = ["BLOCK_LENGTH", "decode"]

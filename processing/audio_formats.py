@@ -15,34 +15,38 @@ HEAD_LENGTH = 400
 
 
 class SoundFormat(NamedTuple):
-    """What a file is called, how its bytes begin, the suffixes of such files, and FFmpeg's demuxers for it."""
+    """What a file is called, how its bytes begin, the suffixes of such files, and FFmpeg's demuxers for it (or none).
+
+    `joint` is how a second recording begins that was put behind the first, where decoders would stop before it.
+    """
 
     name: str
     magic: bytes
     suffixes: str
-    demuxers: str = ""
+    demuxers: str
+    joint: bytes
 
 
 # The first six are read by libsndfile where that is exact, all others by FFmpeg. Suffixes that other kinds of files
 # have too, such as .ts and .raw, are left out: these recordings are known by their contents.
 FORMATS = tuple(
-    SoundFormat(name, rb"(?s)" + magic, suffixes, demuxers)
-    for name, magic, suffixes, demuxers in (
+    SoundFormat(name, rb"(?s)" + magic, suffixes, demuxers, b"".join(joint))
+    for name, magic, suffixes, demuxers, *joint in (
         ("wav", rb"(?:RIF[FX]|RF64|BW64)....WAVE", ".wav .wave .bwf .rf64", "wav"),
         ("w64", rb"riff\x2e\x91\xcf\x11", ".w64", "w64"),
         ("aiff", rb"FORM....AIF[FC]", ".aif .aiff .aifc", "aiff"),
         ("au", rb"\.snd|dns\.", ".au .snd", "au"),
-        ("flac", rb"fLaC", ".flac", "flac"),
+        ("flac", rb"fLaC", ".flac", "flac", rb"fLaC[\0\x80]\0\0\x22"),
         ("ogg", rb"OggS", ".ogg .oga .opus .ogv .spx", "ogg"),
         ("caf", rb"caff", ".caf", "caf"),
         ("mp3", rb"\xff[\xe2-\xef\xf2-\xf7\xfa-\xff]", ".mp3 .mp2 .mpga", "mp3"),
         ("raw AAC", rb"\xff[\xf0\xf1\xf8\xf9]|\x56[\xe0-\xff]", ".aac .adts", "aac,loas"),
         ("mp4", rb"....(?:ftyp(?!avi[fs]|hei[cfx]|mif1|msf1|crx )|styp|moo[vf]|mdat|wide|skip|free)",
-         ".m4a .mp4 .m4b .m4r .m4v .mov .3gp .3g2", "mov"),
+         ".m4a .mp4 .m4b .m4r .m4v .mov .3gp .3g2", "mov", rb"\0[^\0-\x07]ftyp"),
         ("matroska", rb"\x1aE\xdf\xa3", ".webm .mkv .mka .weba", "matroska"),
-        ("asf", rb"0&\xb2u\x8ef\xcf\x11", ".wma .wmv .asf", "asf"),
-        ("avi", rb"RIFF....AVI ", ".avi", "avi"),
-        ("flv", rb"FLV\x01", ".flv", "flv"),
+        ("asf", rb"0&\xb2u\x8ef\xcf\x11", ".wma .wmv .asf", "asf", rb"0&\xb2u\x8ef\xcf\x11\xa6\xd9"),
+        ("avi", rb"RIFF....AVI ", ".avi", "avi", rb"RIFF....AVI LIST"),
+        ("flv", rb"FLV\x01", ".flv", "flv", rb"FLV\x01[\1\4\5]\0\0\0\x09"),
         ("mpeg-ts", rb"(?:....)?G.{187}(?:....)?G", ".m2ts .mts", "mpegts"),
         ("mpeg", rb"\0\0\x01\xba", ".mpg .mpeg .vob", "mpeg"),
         ("ac3", rb"\x0b\x77|\x77\x0b", ".ac3 .eac3 .ec3", "ac3,eac3"),
@@ -51,7 +55,7 @@ FORMATS = tuple(
         ("mlp", rb"....\xf8\x72\x6f[\xba\xbb]", ".mlp .thd", "mlp,truehd"),
         ("wavpack", rb"wvpk", ".wv", "wv"),
         ("ape", rb"MAC ", ".ape", "ape"),
-        ("tta", rb"TTA[12]", ".tta", "tta"),
+        ("tta", rb"TTA[12]", ".tta", "tta", rb"TTA1[\1-\3]\0"),
         ("tak", rb"tBaK", ".tak", "tak"),
         ("musepack", rb"MP\+|MPCK", ".mpc", "mpc,mpc8"),
         ("dsd", rb"DSD |FRM8", ".dsf .dff", "dsf,iff"),
@@ -66,12 +70,15 @@ FORMATS = tuple(
         ("swf", rb"[FC]WS[\x03-\x20]", ".swf", "swf"),
         ("sox", rb"\.SoX|XoS\.", ".sox", "sox"),
         ("ircam", rb"\x64\xa3[\x01-\x04]\0|\0[\x01-\x04]\xa3\x64", ".ircam", "ircam"),
+        ("rare", rb"FORM....(?:8SVX|16SV)|PVF1|2BIT| paf|fap |Extended Instrument", ".svx .8svx .pvf .paf .avr", ""),
         ("gsm", rb"(?:[\xd0-\xdf].{32}){4}", ".gsm", "gsm"),
     )
 )  # fmt: skip
 AUDIO_SUFFIXES = tuple(suffix for known in FORMATS for suffix in known.suffixes.split())
+# Their first bytes are few, and those of many other files.
+WEAK = ("mp3", "raw AAC", "ac3", "gsm", "swf", "mpeg")
 # FFmpeg may probe these and no others: some of its demuxers are playlists that open further files.
-DEMUXERS = ",".join(known.demuxers for known in FORMATS)
+DEMUXERS = ",".join(known.demuxers for known in FORMATS if known.demuxers)
 
 
 def find_format(file: BinaryIO) -> tuple[SoundFormat | None, int]:
@@ -88,6 +95,20 @@ def find_format(file: BinaryIO) -> tuple[SoundFormat | None, int]:
     return next((known for known in FORMATS if re.match(known.magic, head)), None), start
 
 
+def find_joints(file: "Section", start: int, known: SoundFormat | None) -> list[int]:
+    """Return where recordings begin that were put one behind another: `start` and what a decoder would stop at."""
+    joints, position, overlap = [start], start, b""
+    while known and known.joint and (data := file.at(position, 1 << 19)):
+        text = overlap + data
+        for match in re.finditer(known.joint, text, re.DOTALL):
+            # The size of a box of MPEG-4 comes before its name.
+            place = position - len(overlap) + match.start() - 2 * (known.name == "mp4")
+            if place > joints[-1]:
+                joints.append(place)
+        position, overlap = position + len(data), text[-15:]
+    return joints
+
+
 def is_recording(path: str | os.PathLike) -> bool:
     """Tell whether a file is named like a recording, or begins like one; `False` for what cannot be read."""
     if os.fspath(path).lower().endswith(AUDIO_SUFFIXES):
@@ -97,8 +118,7 @@ def is_recording(path: str | os.PathLike) -> bool:
             known, start = find_format(file)
     except OSError:
         return False
-    # The raw frames of these begin like many other files.
-    return known is not None and (start > 0 or known.name not in ("mp3", "raw AAC", "ac3", "gsm", "swf", "mpeg"))
+    return known is not None and (start > 0 or known.name not in WEAK)
 
 
 # Where chunks begin, how id and size are written, what the size counts beyond the content, and to what it is padded.
@@ -175,7 +195,10 @@ def find_samples(file: Section, start: int, open_sound: Callable, faults: list[s
         if not width or not rate:
             return None
         end, following = file.length, None
-        unknown = declared <= 0 or declared >= 0x7FFF0000 and magic not in (b"caff", b"riff")
+        # What those write who do not know the length: 0, or a number near the largest.
+        unknown = declared <= 0 or declared >= (
+            1 << 48 if magic in (b"caff", b"riff", b"RF64", b"BW64") else 0x7EFF0000
+        )
         if 0 <= declared <= file.length - position:
             behind = position + declared
             following = _what_follows(file, behind, magic)
@@ -208,7 +231,7 @@ def _sample_bytes(file, start, magic, open_sound):
     if magic in (b".snd", b"dns."):
         offset, declared = struct.unpack(">II" if magic == b".snd" else "<II", file.at(start + 4, 8).ljust(8, b"\0"))
         declared = -1 if declared == 0xFFFFFFFF else declared
-        shape = _shape_by_libsndfile(file, start, open_sound, "BIG" if magic == b".snd" else "LITTLE")
+        shape = _shape_by_libsndfile(file, start, file.length, open_sound, "BIG" if magic == b".snd" else "LITTLE")
         return shape and (start + offset, declared, shape)
     begin, layout, extra, align = LAYOUTS[magic]
     large, shape, endian = None, None, "BIG" if layout[0] == ">" else "LITTLE"
@@ -233,13 +256,14 @@ def _sample_bytes(file, start, magic, open_sound):
             elif large is not None and length == 0xFFFFFFFF:
                 length = large
             if magic in (b"FORM", b"caff"):
-                shape = _shape_by_libsndfile(file, start, open_sound, endian)
+                end = position + length if 0 < length < file.length - position else file.length
+                shape = _shape_by_libsndfile(file, start, end, open_sound, endian)
             return shape and (position, length, shape)
     return None
 
 
-def _shape_by_libsndfile(file, start, open_sound, endian):
-    if (opened := open_sound(file, SoundPart(start, file.length, {}, None))) is None:
+def _shape_by_libsndfile(file, start, end, open_sound, endian):
+    if (opened := open_sound(file, SoundPart(start, end, {}, None))) is None:
         return None
     with opened:
         return opened.samplerate, opened.channels, opened.subtype, endian
@@ -248,7 +272,7 @@ def _shape_by_libsndfile(file, start, open_sound, endian):
 def _chunks(file, position, layout, extra, align):
     """Yield `(id, start, length)` of the chunks from a position on, up to one that goes beyond the file."""
     size = struct.calcsize(layout)
-    while len(head := file.at(position, size)) == size:
+    while position < file.length and len(head := file.at(position, size)) == size:
         name, length = struct.unpack(layout, head)
         length -= extra
         yield name[:4].strip().lower(), position + size, length
@@ -277,28 +301,23 @@ def _what_follows(file, position, magic):
 
 
 def count_flac_samples(file: Section, start: int) -> int:
-    """Return how many samples a FLAC file has, if its header and its last frame agree and no other follows; else 0."""
-    head = file.at(start, 42)
+    """Return how many samples a FLAC file has; 0 if its header, its first and its last frame do not agree."""
+    head, position, is_last = file.at(start, 42), start + 4, False
     count = int.from_bytes(head[21:26], "big") & (1 << 36) - 1
-    if len(head) < 42 or not count:
-        return 0
-    tail = file.at(max(start + 42, file.length - (1 << 20)), 1 << 20)
-    for match in reversed(list(re.finditer(rb"(?s)\xff[\xf8\xf9].{2}", tail))):
-        if (ends := _flac_frame_end(tail[match.start() : match.start() + 16], head)) is not None:
-            break
-    else:
-        return 0
-    # A second header: files that were joined. Nearly all of the file is compressed, so this is no chance.
-    position, overlap = start + 4, b""
-    while data := file.at(position, 1 << 22):
-        if b"fLaC\0\0\0\x22" in overlap + data or b"fLaC\x80\0\0\x22" in overlap + data:
-            return 0
-        position, overlap = position + len(data), data[-7:]
-    return count if ends == count else 0
+    while not is_last and len(block := file.at(position, 4)) == 4:
+        is_last, position = block[0] >= 0x80, position + 4 + int.from_bytes(block[1:], "big")
+    first = _flac_frame(file.at(position, 16), head)
+    tail = file.at(max(position, file.length - (1 << 20)), 1 << 20)
+    matches = reversed(list(re.finditer(rb"(?s)\xff[\xf8\xf9].{2}", tail)))
+    frames = (_flac_frame(tail[match.start() : match.start() + 16], head) for match in matches)
+    last = next(filter(None, frames), None)
+    return count if first and last and first[0] == 0 and last[1] == count else 0
 
 
-def _flac_frame_end(frame: bytes, head: bytes) -> int | None:
-    """Return the number of the sample after a frame, from its header; `None` if the bytes are none (by CRC-8)."""
+def _flac_frame(frame: bytes, head: bytes) -> tuple[int, int] | None:
+    """Return the samples where a frame begins and ends, from its header; `None` if the bytes are none (by CRC-8)."""
+    if len(frame) < 6 or frame[0] != 0xFF:
+        return None
     number, length = frame[4], 1
     if number >= 0xC0:
         length = 8 - (number ^ 0xFF).bit_length()
@@ -309,7 +328,7 @@ def _flac_frame_end(frame: bytes, head: bytes) -> int | None:
     if size in (6, 7):
         samples = int.from_bytes(frame[place : place + size - 5], "big") + 1
     else:
-        samples = 192 if size == 1 else 576 << size - 2 if size < 6 else 256 << size - 8
+        samples = 192 if size == 1 else 576 << max(0, size - 2) if size < 6 else 256 << size - 8
     place += {6: 1, 7: 2}.get(size, 0) + {12: 1, 13: 2, 14: 2}.get(frame[2] & 15, 0)
     remainder = 0
     for byte in frame[:place]:
@@ -318,8 +337,9 @@ def _flac_frame_end(frame: bytes, head: bytes) -> int | None:
             remainder = (remainder << 1 ^ 0x107) if remainder & 0x80 else remainder << 1
     if place >= len(frame) or remainder != frame[place]:
         return None
-    # Numbers count frames of one size, or samples.
-    return (number if frame[1] & 1 else number * int.from_bytes(head[10:12], "big")) + samples
+    # Numbers count samples, or frames of one size.
+    begin = number if frame[1] & 1 else number * int.from_bytes(head[10:12], "big")
+    return begin, begin + samples
 
 
 def find_ogg_links(file: Section, start: int, faults: list[str]) -> list[SoundPart] | None:

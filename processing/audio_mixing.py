@@ -9,7 +9,7 @@ import numpy as np
 # Floats beyond the first are said to be loud, those beyond the second to be integers that nobody has scaled.
 LOUD, UNSCALED = 2.0, 100.0
 # Pieces (seconds) in which channels are compared, the part of their power that a mix must keep, and what is silence.
-PIECE, CANCELLED, SILENCE = 0.25, 0.02, 1e-6
+PIECE, CANCELLED, SILENCE = 0.25, 0.01, 1e-9
 
 
 def resample_blocks(
@@ -100,7 +100,9 @@ def mix_channels(
 
 def _cancelled_seconds(block, mixed, rate) -> float:
     """Return how long channels sound, but hardly their mean, far less than if they had nothing to do with another."""
-    length = min(len(block), round(PIECE * rate))
+    # Differences of samples: low noise alone, such as wind, would go up and down against itself by chance.
+    block, mixed = np.diff(block, axis=0), np.diff(mixed)
+    length = max(1, min(len(block), round(PIECE * rate)))
     count, num_channels = len(block) // length, block.shape[1]
     pieces = block[: count * length].reshape(count, length, num_channels)
     powers = np.einsum("plc,plc->p", pieces, pieces) / (length * num_channels)

@@ -12,7 +12,7 @@ from transformers import Pipeline
 
 from .annotations import format_annotations, read_annotations
 from .answer_text import TASKS, prompt_text
-from .audio_streaming import stream_audio, stream_windows
+from .audio_io import stream_audio, stream_windows
 from .constrained_decoding import AnswerConstraint
 from .event_scores import score_events
 from .prefix_cache import prefill_questions

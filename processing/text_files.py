@@ -11,11 +11,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
+from .audio_formats import AUDIO_SUFFIXES
 from .events import Event
 
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".webm", ".mp4"
-)  # fmt: skip
 # What `float` takes besides, such as `1_000`, `inf` and digits of other scripts, is a slip in an annotation.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 

@@ -33,30 +33,24 @@ def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.nda
                 f"{name} has {size / 1e6:.1f} MB; give a file of {limits.max_megabytes:g} MB at most, such as a flac."
             )
         rate = pipe.processor.sampling_rate
-        seconds, blocks = carried(pipe, "audio_streaming").stream_audio(path, rate, max_seconds=limits.max_seconds + 1)
         kept, num_samples = [], 0
-        _check_length(name, seconds, limits)
-        for block in blocks:
+        # As it is decoded: what a header says may be wrong.
+        for block in carried(pipe, "audio_io").stream_audio(path, rate)[1]:
             check()
             num_samples += len(block)
-            # What the header says may be wrong.
-            _check_length(name, num_samples / rate, limits)
+            if num_samples > limits.max_seconds * rate:
+                raise ValueError(
+                    f"{name} lasts more than {_minutes(limits.max_seconds)}; give no more than that, or use `timepro "
+                    "detect`, which takes any length."
+                )
             kept.append(block)
         return np.concatenate(kept)
     except FileNotFoundError:
         raise ValueError(f"{name} is no longer here; upload it again.") from None
     except OutOfTime:
         raise
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise ValueError(without_folder(str(error), path)) from None
-
-
-def _check_length(name, seconds, limits):
-    if seconds > limits.max_seconds:
-        raise ValueError(
-            f"{name} lasts {_minutes(seconds)}; give {_minutes(limits.max_seconds)} at most, or use `timepro detect`, "
-            "which takes any length."
-        )
 
 
 def _minutes(seconds) -> str:

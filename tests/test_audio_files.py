@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import soxr
 
-from processing.audio_ffmpeg import find_container
 from processing.audio_io import audio_duration, load_audio
 
 ROOT = Path(__file__).parents[1]

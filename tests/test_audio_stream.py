@@ -9,9 +9,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing import audio_streaming as audio_stream
-from processing.audio_io import load_audio
-from processing.audio_streaming import stream_audio, stream_windows
+from processing import audio_io
+from processing.audio_io import load_audio, stream_audio, stream_windows
 from processing.windowing import WindowPlan, plan_windows
 
 PLAN = WindowPlan(3.0, 0.5, 0.5, 3.0)
@@ -62,7 +61,7 @@ def test_any_plan_reads_every_sample_once(length, core, left, right, block, rate
     samples = np.linspace(-1, 1, length, dtype=np.float32)
     plan = WindowPlan(*((n / 1000) for n in (core + left + right, left, right, core + left + right)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audio_stream, "BLOCK_LENGTH", block)
+        patch.setattr(audio_io, "BLOCK_LENGTH", block)
         whole = load_audio(samples, 1000, rate)
         found = list(windows_of(samples, plan, 1000, rate))
     cores = [piece[round((w.core_start - w.start) * 1000) :][: round((w.core_end - w.core_start) * 1000)]
