@@ -21,14 +21,14 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 # Text and time need nothing but Python, so that they can be used, tested and reasoned about alone.
 STDLIB_ONLY = (
     "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
-    "annotation_tables", "subtitles", "annotation_praat", "annotation_rttm", "annotations", "answer_grammar",
+    "annotation_tables", "subtitles", "annotations", "answer_grammar",
     "token_masks", "audio_formats", "event_scores", "label_characters", "open_labels", "token_bytes", "token_trie",
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"av", "jams", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
-    "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "plotly", "scipy", "starlette", "torch",
-                  "transformers"},
+    "processing": {"av", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
+    "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "jams", "plotly", "praatio", "pympi", "scipy",
+                  "starlette", "torch", "transformers"},
 }  # fmt: skip
 OURS = {
     "modeling_timepro": set(),
@@ -42,7 +42,7 @@ FOLDERS = (
     "small", "cli",
 )  # fmt: skip
 INSTALL_NAMES = {"PyYAML": "yaml", "pyyaml": "yaml", "pyannote-core": "pyannote", "webvtt-py": "webvtt"}
-INSTALL_NAMES |= {"pillow": "pil"}
+INSTALL_NAMES |= {"pillow": "pil", "pyannote-database": "pyannote", "pympi-ling": "pympi"}
 
 
 def files_of(package):

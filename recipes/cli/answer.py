@@ -7,7 +7,7 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from processing.annotations import ANNOTATION_FORMATS, means_folder
+from processing.annotations import means_folder
 from recipes.arguments import add_model, positive_int, probability, seconds
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
@@ -19,6 +19,7 @@ from recipes.cli.output import (
     print_answers,
     write_answers,
 )
+from recipes.data.label_files import LABEL_FORMATS
 from recipes.evaluation.resume import keep_answers, partial_path
 from recipes.evaluation.runner import ask
 
@@ -44,8 +45,8 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")
     form.add_argument(
-        "--format", choices=tuple(ANNOTATION_FORMATS), metavar="NAME",
-        help=f"{', '.join(ANNOTATION_FORMATS)} (default: a table, or what --out ends in); scores are left out where a "
+        "--format", choices=tuple(LABEL_FORMATS), metavar="NAME",
+        help=f"{', '.join(LABEL_FORMATS)} (default: a table, or what --out ends in); scores are left out where a "
         "format has no place for them",
     )  # fmt: skip
     output.add_argument(

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from processing.text_files import read_lines
-from recipes.data.clip import AnnotatedClip
+from recipes.data.clip import AnnotatedClip, read_json_clips
 from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding
 from recipes.data.readers.audioset_strong import read_audioset_strong
 from recipes.data.readers.audiotime import read_audiotime
 from recipes.data.readers.ftar import read_ftar
-from recipes.data.readers.json_lines import read_json_clips
-from recipes.data.readers.json_stream import first_byte, read_json_list, read_json_object
+from recipes.data.readers.json_stream import BYTE_ORDER_MARK, read_json_list, read_json_object
 from recipes.data.readers.lighthouse import read_moment_retrieval
 from recipes.data.readers.parquet import read_parquet
 from recipes.data.readers.tables import read_csv, read_desed
@@ -30,7 +29,7 @@ class FileStart:
     """What the start of a file says about its format.
 
     Attributes:
-        opening: the first bytes.
+        opening: the first bytes, after blanks.
         line: the first line that is not blank, without its end; empty in binary files.
         columns: the fields of that line, as if it were the header of a table.
         json: what the file is: `list`, `lines` (an object a line), `object`, or `None`.
@@ -119,11 +118,12 @@ def read_start(path) -> FileStart:
         ValueError: JSON that breaks off, or text that is not UTF-8.
     """
     with open(path, "rb") as file:
-        opening = file.read(64)
-    if b"\0" in opening or opening.startswith(b"PAR1"):
+        opening = file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()
+        while not opening and (blank := file.read(4096)):
+            opening = blank.lstrip()
+    if opening.startswith(b"PAR1") or b"\0" in opening[:64]:
         return FileStart(opening, found=f"its first bytes are {opening[:8]!r}")
-    first = first_byte(path)
-    opening = opening.lstrip() or first
+    first = opening[:1]
     if first == b"[":
         _, item = next(read_json_list(path), (None, None))
         return FileStart(opening, json="list", item=_object(item), found=f"a JSON list, the first item {_say(item)}")

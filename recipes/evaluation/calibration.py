@@ -21,10 +21,10 @@ from recipes.scoring import (
     detection_intervals,
     event_based_f1,
     grounding_intervals,
+    match_events,
     recall_at_iou,
     rejection_rates,
 )
-from recipes.scoring.matching import match_events
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes.arguments import script_parser
 from recipes.evaluation.report import make_report
 from recipes.evaluation.score_questions import questions_of, read_rows
-from recipes.scoring.matching import count_matches
+from recipes.scoring import count_matches
 from recipes.small.audioset_labels import AUDIOSET_NAMES
 from recipes.small.yamnet_weights import load_trunk
 

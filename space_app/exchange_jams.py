@@ -1,7 +1,8 @@
 """Events of one recording as JAMS, through the `jams` library, which also checks them against its schema.
 
 Source: Humphrey et al. 2014, "JAMS: a JSON annotated music specification for reproducible MIR research". Events are one
-annotation of the namespace `tag_open`: intervals with a text and a confidence.
+annotation of the namespace `tag_open`: intervals with a text and a confidence. Also read is scaper's own namespace, in
+which URBAN-SED and other synthetic sets come.
 
 JAMS holds lengths where events have offsets. Both are converted in decimals, for 3.584 - 2.112 is 1.4720000000000002 in
 binary; so times as people write them come back equal, and others to within 1e-10 s in a recording of a day.
@@ -14,17 +15,16 @@ from decimal import Decimal
 from pathlib import Path
 
 
-def read_jams(path) -> dict:
-    """Return `{"file", "duration", "events"}` of a JAMS file with one annotation whose values are text.
+def read_jams(path) -> list[dict]:
+    """Return `[{"file", "duration", "events"}]` of a JAMS file that has one annotation of events.
 
-    The recording is called as the title says, or else as the file.
+    The recording is called as the title says, or else as the file. Of scaper's annotations (`scaper`, `sound_event`)
+    the foreground is read, with the length of the observation: `event_duration` is that before stretching.
 
     Raises:
-        ValueError: no JAMS, several annotations, or values that are no text.
+        ValueError: no JAMS, no annotation of events or several, or values that are neither text nor scaper's.
         ImportError: the library is missing.
     """
-    from .text_files import make_event
-
     jams = _jams()
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -38,16 +38,20 @@ def read_jams(path) -> dict:
         raise ValueError(f"{path} has {len(found)} annotations {found}; keep one of events.")
     annotation, events = jam.annotations[0], []
     for index, item in enumerate(annotation.data):
-        where = f"{path}, data[{index}]"
-        if not isinstance(item.value, str):
+        where, value = f"{path}, data[{index}]", item.value
+        if isinstance(value, dict) and isinstance(value.get("label"), str):
+            if value.get("role", "foreground") != "foreground":
+                continue
+            value = value["label"]
+        if not isinstance(value, str):
             raise ValueError(
-                f"{where}: value is {item.value!r} in the namespace {annotation.namespace!r}; give text, as in "
-                "tag_open."
+                f"{where}: value is {value!r} in the namespace {annotation.namespace!r}; give text, as in tag_open."
             )
         offset = float(Decimal(repr(float(item.time))) + Decimal(repr(float(item.duration))))
-        events.append(make_event(item.time, offset, item.value, where, item.confidence))
-    duration = jam.file_metadata.duration
-    return {"file": jam.file_metadata.title or Path(path).stem, "duration": duration or None, "events": events}
+        # Some tools give 0 to 1, others no number at all.
+        events.append({"onset": item.time, "offset": offset, "event_label": value, "score": item.confidence})
+    name, duration = jam.file_metadata.title or Path(path).stem, jam.file_metadata.duration
+    return [{"file": name, "duration": duration or None, "events": events}]
 
 
 def format_jams(result: dict) -> str:
@@ -76,7 +80,7 @@ def _jams():
     try:
         import jams
     except ImportError as error:
-        raise ImportError("JAMS needs the library jams; install it by: pip install 'timepro[jams]'") from error
+        raise ImportError("JAMS needs the library jams; install it by: pip install 'timepro[formats]'") from error
     return jams
 
 

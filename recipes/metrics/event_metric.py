@@ -5,6 +5,7 @@
 `None` at the start of a batch is an error, elsewhere not. So events are checked here, before they get there.
 """
 
+import logging
 import math
 import numbers
 import os
@@ -15,8 +16,9 @@ import datasets
 import evaluate
 
 from processing.events import Event
-from recipes.scoring import apply_aliases, read_label_aliases
-from recipes.scoring.counts import check_lengths
+from recipes.scoring import apply_aliases, check_aliases, check_lengths, read_label_aliases, unmatched_labels
+
+logger = logging.getLogger(__name__)
 
 _EVENT = {
     "onset": datasets.Value("float64"),  # float32 would turn 0.1 into 0.10000000149
@@ -117,19 +119,31 @@ def read_events(references, predictions, label_aliases=None) -> tuple[list, list
             [`~recipes.scoring.read_label_aliases`] reads.
 
     Raises:
-        ValueError: no clips, or aliases that are none.
+        ValueError: no clips, or aliases that cannot be read.
     """
     check_lengths(references, predictions, empty=False)
     references, predictions = ([_events(clip) for clip in side] for side in (references, predictions))
     if label_aliases is None:
         return references, predictions
     if isinstance(label_aliases, (str, os.PathLike)):
-        label_aliases = read_label_aliases(label_aliases)
-    if not isinstance(label_aliases, Mapping):
+        aliases = read_label_aliases(label_aliases)
+    elif isinstance(label_aliases, Mapping):
+        aliases = check_aliases(label_aliases.items())
+    else:
         raise ValueError(
             f'label_aliases is {label_aliases!r}; give a mapping {{"alias": "label"}} or the path of a JSON file.'
         )
-    return references, [apply_aliases(events, label_aliases) for events in predictions]
+    return references, [apply_aliases(events, aliases) for events in predictions]
+
+
+def count_unmatched_labels(references, predictions) -> dict[str, int]:
+    """Return how many labels only one side has, and name them in a warning if both sides have events."""
+    found = unmatched_labels(references, predictions)
+    if any(references) and any(predictions):
+        for side, labels in found.items():
+            if labels:
+                logger.warning("labels %s, with the number of events: %s", side.replace("_", " "), labels)
+    return {f"num_labels_{side}": len(labels) for side, labels in found.items()}
 
 
 def flat_scores(scores, intervals=None) -> dict[str, float]:
@@ -193,4 +207,4 @@ def _events(clip) -> list[Event] | None:
     return None if clip is None else [Event(**values) for values in clip]
 
 
-__all__ = ["EventMetric", "event_features", "flat_count_scores", "flat_scores", "read_events"]
+__all__ = ["EventMetric", "count_unmatched_labels", "event_features", "flat_count_scores", "flat_scores", "read_events"]

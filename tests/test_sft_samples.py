@@ -1,4 +1,4 @@
-"""What fine-tuning makes of rows of every task: the right question, its answer, and no other."""
+"""What fine-tuning makes of clips of every task and format: the right question, its answer, and no other."""
 
 import json
 
@@ -8,7 +8,6 @@ import soundfile
 
 from processing.answer_text import prompt_text
 from processing.time_grid import TimeGrid
-from recipes.data.training_rows import read_training_rows
 from recipes.training import sft
 
 GRID = TimeGrid(12.5, 0.08, 30.0)
@@ -89,12 +88,50 @@ def test_windows_cut_answers_and_only_lists_of_all_events_are_joined(folder):
     assert len(answers) > 2
 
 
-def test_a_row_without_a_duration_lasts_as_long_as_its_recording(folder):
-    rows = read_training_rows(folder / "train.jsonl")
-    assert [row["duration"] for row in rows] == [2.0] * 5
-    assert read_training_rows(folder / "train.jsonl", limit=2) == rows[:2]
-    with pytest.raises(ValueError, match="has 1 rows without a duration, 'c' first; add it"):
-        read_training_rows(folder / "train.jsonl", has_audio=False)
+def test_clips_without_a_duration_last_as_long_as_their_recordings(folder):
+    assert {sample["duration"] for sample in samples(folder)} == {2.0}
+    (folder / "c.wav").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 3 recordings are missing(.|\\n)*c.wav"):
+        samples(folder)
+    with pytest.raises(FileNotFoundError, match="1 of 1 recordings are missing"):
+        samples(folder, stems=True)
+
+
+@pytest.mark.parametrize("name", ["events.tsv", "events.csv", "tracks", "moments.jsonl", "clips.parquet"])
+def test_any_format_that_is_scored_is_trained_on(folder, tmp_path, name):
+    """Two dogs and a siren, known from five kinds of files."""
+    events = [(0.4, 0.8, "dog"), (1.2, 1.6, "siren")]
+    path, options = tmp_path / name, {}
+    if name == "tracks":
+        path.mkdir()
+        (path / "a.txt").write_text("".join(f"{on}\t{off}\t{label}\n" for on, off, label in events))
+        options = {"data_format": "audacity", "audio_dir": str(folder)}
+    elif name == "moments.jsonl":
+        line = {"qid": 1, "query": "dog", "duration": 2.0, "vid": "a", "relevant_windows": [[0.4, 0.8]]}
+        path.write_text(json.dumps(line))
+    elif name == "clips.parquet":
+        import pandas
+
+        found = [{"onset": on, "offset": off, "event_label": label, "score": 0.9} for on, off, label in events]
+        found.append({"onset": 0.0, "offset": 2.0, "event_label": "dog", "score": 0.1})
+        pandas.DataFrame([{"id": "a", "audio": "a.wav", "events": found}]).to_parquet(path)
+        options = {"min_score": 0.5}
+    else:
+        tab = "\t" if name.endswith("tsv") else ","
+        lines = [("filename", "onset", "offset", "event_label"), *(("a.wav", *event) for event in events)]
+        path.write_text("".join(tab.join(map(str, line)) + "\n" for line in lines))
+    arguments = sft.SFTArguments(data=str(path), wordings=1, **options)
+    (sample,) = sft.load_samples(arguments, GRID, "digits", 1, seed=0)
+    assert sample["duration"] == 2.0 and sample["pieces"][0]["audio"] == str(folder / "a.wav")
+    found = {turn["event_label"]: turn["answer"] for turn in sample["turns"]}
+    assert found["dog"] == "0.40-0.80" and found.get(None) in (None, "dog: 0.40-0.80; siren: 1.20-1.60")
+
+
+def test_labels_of_other_clips_are_absent_where_a_clip_does_not_say(folder):
+    rows = [row | {"absent": None} for row in (ROWS[0], ROWS[0] | {"id": "b", "audio": "b.wav", "events": [SIREN]})]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert (prompt_text("grounding", "dog"), "none") in turns_of(samples(folder), "b.wav")
+    assert "none" not in dict(turns_of(samples(folder, num_absent=0), "b.wav")).values()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +140,7 @@ def test_a_row_without_a_duration_lasts_as_long_as_its_recording(folder):
         ({"task": "naming"}, "line 1: task is 'naming'; choose one of"),
         ({"task": "grounding"}, "line 1.*query"),
         ({"absent": "drum"}, "line 1: absent is 'drum'; give a list of labels"),
-        ({"question": " "}, "line 1: question is ' '; give the words to ask in"),
+        ({"question": " "}, "line 1: question is ' '; give a string"),
         ({"events": [DOG | {"onset": -1}]}, "line 1, events"),
         ({"duration": 0}, "line 1"),
     ],
