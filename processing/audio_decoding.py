@@ -47,9 +47,9 @@ def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | 
         notes: likewise what else should be said.
 
     Returns:
-        Seconds by construction, `None` where only decoding tells; seconds that a header states, `None` where none does;
-        and a generator of `(samples per second, float32 block (num_samples, num_channels))`. Rate and channels may
-        change where recordings were joined.
+        Seconds by construction, `None` where only decoding tells; seconds that the file promises, perhaps by an
+        estimate, `None` where it does not; and a generator of `(samples per second, float32 block (num_samples,
+        num_channels))`. Rate and channels may change where recordings were joined.
 
     Raises:
         ValueError: no sound that can be read; the message is the end of a sentence, such as `has no sound track; ...`.
@@ -156,7 +156,7 @@ def _import_av(known):
 
 
 def _decode_by_ffmpeg(file, known, faults, notes):
-    """Return the seconds that a container states, and a generator of blocks, see [`decode`]."""
+    """Return the seconds that a container promises, and a generator of blocks, see [`decode`]."""
     av = _import_av(known)
     logs: list[tuple] = []
     with _listening(av, logs):
@@ -185,12 +185,13 @@ def _decode_by_ffmpeg(file, known, faults, notes):
         if not stated and container.duration and len(container.streams) == 1:
             stated = container.duration / 1e6
         # Broadcasts state nothing, AVI often something else.
+        promised = stated or (container.duration or 0) / 1e6
         is_vague = is_estimate or container.format.name in ("avi", "mpegts", "mpeg", "rm")
         stated = None if is_vague or not stated or stated < 0 else stated
     except ValueError:
         container.close()
         raise
-    return stated, _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs)
+    return promised, _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs)
 
 
 @contextlib.contextmanager

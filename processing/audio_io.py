@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,12 +66,13 @@ def load_audio(
 
 def stream_audio(
     source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None,
-    channel: int | str | None = None, strict: bool = False,
+    channel: int | str | None = None, strict: bool = False, report: Callable[[str], object] | None = None,
 ) -> tuple[float, Iterator[np.ndarray]]:  # fmt: skip
     """Return how many seconds a recording promises, which may err, and a generator of what [`load_audio`] returns.
 
     Arguments and errors are those of [`load_audio`]; most faults inside a file are found when they are reached. Files
-    are read forwards, and few seconds are held. Where nobody says how long it is, the recording promises 0 s.
+    are read forwards, and few seconds are held. Where nobody says how long it is, the recording promises 0 s. What was
+    found to be wrong goes to `report`; by default a warning is logged.
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
     if isinstance(channel, bool) or not (channel in (None, "loudest") or isinstance(channel, int) and channel >= 0):
@@ -79,10 +80,14 @@ def stream_audio(
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
     faults, notes = [], []
     if channel == "loudest":
-        channel = loudest_channel(_open(source, rate, [], [])[2])
-        notes.append(f"has channel {channel} as its loudest, which is heard")
+        channel, num_channels = loudest_channel(_open(source, rate, [], [])[2])
+        if num_channels > 1:
+            notes.append(f"has channel {channel} as its loudest, which is heard")
     _, seconds, blocks = _open(source, rate, faults, notes)
-    return seconds or 0.0, _convert(blocks, _name(source), sampling_rate, device, channel, strict, faults, notes)
+    mixed = mix_channels(blocks, _name(source), channel, notes)
+    return seconds or 0.0, _convert(
+        mixed, _name(source), sampling_rate, device, strict, faults, notes, report or logger.warning
+    )
 
 
 def audio_duration(source: Any) -> float:
@@ -99,7 +104,12 @@ def audio_duration(source: Any) -> float:
         ImportError: PyAV is needed and missing.
     """
     certain, _, blocks = _open(_identify(source, 1, None)[0], None, [], [])
-    return sum(len(block) / rate for rate, block in blocks) if certain is None else certain
+    if certain is None:
+        return sum(len(block) / rate for rate, block in blocks)
+    # So that the file is closed, or put back.
+    next(blocks, None)
+    blocks.close()
+    return certain
 
 
 def stream_windows(
@@ -225,14 +235,11 @@ def _name(source: Any) -> str:
     return f"source {os.fspath(source)!r}" if isinstance(source, (str, os.PathLike)) else "source"
 
 
-def _open(source, rate, faults, notes) -> tuple[float | None, float | None, Iterator[tuple[float, np.ndarray]]]:
+def _open(source, rate, faults, notes) -> tuple[float | None, float | None, Generator]:
     """Return what [`decode`] does, of arrays too; errors name the source."""
     if rate is not None:
-        return (
-            len(source) / rate if source.ndim else 0.0,
-            len(source) / rate if source.ndim else 0.0,
-            _cut(source, rate),
-        )
+        seconds = len(source) / rate if source.ndim else 0.0
+        return seconds, seconds, _cut(source, rate)
     name, file, before = _name(source), _open_file(source), _state(source)
     try:
         if not file.length:
@@ -280,8 +287,10 @@ def _open_file(source: Any) -> Section:
 
 
 def _close(file, source):
-    """Close what was opened here."""
-    if file is not source:
+    """Close what was opened here; put others back to where they stood."""
+    if file is source:
+        file.file.seek(file.start)
+    else:
         file.file.close()
 
 
@@ -316,11 +325,11 @@ def _cut(samples: np.ndarray, rate: float) -> Iterator[tuple[float, np.ndarray]]
         yield rate, block.reshape(len(block), -1)
 
 
-def _convert(blocks, name, sampling_rate, device, channel, strict, faults, notes):
+def _convert(blocks, name, sampling_rate, device, strict, faults, notes, report):
     """Yield blocks `(num_samples,)` at one rate; at the end say what was wrong."""
-    is_empty, mixed = True, mix_channels(blocks, name, channel, notes)
+    is_empty = True
     # Recordings that were joined may have several rates.
-    for rate, group in itertools.groupby(mixed, lambda item: item[0]):
+    for rate, group in itertools.groupby(blocks, lambda item: item[0]):
         own = (block for _, block in group)
         for block in own if rate == sampling_rate else resample_blocks(own, name, rate, sampling_rate, device):
             is_empty = False
@@ -330,7 +339,7 @@ def _convert(blocks, name, sampling_rate, device, channel, strict, faults, notes
     if strict and faults:
         raise ValueError(f"{name} {'; '.join(faults)}; give a whole file, or leave out strict (--strict).")
     if faults or notes:
-        logger.warning("%s %s.", name, "; ".join([*faults, *notes]))
+        report(f"{name} {'; '.join([*faults, *notes])}.")
 
 
 __all__ = ["audio_duration", "load_audio", "stream_audio", "stream_windows"]

@@ -88,7 +88,7 @@ def mix_channels(
     if is_empty:
         raise ValueError(f"{name} is empty; give at least one sample.")
     if peak > LOUD:
-        notes.append(f"has a peak of {peak:.3g}, where full scale is 1; is it scaled right?")
+        notes.append(f"has a peak of {peak:.3g}, where full scale is 1 (is it scaled right?)")
     if cancelled:
         notes.append(
             f"has channels that cancel each other out in {cancelled:.2f} s (opposite phase); take one of them: "
@@ -101,7 +101,7 @@ def mix_channels(
 def _cancelled_seconds(block, mixed, rate) -> float:
     """Return how long channels sound, but hardly their mean, far less than if they had nothing to do with another."""
     # Differences of samples: low noise alone, such as wind, would go up and down against itself by chance.
-    block, mixed = np.diff(block, axis=0), np.diff(mixed)
+    block, mixed = np.diff(block, axis=0, prepend=block[:1]), np.diff(mixed, prepend=mixed[:1])
     length = max(1, min(len(block), round(PIECE * rate)))
     count, num_channels = len(block) // length, block.shape[1]
     pieces = block[: count * length].reshape(count, length, num_channels)
@@ -111,14 +111,14 @@ def _cancelled_seconds(block, mixed, rate) -> float:
     return float(((powers > SILENCE) & (kept * num_channels < CANCELLED * powers)).sum()) * length / rate
 
 
-def loudest_channel(blocks: Iterator[tuple[float, np.ndarray]]) -> int:
-    """Return the number of the channel with the most power in blocks `(rate, (num_samples, num_channels))`."""
+def loudest_channel(blocks: Iterator[tuple[float, np.ndarray]]) -> tuple[int, int]:
+    """Return which channel has the most power in blocks `(rate, (num_samples, num_channels))`, and of how many."""
     powers = np.zeros(1)
     for _, block in blocks:
         own = np.square(block, dtype=np.float64).sum(0)
         powers = np.pad(powers, (0, max(0, len(own) - len(powers))))
         powers[: len(own)] += own
-    return int(powers.argmax())
+    return int(powers.argmax()), len(powers)
 
 
 __all__ = ["loudest_channel", "mix_channels", "resample_blocks"]

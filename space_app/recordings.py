@@ -10,7 +10,9 @@ from space_app.checkpoint_code import carried
 from space_app.jobs import OutOfTime
 
 
-def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.ndarray:
+def read_recording(
+    pipe, path: str, limits, check: Callable[[], None], report: Callable[[str], object] | None = None
+) -> np.ndarray:
     """Return a recording as the model hears it.
 
     Args:
@@ -18,6 +20,7 @@ def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.nda
         path: file.
         limits: [`Limits`] on its size and length.
         check: called again and again, to end the work by an exception.
+        report: told what was found wrong in a recording that could be heard all the same; by default it is logged.
 
     Returns:
         float32 array `(num_samples,)` at `pipe.processor.sampling_rate`.
@@ -33,9 +36,10 @@ def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.nda
                 f"{name} has {size / 1e6:.1f} MB; give a file of {limits.max_megabytes:g} MB at most, such as a flac."
             )
         rate = pipe.processor.sampling_rate
+        say = report and (lambda text: report(without_folder(text, path)))
         kept, num_samples = [], 0
         # As it is decoded: what a header says may be wrong.
-        for block in carried(pipe, "audio_io").stream_audio(path, rate)[1]:
+        for block in carried(pipe, "audio_io").stream_audio(path, rate, report=say)[1]:
             check()
             num_samples += len(block)
             if num_samples > limits.max_seconds * rate:
