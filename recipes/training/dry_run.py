@@ -200,6 +200,3 @@ def format_run(report: dict, max_time: float) -> str:
         + ", ".join(f"{name} {convert_bytes(size)}" for name, size in report["memory"].items()),
     ]
     return "\n".join(lines)
-
-
-__all__ = ["NUM_ROWS", "describe_run", "dry_run_arguments", "grpo_lengths", "load_outline", "sft_lengths"]
