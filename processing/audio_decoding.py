@@ -366,6 +366,3 @@ def _reason(error) -> str:
     """Return what FFmpeg said, or what PyAV made of it."""
     said = getattr(error, "log", None)
     return said[2].strip() if said else getattr(error, "strerror", None) or str(error)
-
-
-__all__ = ["BLOCK_LENGTH", "decode"]

@@ -377,9 +377,3 @@ def find_ogg_links(file: Section, start: int, faults: list[str]) -> list[SoundPa
         faults.append("breaks off: its last page is missing")
     ends = [link[0] for link in links[1:]] + [file.length]
     return [SoundPart(begin, end, {}, None) for (begin, _), end in zip(links, ends, strict=True)]
-
-
-__all__ = [
-    "AUDIO_SUFFIXES", "DEMUXERS", "FORMATS", "Section", "SoundFormat", "SoundPart", "count_flac_samples", "find_format",
-    "find_ogg_links", "find_samples", "is_recording",
-]  # fmt: skip

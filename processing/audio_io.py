@@ -340,6 +340,3 @@ def _convert(blocks, name, sampling_rate, device, strict, faults, notes, report)
         raise ValueError(f"{name} {'; '.join(faults)}; give a whole file, or leave out strict (--strict).")
     if faults or notes:
         report(f"{name} {'; '.join([*faults, *notes])}.")
-
-
-__all__ = ["audio_duration", "load_audio", "stream_audio", "stream_windows"]

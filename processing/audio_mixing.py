@@ -119,6 +119,3 @@ def loudest_channel(blocks: Iterator[tuple[float, np.ndarray]]) -> tuple[int, in
         powers = np.pad(powers, (0, max(0, len(own) - len(powers))))
         powers[: len(own)] += own
     return int(powers.argmax()), len(powers)
-
-
-__all__ = ["loudest_channel", "mix_channels", "resample_blocks"]

@@ -3,10 +3,8 @@
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import Pipeline
@@ -19,6 +17,7 @@ from .event_scores import score_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
 from .prefix_cache import prefill_questions
 from .recording_answers import RecordingAnswers, read_answer
+from .recording_inputs import batch_windows, is_one_recording, name_of, pair_with_queries
 from .torchaudio_features import accelerator
 from .windowing import plan_windows
 
@@ -144,10 +143,10 @@ class TemporalAudioGroundingPipeline(Pipeline):
             disable_tqdm, decode, return_frame_scores, channel, strict, on_error, **generate_kwargs,
         )  # fmt: skip
         options = self._options(task, query, batch_size, wording, given, generate)
-        if _is_one(inputs):
-            (result,) = self._results([(inputs, query, _name(inputs))], *options)
+        if is_one_recording(inputs):
+            (result,) = self._results([(inputs, query, name_of(inputs))], *options)
             return result
-        results = self._results(_pair(inputs, query), *options)
+        results = self._results(pair_with_queries(inputs, query), *options)
         return list(results) if isinstance(inputs, (list, tuple)) else results
 
     def stream(
@@ -164,7 +163,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         """
         given, generate, _ = self._sanitize_parameters(**options)
         options = self._options(task, query, batch_size, wording, given, generate)
-        return self._results([(recording, query, _name(recording))], *options, is_partial=True)
+        return self._results([(recording, query, name_of(recording))], *options, is_partial=True)
 
     def _options(self, task, query, batch_size, wording, given, generate):
         """Check what a call was given; return the size of batches and the settings of windows and of generation."""
@@ -229,7 +228,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
             for source, asked, name in pairs
             for piece in self._pieces(source, asked, name, **settings)
         )
-        for batch in _batches(pieces, batch_size):
+        for batch in batch_windows(pieces, batch_size):
             heard = [piece for piece in batch if not isinstance(piece[3], Exception)]
             asked = {name: settings[name] for name in ("task", "wording")}
             answers = iter(self.run_single(heard, asked, generate_kwargs, {}) if heard else ())
@@ -271,7 +270,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
                     bar.update(window.core_end - window.core_start)
         except (ImportError, OSError, ValueError) as error:
             if on_error == "raise":
-                is_named = name in (_name(source), "recording")
+                is_named = name in (name_of(source), "recording")
                 raise error if is_named else type(error)(f"{name}: {error}") from error
             logger.warning("%s is skipped: %s", name, error)
             yield recording, is_many, None, error
@@ -368,51 +367,6 @@ def _log_probs(answers, logits, beam_indices, ticks):
         if ticks is not None:
             times.append(log_probs[:, ticks.start : ticks.stop])
     return torch.stack(own, 1), torch.stack(times, 1) if times else None
-
-
-def _is_one(inputs: Any) -> bool:
-    """Tell whether inputs are one recording; what is neither one nor several is, to be refused by its type."""
-    is_several = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
-    # An AudioDecoder of `datasets` can be asked for keys.
-    is_several = is_several and not hasattr(inputs, "get_all_samples")
-    is_one = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, torch.Tensor, Mapping))
-    return is_one or hasattr(inputs, "read") or not is_several
-
-
-def _pair(inputs, query):
-    """Return recordings with what is asked about each, and what to call it."""
-    is_one = query is None or isinstance(query, str)
-    if not is_one and hasattr(inputs, "__len__") and hasattr(query, "__len__") and len(query) != len(inputs):
-        raise ValueError(f"query has {len(query)} entries for {len(inputs)} recordings; give one for each.")
-    pairs = zip(inputs, itertools.repeat(query)) if is_one else zip(inputs, query, strict=True)
-    return ((source, asked, _name(source, f"inputs[{index}]")) for index, (source, asked) in enumerate(pairs))
-
-
-def _name(source, otherwise="recording") -> str:
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else otherwise
-
-
-def _batches(pieces, batch_size):
-    """Yield lists of pieces with `batch_size` questions at most, but no fewer than one piece."""
-    batch, size = [], 0
-    try:
-        for piece in pieces:
-            num_questions = len(piece[0].queries)
-            if batch and size + num_questions > batch_size:
-                yield batch
-                batch, size = [], 0
-            batch.append(piece)
-            size += num_questions
-            if size >= batch_size:
-                yield batch
-                batch, size = [], 0
-    except (ImportError, OSError, ValueError):
-        # The recordings before a broken one shall have their answers.
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
 
 
 __all__ = ["TemporalAudioGroundingPipeline"]

@@ -65,6 +65,3 @@ def _identity(path):
 
 def _is_utf8(name):
     return name == name.encode("utf-8", "ignore").decode()
-
-
-__all__ = ["find_recordings"]
