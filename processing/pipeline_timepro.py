@@ -223,11 +223,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
 
         With `is_partial`, the results so far after every batch, too.
         """
-        pieces = (
-            piece
-            for source, asked, name in pairs
-            for piece in self._pieces(source, asked, name, **settings)
-        )
+        pieces = (piece for source, asked, name in pairs for piece in self._pieces(source, asked, name, **settings))
         for batch in batch_windows(pieces, batch_size):
             heard = [piece for piece in batch if not isinstance(piece[3], Exception)]
             asked = {name: settings[name] for name in ("task", "wording")}
