@@ -148,13 +148,15 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
     failures: dict[str, str] = {}
     if todo:
         pipe = load_pipeline(model)
-        some = [Job(path, task, tuple(q.query for q in left)) for (task, path), left in todo.items()]
+        # Clips may share a recording, and a question about it.
+        some = [Job(path, task, tuple(dict.fromkeys(q.query for q in left))) for (task, path), left in todo.items()]
         for job, results in run(pipe, some, len(jobs) - len(todo), show_progress=True, **options):
             left = todo[job.task, job.audio]
             if isinstance(results, Exception):
                 failures |= {question.id: str(results) for question in left}
                 continue
-            new = [_row(question, result) for question, result in zip(left, results, strict=True)]
+            by_query = dict(zip(job.queries, results, strict=True))
+            new = [_row(question, by_query[question.query]) for question in left]
             keep(*new)
             rows += new
     return [{"id": clip.id, "audio": clip.audio, "error": failures[clip.id]} for clip in clips if clip.id in failures]
