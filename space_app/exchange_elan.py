@@ -28,7 +28,11 @@ _NO_EVENTS = ("Tier", "Participant", "Score", "File", "File Name", "File Path", 
 def is_elan(path) -> bool:
     """Tell whether the first line of a file is one of ELAN's text: with its header, or with its times and no header."""
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        line = next((line.rstrip("\r\n") for line in file if line.strip()), "")
+        return is_elan_line(next((line.rstrip("\r\n") for line in file if line.strip()), ""))
+
+
+def is_elan_line(line: str) -> bool:
+    """Tell whether a first line is one of ELAN's text."""
     return "Begin Time - " in line or _without_header(line.split("\t")) is not None
 
 

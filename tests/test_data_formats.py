@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recipes.data.event_loaders import READERS
+from recipes.data.formats import READERS
 from recipes.data.label_files import LABEL_FORMATS
 
 ROOT = Path(__file__).parents[1]

@@ -218,6 +218,3 @@ def _state(file) -> list[int] | None:
 
 def _shown(row):
     return {name: row[name] for name in ("file", "duration", "answers")}
-
-
-__all__ = ["add_answer_arguments", "answer"]

@@ -138,14 +138,3 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
 
 def _texts(result):
     return audio_stem(result["file"]), *(event["event_label"] for event in result["events"])
-
-
-__all__ = [
-    "check_format",
-    "format_json",
-    "format_of",
-    "format_table",
-    "merge_answers",
-    "print_answers",
-    "write_answers",
-]

@@ -116,15 +116,16 @@ def _load(data, data_format, audio_dir, durations, label_aliases, limit, policy,
     """Return clips, the policy with their labels, aliases, and what a report says about the data."""
     aliases = {} if label_aliases is None else read_label_aliases(label_aliases)
     clips = load_clips(data, data_format, audio_dir, durations, aliases, needs_audio=needs_audio)
-    is_listed = any(clip.absent is not None for clip in clips)
-    # Absent labels are drawn from those of all clips, so that a limit changes no question.
-    policy = replace(policy, labels=() if is_listed else labels_of(clips))
-    absent = {"source": "data" if is_listed else "drawn" if policy.labels else None}
+    # Absent labels that clips do not list are drawn from the labels of all clips, so that a limit changes no question.
+    policy = replace(policy, labels=labels_of(clips))
+    is_listed = {clip.absent is not None for clip in clips if clip.task == "detection"}
+    sources = [name for name, listed in (("data", True), ("drawn", False)) if listed in is_listed]
+    absent = {"source": " and ".join(sources) if policy.labels or True in is_listed else None}
     about = {
         "data": str(data),
         "data_format": data_format or guess_format(Path(data)),
         "label_aliases": None if label_aliases is None else str(label_aliases),
-        "absent_queries": absent | ({"num_labels": len(policy.labels)} if policy.labels else {}),
+        "absent_queries": absent | ({"num_labels": len(policy.labels)} if "drawn" in (absent["source"] or "") else {}),
     }
     clips = clips[:limit]
     if audio_dir is not None and not needs_audio:

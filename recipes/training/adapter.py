@@ -58,6 +58,3 @@ def _write_trained(trainer, processor, state_dict):
     else:
         save_checkpoint(model, processor, out / "final", state_dict=state_dict)
     trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))
-
-
-__all__ = ["adapter_config", "load_policy", "save_trained"]

@@ -22,9 +22,9 @@ from recipes.arguments import option
 from recipes.data.questions import GRPO, questions
 from recipes.training.adapter import adapter_config, load_policy, save_trained
 from recipes.training.data_arguments import DataArguments
-from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, grpo_lengths, load_outline
+from recipes.training.dry_run import NUM_ROWS, describe_run, dry_run_arguments, grpo_lengths, load_outline
 from recipes.training.freezing import freeze_audio, freeze_time_embeddings
-from recipes.training.grpo_trainer import BLOCK_MASK_ATTENTION, TimeProGRPOTrainer, adaptive_temporal_reward
+from recipes.training.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
 from recipes.training.rewards import REWARDS
 from recipes.training.sharding import check_training
 
@@ -50,10 +50,7 @@ class GRPOArguments(DataArguments):
     shared_prefix: bool | None = option(
         None, "compute each prompt once for all its answers; default: where the attention implementation can"
     )
-    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and memory per GPU")
-    accelerate_config: str | None = option(
-        None, "configuration file of accelerate that a dry run is for; default: the current launch"
-    )
+    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
 
 
 def load_prompts(arguments, processor, seed, limit=None):
@@ -91,28 +88,6 @@ def load_prompts(arguments, processor, seed, limit=None):
     return Dataset.from_list(prompts)
 
 
-def describe_run(arguments, training, model_arguments):
-    """Print what the run would be, and return it; see `recipes/training/dry_run.py`."""
-    path, adapter = model_arguments.model_name_or_path, None
-    if (Path(path) / "adapter_config.json").is_file():
-        adapter = PeftConfig.from_pretrained(path)
-        adapter.inference_mode, path = False, adapter.base_model_name_or_path
-    config, processor = load_outline(path)
-    dataset = load_prompts(arguments, processor, training.seed, NUM_ROWS)
-    lengths = grpo_lengths(processor, dataset, training.max_completion_length)
-    can_share = model_arguments.attn_implementation in (None, *BLOCK_MASK_ATTENTION)
-    options = {
-        "accelerate_config": arguments.accelerate_config,
-        "freezes_audio": True,
-        "is_shared": can_share if arguments.shared_prefix is None else arguments.shared_prefix,
-    }
-    peft_config = adapter or adapter_config(model_arguments)
-    report = dry_run("grpo", path, config, processor, lengths, training, model_arguments, peft_config, options)
-    if training.process_index == 0:
-        print(format_report(report))
-    return report
-
-
 def main(argv: list[str] | None = None):
     """Run the command line."""
     parser = TrlParser((GRPOArguments, GRPOConfig, ModelConfig))
@@ -120,7 +95,14 @@ def main(argv: list[str] | None = None):
     arguments, training, model_arguments = parser.parse_args_and_config(argv)
     logging.basicConfig(level=logging.INFO)
     if arguments.dry_run:
-        return describe_run(arguments, training, model_arguments)
+        path, peft_config = model_arguments.model_name_or_path, adapter_config(model_arguments)
+        if (Path(path) / "adapter_config.json").is_file():
+            peft_config = PeftConfig.from_pretrained(path)
+            peft_config.inference_mode, path = False, peft_config.base_model_name_or_path
+        _, processor = outline = load_outline(path)
+        dataset = load_prompts(arguments, processor, training.seed, NUM_ROWS)
+        lengths = grpo_lengths(processor, dataset, training.max_completion_length)
+        return describe_run(path, outline, lengths, training, model_arguments, peft_config, freezes_audio=True)
     model, processor = load_policy(
         model_arguments.model_name_or_path,
         dtype=model_arguments.dtype or "float32",

@@ -24,8 +24,9 @@ from recipes.training.adapter import adapter_config, save_trained
 from recipes.training.auxiliary_losses import READING_LOSSES
 from recipes.training.collator import TimeProCollator
 from recipes.training.data_arguments import DataArguments
-from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths
+from recipes.training.dry_run import NUM_ROWS, describe_run, dry_run_arguments, load_outline, sft_lengths
 from recipes.training.freezing import freeze_audio, freeze_constants, freeze_time_embeddings
+from recipes.training.grounder_loss import prepare_grounder
 from recipes.training.sft_trainer import StopAfterSave, TimeProSFTTrainer
 from recipes.training.sharding import check_training
 
@@ -54,11 +55,12 @@ class SFTArguments(DataArguments):
     clock_weight: float = option(0.0, "weight of the clock loss, see recipes/training/auxiliary_losses.py")
     pointer_weight: float = option(0.0, "weight of the pointer loss")
     name_weight: float = option(0.0, "weight of the name loss")
-    max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
-    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and memory per GPU")
-    accelerate_config: str | None = option(
-        None, "configuration file of accelerate that a dry run is for; default: the current launch"
+    grounder_weight: float = option(
+        0.0, "weight of the loss of a frame grounder, which the model is given if it has none; 0: no frame grounder"
     )
+    answer_weight: float = option(1.0, "weight of the answers' loss; 0: train the frame grounder and nothing else")
+    max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
+    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
 
 
 def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
@@ -108,32 +110,21 @@ def load_stems(arguments):
     return np.load(Path(arguments.data) / f"{arguments.split}_stem.npy", mmap_mode="r", allow_pickle=False)
 
 
-def describe_run(arguments, training, model_arguments):
-    """Print what the run would be, and return it; see `recipes/training/dry_run.py`."""
-    path = model_arguments.model_name_or_path
-    config, processor = load_outline(path)
-    batch_size = training.per_device_train_batch_size
-    dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed, NUM_ROWS)
-    lengths = sft_lengths(TimeProCollator(processor, load_stems(arguments), training.max_length), dataset)
-    options = {
-        "accelerate_config": arguments.accelerate_config,
-        "freezes_audio": arguments.audio_learning_rate == 0,
-    }
-    peft_config = adapter_config(model_arguments)
-    report = dry_run("sft", path, config, processor, lengths, training, model_arguments, peft_config, options)
-    if training.process_index == 0:
-        print(format_report(report))
-    return report
-
-
 def main(argv: list[str] | None = None):
     """Run the command line."""
     parser = TrlParser((SFTArguments, SFTConfig, ModelConfig))
     argv = dry_run_arguments(sys.argv[1:] if argv is None else argv)
     arguments, training, model_arguments = parser.parse_args_and_config(argv)
     logging.basicConfig(level=logging.INFO)
+    peft_config = adapter_config(model_arguments)
     if arguments.dry_run:
-        return describe_run(arguments, training, model_arguments)
+        path = model_arguments.model_name_or_path
+        _, processor = outline = load_outline(path)
+        batch_size = training.per_device_train_batch_size
+        dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed, NUM_ROWS)
+        lengths = sft_lengths(TimeProCollator(processor, load_stems(arguments), training.max_length), dataset)
+        freezes_audio = arguments.audio_learning_rate == 0
+        return describe_run(path, outline, lengths, training, model_arguments, peft_config, freezes_audio)
     model, processor = load_checkpoint(
         model_arguments.model_name_or_path,
         dtype=model_arguments.dtype or "float32",
@@ -146,12 +137,15 @@ def main(argv: list[str] | None = None):
     # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
-    peft_config = adapter_config(model_arguments)
+    if not arguments.answer_weight and not arguments.grounder_weight:
+        raise ValueError("answer_weight and grounder_weight are both 0; give one of them to train something.")
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             freeze_audio(model)
         freeze_constants(model)
         freeze_time_embeddings(model)
+    if arguments.grounder_weight:
+        prepare_grounder(model, not arguments.answer_weight, peft_config)
     max_length, training.max_length = training.max_length, None
     reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}
     has_names = bool(arguments.name_weight) and processor.answer_format == "ticks"
@@ -159,12 +153,16 @@ def main(argv: list[str] | None = None):
         model=model,
         args=training,
         train_dataset=dataset,
-        data_collator=TimeProCollator(processor, load_stems(arguments), max_length, has_names),
+        data_collator=TimeProCollator(
+            processor, load_stems(arguments), max_length, has_names, bool(arguments.grounder_weight)
+        ),
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,
         audio_learning_rate=arguments.audio_learning_rate,
         reading_weights=reading_weights,
+        answer_weight=arguments.answer_weight,
+        grounder_weight=arguments.grounder_weight,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     check_training(trainer, trainer.reading_weights)
