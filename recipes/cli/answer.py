@@ -13,9 +13,9 @@ from recipes.cli.beside_speech import add_speech_arguments, check_speech_argumen
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
+    format_answers,
     format_json,
     format_of,
-    format_table,
     merge_answers,
     print_answers,
     write_answers,
@@ -114,7 +114,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
             rows[file] = row
             keep(row)
             if partial is None and args.format is None:
-                print_answers(format_json(**_shown(row)) if args.json else format_table(**_shown(row)), stdout)
+                print_answers(format_json(**_shown(row)) if args.json else format_answers(**_shown(row)), stdout)
         rows = [rows[file] for file in files if file in rows]
         if args.subtitles or args.speakers:
             for row in rows:

@@ -8,7 +8,7 @@ from statistics import mean
 from space_app.palette import FAINT, INK, LIGHT
 
 # Columns: heading, and where a report has the value and its interval.
-COLUMNS = {
+REPORT_COLUMNS = {
     "R@.5": (("grounding", "R@0.5"), "R@0.5"),
     "R@.7": (("grounding", "R@0.7"), "R@0.7"),
     "R@.9": (("grounding", "R@0.9"), "R@0.9"),
@@ -47,12 +47,12 @@ def value_of(report, column):
 
     Args:
         report: of `make_report`, or the figures of one as `ablation.json` has them.
-        column: of `COLUMNS`.
+        column: of `REPORT_COLUMNS`.
     """
     if column in report:
         value, interval = report[column]["value"], report[column]["interval"]
         return value, None if interval is None else tuple(interval)
-    path, name = COLUMNS[column]
+    path, name = REPORT_COLUMNS[column]
     value = report
     for key in path:
         value = (value or {}).get(key)
@@ -65,7 +65,9 @@ def arm_table(results, arms, split) -> str:
 
     Arms of several seeds say how many, and have below that the least and the greatest value over them.
     """
-    shown = [column for column in COLUMNS if any(value_of(r["scores"][split], column)[0] is not None for r in results)]
+    shown = [
+        column for column in REPORT_COLUMNS if any(value_of(r["scores"][split], column)[0] is not None for r in results)
+    ]
     lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
     for arm in arms:
         mine = [result["scores"][split] for result in results if result["arm"] == arm]
@@ -211,6 +213,6 @@ def _figures(result) -> dict:
     """Return a result with the figures of the tables alone."""
     scores = {}
     for split, report in result["scores"].items():
-        found = {column: dict(zip(("value", "interval"), value_of(report, column))) for column in COLUMNS}
+        found = {column: dict(zip(("value", "interval"), value_of(report, column))) for column in REPORT_COLUMNS}
         scores[split] = {column: figure for column, figure in found.items() if figure["value"] is not None}
     return result | {"scores": scores}
