@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from recipes.evaluation.report_tables import markdown_table
+from space_app.palette import FAINT, INK, LIGHT
 
 # Columns: heading, and where a report has the value and its interval.
 FIGURES = {
@@ -21,7 +22,7 @@ FIGURES = {
     "METEOR": (("captioning", "meteor_text"), "meteor_text"),
     "captions' Eb-F1": (("captioning", "time_only", "micro", "f1"), "time_only_micro_f1"),
 }
-BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#222222", "#8A8A8A"
+BLUE, ORANGE = LIGHT[:2]
 
 
 def read_results(out, published=None) -> list[dict]:
