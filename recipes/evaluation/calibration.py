@@ -26,6 +26,7 @@ from recipes.scoring import (
     rejection_rates,
     unmatched_labels,
 )
+from space_app.palette import FAINT, LIGHT
 
 logger = logging.getLogger(__name__)
 
@@ -168,11 +169,11 @@ def plot_reliability(report, path) -> None:
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="calibrated")
+    axis.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="calibrated")
     sizes = np.array([part["num_events"] for part in report["bins"]])
     points = [[part[name] for part in report["bins"]] for name in ("mean_score", "share_right")]
-    axis.plot(*points, color="C0")
-    axis.scatter(*points, s=20 + 300 * sizes / sizes.max(), color="C0", alpha=0.6, label="events, by their number")
+    axis.plot(*points, color=LIGHT[0])
+    axis.scatter(*points, s=20 + 300 * sizes / sizes.max(), color=LIGHT[0], alpha=0.6, label="events, by their number")
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean score", ylabel="fraction of events that are right")
     axis.set_title(f"ECE {report['ece']:.3f}, {report['num_events']} events")
     axis.legend(loc="upper left", frameon=False)
