@@ -14,6 +14,7 @@ import re
 import tempfile
 import warnings
 from pathlib import Path
+from urllib.parse import unquote
 
 from space_app.exchange_tiers import needs_label, split_tiers, whole_milliseconds
 
@@ -102,8 +103,9 @@ def format_elan(result: dict) -> str:
 
 
 def read_eaf(path) -> list[dict]:
-    """Return `[{"file", "duration", "events"}]` of an `.eaf`, tier by tier; the recording is called as the file.
+    """Return `[{"file", "duration", "events"}]` of an `.eaf`, tier by tier.
 
+    The recording is called as the medium that is linked, the first sound if there are several, or else as the file.
     Annotations of annotations (dependent tiers) have no times of their own and are left out.
 
     Raises:
@@ -129,7 +131,9 @@ def read_eaf(path) -> list[dict]:
                 raise ValueError(f"{path}, tier {tier!r}: the annotation {name!r} has no times; align it in ELAN.")
             if label.strip():
                 events.append({"onset": onset / 1000, "offset": offset / 1000, "event_label": label, "score": None})
-    return [{"file": Path(path).stem, "duration": None, "events": events}]
+    media = [item.get("MEDIA_URL", "") for item in eaf.media_descriptors if "audio" in item.get("MIME_TYPE", "audio")]
+    media = [unquote(re.split(r"[/\\]", url)[-1]) for url in media]
+    return [{"file": next(filter(None, media), Path(path).stem), "duration": None, "events": events}]
 
 
 def format_eaf(result: dict) -> str:

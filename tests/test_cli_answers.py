@@ -16,7 +16,7 @@ import soundfile
 from recipes.cli.main import main
 from recipes.cli.output import format_answers, format_json
 from recipes.data.label_files import LABEL_FORMATS, read_labels
-from recipes.evaluation.runner import Job, run
+from recipes.evaluation.runner import Request, run
 
 SPAN = "<1.20>-<3.44>"
 DOG = f"dog: {SPAN}"
@@ -122,7 +122,7 @@ def test_each_failure_in_a_batch_is_its_own(model, clip, tmp_path):
     files = [clip, str(tmp_path / "no.wav"), short, clip, clip, last]
     for task, queries in (("detection", (None,)), ("grounding", ("dog", "cat"))):
         for batch_size in (1, 3, 100):
-            jobs = [Job(file, task, queries) for file in files]
+            jobs = [Request(file, task, queries) for file in files]
             found = [(job.audio, results) for job, results in run(pipe, jobs, batch_size=batch_size)]
             assert [file for file, _ in found] == files
             assert [isinstance(outcome, Exception) for _, outcome in found] == [False, True, True, False, False, True]

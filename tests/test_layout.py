@@ -189,9 +189,6 @@ def test_no_public_name_is_defined_twice():
     for worlds in (("modeling_timepro", "recipes"), ("processing", "recipes"), ("space_app",)):
         homes = {}
         for name, path in SOURCES.items():
-            # To do: these four are replaced by data/clip.py, formats.py and loading.py.
-            if name.rpartition(".")[2] in ("event_rows", "event_dataset", "event_loaders", "guess"):
-                continue
             if name.partition(".")[0] in worlds:
                 for item in {item for item, is_top_level in definitions_of(path) if is_top_level}:
                     if not item.startswith("_") and item not in ("logger", "main"):

@@ -22,7 +22,7 @@ from recipes.cli.output import (
 )
 from recipes.data.label_files import LABEL_FORMATS
 from recipes.evaluation.resume import keep_rows
-from recipes.evaluation.runner import Job, run
+from recipes.evaluation.runner import Request, run
 
 EXIT_CODES = (
     "Exit code: 0, or 1 if a recording failed, or 2 for wrong arguments. Results go to stdout, the rest to stderr."
@@ -198,7 +198,7 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
-    jobs = [Job(file, args.task, tuple(queries)) for file in files]
+    jobs = [Request(file, args.task, tuple(queries)) for file in files]
     show_progress = False if num_done + len(jobs) < 2 else None
     return run(pipe, jobs, num_done, show_progress, batch_size=args.batch_size, **options)
 
