@@ -93,7 +93,7 @@ def add_to_speakers(path, file: str, events: Iterable[Event]) -> str:
     name, speakers = _speaker_recording(path, file)
     events = list(events)
     if clash := speakers & {event.event_label for event in events}:
-        raise ValueError(f"{path} has a speaker {clash.pop()!r}, which is the label of an event too; rename the speaker.")
+        raise ValueError(f"{path} has a speaker {clash.pop()!r}, the label of an event too; rename the speaker.")
     if not events:
         return "".join(read_lines(path))
     ours = format_annotations({"file": name, "events": events}, label_format("rttm")).splitlines(keepends=True)
