@@ -5,6 +5,7 @@
 
 import gzip
 import json
+import random
 import struct
 from pathlib import Path
 
@@ -363,6 +364,35 @@ def test_eaf_of_pympi_is_read_and_its_dependent_tiers_are_left_out(tmp_path):
     assert guess_format(tmp_path / "night.eaf") == "eaf"
     (clip,) = load_clips(tmp_path / "night.eaf")
     assert Path(clip.audio).name == "night.wav" and found_in(clip) == DOG
+
+
+def mutated(value, rng):
+    """Return a JSON value with one of its parts replaced."""
+    if rng.random() < 0.2 or not isinstance(value, list | dict) or not value:
+        return rng.choice([None, True, -1, 1e400, "x", "", [], {}, [[1, 2]], {"start": 1, "end": 0}])
+    key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[key] = mutated(value[key], rng)
+    return changed
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, *FILES])
+def test_damaged_files_give_clips_or_errors(name, tmp_path):
+    path = write(tmp_path, name) if name in WRITTEN else tmp_path / name
+    content = path.read_bytes() if name in WRITTEN else (LABELS / name).read_bytes()
+    format = (WRITTEN[name][1] or "ctm") if name in WRITTEN else FILES[name][0]
+    rng = random.Random(0)
+    for index in range(2 if format == "jams" else 12):
+        start = rng.randrange(len(content) + 1)
+        damaged = content[:start] + rng.randbytes(rng.randrange(6)) + content[start + rng.randrange(12) :]
+        if index % 2 and content[:1] in (b"[", b"{"):
+            damaged = json.dumps(mutated(json.loads(content), rng)).encode()
+        path.write_bytes(damaged)
+        for read in (guess_format, lambda path: list(READERS[format].read(path))):
+            try:
+                read(path)
+            except (ValueError, OSError):
+                pass
 
 
 def test_every_format_is_tested():
