@@ -3,12 +3,13 @@
 import contextlib
 import os
 import sys
+import time
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from processing.annotations import means_folder
-from recipes.arguments import add_model, positive_int, probability, seconds
+from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
@@ -34,7 +35,8 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     command.epilog = EXIT_CODES
     command.add_argument(
         "files", nargs="+", metavar="FILE",
-        help="recording of any length; or a folder of them; or a quoted pattern, such as 'night/**/*.flac'",
+        help="recording of any length; - for standard input; or a folder of recordings, told by their contents; or a "
+        "quoted pattern, such as 'night/**/*.flac'",
     )  # fmt: skip
     if task == "grounding":
         command.add_argument(
@@ -51,8 +53,8 @@ def add_answer_arguments(command: ArgumentParser, task: str):
         "format has no place for them",
     )  # fmt: skip
     output.add_argument(
-        "--out", metavar="PATH", help="file to write; or a folder, for a file per recording. A run that was stopped "
-        "goes on where it was if the same command is given again",
+        "--out", metavar="PATH", help="file to write; or a folder, for a file per recording, in folders as theirs. A run "
+        "that was stopped goes on where it was if the same command is given again",
     )  # fmt: skip
     add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
@@ -68,6 +70,7 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     hearing.add_argument(
         "--batch-size", type=positive_int, default=8, metavar="N", help="questions answered together (default 8)"
     )
+    add_hearing(hearing)
     hearing.add_argument("--max-events", type=positive_int, metavar="N", help="at most so many events in a window")
     hearing.add_argument(
         "--unconstrained", action="store_true", help="let the model say anything; what cannot be read is an error"
@@ -92,6 +95,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     options = {
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
+        "channel": args.channel, "strict": args.strict or None,
     }  # fmt: skip
     partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
@@ -108,7 +112,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
             file = job.audio
             try:
                 row = _row(file, states[file], queries, results)
-            except (OSError, ValueError) as error:
+            except (ImportError, OSError, ValueError) as error:
                 failures[file] = str(error)
                 continue
             rows[file] = row
@@ -216,6 +220,8 @@ def _row(file, state, queries, results) -> dict:
 
 def _state(file) -> list[int] | None:
     """Return size and time of change (ns), by which a recording that was replaced is told; `None` if it is missing."""
+    if file == "-":  # never the same twice
+        return [0, time.time_ns()]
     try:
         status = os.stat(file)
     except OSError:

@@ -18,7 +18,7 @@ class Job(NamedTuple):
 
 def run(
     pipe, jobs: Iterable[Job], num_done: int = 0, show_progress: bool | None = None, **options
-) -> Iterator[tuple[Job, list[dict] | OSError | ValueError]]:
+) -> Iterator[tuple[Job, list[dict] | Exception]]:
     """Yield each job with its results, one for each query, or with the error that it ended in.
 
     Jobs of one task in a row are answered in batches. A recording is encoded once for all its queries. One that cannot
@@ -61,12 +61,12 @@ def _run_task(pipe, task, jobs, options):
             for results in results_of(jobs[position:]):
                 yield jobs[position], results
                 position += 1
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             outcome = error
             if num_read > position + 1:  # the batch may have failed because of another recording
                 try:
                     (outcome,) = results_of([jobs[position]])
-                except (OSError, ValueError) as own_error:
+                except (ImportError, OSError, ValueError) as own_error:
                     outcome = own_error
             yield jobs[position], outcome
             position += 1
