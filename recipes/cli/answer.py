@@ -53,8 +53,8 @@ def add_answer_arguments(command: ArgumentParser, task: str):
         "format has no place for them",
     )  # fmt: skip
     output.add_argument(
-        "--out", metavar="PATH", help="file to write; or a folder, for a file per recording, in folders as theirs. A run "
-        "that was stopped goes on where it was if the same command is given again",
+        "--out", metavar="PATH", help="file to write; or a folder, for a file per recording, in folders as theirs. A "
+        "run that was stopped goes on where it was if the same command is given again",
     )  # fmt: skip
     add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
