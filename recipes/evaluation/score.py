@@ -18,10 +18,16 @@ from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.formats import guess_format
 from recipes.data.loading import load_clips, measure_durations
 from recipes.data.questions import SCORING, QuestionPolicy, labels_of, questions
-from recipes.evaluation.predictions import KEYS, parse_prediction, prepare_answers, read_predictions
+from recipes.evaluation.predictions import (
+    QUESTION_KEYS,
+    answerable_questions,
+    parse_prediction,
+    prepare_answers,
+    read_predictions,
+)
 from recipes.evaluation.report import report_paths, write_report
 from recipes.evaluation.resume import keep_rows
-from recipes.evaluation.runner import Job, run
+from recipes.evaluation.runner import Request, run
 from recipes.scoring import read_label_aliases
 
 logger = logging.getLogger(__name__)
@@ -69,7 +75,7 @@ def score_checkpoint(
     settings |= heard
     # PSDS looks at events of every score.
     options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0, **heard}
-    with keep_rows(paths["predictions"], settings, KEYS, paths["settings"], overwrite) as (rows, keep):
+    with keep_rows(paths["predictions"], settings, QUESTION_KEYS, paths["settings"], overwrite) as (rows, keep):
         failures = _answer(model, clips, asked, rows, keep, options)
     wanted, answers, seconds = {question.key for question in asked}, {}, {}
     for row in rows:
@@ -81,7 +87,8 @@ def score_checkpoint(
     if min_score is None:
         config = Path(model) / "processor_config.json"
         min_score = json.loads(config.read_text(encoding="utf-8")).get("min_score") if config.is_file() else None
-    head = {"model": str(model), **about, "min_score": min_score}
+    num_truncated = sum(bool(row.get("truncated")) for row in rows)
+    head = {"model": str(model), **about, "min_score": min_score, "num_truncated_answers": num_truncated}
     clips = _with_durations(clips, seconds)
     return _report(paths, head, clips, policy, asked, answers, aliases, failures, against, against_min_score)
 
@@ -106,11 +113,11 @@ def score_predictions(
         ValueError: clips or predictions that cannot be read, or answers that do not fit the clips.
         OSError: a file is missing.
     """
-    policy = replace(SCORING, num_absent=None)
-    clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, False)
-    asked = [question for clip in clips for question in questions(clip, policy)]
-    answers, seconds = read_predictions(predictions, clips, asked, aliases)
+    clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, SCORING, False)
+    asked = answerable_questions(predictions, clips, policy, aliases)
+    answers, seconds, num_truncated = read_predictions(predictions, clips, asked, aliases)
     head = {"model": None, "predictions": str(predictions), **about, "min_score": min_score}
+    head["num_truncated_answers"] = num_truncated
     clips = _with_durations(clips, seconds)
     return _report(report_paths(out), head, clips, policy, asked, answers, aliases, (), against, against_min_score)
 
@@ -143,7 +150,7 @@ def _with_durations(clips, seconds):
 def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
     """Answer what is not answered in `rows`, append the answers to them, and return the clips that failed."""
     audio = {clip.id: clip.audio for clip in clips}
-    done = {tuple(row[key] for key in KEYS) for row in rows}
+    done = {tuple(row[key] for key in QUESTION_KEYS) for row in rows}
     jobs: dict[tuple, list] = {}
     for question in sorted(asked, key=lambda question: TASKS.index(question.task)):
         jobs.setdefault((question.task, audio[question.id]), []).append(question)
@@ -153,7 +160,7 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
     if todo:
         pipe = load_pipeline(model)
         # Clips may share a recording, and a question about it.
-        some = [Job(path, task, tuple(dict.fromkeys(q.query for q in left))) for (task, path), left in todo.items()]
+        some = [Request(path, task, tuple(dict.fromkeys(q.query for q in left))) for (task, path), left in todo.items()]
         for job, results in run(pipe, some, len(jobs) - len(todo), show_progress=True, **options):
             left = todo[job.task, job.audio]
             if isinstance(results, Exception):
@@ -167,8 +174,9 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
 
 
 def _row(question, result) -> dict:
-    row = dict(zip(KEYS, question.key, strict=True), text=result["text"])
-    return row | {"events": _uncut_events(question, result), "duration": result["duration"]}
+    row = dict(zip(QUESTION_KEYS, question.key, strict=True), text=result["text"])
+    row |= {"events": _uncut_events(question, result), "duration": result["duration"]}
+    return row | ({"truncated": True} if result.get("truncated") else {})
 
 
 def _uncut_events(question, result) -> list[dict] | None:
@@ -189,9 +197,8 @@ def _uncut_events(question, result) -> list[dict] | None:
 def _report(paths, head, clips, policy, asked, answers, aliases, failures, against, against_min_score) -> dict:
     other = None
     if against is not None:
-        every = [q for clip in clips for q in questions(clip, replace(policy, num_absent=None))]
-        other, _ = read_predictions(against, clips, every, aliases)
-        other, _ = prepare_answers(clips, other, aliases)
+        every = answerable_questions(against, clips, policy, aliases)
+        other, _ = prepare_answers(clips, read_predictions(against, clips, every, aliases).answers, aliases)
         min_score = head["min_score"] if against_min_score is None else against_min_score
         other = {"predictions": str(against), "min_score": min_score, "answers": other}
     answers, clipping = prepare_answers(clips, answers, aliases)
