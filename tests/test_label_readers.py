@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.cli.main import main
 from recipes.data.formats import READERS, guess_format
 from recipes.data.loading import load_clips
 
@@ -273,6 +274,25 @@ def test_a_table_without_a_header_that_may_be_anything_is_not_taken_for_elan(tmp
         (tmp_path / "a.txt").write_text(line + "\n")
         with pytest.raises(ValueError, match="fits no known format"):
             guess_format(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    "data, predictions",
+    [
+        ("csv_space_after_comma.csv", "csv_predictions.jsonl"),
+        ("label_nfd.tsv", "label_nfc_predictions.jsonl"),
+        ("caps.tsv", None),
+    ],
+)
+def test_labels_that_look_equal_are_equal_in_scores(data, predictions, tmp_path):
+    if predictions is None:
+        dog = {"onset": 0.5, "offset": 1.25, "event_label": " dog "}
+        (tmp_path / "p.jsonl").write_text(json.dumps({"id": "a.wav", "task": "detection", "query": None, "events": [dog]}))
+    path = LABELS / predictions if predictions else tmp_path / "p.jsonl"
+    arguments = ["--durations", str(LABELS / "csv_durations.csv"), "--predictions", str(path)]
+    assert main(["score", "--data", str(LABELS / data), *arguments, "--out", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["detection"]["micro"]["f1"] == report["detection"]["macro"]["f1"] == 1.0
 
 
 def test_a_label_that_begins_before_0_is_cut_with_a_warning(caplog):
