@@ -96,9 +96,9 @@ def adaptive_reward(main, auxiliary, tie_break="product", auxiliary_weight=1.0):
     """Return the adaptive temporal reward (arXiv 2604.13715) and which groups were tied.
 
     Where the main reward distinguishes the answers of a group, it is used alone. Where it does not (its variance is
-    below 1e-6) the auxiliary reward joins it: by the element-wise `product`, as in the paper, which teaches nothing where the
-    main reward is 0 throughout; or by the `sum` main + weight * auxiliary, which teaches then too; or not at all
-    (`none`).
+    below 1e-6) the auxiliary reward joins it: by the element-wise `product`, as in the paper, which teaches nothing
+    where the main reward is 0 throughout; by the `sum` main + weight * auxiliary, which teaches then too; or not at
+    all (`none`).
 
     Args:
         main, auxiliary: `(num_groups, num_generations)`; a group must be whole.
