@@ -1,4 +1,4 @@
-"""Keep generation to answers that parse: a logits processor that bans every token no valid answer goes on with."""
+"""Keep generation to answers that can be read: a logits processor that bans every token no valid answer goes on with."""
 
 import threading
 import weakref
@@ -11,7 +11,7 @@ from .answer_grammar import AnswerGrammar
 from .token_masks import AnswerMasks
 
 # Masks of a tokenizer outlive a call of `generate`, for the next one: what makes them, and those that were made.
-# Threads may share a model, and so these.
+# Threads may share a model, and so these too.
 _KNOWN = weakref.WeakKeyDictionary()
 _TABLES = weakref.WeakKeyDictionary()
 _LOCK = threading.RLock()
@@ -28,7 +28,7 @@ class _MaskTable:
         self.places = {}
 
     def make_room(self, num_rows) -> bool:
-        """Forget all masks if fewer can be added; return whether so many can be at all."""
+        """Forget all masks if fewer can be added; return whether so many fit at all."""
         if len(self.places) + num_rows > len(self.masks):
             self.places.clear()
         return num_rows <= len(self.masks)
@@ -48,8 +48,9 @@ class _MaskTable:
 class AnswerConstraint(LogitsProcessor):
     """Hold every row of `generate` to the answers that [`AnswerGrammar`] allows, ended by an end-of-sequence token.
 
-    Pass it as `model.generate(..., logits_processor=[constraint], max_new_tokens=max_new_tokens)`. Greedy, sampled and
-    beam search all keep to it; what other processors ban is allowed again where nothing else would be left. With beams
+    Pass it as `model.generate(..., logits_processor=[constraint])`. Greedy, sampled and beam search all keep to it;
+    what other processors ban is allowed again where nothing else would be left. It never hurries an answer to its end:
+    one that runs out of `max_new_tokens` is a beginning of a valid answer, without an end-of-sequence token. With beams
     there may be fewer answers than `num_return_sequences`, to a clip of one step say; transformers fills with padding.
 
     Args:
@@ -59,29 +60,18 @@ class AnswerConstraint(LogitsProcessor):
         task: `grounding`, `detection` or `captioning`.
         durations: seconds of each clip of the batch. Rows may be repeated as transformers does it, a clip's together.
         prompt_length: columns of `input_ids`, padded on the left.
-        max_new_tokens: tokens of an answer, its end included. The answer is brought to its end within them.
         eos_token_id: id that ends an answer, or several; the first is what rows get that are over.
         event_labels: the only labels that detection may name.
         max_events: events of one answer at most.
 
     Raises:
-        ValueError: what [`AnswerGrammar`] refuses; a tokenizer that cannot write an answer; or `max_new_tokens` that
-            leave no room for the shortest one.
+        ValueError: what [`AnswerGrammar`] refuses, or a tokenizer that cannot write an answer.
     """
 
     def __init__(
-        self,
-        tokenizer,
-        grid,
-        answer_format,
-        task,
-        durations,
-        prompt_length,
-        max_new_tokens,
-        eos_token_id,
-        event_labels=None,
+        self, tokenizer, grid, answer_format, task, durations, prompt_length, eos_token_id, event_labels=None,
         max_events=None,
-    ):
+    ):  # fmt: skip
         eos = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
         labels = None if event_labels is None else tuple(event_labels)
         key = (len(tokenizer), grid, answer_format, task, labels, max_events, tuple(eos))
@@ -95,13 +85,9 @@ class AnswerConstraint(LogitsProcessor):
             while len(known) > _MOST_KNOWN:
                 del known[next(iter(known))]
             self._tables, self._key = _TABLES.setdefault(tokenizer, {}), key
-        self.prompt_length, self.max_new_tokens = prompt_length, max_new_tokens
+        self.prompt_length = prompt_length
         self.starts = [self.masks.grammar.start(duration) for duration in durations]
         self._states = {}
-        for start in self.starts:
-            shortest = self.masks.cost(start) + 1
-            if shortest > max_new_tokens:
-                raise ValueError(f"max_new_tokens is {max_new_tokens}; the shortest answer takes {shortest} tokens.")
 
     def __call__(self, input_ids, scores):
         """Return `scores` (num_rows, vocab_size) with minus infinity where no valid answer goes on.
@@ -115,7 +101,6 @@ class AnswerConstraint(LogitsProcessor):
             raise ValueError(
                 f"input_ids has {len(rows)} rows for {len(self.starts)} durations; give one for each clip."
             )
-        remaining = self.max_new_tokens - len(rows[0])
         states, places, others = {}, [], []
         with _LOCK:
             table = self._table(len(rows), scores)
@@ -124,7 +109,7 @@ class AnswerConstraint(LogitsProcessor):
                 key = (start, tuple(row))
                 if key not in states:
                     states[key] = self._state(start, key[1])
-                place, ids = self._place(table, states[key], remaining, not row)
+                place, ids = self._place(table, states[key], not row)
                 places.append(place)
                 others += [(index, other) for other in ids]
             # A copy: another thread may need the room.
@@ -155,16 +140,15 @@ class AnswerConstraint(LogitsProcessor):
             self._tables[key] = _MaskTable(num_rows, *key)
         return self._tables[key]
 
-    def _place(self, table, state, remaining, is_first) -> tuple[int, list[int]]:
+    def _place(self, table, state, is_first) -> tuple[int, list[int]]:
         """Return the row of the mask of tokens that are banned, and ids that are allowed all the same.
 
         States of one kind share a row; of other states each has its own.
         """
-        remaining = remaining if self.masks.is_tight(state, remaining) else None
-        key = (self._key, state, remaining, is_first)
+        key = (self._key, state, is_first)
         if key in table.places:
             return table.places[key], []
-        ids, kind = self.masks.allowed(state, remaining, is_first)
+        ids, kind = self.masks.allowed(state, is_first)
         if kind is None:
             return table.place(key, lambda: ids), []
         return table.place((self._key, *kind), lambda: self.masks.ids_of_kind(kind)), ids
