@@ -5,6 +5,7 @@ import copy
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .frame_grounder import frame_grounder_settings
 from .yamnet_encoder_config import TimeProYamnetConfig
 
 PROJECTORS = ("linear", "mlp", "none")
@@ -60,6 +61,8 @@ class TimeProAudioConfig(PreTrainedConfig):
         frame_rate: audio frames per second that reach the language model.
         answer_format: how answers write times, `digits` (`1.24`) or `ticks` (`<1.24>`).
         event_labels: the closed label set that the checkpoint was trained on, or `None` for open vocabulary.
+        frame_grounder: sizes and decoding of the head that answers frame by frame, see `frame_grounder.py`; `None` for
+            no such head, `{}` for its defaults.
     """
 
     model_type = "timepro_audio"
@@ -87,6 +90,7 @@ class TimeProAudioConfig(PreTrainedConfig):
     frame_rate: float = 25.0
     answer_format: str = "digits"
     event_labels: list[str] | None = None
+    frame_grounder: dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -99,6 +103,7 @@ class TimeProAudioConfig(PreTrainedConfig):
         # Several Auto classes share this checkpoint, and registering a class keeps only one of them.
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
         kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
+        self.frame_grounder = frame_grounder_settings(self.frame_grounder)
         super().__post_init__(**kwargs)
         self._check()
 

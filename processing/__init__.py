@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .audio_streaming import stream_audio, stream_windows
     from .constrained_decoding import AnswerConstraint
     from .event_scores import score_events
-    from .events import Event, clip_events, shift_events
+    from .events import Event, clip_events, normalize_label, shift_events
     from .pipeline_timepro import TemporalAudioGroundingPipeline
     from .processing_timepro import TimeProAudioProcessor
     from .time_grid import TimeGrid
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Event": "events",
     "clip_events": "events",
+    "normalize_label": "events",
     "shift_events": "events",
     "TimeGrid": "time_grid",
     "TASKS": "answer_text",
@@ -65,6 +66,7 @@ __all__ = [
     "format_events",
     "load_audio",
     "merge_windows",
+    "normalize_label",
     "parse_events",
     "plan_windows",
     "prompt_text",

@@ -8,17 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .annotation_jams import format_jams, read_jams
-from .annotation_praat import format_textgrid, read_textgrid
-from .annotation_rttm import format_rttm, read_rttm
-from .annotation_tables import (
-    format_elan,
-    format_event_table,
-    format_label_track,
-    read_elan,
-    read_event_table,
-    read_label_track,
-)
+from .annotation_tables import format_event_table, format_label_track, read_event_table, read_label_track
 from .events import Event
 from .subtitles import format_srt, format_vtt, read_srt, read_vtt
 from .text_files import audio_stem, check_duration, read_json_lines, read_lines
@@ -29,14 +19,17 @@ class AnnotationFormat:
     """Say what a format holds.
 
     Args:
+        name: what it is called.
         suffix: of its files.
         holds_scores: whether a score is kept.
         holds_many: whether one file holds any number of recordings, and names them. Other formats hold one, which is
             called as the file.
-        format: function from recordings, or from one, to the text of a file.
-        read: function from a path to recordings.
+        format: function from recordings `{"file", "stem", "duration", "events"}` of [`Event`]s, or from one, to the
+            text of a file; the stem is the name without folder and suffix.
+        read: function from a path to recordings `{"file", "duration", "events"}`.
     """
 
+    name: str
     suffix: str
     holds_scores: bool
     holds_many: bool
@@ -45,13 +38,13 @@ class AnnotationFormat:
 
 
 def write_annotations(
-    results: Mapping | Iterable[Mapping], path: str | os.PathLike, format: str, drop_scores: bool = False
+    results: Mapping | Iterable[Mapping], path: str | os.PathLike, format: str | Any, drop_scores: bool = False
 ) -> list[Path]:
     """Write the events of recordings.
 
     What a format cannot hold is an error, and then nothing is written. The exception is the duration, which a recording
-    says itself: only json, jsonl, textgrid and jams keep it. WebVTT, SRT and ELAN round times to milliseconds; the
-    others give them back to the last digit (JAMS those with a few decimals, others to within 1e-10 s).
+    says itself: only json and jsonl keep it. WebVTT and SRT round times to milliseconds; the others give them back to
+    the last digit.
 
     Args:
         results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
@@ -59,7 +52,7 @@ def write_annotations(
             `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds.
         path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is called
             as the recording.
-        format: one of [`ANNOTATION_FORMATS`].
+        format: one of [`ANNOTATION_FORMATS`], or a format of your own with the attributes of [`AnnotationFormat`].
         drop_scores: leave scores out where the format has no place for them, instead of an error.
 
     Returns:
@@ -68,21 +61,20 @@ def write_annotations(
     Raises:
         ValueError: a malformed result; what the format cannot hold, with its name; several recordings for a file that
             holds one; two recordings of one name for a folder.
-        ImportError: `jams` without its library.
     """
     kind = _kind(format)
-    recordings = _recordings(results, format, drop_scores)
+    recordings = _recordings(results, kind, drop_scores)
     if not means_folder(path):
-        _write(path, _text(recordings, format))
+        _write(path, _text(recordings, kind))
         return [Path(path)]
     files = {}
     for recording in recordings:
-        target = Path(path) / (audio_stem(recording["file"]) + kind.suffix)
+        target = Path(path) / (recording["stem"] + kind.suffix)
         if target in files:
             raise ValueError(
                 f"{recording['file']!r}: a second recording would be written to {str(target)!r}; rename one of them."
             )
-        files[target] = _text([recording], format)
+        files[target] = _text([recording], kind)
     os.makedirs(path, exist_ok=True)
     for target, text in files.items():
         _write(target, text)
@@ -95,22 +87,22 @@ def means_folder(path: str | os.PathLike) -> bool:
     return Path(path).is_dir() or not Path(path).suffix or str(path).endswith(os.sep)
 
 
-def format_annotations(results: Mapping | Iterable[Mapping], format: str, drop_scores: bool = False) -> str:
+def format_annotations(results: Mapping | Iterable[Mapping], format: str | Any, drop_scores: bool = False) -> str:
     """Return what [`write_annotations`] writes into one file.
 
     Raises:
-        ValueError, ImportError: as there.
+        ValueError: as there.
     """
-    return _text(_recordings(results, format, drop_scores), format)
+    kind = _kind(format)
+    return _text(_recordings(results, kind, drop_scores), kind)
 
 
-def read_annotations(path: str | os.PathLike, format: str | None = None) -> list[dict]:
+def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -> list[dict]:
     """Read the events of recordings.
 
     Args:
         path: a file, or a folder; all its files with the suffix of the format are read then, in order of their names.
-        format: one of [`ANNOTATION_FORMATS`]; without it a file's suffix tells, and for `.txt` its first line. A
-            folder needs it.
+        format: as in [`write_annotations`]; without it a file's suffix tells. A folder needs it.
 
     Returns:
         list of `{"file", "duration", "events"}`. `file` is the name that the format has for the recording, or else that
@@ -120,53 +112,56 @@ def read_annotations(path: str | os.PathLike, format: str | None = None) -> list
     Raises:
         FileNotFoundError: nothing there.
         ValueError: an unknown format; or a malformed file, with line or place, value and fix.
-        ImportError: `jams` without its library.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"path {str(path)!r} does not exist; give a file of annotations or a folder of them.")
     if not os.path.isdir(path):
-        format = format or guess_annotation_format(path)
-        return _plain(_kind(format).read(path))
-    if format is None:
+        kind, files = _kind(format or guess_annotation_format(path)), [path]
+    elif format is None:
         raise ValueError(f"path {str(path)!r} is a folder; say which format its files are of with format='...'.")
-    suffix = _kind(format).suffix
-    files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() == suffix.lower())
-    if not files:
-        raise FileNotFoundError(f"path {str(path)!r} has no *{suffix}; give a folder of such files.")
-    return [recording for file in files for recording in _plain(_kind(format).read(file))]
+    else:
+        kind = _kind(format)
+        files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() == kind.suffix.lower())
+        if not files:
+            raise FileNotFoundError(f"path {str(path)!r} has no *{kind.suffix}; give a folder of such files.")
+    recordings = [_recording(recording, str(file)) for file in files for recording in kind.read(file)]
+    return [{**recording, "events": [event.as_dict() for event in recording["events"]]} for recording in recordings]
 
 
 def guess_annotation_format(path: str | os.PathLike) -> str:
-    """Return the format that a file's suffix names; for `.txt` and `.tsv` its first line tells ELAN's text.
+    """Return the format that a file's suffix names.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or a `.txt` or `.tsv` whose first line is one of other programs.
     """
     suffix = Path(path).suffix.lower()
-    formats = [name for name, kind in ANNOTATION_FORMATS.items() if kind.suffix.lower() == suffix]
-    if suffix in (".txt", ".tsv") and "Begin Time" in next(read_lines(path), ""):
-        return "elan"
-    if not formats:
-        raise ValueError(
-            f"path {str(path)!r} has the suffix {suffix!r}, which tells no format; give one of "
-            f"{', '.join(ANNOTATION_FORMATS)} with format='...'."
-        )
-    return formats[0]
+    line = next(read_lines(path), "") if suffix in (".txt", ".tsv") else ""
+    if "Begin Time" in line:
+        raise ValueError(f"path {str(path)!r} begins with {line.strip()[:60]!r}, as tables of ELAN and Raven do; give "
+                         "it to `timepro score`, or to a reader of recipes.data.")  # fmt: skip
+    for kind in ANNOTATION_FORMATS.values():
+        if kind.suffix.lower() == suffix:
+            return kind.name
+    raise ValueError(
+        f"path {str(path)!r} has the suffix {suffix!r}, which tells no format; give one of "
+        f"{', '.join(ANNOTATION_FORMATS)} with format='...'."
+    )
 
 
 def _kind(format):
+    if not isinstance(format, str):
+        return format
     if format not in ANNOTATION_FORMATS:
         raise ValueError(f"format is {format!r}; choose one of {', '.join(ANNOTATION_FORMATS)}.")
     return ANNOTATION_FORMATS[format]
 
 
-def _text(recordings, format):
-    kind = _kind(format)
+def _text(recordings, kind):
     if kind.holds_many:
         return kind.format(recordings)
     if len(recordings) != 1:
         raise ValueError(
-            f"results are {len(recordings)} recordings, but a file of format {format!r} holds one; give a folder as "
+            f"results are {len(recordings)} recordings, but a file of format {kind.name!r} holds one; give a folder as "
             "path."
         )
     return kind.format(recordings[0])
@@ -176,18 +171,17 @@ def _write(path, text):
     Path(path).write_bytes(text.encode("utf-8"))
 
 
-def _recordings(results, format, drop_scores):
-    """Return results after checking them, with [`Event`]s as events."""
+def _recordings(results, kind, drop_scores):
+    """Return results after checking them, with [`Event`]s as events, and with stems."""
     results = [results] if isinstance(results, Mapping) else list(results)
     recordings = [_recording(result, f"results[{index}]") for index, result in enumerate(results)]
-    if _kind(format).holds_scores:
-        return recordings
     for recording in recordings:
-        if not drop_scores and any(event.score is not None for event in recording["events"]):
-            able = ", ".join(name for name, kind in ANNOTATION_FORMATS.items() if kind.holds_scores)
+        recording["stem"] = audio_stem(recording["file"])
+        if not (kind.holds_scores or drop_scores) and any(event.score is not None for event in recording["events"]):
+            able = ", ".join(name for name, other in ANNOTATION_FORMATS.items() if other.holds_scores)
             raise ValueError(
-                f"{recording['file']!r} has events with scores, which {format!r} cannot hold; pass drop_scores=True, "
-                f"or choose one of {able}."
+                f"{recording['file']!r} has events with scores, which {kind.name!r} cannot hold; pass "
+                f"drop_scores=True, or choose one of {able}."
             )
     return recordings
 
@@ -236,13 +230,8 @@ def _is_utf8(text):
     return True
 
 
-def _plain(recordings):
-    """Return results without any [`Event`]."""
-    return [{**recording, "events": [event.as_dict() for event in recording["events"]]} for recording in recordings]
-
-
-def _named_as_file(path, events, duration=None):
-    return [{"file": Path(path).stem, "duration": duration, "events": events}]
+def _named_as_file(path, read) -> list[dict]:
+    return [{"file": Path(path).stem, "duration": None, "events": read(path)}]
 
 
 def _format_json_lines(recordings) -> str:
@@ -254,38 +243,14 @@ def _format_json(recordings) -> str:
 
 
 def _json(recording) -> str:
-    values = {**recording, "events": [event.as_dict() for event in recording["events"]]}
+    events = [event.as_dict() for event in recording["events"]]
+    values = {"file": recording["file"], "duration": recording["duration"], "events": events}
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
 def _read_json_lines(path) -> Iterator[dict]:
     for where, value in read_json_lines(path):
         yield _recording(value, where)
-
-
-def _read_label_track(path):
-    return _named_as_file(path, read_label_track(path))
-
-
-def _read_vtt(path):
-    return _named_as_file(path, read_vtt(path))
-
-
-def _read_srt(path):
-    return _named_as_file(path, read_srt(path))
-
-
-def _read_textgrid(path):
-    duration, events = read_textgrid(path)
-    return _named_as_file(path, events, duration)
-
-
-def _read_elan(path):
-    return _named_as_file(path, read_elan(path))
-
-
-def _read_jams(path):
-    return [read_jams(path)]
 
 
 def _read_json(path) -> list[dict]:
@@ -297,24 +262,21 @@ def _read_json(path) -> list[dict]:
     return [_recording(value, f"{path}, [{index}]") for index, value in enumerate(values)]
 
 
-ANNOTATION_FORMATS = {
-    "tsv": AnnotationFormat(".tsv", True, True, partial(format_event_table, delimiter="\t"),
-                            partial(read_event_table, delimiter="\t")),
-    "csv": AnnotationFormat(".csv", True, True, partial(format_event_table, delimiter=","),
-                            partial(read_event_table, delimiter=",")),
-    "json": AnnotationFormat(".json", True, True, _format_json, _read_json),
-    "jsonl": AnnotationFormat(".jsonl", True, True, _format_json_lines, _read_json_lines),
-    "audacity": AnnotationFormat(".txt", False, False, format_label_track, _read_label_track),
-    "rttm": AnnotationFormat(".rttm", True, True, format_rttm, read_rttm),
-    "vtt": AnnotationFormat(".vtt", False, False, format_vtt, _read_vtt),
-    "srt": AnnotationFormat(".srt", False, False, format_srt, _read_srt),
-    "textgrid": AnnotationFormat(".TextGrid", False, False, format_textgrid, _read_textgrid),
-    "elan": AnnotationFormat(".txt", True, False, format_elan, _read_elan),
-    "jams": AnnotationFormat(".jams", True, False, format_jams, _read_jams),
-}  # fmt: skip
+# Name, suffix, whether it holds scores, and any number of recordings, writer, reader.
+_FORMATS = (
+    ("tsv", ".tsv", True, True, partial(format_event_table, delimiter="\t"), partial(read_event_table, delimiter="\t")),
+    ("csv", ".csv", True, True, partial(format_event_table, delimiter=","), partial(read_event_table, delimiter=",")),
+    ("json", ".json", True, True, _format_json, _read_json),
+    ("jsonl", ".jsonl", True, True, _format_json_lines, _read_json_lines),
+    ("audacity", ".txt", False, False, format_label_track, partial(_named_as_file, read=read_label_track)),
+    ("vtt", ".vtt", False, False, format_vtt, partial(_named_as_file, read=read_vtt)),
+    ("srt", ".srt", False, False, format_srt, partial(_named_as_file, read=read_srt)),
+)
+ANNOTATION_FORMATS = {values[0]: AnnotationFormat(*values) for values in _FORMATS}
 
 __all__ = [
     "ANNOTATION_FORMATS",
+    "AnnotationFormat",
     "format_annotations",
     "guess_annotation_format",
     "means_folder",

@@ -48,8 +48,11 @@ def shift_events(events: Iterable["Event"], seconds: float) -> list["Event"]:
 
 
 def normalize_label(label: str) -> str:
-    """Return a label as it is compared: composed (Unicode NFC), blanks single and none at the ends."""
-    label = label if label.isascii() else unicodedata.normalize("NFC", label).translate(_INVISIBLE)
+    """Return a label as it is compared: composed (Unicode NFC), blanks single and none at the ends.
+
+    [`Event`] does this to its label, so that labels which look equal are equal; capitals, hyphens and underscores stay.
+    """
+    label = label if label.isascii() else unicodedata.normalize("NFC", label.translate(_INVISIBLE))
     return " ".join(label.split())
 
 
@@ -74,7 +77,7 @@ class Event:
     Args:
         onset: start in seconds, zero or more.
         offset: end in seconds, not before the onset.
-        event_label: what sounds: a class name, a query or a caption.
+        event_label: what sounds: a class name, a query or a caption; see [`normalize_label`].
         score: confidence, higher is surer; `None` if there is none.
 
     Raises:
@@ -96,6 +99,7 @@ class Event:
             raise ValueError(f"event_label is {self.event_label!r}; give a string, '' for none.")
         object.__setattr__(self, "onset", onset)
         object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "event_label", normalize_label(self.event_label))
         if self.score is not None:
             object.__setattr__(self, "score", _score(self.score))
 

@@ -15,6 +15,7 @@ from .answer_text import TASKS, prompt_text
 from .audio_streaming import stream_audio, stream_windows
 from .constrained_decoding import AnswerConstraint
 from .event_scores import score_events
+from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
 from .prefix_cache import prefill_questions
 from .recording_answers import RecordingAnswers, read_answer
 from .torchaudio_features import accelerator
@@ -45,10 +46,12 @@ class TemporalAudioGroundingPipeline(Pipeline):
     # So that who has a checkpoint alone can write what it answers, and read what others have annotated.
     format_annotations = staticmethod(format_annotations)
     read_annotations = staticmethod(read_annotations)
+    format_frame_scores = staticmethod(format_frame_scores)
 
     def _sanitize_parameters(
         self, chunk_length_s=None, stride_length_s=None, return_scores=None, min_score=None, constrained=None,
-        event_labels=None, max_events=None, disable_tqdm=None, query=None, wording=None, **generate_kwargs,
+        event_labels=None, max_events=None, disable_tqdm=None, decode=None, return_frame_scores=None, query=None,
+        wording=None, **generate_kwargs,
     ):  # fmt: skip
         """Sort what `pipeline(...)` was given; `__call__` takes its arguments itself."""
         if query is not None or wording is not None:
@@ -65,13 +68,15 @@ class TemporalAudioGroundingPipeline(Pipeline):
             "event_labels": event_labels,
             "max_events": max_events,
             "disable_tqdm": disable_tqdm,
+            "decode": decode,
+            "return_frame_scores": return_frame_scores,
         }
         return {name: value for name, value in settings.items() if value is not None}, generate_kwargs, {}
 
     def __call__(
         self, inputs, task="detection", query=None, batch_size=None, wording=0, chunk_length_s=None,
         stride_length_s=None, return_scores=None, min_score=None, constrained=None, event_labels=None, max_events=None,
-        disable_tqdm=None, **generate_kwargs,
+        disable_tqdm=None, decode=None, return_frame_scores=None, **generate_kwargs,
     ):  # fmt: skip
         """Ask about recordings.
 
@@ -100,6 +105,11 @@ class TemporalAudioGroundingPipeline(Pipeline):
             max_events: events of one window at most. Needs `constrained`.
             disable_tqdm: hide the progress bar of long recordings, or show it (`False`); by default it is shown where
                 stderr is a terminal.
+            decode: how a checkpoint with a frame grounder answers: `text` writes; `frames` scores every audio frame,
+                for all queries or labels in one pass, without decoding; `both` writes, and takes times, scores and
+                events that were missed from the frames. By default what the checkpoint says.
+            return_frame_scores: add `frame_scores` to results: `labels` (or the query), `scores (num_labels,
+                num_frames)` and `onsets (num_frames,)` in seconds, see also `format_frame_scores`.
             generate_kwargs: passed to `model.generate`. All from `chunk_length_s` on can be given to `pipeline(...)`,
                 too; what is given here counts.
 
@@ -119,7 +129,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         """
         given, generate, _ = self._sanitize_parameters(
             chunk_length_s, stride_length_s, return_scores, min_score, constrained, event_labels, max_events,
-            disable_tqdm, **generate_kwargs,
+            disable_tqdm, decode, return_frame_scores, **generate_kwargs,
         )  # fmt: skip
         options = self._options(task, query, batch_size, wording, given, generate)
         if _is_one(inputs):
@@ -170,7 +180,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
         generate_kwargs["limits"] = limits = {name: settings.pop(name) for name in names if name in settings}
         if not limits.setdefault("constrained", True) and len(limits) > 1:
             raise ValueError(f"{' and '.join(list(limits)[1:])} given with constrained=False; leave one of them out.")
-        if task == "detection" and generate_kwargs["return_scores"]:
+        frames = frame_options(
+            self.model.config, task, settings.pop("decode", None), settings.pop("return_frame_scores", False),
+            limits.get("event_labels"),
+        )  # fmt: skip
+        generate_kwargs["frames"] = frames
+        is_written = frames is None or frames["decode"] == "text"
+        if task == "detection" and generate_kwargs["return_scores"] and is_written:
             settings.setdefault("min_score", self.processor.min_score)
         if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:
             raise ValueError(f"min_score is {settings['min_score']!r} with return_scores=False; leave one of them out.")
@@ -199,7 +215,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
             answers = iter(self.run_single(batch, {name: settings[name] for name in ("task", "wording")},
                                            generate_kwargs, {}))  # fmt: skip
             for place, (recording, is_many, window, _) in enumerate(batch, 1):
-                recording.add(window, list(itertools.islice(answers, len(recording.queries))))
+                found = list(itertools.islice(answers, len(recording.queries)))
+                recording.add(window, found)
                 if window.is_last or (is_partial and place == len(batch)):
                     results = recording.results(window.is_last)
                     yield results if is_many else results[0]
@@ -232,7 +249,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         questions = [[prompt_text(task, query, wording) for query in recording.queries] for recording, *_ in batch]
         return {"waveforms": [samples for *_, samples in batch], "questions": questions, "rows": rows}
 
-    def _forward(self, model_inputs, return_scores=True, limits=None, **generate_kwargs):
+    def _forward(self, model_inputs, return_scores=True, limits=None, frames=None, **generate_kwargs):
         settings = generate_kwargs.get("generation_config") or self.model.generation_config
         num_beams, num_answers, max_new_tokens = (
             generate_kwargs.get(name) or getattr(settings, name, None) or default
@@ -240,7 +257,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
         )
         if num_answers != 1:
             raise ValueError(f"num_return_sequences is {num_answers}; a question has one answer here, so leave it out.")
-        rows = model_inputs["rows"]
+        rows, scored = model_inputs["rows"], {}
+        if frames is not None:
+            questions = model_inputs["waveforms"], model_inputs["questions"]
+            scores = score_rows(self.model, self.processor, *questions, rows, frames["labels"])
+            scored = {"frames": scores, "frame_options": frames}
+            if frames["decode"] == "frames":
+                return {"rows": rows, **scored}
         inputs = prefill_questions(
             self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"], num_copies=num_beams
         )
@@ -256,21 +279,26 @@ class TemporalAudioGroundingPipeline(Pipeline):
             generate_kwargs["logits_processor"] = [*(generate_kwargs.get("logits_processor") or ()), constraint]
         generate_kwargs["max_new_tokens"] = max_new_tokens
         if not return_scores:
-            return {"answers": self.model.generate(**inputs, **generate_kwargs)[:, width:], "rows": rows}
+            return {"answers": self.model.generate(**inputs, **generate_kwargs)[:, width:], "rows": rows, **scored}
         outputs = self.model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_logits=True)
         answers = outputs.sequences[:, width:]
         # In digits a time is several tokens, and has no distribution of its own.
         ticks = self.model.config.time_token_ids if processor.answer_format == "ticks" else None
         own, times = _log_probs(answers, outputs.logits, outputs.get("beam_indices"), ticks)
-        return {"answers": answers, "rows": rows, "own": own, "times": times}
+        return {"answers": answers, "rows": rows, "own": own, "times": times, **scored}
 
     def postprocess(self, outputs):
         """Return for each row the text of its answer and the events that it names, `None` if it cannot be parsed."""
-        texts = self.processor.tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
-        return [
-            (text, read_answer(text, **row, scored=self._score(outputs, index) if "own" in outputs else None))
-            for index, (text, row) in enumerate(zip(texts, outputs["rows"]))
-        ]
+        rows, answers = outputs["rows"], []
+        if "answers" in outputs:
+            texts = self.processor.tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
+            answers = [
+                (text, read_answer(text, **row, scored=self._score(outputs, index) if "own" in outputs else None))
+                for index, (text, row) in enumerate(zip(texts, rows))
+            ]
+        if "frames" in outputs:
+            return frame_answers(self.processor, rows, outputs["frames"], outputs["frame_options"], answers)
+        return answers
 
     def _score(self, outputs, index):
         """Return the events of one answer with their scores, `None` where they are not known."""

@@ -8,13 +8,16 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from .text_files import check_label, make_event, whole_milliseconds
+from .text_files import make_event
 
-_TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{3})"
+_TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{1,3})"
+# Settings of WebVTT, or coordinates of SubRip, may follow.
 _TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?", re.ASCII)
 _TAG = re.compile(r"<[^<>]*>")
-# What may stand in a WebVTT file besides cues.
-_BESIDES = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
+# SubRip has no other tags; `{\an8}` and the like are its players' settings.
+_STYLE = re.compile(r"</?(?:b|i|u|s|font)(?:\s[^<>]*)?>|\{\\[^{}]*\}", re.IGNORECASE)
+# What else a WebVTT file may have.
+_NO_CUE = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
 
 
 def read_vtt(path) -> list:
@@ -26,27 +29,38 @@ def read_vtt(path) -> list:
     text = _read_text(path)
     if not re.match(r"WEBVTT(?:[ \t\n]|$)", text):
         raise ValueError(f"{path} begins with {text[:20]!r}; the first line of WebVTT is 'WEBVTT'.")
-    return _read_cues(path, text, _plain_text, has_header=True)
+    header = []
+    lines = list(enumerate(text.split("\n"), 1))
+    # The header ends at an empty line, or at the times of a cue.
+    for number, line in lines[1:]:
+        if not line or "-->" in line:
+            break
+        header.append(number)
+    blocks = _blocks(lines[1 + len(header) :], lambda line: not line)
+    return [_read_cue(path, block, _plain_text) for block in blocks if not _NO_CUE.match(block[0][1])]
 
 
 def read_srt(path) -> list:
-    """Return the events of a SubRip file; text is taken as it is, tags included.
+    """Return the events of a SubRip file. Numbers, coordinates and styling (`<i>`, `{\\an8}`) are left out.
+
+    Milliseconds may have fewer digits: `1,5` is 1.5 s.
 
     Raises:
         ValueError: a malformed cue.
     """
-    return _read_cues(path, _read_text(path), str, has_header=False)
+    lines = list(enumerate(_read_text(path).split("\n"), 1))
+    return [_read_cue(path, block, _without_style) for block in _blocks(lines, lambda line: not line.strip())]
 
 
 def format_vtt(result: dict) -> str:
     """Return the events of one recording as WebVTT, in order of their onsets.
 
     Raises:
-        ValueError: a label that is blank or has blank lines, or an event shorter than a millisecond.
+        ValueError: a blank label, or an event shorter than a millisecond.
     """
     cues = [
         f"{_clock(onset, '.')} --> {_clock(offset, '.')}\n{html.escape(label, quote=False)}\n"
-        for onset, offset, label in _cues(result, "WebVTT", "\r\0", "carriage returns")
+        for onset, offset, label in _cues(result, "WebVTT")
     ]
     return "\n".join(["WEBVTT\n", *cues])
 
@@ -55,23 +69,28 @@ def format_srt(result: dict) -> str:
     """Return the events of one recording as SubRip, in order of their onsets.
 
     Raises:
-        ValueError: a label that is blank or has blank lines or `-->`, or an event shorter than a millisecond.
+        ValueError: a label that is blank or has `-->` or styling, or an event shorter than a millisecond.
     """
     cues = []
-    for number, (onset, offset, label) in enumerate(_cues(result, "SubRip", "\r\0", "carriage returns"), 1):
-        if "-->" in label:
-            raise ValueError(f"{result['file']!r} has the label {label!r}, but SubRip cannot hold '-->'; replace it.")
+    for number, (onset, offset, label) in enumerate(_cues(result, "SubRip"), 1):
+        if "-->" in label or _without_style(label) != label:
+            raise ValueError(f"{result['file']!r} has the label {label!r}, but SubRip cannot hold '-->' or tags.")
         cues.append(f"{number}\n{_clock(onset, ',')} --> {_clock(offset, ',')}\n{label}\n")
     return "\n".join(cues)
 
 
-def _cues(result, kind, refused, names):
+def _cues(result, kind):
     for event in sorted(result["events"]):
-        label = check_label(event.event_label, result["file"], kind, refused, names)
-        # An empty line ends a cue.
-        if not all(line.strip() for line in label.split("\n")):
-            raise ValueError(f"{result['file']!r} has the label {label!r}, but {kind} cannot hold blank lines.")
-        yield *whole_milliseconds(event, result["file"], kind), label
+        file, label = result["file"], event.event_label
+        if not label or "\0" in label:
+            raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold it; name the event.")
+        onset, offset = round(1000 * event.onset), round(1000 * event.offset)
+        if onset == offset:
+            raise ValueError(
+                f"{file!r} has an event from {event.onset} to {event.offset} s, but {kind} needs at least a "
+                "millisecond; lengthen or drop it."
+            )
+        yield onset, offset, label
 
 
 def _read_text(path) -> str:
@@ -82,17 +101,16 @@ def _read_text(path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _read_cues(path, text: str, unescape: Callable[[str], str], has_header: bool) -> list:
-    """Return the events of blocks of lines that empty lines separate."""
-    events, block = [], []
-    for number, line in enumerate([*text.split("\n"), ""], 1):
-        if line.strip():
-            block.append((number, line))
-            continue
-        if block and not (has_header and (block[0][0] == 1 or _BESIDES.match(block[0][1]))):
-            events.append(_read_cue(path, block, unescape))
-        block = []
-    return events
+def _blocks(lines, is_end: Callable[[str], bool]) -> list[list]:
+    """Return blocks of `(number, line)`. One ends at such a line, or at a blank one before the times of a cue."""
+    blocks = [[]]
+    for index, (number, line) in enumerate(lines):
+        following = [later for _, later in lines[index + 1 : index + 3]]
+        if is_end(line) or (not line.strip() and any(map(_TIMING.fullmatch, following))):
+            blocks.append([])
+        elif line.strip() or blocks[-1]:
+            blocks[-1].append((number, line))
+    return [block for block in blocks if block]
 
 
 def _read_cue(path, block, unescape):
@@ -114,8 +132,13 @@ def _plain_text(text):
     return html.unescape(_TAG.sub("", text))
 
 
+def _without_style(text):
+    return _STYLE.sub("", text)
+
+
 def _seconds(groups):
-    hours, minutes, seconds, milliseconds = (int(group or 0) for group in groups)
+    hours, minutes, seconds = (int(group or 0) for group in groups[:3])
+    milliseconds = int(groups[3].ljust(3, "0"))
     return (((hours * 60 + minutes) * 60 + seconds) * 1000 + milliseconds) / 1000
 
 

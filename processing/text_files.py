@@ -1,22 +1,21 @@
-"""What the text formats of annotations share: lines, tables, JSON Lines, numbers, times, labels and tiers.
+"""Text files of any size, read line by line: lines, tables, JSON Lines, and the numbers and names in them.
 
-Whatever is read comes with the place it stands in, `file, line 3`, for the errors of who reads on. A UTF-8 byte order
+Whatever is read comes with the place it stands in, `file, line 3`, for later errors. A UTF-8 byte order
 mark and Windows line ends are read over. Nothing here needs more than Python.
 """
 
 import csv
-import heapq
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from .events import Event
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".webm", ".mp4"
 )  # fmt: skip
-# What `float` takes besides, such as `1_000`, `inf` and digits of other scripts, is a slip in an annotation.
+# What else `float` takes, such as `1_000`, `inf` and digits of other scripts, is a slip in an annotation.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -33,26 +32,24 @@ def read_lines(path, newline=None) -> Iterator[str]:
             raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
 
 
-def read_table(
-    path, columns, delimiter, other_formats="", optional=(), quoting=csv.QUOTE_MINIMAL
-) -> Iterator[tuple[str, dict]]:
+def read_table(path, columns, delimiter, other_formats="", optional=()) -> Iterator[tuple[str, dict]]:
     """Yield `(place, {column: text})` for the rows of a table whose header names its columns.
 
-    Columns may stand in any order. Unknown ones are an error, for they may change what a row means: AudioSet's framed
-    labels have one that says `NOT_PRESENT`.
+    Columns may be in any order, and their names in capitals; blanks around fields are left out.
 
     Args:
         columns: those that there must be.
         delimiter: one character.
-        other_formats: what to say, besides, about a wrong delimiter.
-        optional: further columns that there may be.
-        quoting: as in `csv`; `csv.QUOTE_NONE` where quotation marks are text like any other.
+        other_formats: what else to say about a wrong delimiter.
+        optional: further columns that there may be. Unknown ones are an error, for they may change what a row means:
+            AudioSet's framed labels have one that says `NOT_PRESENT`. `None`: any others.
 
     Raises:
         ValueError: a wrong delimiter, missing, unknown or repeated columns, or a row of another length.
     """
+    known = {column.casefold(): column for column in (*columns, *(optional or ()))}
     # Strict: text after a closing quote, or a quote that is never closed, would silently swallow rows.
-    reader = csv.reader(read_lines(path, newline=""), delimiter=delimiter, strict=True, quoting=quoting)
+    reader = csv.reader(read_lines(path, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     header = None
     while True:
         first = reader.line_num + 1
@@ -63,12 +60,12 @@ def read_table(
         if fields is None:
             break
         # A quoted field may span lines; a row is named by its first.
+        fields, where = [field.strip() for field in fields], f"{path}, line {first}"
         if header is None:
             if fields:
-                header = [field.strip() for field in fields]
-                _check_header(header, columns, optional, delimiter, f"{path}, line {first}", other_formats)
+                header = [known.get(field.casefold(), field) for field in fields]
+                _check_header(header, columns, optional, delimiter, where, other_formats)
         elif fields:
-            where = f"{path}, line {first}"
             if len(fields) != len(header):
                 raise ValueError(
                     f"{where} has {len(fields)} fields, but the header names {len(header)} columns "
@@ -88,7 +85,7 @@ def _check_header(header, columns, optional, delimiter, where, other_formats):
                 f"{where}: the header {header[0]!r} is separated by {_name(others[0])}, where {_name(delimiter)} are "
                 f"expected; rewrite the file{other_formats}."
             )
-    unknown = [column for column in header if column not in (*columns, *optional)]
+    unknown = [] if optional is None else [column for column in header if column not in (*columns, *optional)]
     repeated = sorted({column for column in header if header.count(column) > 1})
     problems = [
         f"{problem} {', '.join(map(repr, names))}"
@@ -169,68 +166,3 @@ def format_seconds(time: float) -> str:
     """Return a time with three decimals, or with as many as it needs to be read back equal."""
     text = f"{time:.3f}"
     return text if float(text) == time else repr(float(time))
-
-
-def whole_milliseconds(event: Event, file: str, kind: str) -> tuple[int, int]:
-    """Return onset and offset rounded to milliseconds, for formats that have no finer times.
-
-    Raises:
-        ValueError: the two are equal; such formats have no events without length.
-    """
-    onset, offset = round(1000 * event.onset), round(1000 * event.offset)
-    if onset == offset:
-        raise ValueError(
-            f"{file!r} has an event from {event.onset} to {event.offset} s, but {kind} needs at least a millisecond; "
-            "lengthen or drop it."
-        )
-    return onset, offset
-
-
-def check_label(label: str, file: str, kind: str, refused: str = "", names: str = "", blank: bool = False) -> str:
-    """Return a label (or name) if a format can hold it.
-
-    Args:
-        file: the recording it belongs to, for the error.
-        kind: the format, for the error.
-        refused: characters that it cannot hold.
-        names: what these are called.
-        blank: whether a label may be empty or white space alone.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if any(character in label for character in refused):
-        raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold {names}; replace them.")
-    if not blank and not label.strip():
-        raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold blank labels; name the event.")
-    return label
-
-
-def split_tiers(events: Iterable[Event]) -> list[tuple[str, list[Event]]]:
-    """Return `(name, events)` of tiers in which no two events overlap; each bears the events of one label.
-
-    A tier is named as its label, with line breaks as spaces; where events of a label overlap, there are further tiers
-    with a number behind, `dog`, `dog 2`. Names are unique, and tiers in order of their first events.
-    """
-    by_label = {}
-    for event in sorted(events):
-        by_label.setdefault(event.event_label, []).append(event)
-    reserved, used, tiers = {" ".join(label.split()) for label in by_label}, set(), []
-    for label, mine in by_label.items():
-        rows, ends, base, number = [], [], " ".join(label.split()), 1
-        for event in mine:
-            if ends and ends[0][0] <= event.onset:
-                _, row = heapq.heappop(ends)
-            else:
-                row = len(rows)
-                rows.append([])
-            rows[row].append(event)
-            heapq.heappush(ends, (event.offset, row))
-        for row in rows:
-            name = base
-            while name in used or (number > 1 and name in reserved):
-                number += 1
-                name = f"{base} {number}"
-            used.add(name)
-            tiers.append((name, row))
-    return tiers

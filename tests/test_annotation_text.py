@@ -94,7 +94,7 @@ def test_a_wrong_header_is_named(header, format, message, tmp_path):
         ("audioset_strong", "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\na_0\t0\t1\tDog\n",
          "line 2: label is 'Dog'; it must be a MID"),
         ("audacity", "0\t1\tdog\tbarks\n", "line 1 has 4 fields"),
-        ("audacity", "0,5\t1\tdog\n", "line 1: onset is '0,5'"),
+        ("audacity", "0;5\t1\tdog\n", "line 1: onset is '0;5'"),
         ("desed", "", "is empty; its first line must be"),
         ("desed", HEADER, "has no rows"),
         ("desed", HEADER.encode() + b"a.wav\t0\t1\tch\xe2teau\n", "is not UTF-8"),

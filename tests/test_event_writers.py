@@ -9,7 +9,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.events import Event
+from processing.events import Event, normalize_label
 from recipes.data.event_dataset import build_dataset
 from recipes.data.event_loaders import load_events
 from recipes.data.event_rows import COLUMNS, make_row
@@ -17,7 +17,7 @@ from recipes.data.writers import write_event_lines, write_rows
 
 # Milliseconds, as annotations have them, and any other time.
 seconds = st.one_of(st.integers(0, 100_000).map(lambda ms: ms / 1000), st.floats(0, 1e5))
-names = st.text(st.characters(codec="utf-8", exclude_characters="/\0\r\n"), min_size=1, max_size=12).filter(str.strip)
+names = st.text(st.characters(codec="utf-8", exclude_characters="/\0\r\n"), max_size=12).map(str.strip).filter(bool)
 durations = st.none() | st.floats(1e-3, 1e5)
 
 
@@ -45,10 +45,10 @@ def any_rows():
     grounding = st.builds(
         lambda query, events, duration: make_row("", "a.wav", "grounding", events, None, duration, query),
         names,
-        events_of(st.text(max_size=5)),
+        events_of(st.text(max_size=5).map(normalize_label)),
         durations,
     )
-    parts = st.tuples(detection_rows(st.text(max_size=12)), st.lists(grounding, max_size=2))
+    parts = st.tuples(detection_rows(st.text(max_size=12).map(normalize_label)), st.lists(grounding, max_size=2))
     return parts.map(lambda parts: [{**row, "id": f"{i} {row['id']}"} for i, row in enumerate(parts[0] + parts[1])])
 
 
@@ -56,10 +56,8 @@ def contents(rows):
     return [(row["audio"], row["duration"], row["events"]) for row in rows]
 
 
-table_labels = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1, max_size=12).filter(
-    lambda text: text.strip().lower() not in ("", "nan")
-)
-track_labels = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n"), max_size=12)
+track_labels = st.text(st.characters(codec="utf-8"), max_size=12).map(normalize_label)
+table_labels = track_labels.filter(lambda text: text.lower() not in ("", "nan"))
 
 
 @settings(max_examples=25)
@@ -127,16 +125,16 @@ def test_file_names_are_relative_to_the_folder_of_the_recordings(tmp_path):
 
 
 def test_times_have_three_decimals_or_all_they_need(tmp_path):
-    events = [Event(0.5, 1.25, "dog bark").as_dict(), Event(1 / 3, 1, "a\tb").as_dict()]
+    events = [Event(0.5, 1.25, "dog bark").as_dict(), Event(1 / 3, 1, 'a "b"').as_dict()]
     write_rows([make_row("a", "a.wav", "detection", events, None)], tmp_path / "a.tsv", "tsv")
     assert (tmp_path / "a.tsv").read_bytes() == (
         b"filename\tonset\toffset\tevent_label\n"
         b"a.wav\t0.500\t1.250\tdog bark\n"
-        b'a.wav\t0.3333333333333333\t1.000\t"a\tb"\n'
+        b'a.wav\t0.3333333333333333\t1.000\t"a ""b"""\n'
     )
 
 
-@pytest.mark.parametrize("format", ["tsv", "csv", "audacity", "rttm", "vtt"])
+@pytest.mark.parametrize("format", ["tsv", "csv", "rttm", "vtt"])
 def test_what_a_format_cannot_hold(format, tmp_path):
     row = make_row("a", "a.wav", "detection", [Event(0, 1, "dog").as_dict()], None)
     asked = make_row("b", "b.wav", "grounding", [], None, query="dog")
@@ -144,7 +142,7 @@ def test_what_a_format_cannot_hold(format, tmp_path):
         write_rows([row, asked], tmp_path / "out", format)
     with pytest.raises(ValueError, match="'a.wav' has several rows"):
         write_rows([row, {**row, "id": "c"}], tmp_path / "out", format)
-    broken = {**row, "events": [Event(0, 1, "dog\r\nbark").as_dict()]}
+    broken = {**row, "events": [Event(0, 1, " ").as_dict()]}
     with pytest.raises(ValueError, match="'a.wav' has"):
         write_rows([row | {"audio": "b.wav"}, broken], tmp_path / "out", format)
     assert list(tmp_path.iterdir()) == []
@@ -155,8 +153,6 @@ def test_labels_and_names_that_would_be_read_otherwise(tmp_path):
         row = make_row("a", "a.wav", "detection", [Event(0, 1, label).as_dict()], None)
         with pytest.raises(ValueError, match="which reads as none"):
             write_rows([row], tmp_path / "a.tsv", "tsv")
-    with pytest.raises(ValueError, match="but a label track cannot hold tabs"):
-        write_rows([make_row("a", "a", "detection", [Event(0, 1, "a\tb").as_dict()], None)], tmp_path, "audacity")
     rows = [make_row(name, name, "detection", [], None) for name in ("x/a.wav", "y/a.flac")]
     with pytest.raises(ValueError, match="a second recording would be written to '.*a.txt'"):
         write_rows(rows, tmp_path, "audacity")

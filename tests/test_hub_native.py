@@ -20,11 +20,10 @@ from recipes.conversion.checkpoint_folder import load_pipeline
 ROOT = Path(__file__).parents[1]
 TASK = "temporal-audio-grounding"
 CODE = {
-    "modeling_timepro": ["backbone_parts", "configuration_timepro", "modeling_timepro", "yamnet_encoder",
-                         "yamnet_encoder_config"],
-    "processing": ["subtitles", "annotations", "annotation_jams", "annotation_praat", "annotation_rttm",
-                   "annotation_tables", "text_files", "answer_grammar", "token_masks", "audio_ffmpeg",
-                   "audio_io", "audio_streaming", "constrained_decoding",
+    "modeling_timepro": ["backbone_parts", "configuration_timepro", "frame_grounder", "modeling_timepro",
+                         "yamnet_encoder", "yamnet_encoder_config"],
+    "processing": ["subtitles", "annotations", "annotation_tables", "text_files", "answer_grammar", "token_masks",
+                   "audio_ffmpeg", "audio_io", "audio_streaming", "constrained_decoding", "frame_decoding",
                    "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro", "processing_timepro",
                    "label_characters", "open_labels", "recording_answers", "prefix_cache", "time_grid", "token_bytes",
                    "token_trie", "torchaudio_features", "windowing", "yamnet_features"],

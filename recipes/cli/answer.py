@@ -7,9 +7,8 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from processing.annotations import ANNOTATION_FORMATS, means_folder
-from recipes import DEFAULT_CHECKPOINT
-from recipes.cli.argument_types import positive_int, probability, seconds
+from processing.annotations import means_folder
+from recipes.arguments import add_model, positive_int, probability, seconds
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
@@ -20,6 +19,7 @@ from recipes.cli.output import (
     print_answers,
     write_answers,
 )
+from recipes.data.label_files import LABEL_FORMATS
 from recipes.evaluation.resume import keep_answers, partial_path
 from recipes.evaluation.runner import ask
 
@@ -40,15 +40,13 @@ def add_answer_arguments(command: ArgumentParser, task: str):
             "--query", required=True, action="append", metavar="TEXT",
             help='what to look for, e.g. "dog barking"; may be given several times',
         )  # fmt: skip
-    command.add_argument(
-        "--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="checkpoint (default: the embedded one)"
-    )
+    add_model(command)
     output = command.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")
     form.add_argument(
-        "--format", choices=tuple(ANNOTATION_FORMATS), metavar="NAME",
-        help=f"{', '.join(ANNOTATION_FORMATS)} (default: a table, or what --out ends in); scores are left out where a "
+        "--format", choices=tuple(LABEL_FORMATS), metavar="NAME",
+        help=f"{', '.join(LABEL_FORMATS)} (default: a table, or what --out ends in); scores are left out where a "
         "format has no place for them",
     )  # fmt: skip
     output.add_argument(
@@ -223,6 +221,3 @@ def _state(file) -> list[int] | None:
 
 def _shown(row):
     return {name: row[name] for name in ("file", "duration", "answers")}
-
-
-__all__ = ["add_answer_arguments", "answer"]

@@ -58,6 +58,3 @@ def _files_below(folder, errors):
 
 def _is_utf8(name):
     return name == name.encode("utf-8", "ignore").decode()
-
-
-__all__ = ["AUDIO_SUFFIXES", "find_recordings"]

@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, GenerationConfig
 from transformers.integrations import deepspeed
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor
@@ -17,8 +18,6 @@ from recipes.conversion.backbones import backbone_config, backbone_key, backbone
 from recipes.conversion.checkpoint import load_processor
 from recipes.conversion.weight_files import (
     DTYPES,
-    INDEX,
-    SINGLE,
     StoredTensor,
     listed,
     one_file_open,
@@ -130,7 +129,7 @@ def backbone_folder(name) -> Path:
         )
     try:
         folder = Path(snapshot_download(str(name), allow_patterns=SMALL_FILES))
-        if (folder / INDEX).is_file():
+        if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
             model_type = read_config(folder).model_type
             is_ours = model_type == TimeProAudioConfig.model_type
             names = {
@@ -139,7 +138,7 @@ def backbone_folder(name) -> Path:
                 if is_ours or backbone_key(model_type, key) is not None
             }
         else:
-            names = {SINGLE}
+            names = {SAFE_WEIGHTS_NAME}
         return Path(snapshot_download(str(name), allow_patterns=[*SMALL_FILES, *sorted(names)]))
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "backbone" in str(error):
@@ -255,6 +254,3 @@ def check_tokenizer(processor, config, folder) -> None:
 def count_values(tensors: dict[str, StoredTensor]) -> int:
     """Return how many numbers tensors hold."""
     return sum(math.prod(tensor.shape) for tensor in tensors.values())
-
-
-__all__ = ["BackboneFiles", "check_weights", "expected_shapes", "load_backbone", "read_backbone"]

@@ -66,6 +66,3 @@ def _render(template):
         for turns in CONVERSATIONS
         for prompt in (False, True)
     ]
-
-
-__all__ = ["mark_answers"]

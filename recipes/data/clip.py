@@ -1,6 +1,6 @@
 """`AnnotatedClip`: a recording, what is asked about it, and the events that answer. All data are read into it.
 
-As JSON, one object:
+In our own JSON Lines, as `timepro synthesize` writes them, it is an object, one a line:
 
     {"id", "audio", "duration", "task", "query", "events": [{"onset", "offset", "event_label", "score"}], "source",
      "absent", "question", "stem_index"}
@@ -8,12 +8,12 @@ As JSON, one object:
 Needed are `id` and `events`. Nothing here opens a recording.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from processing.answer_text import TASKS
-from processing.events import Event
-from processing.text_files import make_event
+from processing.events import Event, normalize_label
+from processing.text_files import make_event, read_json_lines
 
 EVENT_KEYS = ("onset", "offset", "event_label", "score")
 OPTIONAL_KEYS = ("absent", "unsure", "question", "stem_index")
@@ -76,6 +76,7 @@ class AnnotatedClip:
             "events": tuple(self.events),
             "duration": None if self.duration is None else float(self.duration),
             "task": task,
+            "query": None if self.query is None else normalize_label(self.query),
             "absent": None if self.absent is None else _labels("absent", self.absent),
             "unsure": _labels("unsure", self.unsure),
         }
@@ -125,6 +126,16 @@ def make_clip(where: str, *args, **values) -> AnnotatedClip:
         return AnnotatedClip(*args, **values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def read_json_clips(path) -> Iterator[AnnotatedClip]:
+    """Yield the clip of every line of our JSON Lines; keys that are none of a clip's are left out.
+
+    Raises:
+        ValueError: a malformed line.
+    """
+    for where, values in read_json_lines(path):
+        yield AnnotatedClip.from_dict(values, where)
 
 
 def events_of_pairs(intervals, event_label: str, where: str) -> list[Event]:
@@ -183,4 +194,4 @@ def _labels(name, labels) -> tuple[str, ...]:
     is_list = isinstance(labels, list | tuple)
     if not is_list or not all(isinstance(label, str) and label.strip() for label in labels):
         raise ValueError(f"{name} is {labels!r}; give a list of labels, each a string that is not empty.")
-    return tuple(labels)
+    return tuple(map(normalize_label, labels))

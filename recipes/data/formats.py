@@ -3,51 +3,32 @@
 A format is a generator of clips and an entry in [`READERS`].
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from processing.text_files import read_lines
-from recipes.data.clip import AnnotatedClip
+from recipes.data.clip import AnnotatedClip, read_json_clips
+from recipes.data.file_start import FileStart, read_start
 from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding
 from recipes.data.readers.audioset_strong import read_audioset_strong
 from recipes.data.readers.audiotime import read_audiotime
+from recipes.data.readers.bioacoustics import read_birdnet, read_raven
+from recipes.data.readers.exchange import EXCHANGE_READERS
 from recipes.data.readers.ftar import read_ftar
-from recipes.data.readers.json_lines import read_json_clips
-from recipes.data.readers.json_stream import first_byte, read_json_list, read_json_object
+from recipes.data.readers.grounding_benchmarks import read_aegbench, read_lat_bench, read_spotsound
+from recipes.data.readers.kaldi import read_ctm, read_segments
+from recipes.data.readers.label_studio import read_label_studio
+from recipes.data.readers.lhotse import read_supervisions
 from recipes.data.readers.lighthouse import read_moment_retrieval
+from recipes.data.readers.markers import read_audition, read_reaper
 from recipes.data.readers.parquet import read_parquet
-from recipes.data.readers.tables import read_csv, read_desed
-
-_LABEL = re.compile(r"-?[0-9.]+\t-?[0-9.]+(?:\t|$)")
-
-
-@dataclass(frozen=True)
-class FileStart:
-    """What the start of a file says about its format.
-
-    Attributes:
-        opening: the first bytes.
-        line: the first line that is not blank, without its end; empty in binary files.
-        columns: the fields of that line, as if it were the header of a table.
-        json: what the file is: `list`, `lines` (an object a line), `object`, or `None`.
-        item: the first item of a list, the first line, or the first member of an object, if that is an object.
-        found: all of this in words.
-    """
-
-    opening: bytes
-    line: str = ""
-    columns: frozenset = frozenset()
-    json: str | None = None
-    item: dict | None = None
-    found: str = ""
-
-    def has(self, json: str, *keys: str) -> bool:
-        """Return whether the file is JSON of a kind whose first item has certain keys."""
-        return self.json == json and self.item is not None and set(keys) <= set(self.item)
+from recipes.data.readers.sonic_visualiser import read_svl
+from recipes.data.readers.tables import read_csv, read_desed, read_realdesed, read_tacos
+from recipes.data.readers.trea import read_trea
+from recipes.data.readers.wav_markers import read_wav_markers
+from space_app.exchange_elan import is_elan_line
 
 
 @dataclass(frozen=True)
@@ -69,27 +50,98 @@ class Reader:
     is_folder: bool = False
 
 
-def _is_table(*columns, tabs):
-    return lambda start: set(columns) <= start.columns and ("\t" in start.line) == tabs
+def _table(*columns, tabs, without=()):
+    """Return whether a file is a table with some columns, in small letters, and without others."""
+    return lambda start: (
+        set(columns) <= start.columns and not set(without) & start.columns and ("\t" in start.line) == tabs
+    )
 
 
+def _json(kind, *keys):
+    return lambda start: start.has(kind, *keys)
+
+
+def _line(pattern):
+    return lambda start: bool(re.match(pattern, start.line, re.ASCII))
+
+
+def _opening(*texts):
+    # UTF-16, as TextGrids may have, is ASCII with zeros between.
+    return lambda start: any(text in start.opening.replace(b"\0", b"") for text in texts)
+
+
+_NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
+# NIST's types of lines, and the comment by which blanks are read back.
+_RTTM = (
+    r"(?:SPEAKER|SPKR-INFO|LEXEME|NON-LEX|NON-SPEECH|SEGMENT|NOSCORE|NO_RT_METADATA|SU|CB|IP|EDIT|FILLER|A/P)\s"
+    r"|;; \S+ \S+=\S+$"
+)
 READERS = {
-    "desed": Reader(read_desed, _is_table("filename", "onset", tabs=True), lists_events=True),
+    "desed": Reader(read_desed, _table("filename", "onset", tabs=True), lists_events=True),
     # Semicolons and the like are its to complain about.
-    "csv": Reader(read_csv, _is_table("filename", "onset", tabs=False), lists_events=True),
+    "csv": Reader(read_csv, _table("filename", "onset", tabs=False, without=("class", "text")), lists_events=True),
+    "realdesed": Reader(read_realdesed, _table("filename", "onset", "class", tabs=False), lists_events=True),
+    "tacos": Reader(read_tacos, _table("filename", "onset", "text", tabs=False), lists_events=True),
     "audioset_strong": Reader(
         read_audioset_strong,
         lambda start: {"segment_id", "start_time_seconds"} <= start.columns,
         lists_events=True,
     ),
-    "ftar": Reader(read_ftar, lambda start: start.has("list", "question", "answer")),
-    "audiogrounding": Reader(read_audiogrounding, lambda start: start.has("list", "audio_id", "phrases")),
-    "lighthouse": Reader(read_moment_retrieval, lambda start: start.has("lines", "query", "relevant_windows")),
-    "audiotime": Reader(read_audiotime, lambda start: start.has("object", "event")),
-    "audacity": Reader(read_label_tracks, lambda start: bool(_LABEL.match(start.line)), is_folder=True),
-    "jsonl": Reader(read_json_clips, lambda start: start.has("lines", "events")),
+    "ftar": Reader(read_ftar, _json("list", "question", "answer")),
+    "audiogrounding": Reader(read_audiogrounding, _json("list", "audio_id", "phrases")),
+    "lighthouse": Reader(read_moment_retrieval, _json("lines", "query", "relevant_windows")),
+    "audiotime": Reader(read_audiotime, _json("object", "event")),
+    "aegbench": Reader(
+        read_aegbench, lambda start: start.has("list", "categories", "clips") or "items" in start.columns
+    ),
+    "spotsound": Reader(read_spotsound, _json("list", "audio_path", "caption", "annotations")),
+    "lat_bench": Reader(read_lat_bench, _json("lines", "messages", "audios")),
+    "trea": Reader(read_trea, _table("audio_path", "optiona", "correct", tabs=False)),
+    "jsonl": Reader(read_json_clips, _json("lines", "events")),
     "parquet": Reader(read_parquet, lambda start: start.opening.startswith(b"PAR1")),
-}
+    "audacity": Reader(read_label_tracks, _line(r"-?[0-9.,]+\t-?[0-9.,]+(?:\t|$)"), is_folder=True),
+    "vtt": Reader(EXCHANGE_READERS["vtt"], _line(r"WEBVTT(?:\s|$)"), is_folder=True),
+    "srt": Reader(
+        EXCHANGE_READERS["srt"],
+        lambda start: b"-->" in start.opening and not start.line.startswith("WEBVTT"),
+        is_folder=True,
+    ),
+    "rttm": Reader(EXCHANGE_READERS["rttm"], _line(_RTTM), is_folder=True),
+    "textgrid": Reader(EXCHANGE_READERS["textgrid"], _opening(b'"ooTextFile', b"ooBinaryFile"), is_folder=True),
+    "elan": Reader(EXCHANGE_READERS["elan"], lambda start: is_elan_line(start.line), is_folder=True),
+    "eaf": Reader(EXCHANGE_READERS["eaf"], _opening(b"<ANNOTATION_DOCUMENT"), is_folder=True),
+    "jams": Reader(
+        EXCHANGE_READERS["jams"],
+        lambda start: (
+            {"annotations", "file_metadata"} <= start.columns or start.has("lines", "annotations", "file_metadata")
+        ),
+        is_folder=True,
+    ),
+    "raven": Reader(read_raven, _table("begin time (s)", "end time (s)", tabs=True), is_folder=True),
+    "birdnet": Reader(read_birdnet, _table("start (s)", "end (s)", "common name", tabs=False), is_folder=True),
+    "audition": Reader(
+        read_audition, lambda start: {"name", "start", "duration", "time format"} <= start.columns, is_folder=True
+    ),
+    "reaper": Reader(read_reaper, _table("#", "name", "start", "end", tabs=False), is_folder=True),
+    "wav_markers": Reader(
+        read_wav_markers,
+        lambda start: start.opening[:4] in (b"RIFF", b"RF64") and start.opening[8:12] == b"WAVE",
+        is_folder=True,
+    ),
+    "svl": Reader(read_svl, _opening(b"<!DOCTYPE sonic-visualiser", b"<sv>"), is_folder=True),
+    "kaldi_segments": Reader(read_segments, _line(rf"\S+ +\S+ +{_NUMBER} +{_NUMBER}\s*$")),
+    "ctm": Reader(
+        read_ctm, _line(rf"\S+ +(?:[0-9]|[A-Z]) +{_NUMBER} +{_NUMBER} +\S+(?: +(?:{_NUMBER}|NA))?\s*$")
+    ),
+    "lhotse": Reader(
+        read_supervisions,
+        lambda start: start.opening[:2] == b"\x1f\x8b" or start.has("lines", "recording_id", "start", "duration"),
+    ),
+    "label_studio": Reader(
+        read_label_studio,
+        lambda start: start.has("list", "id", "data", "annotations") or start.has("list", "id", "annotator"),
+    ),
+}  # fmt: skip
 
 
 def guess_format(path) -> str:
@@ -110,48 +162,3 @@ def guess_format(path) -> str:
         said = f"fits {' and '.join(fitting)}" if fitting else "fits no known format"
         raise ValueError(f"{path} {said}: {start.found}; {name}: {', '.join(READERS)}.")
     return fitting[0]
-
-
-def read_start(path) -> FileStart:
-    """Return what the start of a file says.
-
-    Raises:
-        ValueError: JSON that breaks off, or text that is not UTF-8.
-    """
-    with open(path, "rb") as file:
-        opening = file.read(64)
-    if b"\0" in opening or opening.startswith(b"PAR1"):
-        return FileStart(opening, found=f"its first bytes are {opening[:8]!r}")
-    first = first_byte(path)
-    opening = opening.lstrip() or first
-    if first == b"[":
-        _, item = next(read_json_list(path), (None, None))
-        return FileStart(opening, json="list", item=_object(item), found=f"a JSON list, the first item {_say(item)}")
-    line = next((line.strip("\r\n") for line in read_lines(path) if line.strip()), "")
-    if first == b"{":
-        return _start_of_object(path, opening, line)
-    columns = frozenset(name.strip().strip('"') for name in re.split(r"[\t,;|]", line))
-    return FileStart(opening, line, columns, found=f"its first line is {line[:80]!r}")
-
-
-def _start_of_object(path, opening, line):
-    """Tell JSON Lines from one JSON object: the first line of the former is complete, and no member is an object."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        value = None
-    if value is None or all(isinstance(member, dict) for member in value.values()):
-        _, key, member = next(read_json_object(path), (None, None, None))
-        found = f"a JSON object, its member {key!r} {_say(member)}"
-        return FileStart(opening, line, json="object", item=_object(member), found=found)
-    return FileStart(opening, line, json="lines", item=value, found=f"JSON Lines, the first {_say(value)}")
-
-
-def _object(value):
-    return value if isinstance(value, dict) else None
-
-
-def _say(value):
-    if isinstance(value, dict):
-        return f"with the keys {', '.join(map(repr, value)) or 'none'}"
-    return f"being {str(value)[:40]!r}"

@@ -15,7 +15,7 @@ from processing.text_files import AUDIO_SUFFIXES, audio_stem, check_duration
 from recipes.data.clip import AnnotatedClip
 from recipes.data.formats import READERS, guess_format
 from recipes.data.readers.tables import read_durations
-from recipes.scoring.label_aliases import apply_aliases, read_label_aliases
+from recipes.scoring import apply_aliases, read_label_aliases
 
 logger = logging.getLogger(__name__)
 

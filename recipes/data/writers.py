@@ -1,4 +1,4 @@
-"""Write rows of `event_rows.py` as JSON Lines, and as other formats through `processing/annotations.py`.
+"""Write rows of `event_rows.py` as JSON Lines, and as other formats through `label_files.py`.
 
 Nothing is written before all rows were checked. What a format cannot hold is an error, never left out: the others hold
 one detection row per recording and no ids of their own.
@@ -12,6 +12,7 @@ from processing.annotation_tables import format_table
 from processing.annotations import write_annotations
 from processing.text_files import format_seconds
 from recipes.data import event_rows
+from recipes.data.label_files import label_format
 
 
 def write_event_lines(rows, path):
@@ -30,7 +31,7 @@ def write_rows(rows, path, format, durations=None, audio_dir=None) -> list[Path]
     Args:
         rows: a data set, or dicts like its rows.
         path: file to write; or a folder, one that exists or a name without suffix, for one file per recording.
-        format: one of `ANNOTATION_FORMATS`. In `tsv` (DESED's) and `csv` ids are lost: they are read as file names.
+        format: one of `LABEL_FORMATS`. In `tsv` (DESED's) and `csv` ids are lost: they are read as file names.
         durations: second file to write, DESED's TSV `filename duration`, of the recordings whose duration is known.
         audio_dir: file names are written relative to this folder; without it they are `audio` as it is.
 
@@ -44,7 +45,7 @@ def write_rows(rows, path, format, durations=None, audio_dir=None) -> list[Path]
         results.append({"file": file, "duration": row["duration"], "events": row["events"]})
         if row["duration"] is not None:
             lengths.append((file, format_seconds(row["duration"])))
-    paths = write_annotations(results, path, format)
+    paths = write_annotations(results, path, label_format(format))
     if durations is not None:
         Path(durations).write_bytes(format_table(lengths, "\t").encode("utf-8"))
     return paths

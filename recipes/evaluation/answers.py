@@ -3,7 +3,7 @@
 from processing.answer_text import TASKS, parse_events
 from processing.events import Event
 from processing.text_files import check_duration
-from recipes.scoring.label_aliases import apply_aliases
+from recipes.scoring import apply_aliases
 
 
 def read_answer(values) -> tuple[tuple, list[Event] | None]:
@@ -45,7 +45,7 @@ def prepare_answers(rows, answers, aliases) -> tuple[dict, dict]:
     Args:
         rows: annotated clips.
         answers: events, or `None`, by question `(id, task, query)`.
-        aliases: of [`~recipes.scoring.label_aliases.read_label_aliases`].
+        aliases: of [`~recipes.scoring.read_label_aliases`].
 
     Returns:
         The answers, and counts over all of them: `num_cut_events` (made shorter), `num_dropped_events`,

@@ -6,13 +6,13 @@
 Writes the JSON report and beside it the reliability plot, `.png`. No model is loaded.
 """
 
-import argparse
 import json
 import logging
 from pathlib import Path
 
 import numpy as np
 
+from recipes.arguments import script_parser
 from recipes.evaluation.answers import prepare_answers
 from recipes.evaluation.predictions import read_predictions
 from recipes.evaluation.score_data import read_clips
@@ -21,10 +21,10 @@ from recipes.scoring import (
     detection_intervals,
     event_based_f1,
     grounding_intervals,
+    match_events,
     recall_at_iou,
     rejection_rates,
 )
-from recipes.scoring.matching import match_events
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--data", required=True, help="annotated clips")
     parser.add_argument("--predictions", required=True, help="predictions.jsonl whose events bear scores")
     parser.add_argument("--out", required=True, help="report to write, JSON")

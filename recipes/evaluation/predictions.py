@@ -8,7 +8,7 @@ from recipes.evaluation.answers import read_answer
 from recipes.evaluation.report_files import report_paths, write_report
 from recipes.evaluation.score_data import read_clips
 from recipes.evaluation.score_questions import questions_of, read_objects
-from recipes.scoring.label_aliases import read_label_aliases
+from recipes.scoring import read_label_aliases
 
 NUM_SHOWN = 20
 

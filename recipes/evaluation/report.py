@@ -2,25 +2,26 @@
 
 from recipes.evaluation.score_questions import grounding_pairs
 from recipes.scoring import (
+    METEOR_NAMES,
     PSDS1,
     PSDS2,
-    caption_event_f1,
     count_accuracy,
+    count_events,
+    count_sums,
     detection_intervals,
     event_based_f1,
     grounding_intervals,
+    meteor_by_clip,
+    meteor_sums,
     parse_failure_rate,
     psds,
     psds_interval,
+    psds_statistics,
     recall_at_iou,
     rejection_rates,
     segment_based_f1,
+    sum_intervals,
 )
-from recipes.scoring.bootstrap import sum_intervals
-from recipes.scoring.captions import METEOR_NAMES, meteor_by_clip
-from recipes.scoring.event_based import count_events
-from recipes.scoring.intervals import count_intervals
-from recipes.scoring.psds_curves import psds_statistics
 
 COLLARS = {"t_collar": 0.2, "percentage_of_length": 0.2}
 SEGMENTS = {"segment_1s": 1.0, "segment_0.1s": 0.1}
@@ -148,13 +149,13 @@ def _captioning(references, predictions) -> dict:
     except (ImportError, FileNotFoundError) as error:  # the other scores need neither nltk nor WordNet
         values, reason = None, NO_NLTK if isinstance(error, ImportError) else NO_WORDNET
     counts = count_events(references, predictions, **COLLARS, time_only=True)
-    intervals = count_intervals({"time_only_": counts}, predictions)
+    intervals = sum_intervals(count_sums({"time_only_": counts}, predictions))
     if reason is None:
-        intervals |= sum_intervals(values, lambda sums: dict(zip(METEOR_NAMES, sums.T / len(references), strict=True)))
+        intervals |= sum_intervals(meteor_sums(values, predictions))
     return {
         **(dict(zip(METEOR_NAMES, values.mean(axis=0).tolist(), strict=True)) if reason is None else {}),
         "meteor_not_computed": reason,
-        "time_only": {**COLLARS, **caption_event_f1(references, predictions, **COLLARS)},
+        "time_only": {**COLLARS, **event_based_f1(references, predictions, **COLLARS, time_only=True)},
         "parse_failure_rate": parse_failure_rate(predictions),
         "num_clips": len(references),
         "intervals": intervals,

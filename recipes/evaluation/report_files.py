@@ -58,7 +58,7 @@ def write_report(
         num_absent: as it was when the questions were asked.
         failures: `{"id", "audio", "error"}` of clips that could not be asked about. What was not answered is not
             scored.
-        aliases: other names for labels, see [`~recipes.scoring.label_aliases.read_label_aliases`].
+        aliases: other names for labels, see [`~recipes.scoring.read_label_aliases`].
         min_score: detected events with a lower score count for PSDS alone.
     """
     answers, clipping = prepare_answers(rows, answers, aliases or {})

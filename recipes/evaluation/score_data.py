@@ -14,7 +14,7 @@ from recipes.data.readers.guess import guess_format
 from recipes.data.readers.json_stream import first_byte
 from recipes.data.readers.tables import read_durations
 from recipes.evaluation.score_questions import read_rows
-from recipes.scoring.label_aliases import apply_aliases, read_label_aliases
+from recipes.scoring import apply_aliases, read_label_aliases
 
 SEED = 0
 

@@ -4,8 +4,7 @@ from collections import Counter
 
 from processing.events import Event
 from recipes.evaluation.score_questions import grounding_pairs
-from recipes.scoring.counts import micro_scores
-from recipes.scoring.event_based import count_events
+from recipes.scoring import count_events, f_scores
 
 # Okabe and Ito 2008, "Color Universal Design", without black, and with the yellow darkened to be read on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800")
@@ -37,7 +36,7 @@ def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
     counts = count_events([clip["reference"] for clip in clips], [clip["prediction"] for clip in clips])
     for clip, count in zip(clips, counts.totals[:, :3], strict=True):
         num_matches, num_references, num_predictions = count.tolist()
-        clip["f1"] = micro_scores(count)["f1"]
+        clip["f1"] = float(f_scores(count)["f1"])
         clip["num_missed"], clip["num_false_alarms"] = num_references - num_matches, num_predictions - num_matches
     return sorted(
         clips, key=lambda clip: (clip["f1"], -clip["num_missed"] - clip["num_false_alarms"], str(clip["id"]))

@@ -8,7 +8,6 @@ kept: a run that was stopped goes on where it was. The tables of docs/ablation.m
 `--report-only` writes them from what is there.
 """
 
-import argparse
 import json
 import logging
 import statistics
@@ -22,6 +21,7 @@ import numpy as np
 from transformers.trainer_utils import get_last_checkpoint
 
 from recipes import DEFAULT_CHECKPOINT
+from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint
 from recipes.data.tasks import caption_of
 from recipes.small.ablation_report import write_ablation
@@ -48,7 +48,7 @@ SPLITS = ("test_unseen", "test_seen")
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--out", default="runs/ablation", help="folder of all that is made")
     parser.add_argument("--backbone", default="runs/small/backbone", help="what every arm is converted from")
     parser.add_argument("--stems", default="runs/small/stems", help="training clips of supervised fine-tuning")

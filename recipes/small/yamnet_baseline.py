@@ -7,7 +7,6 @@ It never hears a training clip. Window, smoothing and thresholds of every label 
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import logging
@@ -26,9 +25,10 @@ from modeling_timepro.yamnet_encoder import YamnetTrunk
 from processing.audio_io import load_audio
 from processing.events import Event
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
+from recipes.arguments import script_parser
 from recipes.evaluation.report import make_report
 from recipes.evaluation.score_questions import questions_of, read_rows
-from recipes.scoring.matching import count_matches
+from recipes.scoring import count_matches
 from recipes.small.audioset_labels import AUDIOSET_NAMES
 from recipes.small.yamnet_weights import load_trunk
 
@@ -268,7 +268,7 @@ def report_of(peer: YamnetPeer, rows: list[dict], clips: list[ScoredClip]) -> di
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Tune and score YAMNet's own detections.")
+    parser = script_parser("Tune and score YAMNet's own detections.")
     parser.add_argument("--data", required=True, help="folder written by `timepro synthesize`")
     parser.add_argument("--weights", required=True, help="folder written by recipes/small/yamnet_weights.py")
     parser.add_argument("--out", required=True, help="report to write, JSON")

@@ -6,13 +6,13 @@ Each is a soundscape with its true events (`NAME.tsv`) and its sources (`NAME.tx
 on under CC-BY-SA-4.0 go into them. Scenes and seeds are fixed here, before any checkpoint has heard them.
 """
 
-import argparse
 import logging
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from recipes.arguments import script_parser
 from recipes.data.event_rows import make_row
 from recipes.data.writers import write_rows
 from recipes.soundscapes.catalogue import load_catalogue
@@ -81,7 +81,7 @@ def write_examples(out, sounds=DEFAULT_SOUNDS, seed=2026) -> list[Path]:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--sounds", default=DEFAULT_SOUNDS, help="folder of the unpacked packages")
     arguments = parser.parse_args(argv)

@@ -47,6 +47,3 @@ def check_training(trainer, reading_losses=()) -> None:
             f"{', '.join(odd)} are set, but under FSDP or DeepSpeed only plain LoRA is merged in the end; "
             "leave them out, or choose ddp.yaml."
         )
-
-
-__all__ = ["check_training", "check_generation", "gather_for"]

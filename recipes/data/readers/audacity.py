@@ -1,10 +1,10 @@
 """Audacity's label tracks as clips, one file per recording; see `processing/annotation_tables.py` for the format."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from processing.annotation_tables import read_label_track
 from recipes.data.clip import AnnotatedClip, make_clip
+from recipes.data.readers.files import files_of
 
 
 def read_label_tracks(path) -> Iterator[AnnotatedClip]:
@@ -15,9 +15,5 @@ def read_label_tracks(path) -> Iterator[AnnotatedClip]:
     Raises:
         ValueError: a malformed line, or a folder without tracks.
     """
-    path = Path(path)
-    tracks = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-    if not tracks:
-        raise ValueError(f"{path} has no *.txt; give a label track or a folder of them.")
-    for track in tracks:
+    for track in files_of(path, ".txt"):
         yield make_clip(str(track), track.stem, read_label_track(track), track.stem)
