@@ -1,14 +1,23 @@
-"""Keep generation to answers that can be read: a logits processor that bans every token no valid answer goes on with."""
+"""How answers are generated: held to what can be read, greedily unless the caller samples, with probabilities."""
 
+import copy
 import threading
 import weakref
 from array import array
 
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
 from .answer_grammar import AnswerGrammar
 from .token_masks import AnswerMasks
+
+MAX_NEW_TOKENS = 256
+# Of a checkpoint's generation settings: what any decoding needs, and all that the pipeline goes by.
+TOKEN_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id")
+PIPELINE_SETTINGS = (
+    *TOKEN_SETTINGS, "suppress_tokens", "max_new_tokens", "max_time", "num_beams", "length_penalty", "early_stopping",
+    "use_cache",
+)  # fmt: skip
 
 # Masks of a tokenizer outlive a call of `generate`, for the next one: what makes them, and those that were made.
 # Threads may share a model, and so these too.
@@ -18,6 +27,57 @@ _LOCK = threading.RLock()
 _MASK_BYTES = 64 * 2**20
 # Grammars kept for a tokenizer, the last ones used: each label set has its own.
 _MOST_KNOWN = 16
+
+
+def greedy_settings(generation_config: GenerationConfig, names) -> tuple[GenerationConfig, dict]:
+    """Return generation settings with these names alone, and the others that were set.
+
+    An instruct backbone may sample or punish repetition. Answers shall be equal in each run, and repeat what has to be
+    repeated.
+    """
+    given = {k: v for k, v in generation_config.to_diff_dict().items() if k != "transformers_version" and k[0] != "_"}
+    left_out = {name: value for name, value in given.items() if name not in names and value not in (None, [])}
+    return GenerationConfig(**{name: value for name, value in given.items() if name in names}), left_out
+
+
+def generation_settings(model, generate_kwargs) -> tuple[GenerationConfig, dict]:
+    """Return the settings of generation, a caller's before the checkpoint's, and what else `generate` is given.
+
+    Either `max_new_tokens` is set, or the caller has set `max_length`.
+
+    Raises:
+        ValueError: several answers to one question, or what transformers refuses.
+    """
+    kwargs = dict(generate_kwargs)
+    config = copy.deepcopy(kwargs.pop("generation_config", None)) or GenerationConfig()
+    rest = config.update(**kwargs)
+    stored = {"max_new_tokens": MAX_NEW_TOKENS} | {k: v for k, v in model.generation_config.to_dict().items() if v is not None}
+    if config.max_length is not None:
+        del stored["max_new_tokens"]
+    config.update(**stored, defaults_only=True)
+    if (config.num_return_sequences or 1) != 1:
+        given = config.num_return_sequences
+        raise ValueError(f"num_return_sequences is {given}; a question has one answer here, so leave it out.")
+    return config, rest
+
+
+def log_probs_of(answers, logits, beam_indices, ticks):
+    """Return natural log-probabilities of the tokens `(num_rows, length)`, and of all ticks there `(..., num_ticks)`.
+
+    Args:
+        ticks: the `range` of their ids; `None` for none.
+    """
+    own, times = [], []
+    # Beam search may go on for a step that none of the best answers took.
+    for place in range(answers.shape[1]):
+        step = logits[place]
+        # A beam's row changes from step to step; -1 stands after its end.
+        step = step if beam_indices is None else step[beam_indices[:, place].clamp(min=0)]
+        log_probs = step.float().log_softmax(-1)
+        own.append(log_probs.gather(1, answers[:, place : place + 1])[:, 0])
+        if ticks is not None:
+            times.append(log_probs[:, ticks.start : ticks.stop])
+    return torch.stack(own, 1), torch.stack(times, 1) if times else None
 
 
 class _MaskTable:
@@ -154,4 +214,5 @@ class AnswerConstraint(LogitsProcessor):
         return table.place((self._key, *kind), lambda: self.masks.ids_of_kind(kind)), ids
 
 
-__all__ = ["AnswerConstraint"]
+__all__ = ["PIPELINE_SETTINGS", "TOKEN_SETTINGS", "AnswerConstraint", "generation_settings", "greedy_settings",
+           "log_probs_of"]  # fmt: skip
