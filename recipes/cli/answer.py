@@ -9,6 +9,7 @@ from pathlib import Path
 
 from processing.annotations import means_folder
 from recipes.arguments import add_model, positive_int, probability, seconds
+from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
@@ -53,6 +54,7 @@ def add_answer_arguments(command: ArgumentParser, task: str):
         "--out", metavar="PATH", help="file to write; or a folder, for a file per recording. A run that was stopped "
         "goes on where it was if the same command is given again",
     )  # fmt: skip
+    add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
     output.add_argument("--min-score", type=probability, metavar="P", help="leave out events of a lower score, 0 to 1")
     hearing = command.add_argument_group("how recordings are heard")
@@ -113,7 +115,10 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
             if partial is None and args.format is None:
                 print_answers(format_json(**_shown(row)) if args.json else format_table(**_shown(row)), stdout)
         rows = [rows[file] for file in files if file in rows]
-        if args.format:
+        if args.subtitles or args.speakers:
+            for row in rows:
+                write_beside_speech(args, row, merge_answers(row["answers"]))
+        elif args.format:
             failures |= write_answers(rows, args.format, args.out, stdout)
     is_partial = partial is not None and bool(failures) and bool(rows)
     if partial and not is_partial:
@@ -154,7 +159,9 @@ def _check(args, queries, files) -> bool:
             raise ArgumentError(None, "--json prints; to write with --out give --format jsonl instead.")
         if not is_folder and Path(out).resolve() in {Path(file).resolve() for file in files}:
             raise ArgumentError(None, f"--out is {out!r}, a recording to ask about; choose another file.")
-        args.format = args.format or format_of(out, is_folder)
+    speech_format = check_speech_arguments(args, files, is_folder)
+    if out is not None:
+        args.format = speech_format or args.format or format_of(out, is_folder)
     if args.format:
         check_format(args.format, args.out, files, is_folder)
     return is_folder

@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from recipes import DEFAULT_CHECKPOINT
 from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint
-from recipes.data.tasks import caption_of
+from recipes.data.label_phrases import caption_of
 from recipes.small.ablation_report import write_ablation
 
 logger = logging.getLogger(__name__)
