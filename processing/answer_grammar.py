@@ -1,7 +1,6 @@
 r"""The grammar of `answer_text.py` as an automaton: which byte, or time token, may follow what an answer says so far.
 
-It accepts less than that grammar, except that labels may escape white space where they need not. Beyond parsing
-canonically, an answer
+It accepts less than that grammar. Beyond parsing canonically, an answer
 
 - holds only times from 0 to the end of its clip, the last partial step counted whole, and every offset is at least one
   step after its onset: an event of no length is never found;
@@ -11,16 +10,18 @@ canonically, an answer
   shifted, would make a false alarm each time;
 - names each of a given set of labels once at most. Where no set is given a label may return, to say what comes after
   its times so far: a ban could only end in another label, because by then nearly all of it is said;
-- names no empty label and, where a set of labels is given, no other ones.
+- names no empty label, none with control characters and, where a set of labels is given, no other ones.
 
 Every answer can be ended from wherever it is, but nothing here makes it end.
 """
 
+import unicodedata
 from bisect import bisect_left
 from functools import cached_property
 from typing import NamedTuple
 
 from .answer_text import ANSWER_FORMATS, NO_EVENTS, TASKS, check_choice, escape_label, unescape_label
+from .events import normalize_label
 from .time_grid import TimeGrid, exact_fraction
 
 _NONE = NO_EVENTS.encode()
@@ -217,7 +218,7 @@ class AnswerGrammar:
         return state._replace(text=text) if not state.past and _NONE.startswith(text) else None
 
     def _name(self, state) -> str:
-        return unescape_label(state.text.decode())
+        return normalize_label(unescape_label(state.text.decode()))
 
     def _ends_label(self, state) -> bool:
         """Return whether the text is a whole label that may have times."""
@@ -241,7 +242,7 @@ def _by_prefix(values) -> dict[bytes, list]:
 
 
 def _escaped_labels(event_labels, task) -> dict[bytes, str]:
-    labels = list(event_labels)
+    labels = [normalize_label(label) if isinstance(label, str) else label for label in event_labels]
     if task != "detection":
         raise ValueError(f"event_labels is {labels!r} for {task}, whose answers name no classes; give None.")
     for label in labels:
@@ -259,20 +260,12 @@ def step_tail(tail: bytes, byte: int) -> bytes | None:
         tail: `b""` at the start of a label, `b" "` after a space, `b"x"` after another whole character, or the bytes of
             a character or an escape that is not whole yet.
     """
-    grown = tail + bytes((byte,))
-    if tail[:1] == b"\\":
-        if len(tail) == 1 and byte in b"\\:;lg":
-            return WHOLE
-        place = bisect_left(_UNSAFE, grown)
-        if place == len(_UNSAFE) or not _UNSAFE[place].startswith(grown):
-            return None
-        return WHOLE if grown == _UNSAFE[place] else grown
-    if tail and tail[0] >= 0x80:
-        return _step_utf8(grown)
+    if tail == b"\\":
+        return WHOLE if byte in b"\\:;lg" else None
+    if byte >= 0x80 or tail[:1] >= b"\x80":
+        return _step_utf8((tail if tail[:1] >= b"\x80" else b"") + bytes((byte,)))
     if byte == _SPACE:
-        return b" " if tail else None
-    if byte >= 0x80:
-        return _step_utf8(bytes((byte,)))
+        return b" " if tail == WHOLE else None
     if byte == _BACKSLASH:
         return b"\\"
     return None if byte < 0x20 or byte == 0x7F or byte in b"<>:;" else WHOLE
@@ -280,14 +273,8 @@ def step_tail(tail: bytes, byte: int) -> bytes | None:
 
 def end_tail(tail: bytes) -> bytes:
     """Return the first bytes that make the last character of an open label whole."""
-    if tail == WHOLE:
-        return b""
-    if tail in (b"", b" "):
-        return WHOLE
-    if tail == b"\\":
-        return b"\\"
-    if tail[:1] == b"\\":
-        return _UNSAFE[bisect_left(_UNSAFE, tail)][len(tail) :]
+    if tail[:1] < b"\x80":
+        return {WHOLE: b"", b"\\": b"\\"}.get(tail, WHOLE)
     rest = b""
     while (after := _step_utf8(tail + rest)) not in (None, WHOLE):
         rest += bytes((next(byte for byte in range(0x80, 0xC0) if _step_utf8(after + bytes((byte,))) is not None),))
@@ -296,20 +283,12 @@ def end_tail(tail: bytes) -> bytes:
 
 def _step_utf8(part: bytes) -> bytes | None:
     try:
-        character = part.decode()
+        text = unicodedata.normalize("NFC", f"x{part.decode()}x")
     except UnicodeDecodeError as error:
         # Of a cut character Python says that the data ended; every cut character has a safe whole one.
         return part if error.reason == "unexpected end of data" else None
-    return None if _is_unsafe(character) else WHOLE
-
-
-def _is_unsafe(character: str) -> bool:
-    return escape_label(f"x{character}x").startswith("x\\u")
-
-
-# Every escape by number that is needed: white space and controls, which lie before U+3001. Surrogates, which would be
-# escaped too, are no characters, and no label that is heard has one.
-_UNSAFE = sorted(b"\\u%06x" % code for code in range(0x3001) if code == _SPACE or _is_unsafe(chr(code)))
+    # Events have no other spaces or invisible characters, and a canonical answer escapes controls.
+    return WHOLE if normalize_label(text) == escape_label(text) else None
 
 
 __all__ = ["WHOLE", "AnswerGrammar", "AnswerState", "end_tail", "step_tail"]

@@ -36,7 +36,7 @@ def greedy_settings(generation_config: GenerationConfig, names) -> tuple[Generat
     repeated.
     """
     given = {k: v for k, v in generation_config.to_diff_dict().items() if k != "transformers_version" and k[0] != "_"}
-    left_out = {name: value for name, value in given.items() if name not in names and value not in (None, [])}
+    left_out = {name: value for name, value in given.items() if name not in names and value not in (None, False, [])}
     return GenerationConfig(**{name: value for name, value in given.items() if name in names}), left_out
 
 
@@ -51,9 +51,8 @@ def generation_settings(model, generate_kwargs) -> tuple[GenerationConfig, dict]
     kwargs = dict(generate_kwargs)
     config = copy.deepcopy(kwargs.pop("generation_config", None)) or GenerationConfig()
     rest = config.update(**kwargs)
-    stored = {"max_new_tokens": MAX_NEW_TOKENS} | {k: v for k, v in model.generation_config.to_dict().items() if v is not None}
-    if config.max_length is not None:
-        del stored["max_new_tokens"]
+    stored = model.generation_config.to_dict()
+    stored["max_new_tokens"] = None if config.max_length else stored.get("max_new_tokens") or MAX_NEW_TOKENS
     config.update(**stored, defaults_only=True)
     if (config.num_return_sequences or 1) != 1:
         given = config.num_return_sequences
@@ -214,5 +213,5 @@ class AnswerConstraint(LogitsProcessor):
         return table.place((self._key, *kind), lambda: self.masks.ids_of_kind(kind)), ids
 
 
-__all__ = ["PIPELINE_SETTINGS", "TOKEN_SETTINGS", "AnswerConstraint", "generation_settings", "greedy_settings",
-           "log_probs_of"]  # fmt: skip
+__all__ = ["MAX_NEW_TOKENS", "PIPELINE_SETTINGS", "TOKEN_SETTINGS", "AnswerConstraint", "generation_settings",
+           "greedy_settings", "log_probs_of"]  # fmt: skip

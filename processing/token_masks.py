@@ -216,10 +216,10 @@ class OpenLabels:
             return
         for rest, (bare_ids, ids, spaced_ids) in self._by_rest_of_character.items():
             after = _step_all(tail, rest)
-            if after in (WHOLE, b" "):
+            if after == WHOLE:
                 yield from (*bare_ids, *ids, *spaced_ids)
-            elif after == b"":
-                # A label starts with no space.
+            elif after in (b"", b" "):
+                # A label starts with no space, and has no two in a row.
                 yield from ids
             elif after is not None and self.can_finish(after):
                 yield from bare_ids

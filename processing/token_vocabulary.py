@@ -1,4 +1,4 @@
-"""The tokens of any fast tokenizer: the bytes that each stands for, halves of characters included, and a trie of them."""
+"""The tokens of any fast tokenizer: the bytes each stands for, halves of characters included, and a trie of them."""
 
 import json
 import weakref

@@ -14,9 +14,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from processing import constrained_decoding
 from processing.answer_grammar import AnswerGrammar, step_tail
-from processing.answer_text import ANSWER_FORMATS, TASKS, format_events, parse_events
+from processing.answer_text import ANSWER_FORMATS, TASKS, escape_label, format_events, parse_events
 from processing.constrained_decoding import AnswerConstraint
-from processing.events import Event
+from processing.events import Event, normalize_label
 from processing.time_grid import TimeGrid
 from processing.token_masks import AnswerMasks
 from recipes.conversion.checkpoint import load_processor
@@ -184,6 +184,7 @@ free_labels = st.one_of(
     st.text(min_size=1, max_size=8),
     st.text(" \t\n:;\\<>,-noe1.\u3000é犬", min_size=1, max_size=6),
 )
+free_labels = free_labels.map(normalize_label).filter(lambda label: label and "\\u" not in escape_label(label))
 
 
 @settings(max_examples=100)
@@ -222,7 +223,7 @@ def test_every_canonical_answer_is_allowed(tokenizers, data):
 
 # Digits alone stand for times. A label that lasts to the end may not return, one that only starts like it may.
 BEGUN = {
-    "detection": ["", "dog: 0-1; ", "dog: 0-8; ", "d\\u00006fg: 0-8; do", "Ж: 0-2; Д: 0-8; "],
+    "detection": ["", "dog: 0-1; ", "dog: 0-8; ", "Ж: 0-2; Д: 0-8; "],
     "captioning": ["", "0-8: dog; 1-8: ", "0-8: dog; 1-8: do", "0-1: a; 2-3: Ж", "0-8: Ж; 1-8: "],
 }
 
@@ -349,9 +350,12 @@ def test_few_label_sets_are_remembered(tokenizers):
     assert allowed_after(tokenizers, "dog bark: <0.80>-<0.88>", event_labels=["dog bark"])
 
 
-def test_labels_hold_no_surrogates():
+@pytest.mark.parametrize(
+    "text", ["\\u00000a", " a", "a  b", "a\u00a0b", "a\u200bb", "a\nb", "a\x85b", "a<", "a\\n"]
+)
+def test_labels_that_events_cannot_have_are_not_written(text):
     tail = b""
-    for byte in b"\\u00d80":
+    for byte in text.encode():
         tail = step_tail(tail, byte)
         if tail is None:
             break
