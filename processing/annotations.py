@@ -23,7 +23,7 @@ class AnnotationFormat:
         suffix: of its files.
         holds_scores: whether a score is kept.
         holds_many: whether one file holds any number of recordings, and names them. Other formats hold one, which is
-            called as the file.
+            named after the file.
         format: function from recordings `{"file", "stem", "duration", "events"}` of [`Event`]s, or from one, to the
             text of a file; the stem is the name without folder and suffix.
         read: function from a path to recordings `{"file", "duration", "events"}`.
@@ -50,8 +50,8 @@ def write_annotations(
         results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
             `duration` is in seconds, and may be `None` or absent; events are
             `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds.
-        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is called
-            as the recording.
+        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is named
+            after the recording.
         format: one of [`ANNOTATION_FORMATS`], or a format of your own with the attributes of [`AnnotationFormat`].
         drop_scores: leave scores out where the format has no place for them, instead of an error.
 
@@ -137,8 +137,10 @@ def guess_annotation_format(path: str | os.PathLike) -> str:
     suffix = Path(path).suffix.lower()
     line = next(read_lines(path), "") if suffix in (".txt", ".tsv") else ""
     if "Begin Time" in line:
-        raise ValueError(f"path {str(path)!r} begins with {line.strip()[:60]!r}, as tables of ELAN and Raven do; give "
-                         "it to `timepro score`, or to a reader of recipes.data.")  # fmt: skip
+        raise ValueError(
+            f"path {str(path)!r} begins with {line.strip()[:60]!r}, as tables of ELAN and Raven do; give it to "
+            "`timepro score`, which reads them, or save it as another format."
+        )
     for kind in ANNOTATION_FORMATS.values():
         if kind.suffix.lower() == suffix:
             return kind.name

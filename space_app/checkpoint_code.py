@@ -4,10 +4,10 @@ import importlib
 import os
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+CODE_FOLDER = Path(__file__).resolve().parent
 TASK = "temporal-audio-grounding"
 # A checkpoint that was put into this folder, or the one of the project that this folder is part of.
-NEARBY = (HERE / "timepro-small", HERE.parent / "recipes" / "checkpoints" / "timepro-small")
+NEARBY = (CODE_FOLDER / "timepro-small", CODE_FOLDER.parent / "recipes" / "checkpoints" / "timepro-small")
 
 
 def find_model(model: str | None = None) -> str:
@@ -54,5 +54,5 @@ def load_pipeline(model: str):
 
 
 def carried(pipe, module: str):
-    """Return a module of the code that a pipeline's checkpoint carries, such as `audio_streaming`."""
+    """Return a module of the code that a pipeline's checkpoint carries, such as `audio_io`."""
     return importlib.import_module("." + module, type(pipe).__module__.rpartition(".")[0])

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from processing.events import Event
-from recipes.small import ablation
+from recipes.small import ablation, ablation_report
 from recipes.small.ablation_report import (
     arm_table,
+    difference_of,
     fill_tables,
     plot_strides,
     shared_seeds,
@@ -49,6 +49,24 @@ def test_a_table_shows_means_over_seeds_and_only_what_there_is():
         "| 0.500<br><sub>0.400 to 0.600</sub><br><sub>seeds 0.400 to 0.600</sub> "
         "| 0.500<br><sub>seeds 0.400 to 0.600</sub> |\n"
     )
+
+
+def test_a_table_shows_paired_differences_to_the_first_arm():
+    def paired(seed, difference, p):
+        made = result("b", 0.4, seed)
+        pair = {"value": 0.4, "other": 0.4 - difference, "difference": difference, "interval": [0.0, 1.0], "p": p}
+        made["scores"]["test_seen"] |= {"against": {"detection": {"micro_f1": pair}}}
+        return made
+
+    one, two = paired(0, 0.1, 0.01), paired(1, 0.05, 0.2)
+    table = arm_table([result("a", 0.3), one], ["a", "b"], "test_seen")
+    assert table.count("to the first arm") == 1
+    assert "0.400<br><sub>0.300 to 0.500</sub><br><sub>+0.100 to the first arm, p 0.010</sub>" in table
+    assert "+0.075 to the first arm, p < 0.05 in 1 of 2 seeds" in arm_table([one, two], ["b"], "test_seen")
+    # What is published keeps them.
+    kept = ablation_report._figures(one)
+    assert difference_of(kept["scores"]["test_seen"], "Eb-F1") == {"difference": 0.1, "interval": [0.0, 1.0], "p": 0.01}
+    assert arm_table([kept], ["b"], "test_seen") == arm_table([one], ["b"], "test_seen")
 
 
 def test_strides_are_compared_on_the_seeds_that_all_have():
@@ -117,14 +135,6 @@ def test_seeds_are_added_to_what_was_published(tmp_path):
         expected = {1: [0.4, 0.6], 0: [0.2, 0.6]}[seed]
         assert [made["scores"]["test_seen"]["Eb-F1"]["value"] for made in kept["results"]] == expected
         assert f"{sum(expected) / 2:.3f}<br>" in (tmp_path / "ablation.md").read_text()
-
-
-def test_clips_are_described_by_their_labels():
-    row = {"id": "7", "task": "detection", "events": [Event(0.5, 1.0, "dog bark"), Event(2.0, 3.0, "gong")]}
-    captions = ablation.captioned(row)
-    assert (captions["id"], captions["task"]) == ("7/captions", "captioning")
-    assert [event.event_label for event in captions["events"]] == ["a dog barks", "gong"]
-    assert row["events"][0].event_label == "dog bark"
 
 
 def test_an_unknown_arm_is_refused(capsys):

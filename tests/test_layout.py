@@ -22,11 +22,11 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 STDLIB_ONLY = (
     "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
     "annotation_tables", "subtitles", "annotations", "answer_grammar",
-    "token_masks", "event_scores", "token_vocabulary",
+    "token_masks", "audio_formats", "event_scores", "token_vocabulary",
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
+    "processing": {"av", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
     "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "jams", "plotly", "praatio", "pympi", "scipy",
                   "starlette", "torch", "transformers"},
 }  # fmt: skip
@@ -98,7 +98,7 @@ def definitions_of(path):
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name, node in tree.body
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and not ast.unparse(node).startswith("sys.path"):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 for item in ast.walk(target):
                     if isinstance(item, ast.Name):
@@ -119,12 +119,20 @@ def test_layers_run_one_way(package):
         assert ours <= OURS[package], f"{path} imports {ours - OURS[package]}"
 
 
-def test_only_the_command_draws():
-    # What both need of the formats of other programs is in the page's folder, for the page stands alone.
+def test_only_the_command_and_one_figure_draw_by_the_page():
+    # The page stands alone, so what others share with it lies in its folder: formats of other programs, and colours.
     for path in files_of("recipes"):
         ours = {module for _, module, _ in imports_of(path) if (module or "").startswith("space_app")}
         if path.relative_to(ROOT / "recipes").as_posix() not in ("cli/main.py", "small/attention_plot.py"):
-            assert all(module.startswith("space_app.exchange") for module in ours), f"{path} imports {ours}"
+            shared = ("space_app.exchange", "space_app.palette")
+            assert all(module.startswith(shared) for module in ours), f"{path} imports {ours}"
+
+
+def test_all_pictures_take_their_colours_from_one_palette():
+    # Greys of backgrounds and grids are no colours.
+    for path in (*files_of("recipes"), *files_of("processing")):
+        for colour in re.findall(r"#[0-9A-Fa-f]{6}", path.read_text(encoding="utf-8")):
+            assert colour[1:3] == colour[3:5] == colour[5:7], f"{path} has {colour}; take one of space_app/palette.py"
 
 
 def test_folders_of_recipes_import_only_those_before_them():
@@ -162,8 +170,6 @@ def test_no_module_reaches_for_what_is_private_in_another():
             if re.match(r"_[a-z]", item, re.IGNORECASE):
                 private.setdefault(item, set()).add(name)
     reaches = []
-    # To do: both files read audio.
-    exempt = {"processing.audio_streaming", "recipes.training.dry_run"}
     for name, path in SOURCES.items():
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom):
@@ -173,9 +179,22 @@ def test_no_module_reaches_for_what_is_private_in_another():
             else:
                 continue
             others = [item for item in used if name not in private.get(item, {name})]
-            owners = [(item, sorted(private[item])) for item in others if name not in exempt]
+            owners = [(item, sorted(private[item])) for item in others]
             reaches += [f"{name}:{node.lineno} uses {item} of {' or '.join(where)}" for item, where in owners]
     assert not reaches, "\n".join(reaches)
+
+
+def test_no_public_name_is_defined_twice():
+    # Packages that travel alone each need their own: what a checkpoint carries, and the page.
+    for worlds in (("modeling_timepro", "recipes"), ("processing", "recipes"), ("space_app",)):
+        homes = {}
+        for name, path in SOURCES.items():
+            if name.partition(".")[0] in worlds:
+                for item in {item for item, is_top_level in definitions_of(path) if is_top_level}:
+                    if not item.startswith("_") and item not in ("logger", "main"):
+                        homes.setdefault(item, []).append(name)
+        twice = {item: names for item, names in homes.items() if len(names) > 1}
+        assert not twice, f"import what is there, or say the difference: {twice}"
 
 
 @pytest.mark.parametrize("package", FLAT)

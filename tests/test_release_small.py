@@ -14,8 +14,10 @@ from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint
 from recipes.conversion.checkpoint_folder import load_pipeline
+from recipes.data.clip import AnnotatedClip
+from recipes.data.questions import SCORING, questions
 from recipes.evaluation.report import make_report
-from recipes.publishing.model_card import FAILURES, FIGURES, SOUNDS, figures_table, fill
+from recipes.publishing.model_card import FAILURES_MARKS, FIGURES_MARKS, RECORDINGS_MARKS, figures_table, fill
 from recipes.small.link_code import code_sources, link_code
 from recipes.small.release import CARDS, release
 
@@ -23,7 +25,8 @@ from recipes.small.release import CARDS, release
 @pytest.fixture(scope="module")
 def report():
     dog, siren = Event(1.0, 2.0, "dog bark"), Event(4.0, 6.0, "siren")
-    rows = [{"id": "a", "events": [dog, siren], "absent": ["drum"]}, {"id": "b", "events": [], "absent": ["drum"]}]
+    clips = [AnnotatedClip("a", (dog, siren), absent=("drum",)), AnnotatedClip("b", (), absent=("drum",))]
+    asked = [question for clip in clips for question in questions(clip, SCORING)]
     answers = {
         ("a", "detection", None): [dog],
         ("a", "grounding", "dog bark"): [dog],
@@ -32,7 +35,7 @@ def report():
         ("b", "detection", None): [],
         ("b", "grounding", "drum"): [siren],
     }
-    report = {"num_clips": 2, "model": "m", "data": "d", **make_report(rows, answers)}
+    report = {"num_clips": 2, "model": "m", "data": "d", **make_report(clips, asked, answers)}
     return {**report, "worst_clips": [{"id": "b", "f1": 0.0}], "failures": []}
 
 
@@ -49,13 +52,13 @@ def test_the_table_holds_the_figures_of_the_reports(report):
 
 
 def test_figures_replace_what_stood_between_the_marks():
-    start, end = FIGURES
+    start, end = FIGURES_MARKS
     card = f"above\n{start}\nold | table\n{end}\nbelow\n"
-    filled = fill(card, FIGURES, "| new \\1 |\n")
+    filled = fill(card, FIGURES_MARKS, "| new \\1 |\n")
     assert filled == f"above\n{start}\n| new \\1 |\n{end}\nbelow\n"
-    assert fill(filled, FIGURES, "| new \\1 |\n") == filled
+    assert fill(filled, FIGURES_MARKS, "| new \\1 |\n") == filled
     with pytest.raises(ValueError, match="no marks"):
-        fill("a card", FIGURES, "a table")
+        fill("a card", FIGURES_MARKS, "a table")
 
 
 def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, report, tmp_path):
@@ -66,7 +69,7 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
     cards = (tmp_path / "a.md", tmp_path / "b.md")
     for card in cards:
-        card.write_text(f"{card.name}\n" + "\n".join(FIGURES + FAILURES + SOUNDS))
+        card.write_text(f"{card.name}\n" + "\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
     release(folder, path, path, str(tmp_path / "peer.json"), out, cards)
     (folder / "trainer_state.json").unlink()
@@ -91,7 +94,7 @@ def test_a_release_writes_no_source_that_its_folder_links_to(scripted_checkpoint
     (tmp_path / "report.json").write_text(json.dumps(report))
     (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
     card = tmp_path / "card.md"
-    card.write_text("\n".join(FIGURES + FAILURES + SOUNDS))
+    card.write_text("\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
     out.mkdir()
     (out / "config.json").write_text((checkpoint / "config.json").read_text())

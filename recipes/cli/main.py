@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 
 from recipes.arguments import ArgumentParser, add_model, not_negative_int, positive_int, probability
@@ -113,7 +114,13 @@ def _add_score(commands):
         help="annotated recordings: what `timepro synthesize` writes, or any format of docs/data-formats.md",
     )  # fmt: skip
     data.add_argument("--data", metavar="DATA", help="the same")
-    add("--data-format", metavar="NAME", help="desed, csv, ... (default: detected from the contents)")
+    # Written out, for importing the readers would slow every command down.
+    add(
+        "--data-format", metavar="NAME", help="default: detected from the contents. Data sets: desed, csv, realdesed, "
+        "tacos, audioset_strong, ftar, audiogrounding, lighthouse, audiotime, aegbench, spotsound, lat_bench, jsonl, "
+        "parquet (trea is recognised and refused). Annotation tools: audacity, vtt, srt, rttm, textgrid, elan, eaf, "
+        "jams, raven, birdnet, audition, reaper, wav_markers, svl, kaldi_segments, ctm, lhotse, label_studio",
+    )  # fmt: skip
     add("--audio-dir", metavar="DIR", help="folder of the recordings (default: that of the data)")
     add("--durations", metavar="TABLE", help="table of filename and duration, where the data lack durations")
     add("--label-aliases", metavar="JSON", help='other names for labels: {"alias": "label", ...}')
@@ -128,6 +135,8 @@ def _add_score(commands):
         help="ignore detected events with a lower score, 0 to 1, except in PSDS (default: the checkpoint's; 0: none)",
     )  # fmt: skip
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar")
+    add("--against", metavar="JSONL", help="compare with these predictions, clip by clip: differences with p")
+    add("--against-min-score", type=probability, metavar="P", help="--min-score for these (default: the same)")
     add("--limit", type=positive_int, metavar="N", help="only the first N recordings")
     add("--overwrite", action="store_true", help="start again instead of resuming")
     score.set_defaults(run=score_model)
@@ -195,21 +204,21 @@ def make_soundscapes(args) -> int:
 
 def score_model(args) -> int:
     """Run `score` and print the report; return 1 if any recording failed."""
-    from recipes.evaluation.report_files import report_paths
+    from recipes.data.questions import SCORING
+    from recipes.evaluation.report import report_paths
     from recipes.evaluation.report_tables import format_report
+    from recipes.evaluation.score import score_checkpoint, score_predictions
 
+    if args.against_min_score is not None and args.against is None:
+        raise argparse.ArgumentError(None, "--against-min-score given without --against; leave it out.")
     if args.predictions:
         if args.unconstrained:
             raise argparse.ArgumentError(None, "--unconstrained given with --predictions, whose answers are there.")
-        from recipes.evaluation.predictions import score_predictions
-
         report = score_predictions(**_arguments_of(score_predictions, args))
     else:
-        from recipes.evaluation.score_checkpoint import score
-
-        args.constrained = not args.unconstrained
+        args.constrained, args.policy = not args.unconstrained, replace(SCORING, num_absent=args.num_absent)
         with contextlib.redirect_stdout(sys.stderr):
-            report = score(**_arguments_of(score, args))
+            report = score_checkpoint(**_arguments_of(score_checkpoint, args))
     print(format_report(report))
     if failures := report["failures"]:
         print(

@@ -1,7 +1,7 @@
 """Scores of detection, grounding and captions: functions of events alone, without state, for reports and rewards.
 
-References and predictions are lists over clips (or clip and query pairs) of lists of events: objects with `onset`,
-`offset` (seconds) and `event_label`. A prediction may be `None`, an answer that could not be parsed. It is never
+References and predictions are lists over clips (or clip and query pairs) of lists of [`~processing.events.Event`]s,
+whose labels are equal if they look equal. A prediction may be `None`, an answer that could not be parsed. It is never
 dropped: it finds nothing, it rejects nothing, and it is counted in `parse_failure_rate`.
 
 Whatever is used outside this folder is imported from here.
@@ -38,7 +38,7 @@ from recipes.scoring.intervals import (
     grounding_sums,
 )
 from recipes.scoring.labels import apply_aliases, check_aliases, read_label_aliases, unmatched_labels
-from recipes.scoring.matching import TIME_TOLERANCE, count_matches, match_events
+from recipes.scoring.matching import TIME_TOLERANCE, count_matched_spans, match_events
 from recipes.scoring.psds_curves import (
     PSDS1,
     PSDS2,
@@ -51,54 +51,12 @@ from recipes.scoring.psds_curves import (
 from recipes.scoring.segment_based import count_segments, segment_based_f1
 
 __all__ = [
-    "IOU_THRESHOLDS",
-    "IOU_TOLERANCE",
-    "METEOR_NAMES",
-    "PSDS1",
-    "PSDS2",
-    "TIME_TOLERANCE",
-    "ClipCounts",
-    "ClipSums",
-    "PsdsScenario",
-    "apply_aliases",
-    "best_match_iou",
-    "bootstrap_interval",
-    "caption_intervals",
-    "caption_meteor",
-    "check_aliases",
-    "check_lengths",
-    "collar_edges",
-    "count_accuracy",
-    "count_events",
-    "count_matches",
-    "count_segments",
-    "count_sums",
-    "detection_intervals",
-    "detection_sums",
-    "event_based_f1",
-    "event_f1",
-    "f_scores",
-    "grounding_intervals",
-    "grounding_sums",
-    "has_right_count",
-    "match_events",
-    "matched_meteor",
-    "meteor",
-    "meteor_by_clip",
-    "meteor_sums",
-    "paired_bootstrap",
-    "parse_failure_rate",
-    "psds",
-    "psds_interval",
-    "psds_statistics",
-    "psds_sums",
-    "read_label_aliases",
-    "recall_at_iou",
-    "rejection_rates",
-    "score_counts",
-    "segment_based_f1",
-    "sum_intervals",
-    "text_meteor",
-    "union_iou",
-    "unmatched_labels",
-]
+    "IOU_THRESHOLDS", "IOU_TOLERANCE", "METEOR_NAMES", "PSDS1", "PSDS2", "TIME_TOLERANCE", "ClipCounts", "ClipSums",
+    "PsdsScenario", "apply_aliases", "best_match_iou", "bootstrap_interval", "caption_intervals", "caption_meteor",
+    "check_aliases", "check_lengths", "collar_edges", "count_accuracy", "count_events", "count_matched_spans",
+    "count_segments", "count_sums", "detection_intervals", "detection_sums", "event_based_f1", "event_f1",
+    "f_scores", "grounding_intervals", "grounding_sums", "has_right_count", "match_events", "matched_meteor",
+    "meteor", "meteor_by_clip", "meteor_sums", "paired_bootstrap", "parse_failure_rate", "psds", "psds_interval",
+    "psds_statistics", "psds_sums", "read_label_aliases", "recall_at_iou", "rejection_rates", "score_counts",
+    "segment_based_f1", "sum_intervals", "text_meteor", "union_iou", "unmatched_labels",
+]  # fmt: skip

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
 
-ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def code_sources() -> dict[str, Path]:
     """Return the source of each file of code that a checkpoint holds, by its name."""
-    files = (path for package in ("modeling_timepro", "processing") for path in (ROOT / package).glob("*.py"))
+    files = (path for package in ("modeling_timepro", "processing") for path in (REPOSITORY / package).glob("*.py"))
     return {path.name: path for path in sorted(files) if path.name != "__init__.py"}
 
 
@@ -30,7 +30,7 @@ def link_code(folder=DEFAULT_CHECKPOINT, beside=None) -> None:
     for path in (*folder.glob("*.py"), folder / "README.md"):
         path.unlink(missing_ok=True)
     start = os.path.abspath(folder if beside is None else beside)
-    for name, source in (code_sources() | {"README.md": ROOT / "MODEL_CARD.md"}).items():
+    for name, source in (code_sources() | {"README.md": REPOSITORY / "MODEL_CARD.md"}).items():
         (folder / name).symlink_to(os.path.relpath(source, start))
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +26,22 @@ from processing.audio_io import load_audio
 from processing.events import Event
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes.arguments import script_parser
+from recipes.data.clip import AnnotatedClip
+from recipes.data.loading import load_clips
+from recipes.data.questions import SCORING, labels_of, questions
 from recipes.evaluation.report import make_report
-from recipes.evaluation.score_questions import questions_of, read_rows
-from recipes.scoring import count_matches
+from recipes.scoring import count_matched_spans
 from recipes.small.audioset_labels import AUDIOSET_NAMES
 from recipes.small.yamnet_weights import load_trunk
 
 logger = logging.getLogger(__name__)
 
-SAMPLING_RATE = 16000
 FRAME_SECONDS = 0.04
 LAST_LAYER = 12
 # What is tried for each label; windows and filters in frames of 40 ms (23 frames are YAMNet's own 0.96 s).
 WINDOWS = (1, 3, 7, 13, 23)
 MEDIANS = (1, 5, 11, 21)
-THRESHOLDS = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
+CLASS_THRESHOLDS = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 # Share of the clip's highest score that a frame must reach besides.
 RELATIVE_THRESHOLDS = (0.0, 0.15, 0.3, 0.5, 0.7)
 
@@ -113,7 +114,7 @@ class YamnetPeer:
 
         The classifier is linear, so averaging its logits over a window equals averaging the features under it.
         """
-        features = self.extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        features = self.extractor(waveform, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
         (frames,) = self.trunk(features["input_features"], None, [LAST_LAYER])
         return (frames[0] @ self.weight + self.bias).numpy()
 
@@ -185,7 +186,7 @@ class YamnetPeer:
             for row, clip in enumerate(clips):
                 scores[row, : len(clip.logits)] = self.label_scores(clip.logits, label, window)
             scores = smooth_scores(scores, median)
-            for threshold, relative in itertools.product(THRESHOLDS, RELATIVE_THRESHOLDS):
+            for threshold, relative in itertools.product(CLASS_THRESHOLDS, RELATIVE_THRESHOLDS):
                 runs = active_runs(scores, threshold, relative)
                 # Hopeless, and slow to match.
                 if len(runs) > 20 * num_reference + 20:
@@ -195,7 +196,7 @@ class YamnetPeer:
                 for row, reference in enumerate(references):
                     if len(reference):
                         found = runs[bounds[row] : bounds[row + 1], 1:] * FRAME_SECONDS
-                        counts.num_matched += count_matches(reference, found.tolist())
+                        counts.num_matched += count_matched_spans(reference, found.tolist())
                 options.append((Decoder(window, median, threshold, relative), counts))
         return options
 
@@ -243,27 +244,28 @@ def total_counts(counts: Sequence[LabelCounts]) -> LabelCounts:
     )
 
 
-def score_clips(peer: YamnetPeer, data: Path | str, rows: list[dict]) -> list[ScoredClip]:
-    """Run YAMNet over the clips of rows, whose audio lies in the folder `data`."""
-    clips = []
-    for row in tqdm(rows, desc="clips"):
-        logits = peer.frame_logits(load_audio(Path(data) / row["audio"], sampling_rate=SAMPLING_RATE))
-        clips.append(ScoredClip(logits, row["events"], row["id"]))
-    return clips
+def score_clips(peer: YamnetPeer, clips: Sequence[AnnotatedClip]) -> list[ScoredClip]:
+    """Run YAMNet over the recordings of clips."""
+    return [
+        ScoredClip(
+            peer.frame_logits(load_audio(clip.audio, sampling_rate=peer.extractor.sampling_rate)),
+            list(clip.events),
+            clip.id,
+        )
+        for clip in tqdm(clips, desc="clips")
+    ]
 
 
-def report_of(peer: YamnetPeer, rows: list[dict], clips: list[ScoredClip]) -> dict:
+def report_of(peer: YamnetPeer, clips: Sequence[AnnotatedClip], scored: list[ScoredClip]) -> dict:
     """Return the report that a checkpoint gets on the same clips, see `recipes/evaluation/report.py`.
 
     A query is answered with the events detected under its label.
     """
-    answers = {}
-    for row, clip in zip(rows, clips, strict=True):
-        found = peer.decode(clip.logits)
-        for question in questions_of(row):
-            query = question[2]
-            answers[question] = [event for event in found if query is None or event.event_label == query]
-    return {"num_clips": len(rows), **make_report(rows, answers)}
+    found = {clip.clip_id: peer.decode(clip.logits) for clip in scored}
+    policy = replace(SCORING, labels=labels_of(clips))
+    asked = [question for clip in clips for question in questions(clip, policy)]
+    answers = {q.key: [e for e in found[q.id] if q.query is None or e.event_label == q.query] for q in asked}
+    return {"num_clips": len(clips), **make_report(clips, asked, answers)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -277,17 +279,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--objective", choices=["micro", "macro"], default="micro")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows = read_rows(Path(arguments.data) / f"{arguments.tune_split}.jsonl")
-    peer = YamnetPeer(arguments.weights, sorted({event.event_label for row in rows for event in row["events"]}))
-    tuned = peer.tune(score_clips(peer, arguments.data, rows), arguments.objective)
+    clips = load_clips(arguments.data, split=arguments.tune_split, needs_audio=True)
+    peer = YamnetPeer(arguments.weights, labels_of(clips))
+    tuned = peer.tune(score_clips(peer, clips), arguments.objective)
     report = {
         "objective": arguments.objective,
         "decoders": {label: decoder and asdict(decoder) for label, decoder in peer.decoders.items()},
         arguments.tune_split: {"eb_f1_micro": total_counts(list(tuned.values())).f1},
     }
     for split in arguments.test_splits:
-        rows = read_rows(Path(arguments.data) / f"{split}.jsonl")
-        report[split] = report_of(peer, rows, score_clips(peer, arguments.data, rows))
+        clips = load_clips(arguments.data, split=split, needs_audio=True)
+        report[split] = report_of(peer, clips, score_clips(peer, clips))
         detection = report[split]["detection"]
         logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, *(detection[a]["f1"] for a in ("micro", "macro")))
     Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
