@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.arguments import script_parser
-from recipes.conversion.atomic_folder import whole_folder
+from recipes.conversion.atomic_folder import atomic_folder
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.publishing.model_card import FIGURES_MARKS, figures_table, fill, fill_card
 from recipes.small.link_code import REPOSITORY, link_code
@@ -85,7 +85,7 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
         )
         card.write_text(text, encoding="utf-8")
     is_linked = any(path.is_symlink() for path in out.glob("*.py"))
-    with whole_folder(out, overwrite=True) as folder:
+    with atomic_folder(out, overwrite=True) as folder:
         save_half(model, processor, folder)
         lines = "".join(json.dumps(entry) + "\n" for entry in steps)
         (folder / "training_log.jsonl").write_text(lines, encoding="utf-8")
