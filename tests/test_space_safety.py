@@ -5,7 +5,6 @@ import os
 
 import httpx
 import pytest
-import soundfile
 
 pytest.importorskip("gradio")
 
