@@ -22,7 +22,7 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 STDLIB_ONLY = (
     "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
     "annotation_tables", "subtitles", "annotations", "answer_grammar",
-    "token_masks", "audio_formats", "event_scores", "label_characters", "open_labels", "token_bytes", "token_trie",
+    "token_masks", "audio_formats", "event_scores", "token_vocabulary",
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
@@ -195,6 +195,13 @@ def test_no_public_name_is_defined_twice():
                         homes.setdefault(item, []).append(name)
         twice = {item: names for item, names in homes.items() if len(names) > 1}
         assert not twice, f"import what is there, or say the difference: {twice}"
+
+
+def test_scores_have_one_door():
+    for path in files_of("recipes"):
+        if path.relative_to(ROOT / "recipes").parts[0] != "scoring":
+            modules = {module for _, module, _ in imports_of(path) if (module or "").startswith("recipes.scoring.")}
+            assert not modules, f"{path} imports {modules}; import from recipes.scoring"
 
 
 @pytest.mark.parametrize("package", FLAT)
