@@ -48,9 +48,11 @@ class TemporalAudioGroundingPipeline(Pipeline):
 
     def _sanitize_parameters(
         self, chunk_length_s=None, stride_length_s=None, return_scores=None, min_score=None, constrained=None,
-        event_labels=None, max_events=None, disable_tqdm=None, query=None, wording=None, **generate_kwargs,
+        event_labels=None, max_events=None, disable_tqdm=None, query=None, wording=None, generate_kwargs=None,
+        **more_generate_kwargs,
     ):  # fmt: skip
         """Sort what `pipeline(...)` was given; `__call__` takes its arguments itself."""
+        generate_kwargs = {**(generate_kwargs or {}), **more_generate_kwargs}
         if query is not None or wording is not None:
             raise ValueError(
                 f"query is {query!r} and wording {wording!r} for the pipeline; give them with each recording instead, "
@@ -100,8 +102,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
             max_events: events of one window at most. Needs `constrained`.
             disable_tqdm: hide the progress bar of long recordings, or show it (`False`); by default it is shown where
                 stderr is a terminal.
-            generate_kwargs: passed to `model.generate`. All from `chunk_length_s` on can be given to `pipeline(...)`,
-                too; what is given here counts.
+            generate_kwargs: passed to `model.generate`, one by one or as a dict of this name. All from `chunk_length_s`
+                on can be given to `pipeline(...)`, too; what is given here counts.
 
         Returns:
             One dict, or a list of them for a list, or for anything else to iterate a generator, which reads ahead no
@@ -241,9 +243,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
         if num_answers != 1:
             raise ValueError(f"num_return_sequences is {num_answers}; a question has one answer here, so leave it out.")
         rows = model_inputs["rows"]
+        kind = generate_kwargs.pop("cache_implementation", None)
+        if kind not in (None, "dynamic", "static"):
+            raise ValueError(f"cache_implementation is {kind!r}; give 'dynamic' or 'static'.")
         inputs = prefill_questions(
-            self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"], num_copies=num_beams
-        )
+            self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"], num_copies=num_beams,
+            num_new_tokens=max_new_tokens if kind == "static" else None,
+        )  # fmt: skip
         # Row i of the inputs and of the answers belongs to rows[i].
         width, processor = inputs["input_ids"].shape[1], self.processor
         limits = {"constrained": True} if limits is None else dict(limits)

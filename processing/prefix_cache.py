@@ -6,12 +6,13 @@ copy of the cache.
 """
 
 import torch
+from transformers import StaticCache
 
 from .torchaudio_features import accelerator
 
 
 @torch.no_grad()
-def prefill_questions(model, processor, waveforms, questions, num_copies=1):
+def prefill_questions(model, processor, waveforms, questions, num_copies=1, num_new_tokens=None):
     """Return the arguments with which `model.generate` answers all questions about all clips.
 
     Rows are in the order of the questions, those of the first clip first. Answers start after column
@@ -24,6 +25,7 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1):
         questions: for each clip the texts of its questions, see [`prompt_text`]; at least one.
         num_copies: how many sequences `generate` will make of each row: the larger of `num_beams` and
             `num_return_sequences`.
+        num_new_tokens: longest answer that a static cache shall hold; `None` for a cache that grows.
 
     Returns:
         `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns;
@@ -66,6 +68,11 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1):
     cache.batch_select_indices(owners.repeat_interleave(num_copies))
     # Padding between the prompt and a shorter question is masked, and takes no positions.
     rest_ids, rest_mask = _pad_left(rests, pad_id, device)
+    if num_new_tokens is not None:
+        growing, length = cache, ids.shape[1] + rest_ids.shape[1] + num_new_tokens
+        cache = StaticCache(config=model.config, max_cache_len=length)
+        for index, layer in enumerate(growing.layers):
+            cache.update(layer.keys, layer.values, index)
     return {
         "input_ids": torch.cat([ids[owners], rest_ids], dim=1),
         "attention_mask": torch.cat([mask[owners], rest_mask], dim=1),

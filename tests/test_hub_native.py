@@ -24,7 +24,7 @@ CODE = {
                          "yamnet_encoder_config"],
     "processing": ["annotation_captions", "annotation_io", "annotation_jams", "annotation_praat", "annotation_rttm",
                    "annotation_tables", "annotation_text", "answer_grammar", "token_masks", "audio_ffmpeg",
-                   "audio_io", "audio_streaming", "constrained_decoding",
+                   "audio_io", "audio_streaming", "chat_messages", "constrained_decoding",
                    "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro", "processing_timepro",
                    "label_characters", "open_labels", "recording_answers", "prefix_cache", "time_grid", "token_bytes",
                    "token_trie", "torchaudio_features", "windowing", "yamnet_features"],
