@@ -71,7 +71,8 @@ class FrozenConv2d(nn.Module):
 
         Its spread, He et al.'s sqrt(2 / fan in), keeps the signal alive through 27 rectified layers.
         """
-        return (2 / math.prod(shape[1:]) ** 0.5) * torch.arange(math.prod(shape)).float().square().sin().view(shape)
+        weight = (2 / math.prod(shape[1:]) ** 0.5) * torch.arange(math.prod(shape)).float().square().sin().view(shape)
+        return weight.to(torch.get_default_dtype())
 
     def forward(self, states: torch.Tensor, **geometry: Any) -> torch.Tensor:
         """Convolve (batch, in_channels, time, frequency); `geometry` is stride, padding and dilation."""

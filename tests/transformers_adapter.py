@@ -10,7 +10,6 @@ import unittest
 
 import numpy as np
 import torch
-from tests import test_modeling_common
 from tests.generation.test_utils import GenerationTesterMixin
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
@@ -35,6 +34,7 @@ from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM, TimePr
 from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
 from recipes.conversion.convert import add_tick_tokens
 from recipes.small.language_model import train_tokenizer
+from tests import test_modeling_common
 
 # What the suites look up by a model's type, they know of models in transformers alone.
 MODEL_MAPPING_NAMES["timepro_audio"] = TimeProAudioModel.__name__
