@@ -7,6 +7,7 @@ num_mel_frames)`, and returns frames `(num_clips, num_frames, size)` whose first
 import torch
 from torch import nn
 from transformers import AutoModel
+from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -195,6 +196,31 @@ class TimeProOmniTextModel(Qwen2_5OmniThinkerTextModel):
         )
 
 
+class TimeProMultiModalProjector(nn.Module):
+    """Map tower frames `(..., audio hidden size)` to the language model's `(..., hidden size)`, in one linear layer."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.linear = nn.Linear(config.audio_config.hidden_size, config.text_config.hidden_size, bias=True)
+
+    def forward(self, audio_frames):
+        return self.linear(audio_frames)
+
+
+class TimeProTwoLayerProjector(nn.Module):
+    """Map tower frames to the language model's size in two linear layers with an activation between them."""
+
+    def __init__(self, config):
+        super().__init__()
+        size, bias = config.text_config.hidden_size, config.projector_bias
+        self.linear_1 = nn.Linear(config.audio_config.hidden_size, size, bias=bias)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(size, size, bias=bias)
+
+    def forward(self, audio_frames):
+        return self.linear_2(self.act(self.linear_1(audio_frames)))
+
+
 TOWERS = {
     "audioflamingo3_encoder": TimeProAudioFlamingo3Encoder,
     "qwen2_5_omni_audio_encoder": TimeProOmniEncoder,
@@ -208,6 +234,12 @@ def build_audio_tower(config):
     if config.model_type not in TOWERS:
         raise ValueError(f"audio_config has model_type {config.model_type!r}; supported are {sorted(TOWERS)}.")
     return TOWERS[config.model_type]._from_config(config)
+
+
+def build_projector(config):
+    """Return what leads from tower to language model, with random weights."""
+    projectors = {"linear": TimeProMultiModalProjector, "mlp": TimeProTwoLayerProjector}
+    return nn.Identity() if config.projector == "none" else projectors[config.projector](config)
 
 
 def build_language_model(config):

@@ -5,6 +5,7 @@ import math
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .frame_grounder import frame_grounder_settings
 from .yamnet_encoder_config import TimeProYamnetConfig
 
 try:
@@ -67,6 +68,8 @@ class TimeProAudioConfig(PreTrainedConfig):
         frame_rate: audio frames per second that reach the language model.
         answer_format: how answers write times, `digits` (`1.24`) or `ticks` (`<1.24>`).
         event_labels: the closed label set that the checkpoint was trained on, or `None` for open vocabulary.
+        frame_grounder: sizes and decoding of the head that answers frame by frame, see `frame_grounder.py`; `None` for
+            no such head, `{}` for its defaults.
     """
 
     model_type = "timepro_audio"
@@ -98,6 +101,7 @@ class TimeProAudioConfig(PreTrainedConfig):
     frame_rate: float = 25.0
     answer_format: str = "digits"
     event_labels: list[str] | None = None
+    frame_grounder: dict | None = None
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
@@ -113,6 +117,7 @@ class TimeProAudioConfig(PreTrainedConfig):
         # The installed package registers its pipeline; named here, it would be the checkpoint's that `pipeline()` runs.
         is_installed = type(self).__module__.startswith("modeling_timepro.")
         kwargs["custom_pipelines"] = {} if is_installed else copy.deepcopy(CUSTOM_PIPELINES)
+        self.frame_grounder = frame_grounder_settings(self.frame_grounder)
         super().__post_init__(**kwargs)
         self._check()
         # What reads sub-configurations alone, as servers do, must find in them what holds for the whole.

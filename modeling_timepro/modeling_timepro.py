@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple, torch_compilable_check
 
-from .backbone_parts import build_audio_tower, build_language_model
+from .backbone_parts import build_audio_tower, build_language_model, build_projector
 from .configuration_timepro import TimeProAudioConfig
+from .frame_grounder import TimeProFrameGrounder, frame_grounder_settings
 
 # transformers 5.24 renamed the key-value cache, in arguments and outputs.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -30,9 +30,13 @@ class TimeProAudioModelOutput(BaseModelOutputWithPast):
 
 @dataclass
 class TimeProAudioCausalLMOutput(CausalLMOutputWithPast):
-    """Output of [`TimeProAudioForCausalLM`]; `logits` are `(batch, kept positions, vocab_size)`."""
+    """Output of [`TimeProAudioForCausalLM`].
+
+    `logits` are `(batch, kept positions, vocab_size)`, `frame_logits` `(num_questions, num_frames)`.
+    """
 
     audio_hidden_states: torch.FloatTensor | None = None
+    frame_logits: torch.FloatTensor | None = None
 
 
 def stack_clips(clips):
@@ -41,38 +45,6 @@ def stack_clips(clips):
         return clips
     length = max(clip.shape[-1] for clip in clips)
     return torch.stack([nn.functional.pad(clip, (0, length - clip.shape[-1])) for clip in clips])
-
-
-class TimeProMultiModalProjector(nn.Module):
-    """Map tower frames `(..., audio hidden size)` to the language model's `(..., hidden size)`, in one linear layer."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.linear = nn.Linear(config.audio_config.hidden_size, config.text_config.hidden_size, bias=True)
-
-    def forward(self, audio_frames):
-        return self.linear(audio_frames)
-
-
-class TimeProTwoLayerProjector(nn.Module):
-    """Map tower frames to the language model's size in two linear layers with an activation between them."""
-
-    def __init__(self, config):
-        super().__init__()
-        size, bias = config.text_config.hidden_size, config.projector_bias
-        self.linear_1 = nn.Linear(config.audio_config.hidden_size, size, bias=bias)
-        self.act = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(size, size, bias=bias)
-
-    def forward(self, audio_frames):
-        return self.linear_2(self.act(self.linear_1(audio_frames)))
-
-
-PROJECTORS = {
-    "linear": TimeProMultiModalProjector,
-    "mlp": TimeProTwoLayerProjector,
-    "none": lambda config: nn.Identity(),
-}
 
 
 class TimeProAudioPreTrainedModel(PreTrainedModel):
@@ -93,7 +65,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.audio_tower = build_audio_tower(config.audio_config)
-        self.multi_modal_projector = PROJECTORS[config.projector](config)
+        self.multi_modal_projector = build_projector(config)
         self.language_model = build_language_model(config.text_config)
         self.post_init()
 
@@ -271,6 +243,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = TimeProAudioModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.frame_grounder = TimeProFrameGrounder(config) if config.frame_grounder else None
         self.post_init()
 
     def get_input_embeddings(self):
@@ -284,6 +257,12 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, value):
         self.lm_head = value
+
+    def add_frame_grounder(self, **settings):
+        """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
+        self.config.frame_grounder = frame_grounder_settings(settings)
+        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
+        self.frame_grounder.apply(self._initialize_weights)
 
     def get_audio_features(self, *args, **kwargs):
         """See [`TimeProAudioModel.get_audio_features`]."""
@@ -354,6 +333,8 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         logits_to_keep=0,
         audio_embeds=None,
         stem_features=None,
+        question_tokens=None,
+        question_rows=None,
         **kwargs: Unpack[TransformersKwargs],
     ):
         """Predict the next token; arguments as in [`TimeProAudioModel.forward`].
@@ -361,7 +342,13 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         Args:
             labels: `(batch, length)` token ids, -100 where no loss is taken.
             logits_to_keep: compute logits for the last so many positions only (0: all), or for an index tensor.
+            question_tokens: `(num_questions, num_tokens)` positions of the tokens of questions in `input_ids`, -1 for
+                padding: score the audio frames by each, with the frame grounder.
+            question_rows: `(num_questions,)` the row of `input_ids` that each is in.
         """
+        is_grounded, wants_states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
+        if is_grounded or wants_states is not None:
+            kwargs["output_hidden_states"] = wants_states or is_grounded
         outputs = self.model(
             input_ids=input_ids,
             input_features=input_features,
@@ -377,6 +364,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        frame_logits = self._ground(outputs, input_ids, question_tokens, question_rows) if is_grounded else None
         loss = None
         if labels is not None:
             loss = self.loss_function(
@@ -385,11 +373,21 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         return TimeProAudioCausalLMOutput(
             loss=loss,
             logits=logits,
+            frame_logits=frame_logits,
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
-            hidden_states=outputs.hidden_states,
+            hidden_states=outputs.hidden_states if wants_states or not is_grounded else None,
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
         )
+
+    def _ground(self, outputs, input_ids, tokens, rows):
+        if self.frame_grounder is None:
+            raise ValueError("question_tokens is given but there is no frame grounder; call add_frame_grounder first.")
+        counts = (input_ids == self.config.audio_token_id).sum(1)
+        frames = nn.utils.rnn.pad_sequence(outputs.audio_hidden_states.split(counts.tolist()), batch_first=True)
+        mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
+        states = outputs.hidden_states[-2][rows[:, None], tokens.clamp(min=0)]
+        return self.frame_grounder(frames, mask, states, tokens >= 0, rows)
 
 
 TimeProAudioModel.register_for_auto_class("AutoModel")

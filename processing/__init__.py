@@ -4,14 +4,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .annotation_io import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
+    from .annotations import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
     from .answer_grammar import AnswerGrammar
     from .answer_text import TASKS, escape_text, format_events, parse_events, prompt_text
-    from .audio_io import audio_duration, load_audio
-    from .audio_streaming import stream_audio, stream_windows
+    from .audio_io import audio_duration, load_audio, stream_audio, stream_windows
     from .constrained_decoding import AnswerConstraint
     from .event_scores import score_events
-    from .events import Event, clip_events, shift_events
+    from .events import Event, clip_events, normalize_label, shift_events
     from .pipeline_timepro import TemporalAudioGroundingPipeline
     from .processing_timepro import TimeProAudioProcessor
     from .time_grid import TimeGrid
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Event": "events",
     "clip_events": "events",
+    "normalize_label": "events",
     "shift_events": "events",
     "TimeGrid": "time_grid",
     "TASKS": "answer_text",
@@ -32,14 +32,14 @@ _MODULE_OF = {
     "AnswerGrammar": "answer_grammar",
     "AnswerConstraint": "constrained_decoding",
     "score_events": "event_scores",
-    "ANNOTATION_FORMATS": "annotation_io",
-    "format_annotations": "annotation_io",
-    "read_annotations": "annotation_io",
-    "write_annotations": "annotation_io",
+    "ANNOTATION_FORMATS": "annotations",
+    "format_annotations": "annotations",
+    "read_annotations": "annotations",
+    "write_annotations": "annotations",
     "audio_duration": "audio_io",
     "load_audio": "audio_io",
-    "stream_audio": "audio_streaming",
-    "stream_windows": "audio_streaming",
+    "stream_audio": "audio_io",
+    "stream_windows": "audio_io",
     "merge_windows": "windowing",
     "plan_windows": "windowing",
     "TimeProAudioProcessor": "processing_timepro",
@@ -65,6 +65,7 @@ __all__ = [
     "format_events",
     "load_audio",
     "merge_windows",
+    "normalize_label",
     "parse_events",
     "plan_windows",
     "prompt_text",

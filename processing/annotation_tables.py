@@ -1,36 +1,27 @@
-r"""Events in tables: DESED's TSV, the same with commas, Audacity's label tracks and ELAN's tab-delimited text.
+r"""Events in tables: DESED's TSV, the same with commas, and Audacity's label tracks.
 
 DESED and CSV have a header and one line per event; a recording in which nothing happens has one line whose other
-fields are empty or `NaN`. A column `score` follows where events bear scores.
+fields are empty or `NaN`. A column `score` follows where events have scores.
 
     filename    onset   offset  event_label
     a.wav       2.112   3.584   Running_water
     b.wav
 
 Label tracks have no header: `onset\toffset\tlabel`, one file per recording. A line that begins with a backslash holds
-the frequencies of the label before it, which are left out. Labels that mark a point have equal times.
-
-ELAN reads any columns that its user names; ours are called as in its own exports.
+the frequencies of the label before it, which are left out. Labels that mark a point have equal times. Times have a
+decimal comma where the language of the computer does.
 """
 
 import csv
 import io
+import logging
 from collections.abc import Iterable, Iterator
 
-from .annotation_text import (
-    check_label,
-    format_seconds,
-    make_event,
-    read_lines,
-    read_number,
-    read_table,
-    split_tiers,
-    whole_milliseconds,
-)
+from .text_files import format_seconds, make_event, read_lines, read_number, read_table
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("filename", "onset", "offset", "event_label")
-ELAN_COLUMNS = ("Tier", "Begin Time - ss.msec", "End Time - ss.msec", "Annotation")
-_LINE_BREAKS = "\r\n"
 
 
 def read_event_table(path, delimiter: str, hint: str = "", scored: bool = True) -> Iterator[dict]:
@@ -38,7 +29,7 @@ def read_event_table(path, delimiter: str, hint: str = "", scored: bool = True) 
 
     Args:
         delimiter: a tab or a comma.
-        hint: what an error about a wrong delimiter says besides.
+        hint: what an error about a wrong delimiter says too.
         scored: whether there may be a column `score`; its fields may be empty.
 
     Returns:
@@ -79,7 +70,7 @@ def format_event_table(results: Iterable[dict], delimiter: str) -> str:
     """Return the table of recordings `{"file", "events"}`; it has a column `score` if any event has a score.
 
     Raises:
-        ValueError: two results of one file; a name or label with line breaks, a label that is blank or `nan`.
+        ValueError: two results of one file; a name with line breaks, a label that is blank or `nan`.
     """
     results = list(results)
     scored = any(event.score is not None for result in results for event in result["events"])
@@ -87,9 +78,10 @@ def format_event_table(results: Iterable[dict], delimiter: str) -> str:
     for result in results:
         file = result["file"]
         check_once(file, seen, "a table")
-        check_label(file, file, "a table", _LINE_BREAKS, "line breaks")
+        if file != file.strip() or set(file) & set("\r\n"):
+            raise ValueError(f"{file!r}: a table cannot hold names with line breaks or outer blanks; rename it.")
         for event in result["events"]:
-            label = check_label(event.event_label, file, "a table", _LINE_BREAKS, "line breaks", blank=True)
+            label = event.event_label
             if is_missing(label):
                 raise ValueError(f"{file!r} has the label {label!r}, which reads as none; give another.")
             score = "" if event.score is None else repr(event.score)
@@ -122,10 +114,13 @@ def check_once(file: str, seen: set, kind: str):
 def read_label_track(path) -> list:
     """Return the events of an Audacity label track.
 
+    Labels that begin before 0 s, as after a track was moved, are cut there, and those that end before are left out; a
+    warning counts them.
+
     Raises:
         ValueError: a malformed line.
     """
-    events = []
+    events, num_cut = [], 0
     for number, line in enumerate(read_lines(path), 1):
         line, where = line.rstrip("\n"), f"{path}, line {number}"
         if line.startswith("\\") or not line.strip(" "):
@@ -137,59 +132,22 @@ def read_label_track(path) -> list:
                 f"{where} has {len(fields)} fields separated by tabs, where onset, offset and label are expected: "
                 f"{line!r}."
             )
-        onset, offset = (read_number(text, name, where) for text, name in zip(fields, ("onset", "offset")))
-        events.append(make_event(onset, offset, fields[2] if len(fields) == 3 else "", where))
+        onset, offset = (
+            read_number(text.replace(",", "."), name, where) for text, name in zip(fields, ("onset", "offset"))
+        )
+        num_cut += onset < 0
+        if min(onset, offset) < 0:
+            onset = max(onset, 0.0)
+        if offset >= 0:
+            events.append(make_event(onset, offset, fields[2] if len(fields) == 3 else "", where))
+    if num_cut:
+        logger.warning("%s: %d labels begin before 0 s; they are cut at 0.", path, num_cut)
     return events
 
 
 def format_label_track(result: dict) -> str:
-    """Return the events of one recording as an Audacity label track.
-
-    Raises:
-        ValueError: a label with tabs or line breaks.
-    """
-    lines = []
-    for event in result["events"]:
-        refused = ("\t" + _LINE_BREAKS, "tabs or line breaks")
-        label = check_label(event.event_label, result["file"], "a label track", *refused, blank=True)
-        lines.append(f"{format_seconds(event.onset)}\t{format_seconds(event.offset)}\t{label}\n")
-    return "".join(lines)
-
-
-def read_elan(path) -> list:
-    """Return the events of tab-delimited text with a header as [`format_elan`] writes it, tier by tier.
-
-    Raises:
-        ValueError: a malformed line, or other columns.
-    """
-    events = []
-    for where, fields in read_table(path, ELAN_COLUMNS, "\t", optional=("Score",), quoting=csv.QUOTE_NONE):
-        onset, offset = (read_number(fields[name], name, where) for name in ELAN_COLUMNS[1:3])
-        score = fields.get("Score", "")
-        score = None if is_missing(score) else read_number(score, "Score", where)
-        events.append(make_event(onset, offset, fields["Annotation"], where, score))
-    return events
-
-
-def format_elan(result: dict) -> str:
-    """Return the events of one recording as tab-delimited text for ELAN's import, to the millisecond.
-
-    Tiers bear the events of one label, and ELAN's tiers have no overlap, so there may be several of a label. A column
-    `Score` follows if any event has one; ELAN leaves out columns that its user does not name.
-
-    Source: MPI for Psycholinguistics, ELAN manual, "Import CSV / Tab-delimited Text Files".
-
-    Raises:
-        ValueError: a label that is blank or has tabs or line breaks, or an event shorter than a millisecond.
-    """
-    scored = any(event.score is not None for event in result["events"])
-    lines = [[*ELAN_COLUMNS, "Score"] if scored else ELAN_COLUMNS]
-    for tier, events in split_tiers(result["events"]):
-        for event in events:
-            refused = ("\t" + _LINE_BREAKS, "tabs or line breaks")
-            label = check_label(event.event_label, result["file"], "ELAN's text", *refused)
-            times = (f"{time / 1000:.3f}" for time in whole_milliseconds(event, result["file"], "ELAN's text"))
-            score = [] if not scored else [""] if event.score is None else [repr(event.score)]
-            lines.append([tier, *times, label, *score])
-    # Not by `csv`: ELAN takes quotation marks for text.
-    return "".join("\t".join(line) + "\n" for line in lines)
+    """Return the events of one recording as an Audacity label track."""
+    return "".join(
+        f"{format_seconds(event.onset)}\t{format_seconds(event.offset)}\t{event.event_label}\n"
+        for event in result["events"]
+    )

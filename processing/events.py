@@ -2,9 +2,13 @@
 
 import math
 import numbers
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+# Zero-width space, word joiner, byte order mark, soft hyphen.
+_INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF, 0xAD))
 
 
 def clip_events(events: Iterable["Event"], duration: float) -> list["Event"]:
@@ -43,6 +47,15 @@ def shift_events(events: Iterable["Event"], seconds: float) -> list["Event"]:
     return [Event(event.onset + seconds, event.offset + seconds, event.event_label, event.score) for event in events]
 
 
+def normalize_label(label: str) -> str:
+    """Return a label as it is compared: composed (Unicode NFC), blanks single and none at the ends.
+
+    [`Event`] does this to its label, so that labels which look equal are equal; capitals, hyphens and underscores stay.
+    """
+    label = label if label.isascii() else unicodedata.normalize("NFC", label.translate(_INVISIBLE))
+    return " ".join(label.split())
+
+
 def _seconds(name: str, value: Any) -> float:
     # Real covers NumPy scalars; bool is a Real too, but True is never meant as one second.
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -64,7 +77,7 @@ class Event:
     Args:
         onset: start in seconds, zero or more.
         offset: end in seconds, not before the onset.
-        event_label: what sounds: a class name, a query or a caption.
+        event_label: what sounds: a class name, a query or a caption; see [`normalize_label`].
         score: confidence, higher is surer; `None` if there is none.
 
     Raises:
@@ -86,6 +99,7 @@ class Event:
             raise ValueError(f"event_label is {self.event_label!r}; give a string, '' for none.")
         object.__setattr__(self, "onset", onset)
         object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "event_label", normalize_label(self.event_label))
         if self.score is not None:
             object.__setattr__(self, "score", _score(self.score))
 
@@ -121,4 +135,4 @@ def _score(value: Any) -> float:
     return float(value)
 
 
-__all__ = ["Event", "clip_events", "shift_events"]
+__all__ = ["Event", "clip_events", "normalize_label", "shift_events"]

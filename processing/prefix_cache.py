@@ -7,8 +7,12 @@ copy of the cache.
 
 import torch
 from transformers import StaticCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .torchaudio_features import accelerator
+
+# transformers 5.24 renamed it.
+CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
 @torch.no_grad()
@@ -34,12 +38,64 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, num_
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
     """
+    frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    ids, mask, cache = _prefill(model, processor, frames, prefixes)
+    owners = torch.tensor(owners, device=model.device)
+    cache.batch_select_indices(owners.repeat_interleave(num_copies))
+    # Padding between the prompt and a shorter question is masked, and takes no positions.
+    rest_ids, rest_mask = _pad_left(rests, processor.tokenizer.pad_token_id, model.device)
+    if num_new_tokens is not None:
+        growing, length = cache, ids.shape[1] + rest_ids.shape[1] + num_new_tokens
+        cache = StaticCache(config=model.config, max_cache_len=length)
+        for index, layer in enumerate(growing.layers):
+            cache.update(layer.keys, layer.values, index)
+    return {
+        "input_ids": torch.cat([ids[owners], rest_ids], dim=1),
+        "attention_mask": torch.cat([mask[owners], rest_mask], dim=1),
+        CACHE_NAME: cache,
+    }
+
+
+@torch.no_grad()
+def score_frames(model, processor, waveforms, questions):
+    """Return how likely the answer to each question sounds in each audio frame, by the model's frame grounder.
+
+    Arguments and errors are those of [`prefill_questions`]. All is answered in one pass, without decoding.
+
+    Returns:
+        for each clip an array `(num_questions, num_frames)` of probabilities, float32.
+    """
+    frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    _, mask, cache = _prefill(model, processor, frames, prefixes)
+    owners = torch.tensor(owners, device=model.device)
+    cache.batch_select_indices(owners)
+    rest_ids, rest_mask = _pad_left(rests, processor.tokenizer.pad_token_id, model.device)
+    whole_mask = torch.cat([mask[owners], rest_mask], dim=1)
+    outputs = model.model(
+        input_ids=rest_ids,
+        attention_mask=whole_mask,
+        position_ids=(whole_mask.cumsum(-1) - 1).clamp(min=0)[:, -rest_ids.shape[1] :],
+        output_hidden_states=True,
+        **{CACHE_NAME: cache},
+    )
+    padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
+    lengths = torch.tensor([len(part) for part in frames], device=padded.device)
+    is_frame = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+    sizes = [len(texts) for texts in questions]
+    clips = torch.arange(len(sizes), device=padded.device).repeat_interleave(torch.tensor(sizes, device=padded.device))
+    logits = model.frame_grounder(padded, is_frame, outputs.hidden_states[-2], rest_mask.bool(), clips)
+    parts = logits.sigmoid().cpu().split(sizes)
+    return [part[:, :length].numpy() for part, length in zip(parts, lengths.tolist(), strict=True)]
+
+
+def _encode(model, processor, waveforms, questions):
+    """Return the frames of each clip, the prompts up to the last frame, and for each question its prompt and rest."""
     if len(waveforms) != len(questions) or not all(questions):
         raise ValueError(
             f"questions has {[len(texts) for texts in questions]} texts for {len(waveforms)} clips; give one or more "
             "for each clip."
         )
-    features, clip_texts = processor._process_audio(waveforms, device=accelerator(model.device), return_tensors="pt")
+    features, clip_texts = processor.encode_audio(waveforms, accelerator(model.device))
     names = ("input_features", "input_features_mask")
     features = {name: features[name].to(model.device) for name in names}
     counts = [text.count(processor.audio_token) for text in clip_texts]
@@ -52,8 +108,12 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, num_
             prefix = (clip, tuple(prompt[:end]))
             owners.append(prefixes.setdefault(prefix, len(prefixes)))
             rests.append(prompt[end:])
-    pad_id, device = processor.tokenizer.pad_token_id, model.device
-    ids, mask = _pad_left([prefix for _, prefix in prefixes], pad_id, device)
+    return frames, list(prefixes), owners, rests
+
+
+def _prefill(model, processor, frames, prefixes):
+    """Put prompts `(clip, token ids)` through the model; return their ids, mask and cache."""
+    ids, mask = _pad_left([prefix for _, prefix in prefixes], processor.tokenizer.pad_token_id, model.device)
     outputs = model(
         input_ids=ids,
         attention_mask=mask,
@@ -62,22 +122,7 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, num_
         use_cache=True,
         logits_to_keep=1,
     )
-    owners = torch.tensor(owners, device=device)
-    cache_name = "cache" if "cache" in outputs else "past_key_values"
-    cache = outputs[cache_name]
-    cache.batch_select_indices(owners.repeat_interleave(num_copies))
-    # Padding between the prompt and a shorter question is masked, and takes no positions.
-    rest_ids, rest_mask = _pad_left(rests, pad_id, device)
-    if num_new_tokens is not None:
-        growing, length = cache, ids.shape[1] + rest_ids.shape[1] + num_new_tokens
-        cache = StaticCache(config=model.config, max_cache_len=length)
-        for index, layer in enumerate(growing.layers):
-            cache.update(layer.keys, layer.values, index)
-    return {
-        "input_ids": torch.cat([ids[owners], rest_ids], dim=1),
-        "attention_mask": torch.cat([mask[owners], rest_mask], dim=1),
-        cache_name: cache,
-    }
+    return ids, mask, outputs[CACHE_NAME]
 
 
 def _prompts(processor, texts, clip_text):
@@ -97,4 +142,4 @@ def _pad_left(rows, pad_id, device):
     return ids, mask
 
 
-__all__ = ["prefill_questions"]
+__all__ = ["prefill_questions", "score_frames"]

@@ -193,7 +193,7 @@ class TimeProAudioProcessor(ProcessorMixin):
             return np.asarray(source, dtype=np.float32)
         return load_audio(source, sampling_rate=self.sampling_rate, device=device)
 
-    def _check_audio(self, audio, sampling_rate):
+    def check_audio(self, audio, sampling_rate=None):
         """Refuse what an extractor would get wrong; Whisper's is silent about integers, NaN and what it cuts off."""
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
@@ -221,10 +221,18 @@ class TimeProAudioProcessor(ProcessorMixin):
                     f"{1 / self.frame_rate:g} s at {self.sampling_rate} Hz; pass longer audio."
                 )
 
+    def encode_audio(self, waveforms, device=None):
+        """Return the features of waveforms `(num_samples,)` as tensors, and the text of each: placeholders and ticks.
+
+        Raises:
+            ValueError: see [`check_audio`].
+        """
+        return self._process_audio(waveforms, device=device, return_tensors="pt")
+
     def _process_audio(self, audio, sampling_rate=None, device=None, return_tensors=None, **kwargs):
         # On a device features are computed, and stay as tensors, where torchaudio (for Whisper: torch) can.
         # Text options such as padding or max_length arrive here too; they must not touch the mel features.
-        self._check_audio(audio, sampling_rate)
+        self.check_audio(audio, sampling_rate)
         options = {} if device is None else {"device": device}
         # Whisper's extractor calls its mask otherwise, and fills up its whole window, of 30 s or more.
         if "input_features_mask" not in self.feature_extractor.model_input_names:

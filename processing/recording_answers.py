@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .answer_text import parse_events
 from .events import Event, clip_events
+from .frame_decoding import joined_scores
 from .windowing import EventMerger, Window
 
 logger = logging.getLogger(__name__)
@@ -35,10 +36,13 @@ class RecordingAnswers:
         self._mergers = [EventMerger(tolerance) for _ in queries]
         self._events = [[] for _ in queries]
         self._windows = [[] for _ in queries]
+        self._frames = [[] for _ in queries]
 
-    def add(self, window: Window, answers: list[tuple[str, list[Event] | None]]):
-        """Take the next window's answers, one for each query: the text, and its events from [`read_answer`]."""
-        for merger, merged, windows, (text, events) in zip(self._mergers, self._events, self._windows, answers):
+    def add(self, window: Window, answers: list[tuple]):
+        """Take the next window's answers, one for each query: the text, its events, and its frame scores, if any."""
+        parts = zip(self._mergers, self._events, self._windows, self._frames, answers)
+        for merger, merged, windows, frames, (text, events, *scores) in parts:
+            frames += [(window, *part) for part in scores]
             if events is not None:
                 events = _shift(events, window)
             merged += merger.add(window, events)
@@ -47,10 +51,10 @@ class RecordingAnswers:
 
     def results(self, is_whole: bool = True) -> list[dict]:
         """Return a result for each query, and warn of answers that cannot be read if that was the last window."""
-        parts = zip(self.queries, self._mergers, self._events, self._windows)
+        parts = zip(self.queries, self._mergers, self._events, self._windows, self._frames)
         return [self._result(*one, is_whole) for one in parts]
 
-    def _result(self, query, merger, events, windows, is_whole):
+    def _result(self, query, merger, events, windows, frames, is_whole):
         # What more windows may change stays open.
         events = sorted([*events, *(merger if is_whole else copy.copy(merger)).finish()])
         if self.min_score is not None:
@@ -68,6 +72,7 @@ class RecordingAnswers:
             "duration": windows[-1]["end"],
             "text": "\n".join(window["text"] for window in windows),
             "windows": list(windows),
+            **({"frame_scores": joined_scores(frames)} if frames else {}),
         }
 
 

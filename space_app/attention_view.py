@@ -39,7 +39,7 @@ def answer_attention(pipe, answers, query: int, window: int, job) -> dict:
     asked = answers.results[query]["windows"][window]
     start, rate = asked["start"], answers.sampling_rate
     samples = answers.waveform[round(start * rate) : round(asked["end"] * rate)]
-    question = carried(pipe, "event_text").prompt_text(answers.task, answers.queries[query])
+    question = carried(pipe, "answer_text").prompt_text(answers.task, answers.queries[query])
     content = [{"type": "audio"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=text, audio=[samples], return_tensors="pt").to(model.device)

@@ -1,27 +1,22 @@
 """Files of the events that are shown, in every export format."""
 
-import importlib.util
 import os
 import tempfile
 from pathlib import Path
 
 from space_app.checkpoint_code import carried
+from space_app.exchange import EXCHANGE_FORMATS, is_installed
 
 NAMES = {
     "tsv": "TSV table", "csv": "CSV table", "json": "JSON", "jsonl": "JSON Lines", "audacity": "Audacity labels",
     "rttm": "RTTM", "vtt": "WebVTT captions", "srt": "SubRip captions", "textgrid": "Praat TextGrid",
-    "elan": "ELAN text", "jams": "JAMS",
+    "elan": "ELAN text", "eaf": "ELAN .eaf", "jams": "JAMS",
 }  # fmt: skip
 
 
 def export_choices(pipe) -> list[tuple[str, str]]:
-    """Return `(name to show, format)` of all formats that can be written here; JAMS needs its library."""
-    formats = carried(pipe, "annotation_io").ANNOTATION_FORMATS
-    return [
-        (NAMES.get(name, name), name)
-        for name in formats
-        if name != "jams" or importlib.util.find_spec("jams") is not None
-    ]
+    """Return `(name to show, format)` of all formats that can be written here; some need libraries."""
+    return [(NAMES.get(name, name), name) for name in _formats(pipe)]
 
 
 def write_export(pipe, folder: str, name: str, duration: float, events: list[dict], format: str) -> str:
@@ -33,10 +28,10 @@ def write_export(pipe, folder: str, name: str, duration: float, events: list[dic
         ValueError: an unknown format, or what it cannot hold, such as no events at all.
     """
     result = {"file": name, "duration": duration, "events": events}
-    text = pipe.format_annotations(result, format, drop_scores=True)
-    kind = carried(pipe, "annotation_io").ANNOTATION_FORMATS[format]
+    kind = _formats(pipe).get(format, format)
+    text = pipe.format_annotations(result, kind, drop_scores=True)
     # A name of its own, so that nobody can guess it.
-    path = Path(tempfile.mkdtemp(dir=folder)) / (carried(pipe, "annotation_text").audio_stem(name) + kind.suffix)
+    path = Path(tempfile.mkdtemp(dir=folder)) / (carried(pipe, "text_files").audio_stem(name) + kind.suffix)
     path.write_bytes(text.encode("utf-8"))
     return str(path)
 
@@ -47,3 +42,8 @@ def remove_export(path: str | None):
         Path(path).unlink(missing_ok=True)
         if os.path.isdir(os.path.dirname(path)):
             os.rmdir(os.path.dirname(path))
+
+
+def _formats(pipe) -> dict:
+    ours = {name: kind for name, kind in EXCHANGE_FORMATS.items() if is_installed(kind)}
+    return {**carried(pipe, "annotations").ANNOTATION_FORMATS, **ours}

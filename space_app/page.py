@@ -18,7 +18,8 @@ FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-s
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 TITLE = "When does it sound?"
 # Labels are read from more files than are written; names, for the dialog.
-LABEL_FILES = [".tsv", ".csv", ".json", ".jsonl", ".txt", ".rttm", ".vtt", ".srt", ".TextGrid", ".jams"]
+LABEL_FILES = [".tsv", ".csv", ".json", ".jsonl", ".txt", ".rttm", ".vtt", ".srt", ".TextGrid", ".eaf",
+               ".jams"]  # fmt: skip
 
 
 def page_style() -> dict:

@@ -13,7 +13,7 @@ _TIME = re.compile(r"&lt;[0-9]+\.[0-9]+&gt;")
 def prompt_of(pipe, task: str, query: str | None, waveform) -> str:
     """Return the prompt about one window as the tokenizer spells it, a token for every tick and every audio frame."""
     processor = pipe.processor
-    text = carried(pipe, "event_text").prompt_text(task, query)
+    text = carried(pipe, "answer_text").prompt_text(task, query)
     content = [{"type": "audio"}, {"type": "text", "text": text}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=prompt, audio=[waveform], return_tensors="pt")

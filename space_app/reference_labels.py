@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from space_app.checkpoint_code import carried
+from space_app.exchange import guess_exchange_format
 from space_app.recordings import without_folder
 
 
@@ -20,10 +21,10 @@ def read_reference(pipe, path: str, name: str) -> list:
         ValueError: not a file of labels, or about other recordings alone; the path is not named.
     """
     try:
-        recordings = pipe.read_annotations(path)
+        recordings = pipe.read_annotations(path, guess_exchange_format(path))
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"The labels cannot be read: {without_folder(str(error), path)}") from None
-    stem = carried(pipe, "annotation_text").audio_stem
+    stem = carried(pipe, "text_files").audio_stem
     named = [recording for recording in recordings if stem(recording["file"]) == stem(name)]
     if len(recordings) > 1 and not named:
         files = ", ".join(recording["file"] for recording in recordings[:3])

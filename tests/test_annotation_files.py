@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing import Event, format_annotations, read_annotations
-from processing.annotation_io import ANNOTATION_FORMATS
+from processing import Event, format_annotations
+from recipes.data.label_files import LABEL_FORMATS, label_format, read_labels
 
 FOREIGN = {
     "vtt": "\ufeffWEBVTT - made elsewhere\n\nSTYLE\n::cue { color: red }\n\nNOTE\nby hand\n\nintro\n"
@@ -20,8 +20,8 @@ FOREIGN = {
 def test_captions_of_other_programs(format, tmp_path):
     path = tmp_path / f"talk.{format}"
     path.write_bytes(FOREIGN[format].encode())
-    (result,) = read_annotations(path)
-    assert result["events"] == [Event(1.5, 2, "hello & bye\nagain").as_dict(), Event(3600, 3601, "x").as_dict()]
+    (result,) = read_labels(path)
+    assert result["events"] == [Event(1.5, 2, "hello & bye again").as_dict(), Event(3600, 3601, "x").as_dict()]
 
 
 SHORT = (
@@ -34,7 +34,7 @@ SHORT = (
 def test_textgrids_of_praat(encoding, tmp_path):
     path = tmp_path / "talk.TextGrid"
     path.write_bytes(SHORT.replace("\n", "\r\n").encode(encoding))
-    (result,) = read_annotations(path)
+    (result,) = read_labels(path)
     events = [Event(0.5, 1.5, 'dog "x" ä').as_dict(), Event(2.25, 2.25, "click").as_dict()]
     assert result == {"file": "talk", "duration": 2.5, "events": events}
 
@@ -51,26 +51,28 @@ def test_textgrids_of_praat(encoding, tmp_path):
         ("a.jsonl", '{"file": "a", "events": []}\n{"file": 3, "events": []}\n', "line 2: file is 3"),
         ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
         ("a.txt", "0\t1\n0;1\tdog\n", "line 2: onset is '0;1'"),
-        ("a.rttm", "SPEAKER a 1 0 1 <NA> <NA> x <NA> <NA>\nLEXEME a 1 0 1 x <NA> y <NA>\n", "line 2 is 'LEXEME"),
-        ("a.rttm", "SPEAKER a 1 0 -1 <NA> <NA> x <NA> <NA>\n", "line 1: length is -1.0 s"),
-        ("a.rttm", "SPEAKER a 1 0 1e999999999 <NA> <NA> x <NA> <NA>\n", "line 1: offset is inf"),
+        ("a.rttm", "SPEAKER a 1 0 1 <NA> <NA> x <NA> <NA>\nLEXEMES a 1 0 1 x <NA> y <NA>\n", "line 2 is 'LEXEMES"),
+        ("a.rttm", "SPEAKER a 1 0 -1 <NA> <NA> x <NA> <NA>\n", "line 1: onset and length are 0.0 and -1.0 s"),
+        ("a.rttm", "SPEAKER a 1 0 1e999999999 <NA> <NA> x <NA> <NA>\n", "line 1: length is '1e999999999'"),
         ("a.vtt", "1\n00:00.000 --> 00:01.000\nx\n", "the first line of WebVTT is 'WEBVTT'"),
         ("a.vtt", "WEBVTT\n\n00:00 --> 00:01\nx\n", "line 3 is '00:00 --> 00:01'; give times such as"),
         ("a.srt", "1\n00:00:02,000 --> 00:00:01,000\nx\n", "line 2: offset is 1.0 s, before"),
         ("a.srt", "1\nx\n", "line 1 is '1'; give times such as"),
         ("a.srt", "00:00:01,000 --> 00:00:02,000\ndog\n2\n00:00:03,000 --> 00:00:04,000\ncat\n", "line 4 gives times"),
-        ("a.TextGrid", "x", "the end '' stands where a text is expected"),
+        ("a.TextGrid", "x", "the end '' where a text is expected"),
         ("a.TextGrid", SHORT[:-2], "a quotation mark is never closed"),
-        ("a.TextGrid", SHORT[:-9], "the end '' stands where a"),
-        ("a.TextGrid", SHORT.replace("\n0\n2.5\n<", "\n1\n2.5\n<"), "lasts from 1.0 to 2.5 s"),
+        ("a.TextGrid", SHORT[:-9], "the end '' where a"),
+        ("a.TextGrid", SHORT.replace("\n0\n2.5\n<", "\n-1\n2.5\n<"), "lasts from -1.0 to 2.5 s"),
+        ("a.TextGrid", SHORT.replace("0.5\n1.5", "0.5\n-1.5"), r"events\[0\]: offset is -1.5 s"),
         ("a.TextGrid", SHORT.replace("TextTier", "SpellTier"), "'clicks' is of the class 'SpellTier'"),
-        ("a.TextGrid", SHORT.replace("<exists>\n2", "<exists>\n1e999"), "counts inf tiers or entries"),
-        ("a.txt", "Tier\tBegin Time - ss.msec\tEnd Time - ss.msec\nx\t0\t1\n", "lacks 'Annotation'"),
+        ("a.TextGrid", SHORT.replace("<exists>\n2", "<exists>\n1e999"), "the number '1e999' cannot be read"),
+        ("a.txt", "Tier\tBegin Time - ss.msec\tEnd Time - ss\tAnnotation\n0\t0\t1\ta\n", "has no begin and end in"),
+        ("a.eaf", "<x/>", "is not an .eaf of ELAN"),
         ("a.jams", "{", "is not JAMS"),
         ("a.jams", "[]", "is not JAMS"),
         ("a.jams", '{"annotations": [], "file_metadata": {"duration": 1}}', "has 0 annotations"),
         ("a.srt", b"\xff\xfe", "is not UTF-8"),
-        ("a.TextGrid", b"ooBinaryFile\x08TextGrid\xff", "is not UTF-8"),
+        ("a.TextGrid", b"ooBinaryFile\x08TextGrid\xff", "is a binary TextGrid"),
         ("a.jams", b"\xff", "is not JAMS"),
     ],
 )  # fmt: skip
@@ -78,15 +80,15 @@ def test_malformed_files_are_named(name, content, message, tmp_path):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message) as caught:
-        read_annotations(path)
+        read_labels(path)
     assert str(caught.value).startswith(str(path))
 
 
-@pytest.mark.parametrize("format", ANNOTATION_FORMATS)
+@pytest.mark.parametrize("format", LABEL_FORMATS)
 def test_damaged_files_give_values_or_errors(format, tmp_path):
     whole = format_annotations(
         {"file": "a.wav", "duration": 9.0, "events": [Event(0, 1, "dog", 0.5), Event(1, 2, "cat", None)]},
-        format,
+        label_format(format),
         drop_scores=True,
     ).encode()
 
@@ -95,10 +97,10 @@ def test_damaged_files_give_values_or_errors(format, tmp_path):
     def check(data):
         start = data.draw(st.integers(0, len(whole)))
         stop = data.draw(st.integers(start, min(len(whole), start + 20)))
-        path = tmp_path / f"a{ANNOTATION_FORMATS[format].suffix}"
+        path = tmp_path / f"a{LABEL_FORMATS[format].suffix}"
         path.write_bytes(whole[:start] + data.draw(st.binary(max_size=8)) + whole[stop:])
         try:
-            read_annotations(path, format)
+            read_labels(path, format)
         except ValueError:
             pass
 
@@ -108,5 +110,5 @@ def test_damaged_files_give_values_or_errors(format, tmp_path):
 def test_blank_lines_of_any_kind_separate_cues(tmp_path):
     cues = "1\n00:00:01,000 --> 00:00:02,000\ndog\n \t\n2\n00:00:03,000 --> 00:00:04,000\ncat\n"
     (tmp_path / "a.srt").write_text(cues)
-    (recording,) = read_annotations(tmp_path / "a.srt")
+    (recording,) = read_labels(tmp_path / "a.srt")
     assert [(event["onset"], event["event_label"]) for event in recording["events"]] == [(1.0, "dog"), (3.0, "cat")]

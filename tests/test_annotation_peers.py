@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from processing import Event, read_annotations, write_annotations
+from processing import Event, write_annotations
+from recipes.data.label_files import label_format, read_labels
 
 STREET = [
     Event(0.5, 1.25, "dog bark", 0.875),
@@ -15,7 +16,7 @@ STREET = [
 
 def written(tmp_path, format, events=STREET):
     result = {"file": "street.wav", "duration": 10.0, "events": events}
-    (path,) = write_annotations(result, tmp_path, format, drop_scores=True)
+    (path,) = write_annotations(result, tmp_path, label_format(format), drop_scores=True)
     return path
 
 
@@ -35,7 +36,7 @@ def test_praatio_reads_our_textgrids(tmp_path):
     assert grid.tierNames[:2] == ("dog bark", "dog bark 2") and grid.maxTimestamp == 10.0
     found = [tuple(entry) for tier in grid.tiers for entry in tier.entries]
     assert (0.5, 1.25, "dog bark") in found and (2.112, 3.584, 'R&B "live" <loud>') in found
-    assert (2.0, "click") in found and (5.0, 6.0, "two\nlines") in found and len(found) == len(events)
+    assert (2.0, "click") in found and (5.0, 6.0, "two lines") in found and len(found) == len(events)
 
 
 def test_textgrids_of_praatio_are_read(tmp_path):
@@ -45,7 +46,7 @@ def test_textgrids_of_praatio_are_read(tmp_path):
     grid.addTier(textgrid.PointTier("clicks", [(1.5, "click")], 0, 4.0))
     for format in ("short_textgrid", "long_textgrid"):
         grid.save(str(tmp_path / "a.TextGrid"), format=format, includeBlankSpaces=True)
-        (result,) = read_annotations(tmp_path / "a.TextGrid")
+        (result,) = read_labels(tmp_path / "a.TextGrid")
         events = [Event(0.5, 1.25, "dog bark"), Event(2, 3, 'a "b"'), Event(1.5, 1.5, "click")]
         assert result == {"file": "a", "duration": 4.0, "events": [event.as_dict() for event in events]}
 
@@ -69,7 +70,7 @@ def test_pyannote_writes_the_rttm_that_we_do(tmp_path):
         annotation[core.Segment(event.onset, event.offset), track] = event.event_label
     assert annotation.to_rttm() == written(tmp_path, "rttm", events).read_text()
     (tmp_path / "theirs.rttm").write_text(annotation.to_rttm())
-    (result,) = read_annotations(tmp_path / "theirs.rttm")
+    (result,) = read_labels(tmp_path / "theirs.rttm")
     assert result == {"file": "street", "duration": None, "events": [event.as_dict() for event in events]}
 
 

@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from recipes.conversion.backbone_files import load_backbone
 from recipes.conversion.backbones import BACKBONES, backbone_config, backbone_key, backbone_processor
 from recipes.conversion.chat_template import mark_answers
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
-from recipes.conversion.convert import load_backbone
 
 KINDS = sorted(MAKERS)
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from processing.annotation_io import ANNOTATION_FORMATS, read_annotations
 from recipes.cli.main import main
 from recipes.cli.output import format_json, format_table
-from recipes.evaluation.runner import ask
+from recipes.data.label_files import LABEL_FORMATS, read_labels
+from recipes.evaluation.runner import Job, run
 
 SPAN = "<1.20>-<3.44>"
 DOG = f"dog: {SPAN}"
@@ -120,9 +120,10 @@ def test_each_failure_in_a_batch_is_its_own(model, clip, tmp_path):
     pipe = load_pipeline(model)
     short, last = (write_clip(tmp_path / name, 0.01) for name in ("short.wav", "last.wav"))
     files = [clip, str(tmp_path / "no.wav"), short, clip, clip, last]
-    for task, queries in (("detection", [None]), ("grounding", ["dog", "cat"])):
+    for task, queries in (("detection", (None,)), ("grounding", ("dog", "cat"))):
         for batch_size in (1, 3, 100):
-            found = list(ask(pipe, files, task, queries, batch_size=batch_size))
+            jobs = [Job(file, task, queries) for file in files]
+            found = [(job.audio, results) for job, results in run(pipe, jobs, batch_size=batch_size)]
             assert [file for file, _ in found] == files
             assert [isinstance(outcome, Exception) for _, outcome in found] == [False, True, True, False, False, True]
             assert "does not exist" in str(found[1][1])
@@ -155,9 +156,9 @@ def test_formats(model, clips, tmp_path, capsys):
         assert main(["detect", str(clips), "--out", str(tmp_path / f"x{suffix}"), "--model", model]) == 0
         # Read as bytes are: the lines of some end in CR LF.
         assert (tmp_path / f"x{suffix}").read_bytes().decode() == printed
-        recordings = read_annotations(tmp_path / f"x{suffix}")
+        recordings = read_labels(tmp_path / f"x{suffix}")
         assert [[event["event_label"] for event in recording["events"]] for recording in recordings] == [["dog"]] * 3
-    assert [row["file"] for row in read_annotations(tmp_path / "x.jsonl")] == files
+    assert [row["file"] for row in read_labels(tmp_path / "x.jsonl")] == files
     # Formats without scores are written without them, to a folder that need not be there.
     assert (
         main(["detect", str(clips), "--format", "audacity", "--out", str(tmp_path / "tracks"), "--model", model]) == 0
@@ -169,11 +170,11 @@ def test_formats(model, clips, tmp_path, capsys):
 def test_every_format_is_written(model, tmp_path):
     # RTTM has no white space.
     clip = write_clip(tmp_path / "clip.wav")
-    for format, kind in ANNOTATION_FORMATS.items():
+    for format, kind in LABEL_FORMATS.items():
         folder = tmp_path / format
         assert main(["detect", clip, "--format", format, "--out", str(folder), "--model", model]) == 0
         assert os.listdir(folder) == [f"clip{kind.suffix}"]
-        (recording,) = read_annotations(folder, format)
+        (recording,) = read_labels(folder, format)
         (event,) = recording["events"]
         assert (event["onset"], event["offset"], event["event_label"]) == (1.2, 3.44, "dog"), format
 
@@ -244,7 +245,7 @@ def test_a_killed_run_goes_on(model, tmp_path, capsys):
     assert captured.out == "" and f"{num_kept} of 20 recordings were answered before" in captured.err
     assert not partial.exists()
     expected = [str(folder / f"{index:02}.wav") for index in range(20)]
-    assert [row["file"] for row in read_annotations(out)] == expected
+    assert [row["file"] for row in read_labels(out)] == expected
     again = tmp_path / "again.jsonl"
     assert main(["detect", str(folder), "--out", str(again), "--batch-size", "1", "--model", model]) == 0
     assert again.read_bytes() == out.read_bytes()
@@ -261,17 +262,17 @@ def test_after_failures_only_what_is_missing_or_changed_is_asked(model, clips, t
     assert main(arguments) == 0
     assert "2 of 4 recordings were answered before" in capsys.readouterr().err
     assert sorted(os.listdir(out)) == ["a.json", "b.json", "bad.json", "c.json"]
-    durations = [recording["duration"] for recording in read_annotations(out, "json")]
+    durations = [recording["duration"] for recording in read_labels(out, "json")]
     assert durations == [4.0, 5.0, 4.0, 4.0]
 
 
 def test_what_a_format_cannot_hold_fails_alone_and_another_format_has_it(model, clips, tmp_path, capsys):
-    (clips / "bad.wav").rename(clips / "c d.wav")
-    write_clip(clips / "c d.wav", 4.0, 16000)
+    (clips / "bad.wav").rename(clips / "<NA>.wav")
+    write_clip(clips / "<NA>.wav", 4.0, 16000)
     arguments = ["detect", str(clips), "--model", model]
     assert main([*arguments, "--out", str(tmp_path / "x.rttm")]) == 1
-    assert "c d.wav" in capsys.readouterr().err
-    assert len(read_annotations(tmp_path / "x.rttm")) == 3
+    assert "<NA>.wav" in capsys.readouterr().err
+    assert len(read_labels(tmp_path / "x.rttm")) == 3
     assert main([*arguments, "--format", "tsv", "--out", str(tmp_path / "x.rttm")]) == 0
     assert "4 of 4 recordings were answered before" in capsys.readouterr().err
 

@@ -20,8 +20,9 @@ from transformers import (
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
+from recipes.cli.main import main
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
-from recipes.conversion.convert import convert, main
+from recipes.conversion.convert import convert
 from recipes.small.language_model import train_tokenizer
 
 NUM_TOKENS, NUM_TICKS = 400, 750
@@ -342,7 +343,7 @@ def test_a_backbone_of_ours_is_converted_at_its_own_frame_rate(tokenizer_folder,
     with pytest.raises(ValueError, match="time_step is 0.04 s, shorter than one frame of 0.08 s"):
         convert(tmp_path / "backbone", tmp_path / "out")
     arguments = ["--backbone", str(tmp_path / "backbone"), "--out", str(tmp_path / "out"), "--time-step", "0.08"]
-    main([*arguments, "--max-time", "60", "--time-init", "place", "--answer-format", "ticks"])
+    main(["convert", *arguments, "--max-time", "60", "--time-init", "place", "--answer-format", "ticks"])
     model, processor = load_checkpoint(tmp_path / "out")
     assert (model.config.num_time_tokens, model.config.frame_rate) == (750, 12.5)
     assert (model.config.time_init, model.config.answer_format) == ("place", "ticks")

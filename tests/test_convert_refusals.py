@@ -128,8 +128,8 @@ def lengthen_tokenizer(folder):
 
 BROKEN = {
     lose_file: "lacks 1 of . files of weights: model-0000",
-    cut_file: "bytes long but its header tells of [0-9]+; fetch it again",
-    leave_pointer: "is no safetensors file, or is cut off after",
+    cut_file: "is truncated, or is no safetensors file .*; fetch it again",
+    leave_pointer: "is truncated, or is no safetensors file .*; fetch it again",
     lose_tensor_in_file: "lacks 1 tensors that its index tells of",
     lose_tensor: r"lacks 1 of \d+ weights: model.language_model.layers.1.mlp.down_proj.weight",
     add_tensor: "holds 1 weights that its config.json leaves no place for: .*layers.2.mlp.down_proj.weight",

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from processing.annotation_io import ANNOTATION_FORMATS
-from recipes.data.event_loaders import READERS
+from recipes.data.formats import READERS
+from recipes.data.label_files import LABEL_FORMATS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "data-formats.md").read_text(encoding="utf-8")
 
 
 def test_every_format_is_described():
-    for format in (*READERS, *ANNOTATION_FORMATS):
+    for format in (*READERS, *LABEL_FORMATS):
         assert f"| `{format}` |" in TEXT

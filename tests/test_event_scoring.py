@@ -2,6 +2,7 @@
 
 import random
 import runpy
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing.events import Event
-from recipes.scoring import event_based_f1, event_counts, event_f1, match_events, segment_based_f1
-from recipes.scoring.matching import count_matches, maximum_matching
+from recipes.scoring import (
+    PSDS1,
+    TIME_TOLERANCE,
+    collar_edges,
+    count_events,
+    count_matches,
+    event_based_f1,
+    event_f1,
+    match_events,
+    psds,
+    segment_based_f1,
+    unmatched_labels,
+)
+from recipes.scoring.matching import maximum_matching
 
 LABELS = ("dog", "car horn")
 TIMES = st.integers(0, 12).map(lambda i: i * 0.1)
@@ -51,8 +64,8 @@ def test_matching_is_as_large_as_can_be(reference, prediction, time_only):
     def fits(a, b):
         return (
             (time_only or a.event_label == b.event_label)
-            and abs(a.onset - b.onset) <= 0.2
-            and abs(a.offset - b.offset) <= max(0.2, 0.2 * (a.offset - a.onset))
+            and abs(a.onset - b.onset) <= 0.2 + 1e-6
+            and abs(a.offset - b.offset) <= max(0.2, 0.2 * (a.offset - a.onset)) + 1e-6
         )
 
     edges = [(i, j) for i, a in enumerate(reference) for j, b in enumerate(prediction) if fits(a, b)]
@@ -64,7 +77,7 @@ def test_matching_is_as_large_as_can_be(reference, prediction, time_only):
 @given(CLIPS, st.booleans())
 def test_one_clip_alone_and_among_others(pairs, time_only):
     for reference, prediction in pairs:
-        whole = event_based_f1([reference], [prediction], time_only=time_only)
+        whole = event_based_f1([reference], [prediction], time_only=time_only, tolerance=TIME_TOLERANCE)
         assert event_f1(reference, prediction, time_only=time_only) == whole["micro"]["f1"]
         assert len(match_events(reference, prediction, time_only=time_only)) == sum(
             scores["num_matches"] for scores in whole["class_wise"].values()
@@ -114,20 +127,78 @@ def test_errors_by_hand():
     assert (bird["f1"], bird["error_rate"], bird["insertion_rate"]) == (0, 1, 1)
     # Means over dog and cat: error rate (1 + 1) / 2, deletions (0.5 + 1) / 2, insertions (0.5 + 0) / 2.
     assert scores["macro_errors"] == {"error_rate": 1.0, "deletion_rate": 0.75, "insertion_rate": 0.25}
-    labels, counts = event_counts(references, predictions)
-    assert labels == ["bird", "cat", "dog"]
+    counts = count_events(references, predictions)
+    assert counts.labels == ["bird", "cat", "dog"]
     # By clip and label: matches, references, predictions.
-    assert counts.tolist() == [[[0, 0, 0], [0, 1, 0], [1, 2, 2]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]]]
+    table = np.zeros((2, 3, 3), dtype=int)
+    np.add.at(table, (counts.label_rows[:, 0], counts.label_rows[:, 1]), counts.label_rows[:, 2:])
+    assert table.tolist() == [[[0, 0, 0], [0, 1, 0], [1, 2, 2]], [[0, 0, 1], [0, 1, 0], [0, 0, 0]]]
 
 
-def test_edges_of_collars_are_those_of_float64():
+def test_without_a_tolerance_float64_alone_decides_edges_of_collars():
+    def match(reference, prediction):
+        return match_events([Event(*reference)], [Event(*prediction)], tolerance=0.0) == [(0, 0)]
+
     # 0.1 + 0.2 is 0.30000000000000004: beside 0.5 it is 0.19999999999999996 away, within 0.2.
-    assert match_events([Event(0.5, 1)], [Event(0.1 + 0.2, 1)]) == [(0, 0)]
+    assert match((0.5, 1), (0.1 + 0.2, 1))
     # 1.2 - 1.0 is 0.19999999999999996, but 1.0 - 0.8 is 0.19999999999999996 and 3.2 - 3.0 is 0.20000000000000018.
-    assert match_events([Event(1.0, 2)], [Event(1.2, 2)]) == match_events([Event(1.0, 2)], [Event(0.8, 2)]) == [(0, 0)]
-    assert match_events([Event(3.0, 4)], [Event(3.2, 4)]) == []
+    assert match((1.0, 2), (1.2, 2)) and match((1.0, 2), (0.8, 2)) and not match((3.0, 4), (3.2, 4))
     # 20 % of 1.5 s is 0.30000000000000004 s; 2.3 - 2.0 is 0.2999999999999998.
-    assert match_events([Event(0.5, 2.0)], [Event(0.5, 2.3)]) == [(0, 0)]
+    assert match((0.5, 2.0), (0.5, 2.3))
+
+
+@given(
+    st.integers(0, 1_000_000),
+    st.integers(1, 500),
+    st.sampled_from([10, 12.5, 20, 25, 40]),
+    st.sampled_from([0.1, 0.2, 0.25, 0.5]),
+    st.sampled_from([-1, 1]),
+)
+def test_what_is_exactly_a_collar_away_matches_wherever_it_is_in_the_clip(start, length, grid, collar, sign):
+    step = grid / 1000
+    num_steps = round(collar / step)
+    if num_steps * Fraction(grid) != Fraction(str(collar)) * 1000 or start + sign * num_steps < 0:
+        return
+    onset, late = start * step, (start + sign * num_steps) * step
+    reference = [Event(onset, onset + length * step, "dog")]
+    prediction = [Event(late, late + length * step, "dog")]
+    assert match_events(reference, prediction, collar) == [(0, 0)]
+    assert event_f1(reference, prediction, collar) == 1.0
+    # One step of the grid more is too far.
+    beyond = late + sign * step
+    if beyond >= 0:
+        prediction = [Event(beyond, max(beyond, reference[0].offset), "dog")]
+        assert event_f1(reference, prediction, collar) == 0.0
+    found = collar_edges([reference], [[Event(late, late + length * step, "dog")]], collar, 0.0)
+    assert found["num_matches_on_collar"] == found["micro"]["f1"] == 1
+    strict = event_based_f1([reference], [[Event(late, late + length * step, "dog")]], collar, 0.0)
+    assert found["num_refused"] == 1 - strict["micro"]["f1"]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 1000), st.sampled_from([10, 20, 40]), st.sampled_from([-1, 1]))
+def test_offsets_exactly_the_fraction_of_the_length_away_match(start, length, grid, sign):
+    step, length = grid / 1000, 5 * length  # a fifth of it is on the grid
+    event = Event(start * step, (start + length) * step, "dog")
+    moved = Event(start * step, (start + length + sign * length // 5) * step, "dog")
+    assert match_events([event], [moved], t_collar=0.0) == [(0, 0)]
+
+
+def test_labels_that_look_equal_match():
+    references, predictions = [[Event(1, 2, "cafe\u0301 door")]], [[Event(1, 2, " caf\u00e9\u00a0 door ")]]
+    for score in (event_based_f1, segment_based_f1):
+        scores = score(references, predictions)
+        assert scores["micro"]["f1"] == 1.0 and list(scores["class_wise"]) == ["caf\u00e9 door"]
+    assert event_f1(references[0], predictions[0]) == 1.0
+    assert psds(references, [[Event(1, 2, " caf\u00e9 door", 0.5)]], [10.0], PSDS1)["psds"] == 1.0
+    assert unmatched_labels(references, predictions) == {"only_in_references": {}, "only_in_predictions": {}}
+
+
+def test_labels_that_only_one_side_has_are_counted_most_frequent_first():
+    references = [[Event(0, 1, "Dog"), Event(1, 2, "cat")], [Event(0, 1, "owl"), Event(2, 3, "owl")]]
+    assert unmatched_labels(references, [[Event(0, 1, "dog"), Event(1, 2, "cat")], None]) == {
+        "only_in_references": {"owl": 2, "Dog": 1},
+        "only_in_predictions": {"dog": 1},
+    }
 
 
 def test_a_large_file_is_scored_as_its_parts_are():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processing.events import Event, clip_events, shift_events
+from processing.events import Event, clip_events, normalize_label, shift_events
 
 seconds = st.floats(0, 1e6)
 events = st.tuples(seconds, seconds, st.text()).map(lambda v: Event(min(v[:2]), max(v[:2]), v[2]))
@@ -89,3 +89,9 @@ def test_shift_moves_both_times_and_refuses_to_leave_the_recording():
     assert shift_events([], -5) == []
     with pytest.raises(ValueError, match="seconds is -2.0, which would move an onset at 1.0 s before 0"):
         shift_events([Event(1, 2)], -2)
+
+
+@pytest.mark.parametrize("label", ["cafe\u0301", "caf\u00e9", " caf\u00e9\u00a0", "\ufeffcaf\u00e9\u200b"])
+def test_labels_that_look_equal_are_one_label(label):
+    assert normalize_label(label) == "caf\u00e9"
+    assert normalize_label(f"dog\t {label}") == "dog caf\u00e9" and normalize_label("Dog") != normalize_label("dog")

@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from trl import GRPOConfig, ModelConfig, TrlParser
 
+from processing.answer_text import format_events
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
-from recipes.data.tasks import make_turns
+from recipes.data.clip import read_json_clips
+from recipes.data.questions import SCORING, questions
 from recipes.training.collator import TimeProCollator
 from recipes.training.grpo import GRPOArguments, main
 from recipes.training.grpo_resume import EpochSampler
@@ -33,13 +35,14 @@ LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lo
 
 def teach(model, processor, folder, num_steps=40):
     """Teach a model the form of answers, so that some of what it samples is rewarded."""
-    rng = np.random.default_rng(0)
     samples = []
-    for line in (folder / "train.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        turns = make_turns(row, rng, processor.grid, processor.answer_format, num_absent=1, wordings=1)
-        piece = {"audio": str(folder / row["audio"]), "start": 0.0, "duration": None}
-        samples.append({"pieces": [piece], "duration": row["duration"], "turns": turns})
+    for clip in read_json_clips(folder / "train.jsonl"):
+        turns = [
+            {"question": q.text, "answer": format_events(q.reference, q.task, processor.grid, processor.answer_format)}
+            for q in questions(clip, SCORING)
+        ]
+        piece = {"audio": str(folder / clip.audio), "start": 0.0, "duration": None}
+        samples.append({"pieces": [piece], "duration": clip.duration, "turns": turns})
     batch = TimeProCollator(processor)(samples)
     labels = F.pad(batch.pop("labels")[:, 1:], (0, 1), value=-100)
     features = {name: batch.pop(name) for name in ("input_features", "input_features_mask")}

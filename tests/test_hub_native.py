@@ -20,14 +20,15 @@ from recipes.conversion.checkpoint_folder import load_pipeline
 ROOT = Path(__file__).parents[1]
 TASK = "temporal-audio-grounding"
 CODE = {
-    "modeling_timepro": ["backbone_parts", "configuration_timepro", "modeling_timepro", "yamnet_encoder",
-                         "yamnet_encoder_config"],
-    "processing": ["annotation_captions", "annotation_io", "annotation_jams", "annotation_praat", "annotation_rttm",
-                   "annotation_tables", "annotation_text", "answer_grammar", "token_masks", "audio_ffmpeg",
-                   "audio_io", "audio_streaming", "chat_messages", "constrained_decoding",
-                   "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro", "processing_timepro",
-                   "label_characters", "open_labels", "recording_answers", "prefix_cache", "time_grid", "token_bytes",
-                   "token_trie", "torchaudio_features", "windowing", "yamnet_features"],
+    "modeling_timepro": ["backbone_parts", "configuration_timepro", "frame_grounder", "modeling_timepro",
+                         "yamnet_encoder", "yamnet_encoder_config"],
+    "processing": ["subtitles", "annotations", "annotation_tables", "text_files", "answer_grammar", "token_masks",
+                   "audio_decoding", "audio_formats", "audio_io", "audio_mixing", "chat_messages",
+                   "constrained_decoding",
+                   "frame_decoding", "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro",
+                   "processing_timepro", "label_characters", "open_labels", "recording_answers", "recording_inputs",
+                   "prefix_cache", "time_grid", "token_bytes", "token_trie", "torchaudio_features", "windowing",
+                   "yamnet_features"],
 }  # fmt: skip
 DATA = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
         "tokenizer.json", "tokenizer_config.json"}  # fmt: skip

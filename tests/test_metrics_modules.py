@@ -16,6 +16,7 @@ from recipes.scoring import (
     PSDS2,
     caption_intervals,
     caption_meteor,
+    collar_edges,
     count_accuracy,
     detection_intervals,
     event_based_f1,
@@ -25,6 +26,7 @@ from recipes.scoring import (
     recall_at_iou,
     rejection_rates,
     segment_based_f1,
+    unmatched_labels,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -92,17 +94,31 @@ def flat(report):
                      if name in report}  # fmt: skip
 
 
+def with_more(scores, references, predictions):
+    """Return scores with the numbers of labels of one side, as all modules that compare labels give them."""
+    unmatched = unmatched_labels(references, predictions)
+    return scores | {f"num_labels_{key}": len(labels) for key, labels in unmatched.items()}
+
+
+def event_based(references, predictions):
+    edges = collar_edges(references, predictions)
+    scores = {f"{part}_f1_with_tolerance": edges[part]["f1"] for part in ("micro", "macro")}
+    scores |= {key: edges[key] for key in ("num_matches_on_collar", "num_refused")}
+    return with_more(flat(event_based_f1(references, predictions)) | scores, references, predictions)
+
+
 def expected_scores(name, references, predictions, durations):
     if name == "event_based_f1":
-        return flat(event_based_f1(references, predictions))
+        return event_based(references, predictions)
     if name == "segment_based_f1":
-        return flat(segment_based_f1(references, predictions))
+        return with_more(flat(segment_based_f1(references, predictions)), references, predictions)
     if name == "caption_meteor":
         return caption_meteor(references, predictions, synonyms=False)
     if name == "psds":
         reports = [psds(references, predictions, durations, scenario) for scenario in (PSDS1, PSDS2)]
         rest = ("num_other_labels", "parse_failure_rate", "num_clips")
-        return {"psds1": reports[0]["psds"], "psds2": reports[1]["psds"]} | {key: reports[0][key] for key in rest}
+        scores = {"psds1": reports[0]["psds"], "psds2": reports[1]["psds"]} | {key: reports[0][key] for key in rest}
+        return with_more(scores, references, predictions)
     accuracy = {"count_accuracy": count_accuracy(references, predictions)}
     return {**recall_at_iou(references, predictions), **accuracy, **rejection_rates(references, predictions)}
 
@@ -170,7 +186,7 @@ SIDE = st.lists(EVENT, max_size=4)
 def test_events_survive_to_the_last_digit(in_memory, pairs):
     references, predictions = map(list, zip(*pairs, strict=True))
     results = in_memory.compute(references=references, predictions=predictions)
-    assert results == flat(event_based_f1(as_events(references), as_events(predictions)))
+    assert results == event_based(as_events(references), as_events(predictions))
 
 
 def test_golden_cases(load):

@@ -65,7 +65,7 @@ def test_licences_of_all_assets_are_listed():
             if path.is_file() and not is_written and (b"\0" in path.read_bytes() or "fixtures" in path.parts):
                 assets.append(str(path.relative_to(ROOT)))
     # Text, but no program and no prose of ours.
-    assets += ["recipes/checkpoints/timepro-small/tokenizer.json", "recipes/data/sounds.json"]
+    assets += ["recipes/checkpoints/timepro-small/tokenizer.json", "recipes/soundscapes/sounds.json"]
     assets += [f"space_app/examples/{path.name}" for path in (ROOT / "space_app" / "examples").glob("*.tsv")]
     assert len(assets) > 20
     for asset in assets:

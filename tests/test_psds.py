@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from psds_eval import PSDSEval
 
 from processing.events import Event
-from recipes.scoring.psds_curves import PSDS1, PSDS2, PsdsScenario, psds, psds_interval
+from recipes.scoring import PSDS1, PSDS2, PsdsScenario, psds, psds_interval
 
 LABELS = ("car horn", "dog", "speech")
 SCORES = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -7,18 +7,23 @@ import pytest
 
 from processing.events import Event
 from recipes.scoring import (
+    PSDS1,
+    ClipSums,
     bootstrap_interval,
     count_accuracy,
     detection_intervals,
+    detection_sums,
     event_based_f1,
-    event_counts,
     grounding_intervals,
-    macro_scores,
-    micro_scores,
+    grounding_sums,
+    paired_bootstrap,
+    psds,
+    psds_statistics,
+    psds_sums,
     recall_at_iou,
     segment_based_f1,
+    sum_intervals,
 )
-from recipes.scoring.bootstrap import sum_intervals
 
 
 def some_clips(num_clips=40, seed=0):
@@ -39,10 +44,14 @@ def some_clips(num_clips=40, seed=0):
 def test_detection_intervals_are_those_of_single_statistics():
     references, predictions = some_clips()
     intervals = detection_intervals(references, predictions)
-    _, counts = event_counts(references, predictions)
-    for average, scores in (("micro", micro_scores), ("macro", macro_scores)):
+
+    def drawn(score, draw):
+        return score([references[i] for i in draw], [predictions[i] for i in draw])
+
+    indices = np.arange(len(references))
+    for average in ("micro", "macro"):
         for name in ("f1", "precision", "recall"):
-            expected = bootstrap_interval(counts, lambda rows: scores(rows)[name])
+            expected = bootstrap_interval(indices, lambda draw: drawn(event_based_f1, draw)[average][name])
             assert intervals[f"{average}_{name}"] == pytest.approx(expected)
     failures = np.array([prediction is None for prediction in predictions])
     assert intervals["parse_failure_rate"] == pytest.approx(bootstrap_interval(failures, np.mean))
@@ -112,10 +121,10 @@ def test_rates_without_queries_have_no_interval():
 
 def test_statistics_of_sums():
     values = np.random.default_rng(0).normal(size=(50, 2))
-    intervals = sum_intervals(values, lambda sums: {"mean": sums[:, 0] / 50, "none": sums[:, 0] * np.nan})
+    intervals = sum_intervals(ClipSums(values, lambda sums: {"mean": sums[:, 0] / 50, "none": sums[:, 0] * np.nan}))
     assert intervals["mean"] == pytest.approx(bootstrap_interval(values, lambda rows: rows[:, 0].mean()))
     assert intervals["none"] is None
-    odd = sum_intervals(values, lambda sums: {"mean": sums[:, 0] / 50}, num_resamples=73)["mean"]
+    odd = sum_intervals(ClipSums(values, lambda sums: {"mean": sums[:, 0] / 50}), num_resamples=73)["mean"]
     assert odd == pytest.approx(bootstrap_interval(values, lambda rows: rows[:, 0].mean(), num_resamples=73))
 
 
@@ -128,3 +137,80 @@ def test_wrong_arguments():
         grounding_intervals([[]], [[]], ["a", "b"])
     with pytest.raises(ValueError, match="confidence is 95"):
         detection_intervals([[]], [[]], confidence=95)
+
+
+def worse(predictions, seed=1, fraction=0.2):
+    """Lose a part of the events."""
+    generator = random.Random(seed)
+    return [clip and [event for event in clip if generator.random() > fraction] for clip in predictions]
+
+
+def test_a_paired_bootstrap_is_that_of_scoring_every_resample_anew():
+    references, predictions = some_clips()
+    others = worse(predictions)
+    found = paired_bootstrap(
+        detection_sums(references, predictions), detection_sums(references, others), num_resamples=200, seed=3
+    )
+    generator = np.random.default_rng(3)
+    scores = {
+        "micro_f1": lambda *sides: event_based_f1(*sides)["micro"]["f1"],
+        "macro_recall": lambda *sides: event_based_f1(*sides)["macro"]["recall"],
+        "error_rate": lambda *sides: event_based_f1(*sides)["micro_errors"]["error_rate"],
+        "segment_0.1s_micro_f1": lambda *sides: segment_based_f1(*sides, 0.1)["micro"]["f1"],
+    }
+    differences = {name: [] for name in scores}
+    for _ in range(200):
+        draw = generator.integers(len(references), size=len(references))
+        drawn = [[side[i] for i in draw] for side in (references, predictions, others)]
+        for name, score in scores.items():
+            differences[name].append(score(drawn[0], drawn[1]) - score(drawn[0], drawn[2]))
+    for name, score in scores.items():
+        values = np.array(differences[name])
+        ours = found[name]
+        assert ours["value"] == pytest.approx(score(references, predictions))
+        assert ours["other"] == pytest.approx(score(references, others))
+        assert ours["difference"] == pytest.approx(ours["value"] - ours["other"])
+        assert ours["interval"] == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+        smaller = min((values <= 1e-12).sum(), (values >= -1e-12).sum())
+        assert ours["p"] == pytest.approx(min(1, 2 * (smaller + 1) / 201))
+
+
+def test_pairs_tell_apart_what_two_intervals_do_not():
+    references, predictions = some_clips(num_clips=60)
+    others = worse(predictions, fraction=0.1)
+    sums, other_sums = (detection_sums(references, side) for side in (predictions, others))
+    difference = paired_bootstrap(sums, other_sums)["micro_f1"]
+    low, high = difference["interval"]
+    assert 0 < low < difference["difference"] < high and difference["p"] < 0.05
+    first, second = (sum_intervals(side)["micro_f1"] for side in (sums, other_sums))
+    assert first[0] < second[1]  # they overlap
+    assert high - low < 0.7 * (first[1] - first[0])
+    opposite = paired_bootstrap(other_sums, sums)["micro_f1"]
+    assert opposite["interval"] == (-high, -low) and opposite["p"] == difference["p"]
+
+
+def test_a_system_beside_itself_differs_by_nothing():
+    references, predictions = some_clips()
+    sums = detection_sums(references, predictions)
+    for difference in paired_bootstrap(sums, sums, num_resamples=50).values():
+        assert difference["difference"] == 0 and difference["interval"] == (0, 0) and difference["p"] == 1
+
+
+def test_pairs_of_queries_are_drawn_by_clip_and_undefined_rates_have_no_interval():
+    references = [[Event(1, 3)], [Event(1, 3)], [Event(5, 6)]]
+    sums = [grounding_sums(references, side, ["a", "a", "b"]) for side in (references, [[], [], []])]
+    found = paired_bootstrap(*sums, num_resamples=100)
+    assert found["miou_union"] == {"value": 1, "other": 0, "difference": 1, "interval": (1, 1), "p": 2 / 101}
+    assert found["true_rejection_rate"]["interval"] is None and found["true_rejection_rate"]["p"] is None
+    with pytest.raises(ValueError, match="other has 3 clips and sums 2; give the same clips in both"):
+        paired_bootstrap(sums[0], grounding_sums(references, references))
+
+
+def test_psds_is_compared_in_pairs_too():
+    references, predictions = some_clips()
+    scored = [[Event(e.onset, e.offset, e.event_label, 0.5) for e in clip or ()] for clip in predictions]
+    durations = [10.0] * len(references)
+    sums = [psds_sums(psds_statistics(references, side, durations, PSDS1), PSDS1) for side in (scored, worse(scored))]
+    found = paired_bootstrap(*sums, num_resamples=100)["psds"]
+    assert found["value"] == pytest.approx(psds(references, scored, durations, PSDS1)["psds"])
+    assert found["difference"] > 0 and found["p"] < 0.5

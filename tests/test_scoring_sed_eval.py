@@ -124,7 +124,7 @@ def test_segment_based_scores_are_those_of_sed_eval(time_resolution, max_example
     @settings(max_examples=max_examples)
     def compare(pairs):
         references, predictions = [list(side) for side in zip(*pairs, strict=True)]
-        ours = segment_based_f1(references, predictions, time_resolution)
+        ours = segment_based_f1(references, predictions, time_resolution, sed_eval_rounding=True)
         check_all(ours, segment_metrics(pairs, time_resolution), ("S", "D", "I"))
 
     compare()

@@ -1,13 +1,15 @@
 """Segment-based scores by hand; `test_scoring_sed_eval.py` compares them with sed_eval."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event
-from recipes.scoring import segment_based_f1
-from recipes.scoring.segment_based import count_segments
+from recipes.scoring import count_segments, segment_based_f1
 
 TIMES = st.one_of(st.integers(0, 30).map(lambda i: i * 0.1), st.floats(0, 3))
 EVENTS = st.builds(
@@ -50,9 +52,39 @@ def test_by_hand():
         (0.0, 3.0, 30),
     ],
 )
-def test_edges_of_segments_are_those_of_float64(onset, offset, num_segments):
-    counts = count_segments([[Event(onset, offset, "dog")]], [[]], 0.1)
+def test_with_sed_eval_rounding_float64_alone_decides_edges_of_segments(onset, offset, num_segments):
+    counts = count_segments([[Event(onset, offset, "dog")]], [[]], 0.1, sed_eval_rounding=True)
     assert counts.totals.tolist() == [[0, num_segments, 0, 0, num_segments, 0]]
+
+
+@given(
+    st.integers(0, 100_000),
+    st.integers(1, 2000),
+    st.sampled_from([10, 12.5, 20, 25, 40]),
+    st.sampled_from([20, 100, 250, 1000]),
+)
+def test_events_on_a_grid_fill_the_segments_that_they_overlap_wherever_they_lie(start, length, grid, resolution):
+    # In exact fractions of a second.
+    onset, offset = Fraction(start) * Fraction(grid) / 1000, Fraction(start + length) * Fraction(grid) / 1000
+    size = Fraction(resolution, 1000)
+    expected = math.ceil(offset / size) - math.floor(onset / size)
+    events = [Event(float(onset), float(offset), "dog")]
+    # The same times as sums and products of floats.
+    events.append(Event(start * (grid / 1000), start * (grid / 1000) + length * (grid / 1000), "dog"))
+    for event in events:
+        assert count_segments([[event]], [[]], resolution / 1000).totals[0, 1] == expected
+
+
+def test_an_event_however_short_is_active_in_a_segment():
+    for onset, offset in ((0.3, 0.3 + 1e-9), (0.3 - 1e-9, 0.3), (0.3 - 1e-9, 0.3 + 1e-9)):
+        assert count_segments([[Event(onset, offset, "dog")]], [[]], 0.1).totals[0, 1] == 1
+
+
+def test_events_that_do_not_meet_share_no_segment():
+    scores = segment_based_f1([[Event(0.3, 0.4, "dog")]], [[Event(0.2, 0.3, "dog")]], 0.1)
+    assert scores["micro"]["f1"] == 0.0 and scores["micro_errors"]["error_rate"] == 2.0
+    theirs = segment_based_f1([[Event(0.3, 0.4, "dog")]], [[Event(0.2, 0.3, "dog")]], 0.1, sed_eval_rounding=True)
+    assert theirs["micro"]["f1"] == pytest.approx(2 / 3)
 
 
 @given(CLIPS, st.sampled_from([1.0, 0.1, 0.25]))
@@ -62,7 +94,8 @@ def test_equal_to_looking_at_every_segment(pairs, time_resolution):
         active = np.zeros((2, 3, 100), dtype=int)
         for side, events in enumerate(pair):
             for event in events:
-                first, end = np.floor(event.onset / time_resolution), np.ceil(event.offset / time_resolution)
+                onset, offset = (round(time / time_resolution, 6) for time in (event.onset, event.offset))
+                first, end = np.floor(onset), max(np.ceil(offset), np.floor(onset) + (event.onset < event.offset))
                 active[side, ["bird", "cat", "dog"].index(event.event_label), int(first) : int(end)] = 1
         reference, prediction = active.sum(axis=1)
         matches = active.min(axis=0).sum(axis=0)

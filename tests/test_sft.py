@@ -230,4 +230,4 @@ def test_missing_audio_is_listed_before_training(workplace, tmp_path):
     process = launch("sft", write_config(workplace, tmp_path / "out", data=str(data)), wait=False)
     output, _ = process.communicate(timeout=200)
     assert process.returncode != 0
-    assert "2 audio files" in output and "train/0.wav" in output and "train/2.wav" in output
+    assert "2 of 3 recordings are missing" in output and "train/0.wav" in output and "train/2.wav" in output

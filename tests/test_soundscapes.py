@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.signal import butter, sosfiltfilt
 
 from processing.events import Event
-from recipes.soundscapes.mixing import MERGE_GAP, audible_span, draw_background, equalise, merge_same_label, mix, vary
+from recipes.data.augmentation import MERGE_GAP, merge_same_label
+from recipes.soundscapes.mixing import audible_span, draw_background, equalise, mix, vary
 from recipes.soundscapes.sound_bank import HOP, SoundBank, audible_pieces, level
 
 RATE = 16000

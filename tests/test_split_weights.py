@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from modeling_timepro import TimeProAudioForCausalLM
-from recipes.conversion.backbone_files import expected_shapes
+from recipes.conversion.backbone_files import built_whole, expected_shapes
 from recipes.conversion.checkpoint import load_checkpoint
 from recipes.conversion.convert import convert
 from recipes.training.freezing import freeze_constants
-from recipes.training.sharding import built_whole
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 WORKER = Path(__file__).with_name("split_worker.py")

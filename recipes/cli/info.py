@@ -107,6 +107,3 @@ def _versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
-
-
-__all__ = ["describe_checkpoint", "description_lines"]

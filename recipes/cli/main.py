@@ -1,4 +1,4 @@
-"""The `timepro` command: ask recordings for their events, describe a checkpoint, make data, score, publish.
+"""The `timepro` command: find events in recordings, describe a checkpoint, make data, score, publish.
 
 Nothing heavy is imported before a command needs it, so `timepro --help` answers at once.
 """
@@ -8,112 +8,150 @@ import contextlib
 import inspect
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 
-from recipes import DEFAULT_CHECKPOINT
+from recipes.arguments import ArgumentParser, add_model, not_negative_int, positive_int, probability
 from recipes.cli.answer import add_answer_arguments, answer
-from recipes.cli.argument_types import not_negative_int, positive_int, probability
-from recipes.conversion.arguments import add_convert_arguments
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="timepro",
-        description="When does it sound? Onsets and offsets, in seconds, of the events in recordings.",
+    parser = ArgumentParser(
+        prog="timepro", description="Find sound events in recordings: their onsets and offsets, in seconds."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
     for name, task, text in (
         ("detect", "detection", "list all events in recordings"),
-        ("ground", "grounding", "find events, given in words, in recordings"),
-        ("caption", "captioning", "say in words what happens when in recordings"),
+        ("ground", "grounding", "find events, described in words, in recordings"),
+        ("caption", "captioning", "describe in words what happens when in recordings"),
     ):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_answer_arguments(command, task)
         command.set_defaults(run=partial(answer, plot=_plot))
+    _add_info(commands)
+    _add_convert(commands)
+    _add_merge(commands)
+    _add_synthesize(commands)
+    _add_score(commands)
+    _add_publish(commands)
+    return parser
 
+
+def _add_info(commands):
     info = commands.add_parser(
-        "info", help="describe a checkpoint; the first line is its folder",
-        description="Describe a checkpoint, without loading it, and list the versions of what is installed: paste this "
-        "into reports of bugs. The first line is the folder.",
+        "info", help="describe a checkpoint",
+        description="Describe a checkpoint without loading it, and list the versions of installed packages: include "
+        "this in bug reports. The first line is the checkpoint's folder.",
     )  # fmt: skip
-    info.add_argument("model", nargs="?", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="default: embedded one")
+    add_model(info, "model", nargs="?")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=describe)
 
-    convert = commands.add_parser("convert", help="turn an audio-language backbone into a checkpoint with ticks")
-    add_convert_arguments(convert)
+
+def _add_convert(commands):
+    convert = commands.add_parser(
+        "convert", help="turn an audio language model into a checkpoint with time tokens",
+        description="Turn an audio language model into a TimePro checkpoint: add a token for every time step (a tick), "
+        "initialise its embedding, and copy all other weights as they are.",
+    )  # fmt: skip
+    add = convert.add_argument
+    add("--backbone", required=True, metavar="DIR_OR_HUB_ID", help="the audio language model: a folder or Hub id")
+    add("--out", required=True, metavar="DIR", help="folder to write")
+    add("--time-step", type=float, default=0.04, metavar="S", help="seconds between ticks (default 0.04)")
+    add("--max-time", type=float, default=30.0, metavar="S", help="latest time that has a tick, seconds (default 30)")
+    add("--time-stride", type=int, default=1, metavar="N", help="put every Nth tick into the prompt (default 1)")
+    add(
+        "--no-time-prompt", dest="time_prompt", action="store_false",
+        help="put no ticks into the prompt; answers may still use them",
+    )  # fmt: skip
+    add(
+        "--time-init", choices=("mean", "place", "random"), default="mean",
+        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, or random "
+        "(default mean)",
+    )  # fmt: skip
+    add(
+        "--answer-format", choices=("digits", "ticks"), default="digits",
+        help="write times in answers as decimal numbers or as ticks (default digits)",
+    )  # fmt: skip
+    add("--seed", type=int, default=0, metavar="S", help="seed of --time-init random (default 0)")
+    add("--max-shard-size", default="5GB", metavar="SIZE", help="largest file of weights (default 5GB)")
+    add("--overwrite", action="store_true", help="replace a checkpoint that is already in --out")
     convert.set_defaults(run=make_checkpoint)
 
-    merge = commands.add_parser("merge", help="add an adapter to the checkpoint that it was trained on")
-    merge.add_argument("adapter", metavar="ADAPTER", help="folder of a LoRA adapter")
-    merge.add_argument("out", metavar="OUT", help="directory to write")
+
+def _add_merge(commands):
+    merge = commands.add_parser("merge", help="merge a LoRA adapter into the checkpoint that it was trained on")
+    merge.add_argument("adapter", metavar="ADAPTER", help="folder of the LoRA adapter")
+    merge.add_argument("out", metavar="OUT", help="folder to write")
     merge.add_argument("--base", metavar="DIR", help="checkpoint (default: the one that the adapter names)")
-    merge.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a weights file (default 5GB)")
-    merge.add_argument("--overwrite", action="store_true", help="replace the checkpoint that OUT holds")
+    merge.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest file of weights (default 5GB)")
+    merge.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is already in OUT")
     merge.set_defaults(run=merge_adapter)
 
+
+def _add_synthesize(commands):
     synthesize = commands.add_parser("synthesize", help="mix soundscapes with exact annotations from real recordings")
-    synthesize.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    synthesize.add_argument("--num-clips", required=True, type=positive_int, metavar="N")
-    synthesize.add_argument("--seed", required=True, type=int, metavar="S", help="the same seed gives the same clips")
-    synthesize.add_argument(
-        "--split", default="train", choices=("train", "validation", "test_seen", "test_unseen"), help="default: train"
-    )
-    synthesize.add_argument("--sounds", metavar="DIR", help="folder of the recordings; fetched there if absent")
-    synthesize.add_argument("--num-workers", type=positive_int, default=1, metavar="K", help="processes (default 1)")
+    add = synthesize.add_argument
+    add("--out", required=True, metavar="DIR", help="folder to write")
+    add("--num-clips", required=True, type=positive_int, metavar="N", help="number of clips")
+    add("--seed", required=True, type=int, metavar="S", help="the same seed gives the same clips")
+    splits = ("train", "validation", "test_seen", "test_unseen")
+    add("--split", default="train", choices=splits, help="which recordings to mix (default train)")
+    add("--sounds", metavar="DIR", help="folder of the recordings, downloaded there if missing")
+    add("--num-workers", type=positive_int, default=1, metavar="K", help="number of processes (default 1)")
     synthesize.set_defaults(run=make_soundscapes)
 
-    score = commands.add_parser("score", help="score a checkpoint, or predictions in a file, on annotated recordings")
+
+def _add_score(commands):
+    score = commands.add_parser("score", help="score a checkpoint, or a file of predictions, on annotated recordings")
+    add = score.add_argument
     data = score.add_mutually_exclusive_group(required=True)
-    # SUPPRESS: an absent positional would else overwrite what --data gave.
+    # SUPPRESS: an absent positional would otherwise overwrite what --data gave.
     data.add_argument(
         "data", nargs="?", default=argparse.SUPPRESS, metavar="DATA",
-        help="annotated recordings: as `timepro synthesize` writes them, or any other format of docs/data-formats.md",
+        help="annotated recordings: what `timepro synthesize` writes, or any format of docs/data-formats.md",
     )  # fmt: skip
     data.add_argument("--data", metavar="DATA", help="the same")
-    score.add_argument("--data-format", metavar="NAME", help="desed, csv, ... (default: told from the contents)")
-    score.add_argument("--audio-dir", metavar="DIR", help="folder of the recordings (default: that of the data)")
-    score.add_argument("--durations", metavar="TABLE", help="filename and duration, where the data do not say")
-    score.add_argument("--label-aliases", metavar="JSON", help='other names of labels: {"alias": "label", ...}')
-    score.add_argument(
-        "--out", required=True, metavar="PATH", help="folder of report.json, report.md, ...; or the report, NAME.json"
-    )
+    add("--data-format", metavar="NAME", help="desed, csv, ... (default: detected from the contents)")
+    add("--audio-dir", metavar="DIR", help="folder of the recordings (default: that of the data)")
+    add("--durations", metavar="TABLE", help="table of filename and duration, where the data lack durations")
+    add("--label-aliases", metavar="JSON", help='other names for labels: {"alias": "label", ...}')
+    add("--out", required=True, metavar="PATH", help="folder for report.json, report.md, ...; or the report, NAME.json")
     answers = score.add_mutually_exclusive_group()
-    _add_model(answers)
-    answers.add_argument("--predictions", metavar="JSONL", help="score these answers, without any model")
-    score.add_argument(
-        "--batch-size", type=positive_int, default=8, metavar="N", help="recordings at a time (default 8)"
-    )
-    score.add_argument(
-        "--num-absent", type=not_negative_int, default=2, metavar="N", help="absent queries per clip (default 2)"
-    )
-    score.add_argument(
+    add_model(answers)
+    answers.add_argument("--predictions", metavar="JSONL", help="score these predictions, without a model")
+    add("--batch-size", type=positive_int, default=8, metavar="N", help="questions per batch (default 8)")
+    add("--num-absent", type=not_negative_int, default=2, metavar="N", help="absent queries per clip (default 2)")
+    add(
         "--min-score", type=probability, metavar="P",
-        help="detected events of a lower score, 0 to 1, count for PSDS alone (default: the checkpoint's; 0: all count)",
+        help="ignore detected events with a lower score, 0 to 1, except in PSDS (default: the checkpoint's; 0: none)",
     )  # fmt: skip
-    score.add_argument("--unconstrained", action="store_true", help="let the model say anything while it answers")
-    score.add_argument("--limit", type=positive_int, metavar="N", help="only the first N recordings")
-    score.add_argument("--overwrite", action="store_true", help="answer anew instead of resuming")
+    add("--unconstrained", action="store_true", help="do not constrain answers to the grammar")
+    add("--against", metavar="JSONL", help="compare with these predictions, clip by clip: differences with p")
+    add("--against-min-score", type=probability, metavar="P", help="--min-score for these (default: the same)")
+    add("--limit", type=positive_int, metavar="N", help="only the first N recordings")
+    add("--overwrite", action="store_true", help="start again instead of resuming")
     score.set_defaults(run=score_model)
 
+
+def _add_publish(commands):
     publish = commands.add_parser(
         "publish", help="check a checkpoint and upload it to the Hugging Face Hub",
-        description="Check a checkpoint and upload it to the Hugging Face Hub, all files in one commit: its card and "
-        "figures, its code, that no file is a pickle, and that it loads in a fresh process with transformers, torch "
-        "and soundfile alone. If a check fails, all failures are listed and nothing is uploaded.",
-        epilog="It needs a token that may write: run `hf auth login` once, or set HF_TOKEN. More: docs/publishing.md.",
+        description="Check a checkpoint and upload it to the Hugging Face Hub, all files in one commit. The checks "
+        "cover its card and figures, its code, pickles, and loading it in a fresh process with transformers, torch and "
+        "soundfile alone. If a check fails, all failures are listed and nothing is uploaded.",
+        epilog="Uploading needs a token with write access: run `hf auth login` once, or set HF_TOKEN. See "
+        "docs/publishing.md.",
     )  # fmt: skip
     publish.add_argument("folder", metavar="DIR", help="checkpoint, with its card README.md")
-    publish.add_argument("repo_id", metavar="REPO_ID", help="where to, OWNER/NAME; made if it does not exist")
-    publish.add_argument("--private", action="store_true", help="visible to its owner alone")
+    publish.add_argument("repo_id", metavar="REPO_ID", help="repository, OWNER/NAME; created if it does not exist")
+    publish.add_argument("--private", action="store_true", help="create it as a private repository")
     publish.add_argument(
         "--dry-run", action="store_true", help="only check, and list what would be uploaded; needs no network"
     )
     publish.set_defaults(run=publish_checkpoint)
-    return parser
 
 
 def describe(args) -> int:
@@ -129,63 +167,58 @@ def describe(args) -> int:
 
 def make_checkpoint(args) -> int:
     """Run `convert`."""
-    logging.getLogger().setLevel(logging.INFO)
-    with contextlib.redirect_stdout(sys.stderr):
+    with _logged():
         from recipes.conversion.convert import convert
 
-        convert(**{name: getattr(args, name) for name in inspect.signature(convert).parameters})
+        convert(**_arguments_of(convert, args))
     return 0
 
 
 def merge_adapter(args) -> int:
     """Run `merge`."""
-    logging.getLogger().setLevel(logging.INFO)
-    from recipes.conversion.merge import merge
+    with _logged():
+        from recipes.conversion.merge import merge
 
-    merge(**{name: getattr(args, name) for name in inspect.signature(merge).parameters})
+        merge(**_arguments_of(merge, args))
     return 0
 
 
 def make_soundscapes(args) -> int:
     """Run `synthesize`."""
-    logging.getLogger().setLevel(logging.INFO)
-    from recipes.soundscapes.synthesize import synthesize
+    with _logged():
+        from recipes.soundscapes.synthesize import synthesize
 
-    names = ("out", "num_clips", "seed", "split", "sounds", "num_workers")
-    try:
-        synthesize(**{name: getattr(args, name) for name in names})
-    except RuntimeError as error:  # recordings that are not installed, with the way to get them
-        print(f"timepro: {error}", file=sys.stderr)
-        return 1
+        try:
+            synthesize(**_arguments_of(synthesize, args))
+        except RuntimeError as error:  # recordings that are not installed, with the way to get them
+            print(f"timepro: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
 def score_model(args) -> int:
     """Run `score` and print the report; return 1 if any recording failed."""
-    from recipes.evaluation.report_files import report_paths
+    from recipes.data.questions import SCORING
+    from recipes.evaluation.report import report_paths
     from recipes.evaluation.report_tables import format_report
+    from recipes.evaluation.score import score_checkpoint, score_predictions
 
-    common = ("data", "out", "limit", "data_format", "audio_dir", "durations", "label_aliases", "min_score")
-    common = {name: getattr(args, name) for name in common}
+    if args.against_min_score is not None and args.against is None:
+        raise argparse.ArgumentError(None, "--against-min-score given without --against; leave it out.")
     if args.predictions:
         if args.unconstrained:
             raise argparse.ArgumentError(None, "--unconstrained given with --predictions, whose answers are there.")
-        from recipes.evaluation.predictions import score_predictions
-
-        report = score_predictions(args.predictions, **common)
+        report = score_predictions(**_arguments_of(score_predictions, args))
     else:
-        from recipes.evaluation.score_checkpoint import score
-
-        names = ("model", "batch_size", "num_absent", "overwrite")
+        args.constrained, args.policy = not args.unconstrained, replace(SCORING, num_absent=args.num_absent)
         with contextlib.redirect_stdout(sys.stderr):
-            options = {name: getattr(args, name) for name in names}
-            report = score(**common, **options, constrained=not args.unconstrained)
+            report = score_checkpoint(**_arguments_of(score_checkpoint, args))
     print(format_report(report))
     if failures := report["failures"]:
         print(
             f"timepro: {len(failures)} of {report['num_clips']} recordings failed and were not scored, for instance "
-            f"{failures[0]['id']!r}: {failures[0]['error']} All are listed in {report_paths(args.out)['json']}; mend "
-            "them and run the command again, which asks about these only.",
+            f"{failures[0]['id']!r}: {failures[0]['error']} All are listed in {report_paths(args.out)['json']}; fix "
+            "them and run the same command again, which retries only these.",
             file=sys.stderr,
         )
     return 1 if failures else 0
@@ -195,7 +228,7 @@ def publish_checkpoint(args) -> int:
     """Run `publish`."""
     from recipes.publishing.publish import publish
 
-    publish(args.folder, args.repo_id, private=args.private, dry_run=args.dry_run)
+    publish(**_arguments_of(publish, args))
     return 0
 
 
@@ -223,10 +256,17 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _add_model(parser):
-    parser.add_argument(
-        "--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR", help="checkpoint (default: the embedded one)"
-    )
+def _arguments_of(function, args) -> dict:
+    """Return the parsed arguments that a function has parameters for."""
+    return {name: getattr(args, name) for name in inspect.signature(function).parameters if hasattr(args, name)}
+
+
+@contextlib.contextmanager
+def _logged():
+    """Log progress, and keep stdout clean of what libraries print."""
+    logging.getLogger().setLevel(logging.INFO)
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def _plot(file: str, events: list[dict], title: str, path: str):

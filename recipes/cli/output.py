@@ -5,8 +5,9 @@ import sys
 from argparse import ArgumentError
 from pathlib import Path
 
-from processing.annotation_io import ANNOTATION_FORMATS, format_annotations, write_annotations
-from processing.annotation_text import audio_stem
+from processing.annotations import format_annotations, write_annotations
+from processing.text_files import audio_stem
+from recipes.data.label_files import LABEL_FORMATS, label_format
 
 
 def format_table(file: str, duration: float, answers: list[dict]) -> str:
@@ -36,7 +37,7 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
     Raises:
         argparse.ArgumentError: several recordings for a file that holds one, two for one file, or a missing library.
     """
-    if not ANNOTATION_FORMATS[format].holds_many and len(files) > 1 and not is_folder:
+    if not LABEL_FORMATS[format].holds_many and len(files) > 1 and not is_folder:
         raise ArgumentError(
             None, f"--format is {format!r}, whose files hold one recording, but {len(files)} are given; "
             "give a folder as --out."
@@ -56,7 +57,7 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
         )  # fmt: skip
     try:
         event = {"onset": 0.0, "offset": 1.0, "event_label": "a"}
-        format_annotations({"file": "a", "duration": 1.0, "events": [event]}, format)
+        format_annotations({"file": "a", "duration": 1.0, "events": [event]}, label_format(format))
     except ImportError as error:
         raise ArgumentError(None, str(error)) from None
 
@@ -68,9 +69,9 @@ def format_of(out: str, is_folder: bool) -> str:
         argparse.ArgumentError: it tells none, or more than one.
     """
     suffix = "" if is_folder else Path(out).suffix.lower()
-    formats = [name for name, kind in ANNOTATION_FORMATS.items() if kind.suffix.lower() == suffix]
+    formats = [name for name, kind in LABEL_FORMATS.items() if kind.suffix.lower() == suffix]
     if len(formats) != 1:
-        able = ", ".join(formats or ANNOTATION_FORMATS)
+        able = ", ".join(formats or LABEL_FORMATS)
         raise ArgumentError(None, f"--out is {out!r}, which does not tell the format; choose --format of {able}.")
     return formats[0]
 
@@ -109,7 +110,7 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
     for row in rows:
         result = {"file": row["file"], "duration": row["duration"], "events": merge_answers(row["answers"])}
         try:
-            format_annotations(result, format, drop_scores=True)
+            format_annotations(result, label_format(format), drop_scores=True)
             results.append(result)
         except ValueError as error:
             if result["events"]:
@@ -122,20 +123,18 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
         )
     if not results and not num_silent:
         return errors
+    if format == "rttm" and any(" " in text for result in results for text in _texts(result)):
+        print(
+            "timepro: RTTM has no blanks: they are written as underscores. Comments in the file say so, and timepro "
+            "reads them back as blanks.", file=sys.stderr,
+        )  # fmt: skip
     if out is None:
-        stdout.write(format_annotations(results, format, drop_scores=True))
+        stdout.write(format_annotations(results, label_format(format), drop_scores=True))
     else:
-        paths = write_annotations(results, out, format, drop_scores=True)
+        paths = write_annotations(results, out, label_format(format), drop_scores=True)
         print(f"timepro: wrote {paths[0] if len(paths) == 1 else f'{len(paths)} files to {out}'}", file=sys.stderr)
     return errors
 
 
-__all__ = [
-    "check_format",
-    "format_json",
-    "format_of",
-    "format_table",
-    "merge_answers",
-    "print_answers",
-    "write_answers",
-]
+def _texts(result):
+    return audio_stem(result["file"]), *(event["event_label"] for event in result["events"])

@@ -54,6 +54,3 @@ def whole_folder(out: Path, overwrite: bool = False):
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-__all__ = ["check_output_folder", "whole_folder"]

@@ -1,6 +1,7 @@
 """A backbone's folder, looked through before anything is made of it: what is missing or broken is said at once."""
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from transformers import AutoConfig, GenerationConfig
+from transformers.integrations import deepspeed
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor
@@ -15,15 +18,12 @@ from recipes.conversion.backbones import backbone_config, backbone_key, backbone
 from recipes.conversion.checkpoint import load_processor
 from recipes.conversion.weight_files import (
     DTYPES,
-    INDEX,
-    SINGLE,
     StoredTensor,
     listed,
     one_file_open,
     shard_names,
     stored_tensors,
 )
-from recipes.training.sharding import built_whole
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # What a checkpoint has beside its weights, by any of these names.
@@ -129,7 +129,7 @@ def backbone_folder(name) -> Path:
         )
     try:
         folder = Path(snapshot_download(str(name), allow_patterns=SMALL_FILES))
-        if (folder / INDEX).is_file():
+        if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
             model_type = read_config(folder).model_type
             is_ours = model_type == TimeProAudioConfig.model_type
             names = {
@@ -138,7 +138,7 @@ def backbone_folder(name) -> Path:
                 if is_ours or backbone_key(model_type, key) is not None
             }
         else:
-            names = {SINGLE}
+            names = {SAFE_WEIGHTS_NAME}
         return Path(snapshot_download(str(name), allow_patterns=[*SMALL_FILES, *sorted(names)]))
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "backbone" in str(error):
@@ -185,6 +185,17 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
             torch.equal(slices[0][start : start + 4096], slices[1][start : start + 4096])
             for start in range(0, one.shape[0], 4096)
         )
+
+
+@contextmanager
+def built_whole():
+    """Build models within as they are: under ZeRO-3 transformers splits every model of the process at its birth."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
 
 
 def expected_shapes(config) -> dict[str, tuple[int, ...]]:
@@ -243,6 +254,3 @@ def check_tokenizer(processor, config, folder) -> None:
 def count_values(tensors: dict[str, StoredTensor]) -> int:
     """Return how many numbers tensors hold."""
     return sum(math.prod(tensor.shape) for tensor in tensors.values())
-
-
-__all__ = ["BackboneFiles", "check_weights", "expected_shapes", "load_backbone", "read_backbone"]

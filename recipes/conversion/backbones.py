@@ -157,6 +157,3 @@ def backbone_processor(path, config) -> TimeProAudioProcessor:
 
 def _default_template(templates):
     return templates.get("default") if isinstance(templates, dict) else templates
-
-
-__all__ = ["BACKBONES", "Backbone", "backbone_config", "backbone_key", "backbone_processor"]

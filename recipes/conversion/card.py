@@ -97,6 +97,3 @@ def conversion_card(source, config, num_parameters: int, name: str, seed: int = 
         folder=name,
     )
     return f"---\n{data.to_yaml()}\n---\n\n{text}"
-
-
-__all__ = ["conversion_card"]

@@ -101,6 +101,3 @@ def _render(template):
         for turns in CONVERSATIONS
         for prompt in (False, True)
     ]
-
-
-__all__ = ["escape_questions", "is_escaped", "mark_answers"]

@@ -2,11 +2,9 @@
 
     timepro convert --backbone DIR_OR_HUB_ID --out DIR
 
-Weights go from the backbone's files to ours tensor by tensor, so a large
-backbone needs little memory.
+Weights go from the backbone's files to ours file by file, so a large backbone needs little memory.
 """
 
-import argparse
 import copy
 import logging
 from dataclasses import replace
@@ -20,19 +18,17 @@ from transformers.dynamic_module_utils import custom_object_save
 from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
-from recipes.conversion.arguments import add_convert_arguments
 from recipes.conversion.atomic_folder import check_output_folder, whole_folder
 from recipes.conversion.backbone_files import (
     EMBEDDINGS,
     HEAD,
     check_weights,
     count_values,
-    load_backbone,
     read_backbone,
 )
 from recipes.conversion.card import conversion_card
 from recipes.conversion.tick_embeddings import number_tokens, tick_head, time_embeddings
-from recipes.conversion.weight_files import DTYPES, one_file_open, parse_size, stored_tensors, write_shards
+from recipes.conversion.weight_files import DTYPES, one_file_open, shard_size, stored_tensors, write_shards
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +146,7 @@ def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
 
 
 def write_weights(folder, tensors, rows, ids, max_shard_size):
-    """Write the weights of a backbone with ticks as shards into `folder`, one tensor at a time, under a progress bar.
+    """Write the weights of a backbone with ticks as shards into `folder`, under a progress bar.
 
     Args:
         tensors: where the backbone's tensors lie, by our names.
@@ -166,11 +162,10 @@ def write_weights(folder, tensors, rows, ids, max_shard_size):
         def read(name):
             tensor = stored(tensors[name])
             if name in rows:
-                yield from (tensor[: ids.start], rows[name].to(tensor.dtype), tensor[ids.stop :])
-            else:
-                yield tensor
+                return torch.cat([tensor[: ids.start], rows[name].to(tensor.dtype), tensor[ids.stop :]])
+            return tensor
 
-        write_shards(folder, ours, read, parse_size(max_shard_size))
+        write_shards(folder, ours, read, shard_size(max_shard_size))
 
 
 def convert(
@@ -201,7 +196,7 @@ def convert(
     """
     out = Path(out)
     check_output_folder(out, overwrite)
-    parse_size(max_shard_size)
+    shard_size(max_shard_size)
     source = read_backbone(backbone)
     check_settings(source.config, answer_format)
     audio_config = source.config.audio_config
@@ -252,16 +247,3 @@ def end_answers(processor, generation_config):
         generation_config.eos_token_id = [end[0], *stops] if stops else end[0]
     if generation_config.pad_token_id is None:
         generation_config.pad_token_id = tokenizer.pad_token_id
-
-
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_convert_arguments(parser)
-    logging.basicConfig(level=logging.INFO)
-    convert(**vars(parser.parse_args(argv)))
-
-
-__all__ = ["add_time_tokens", "convert", "load_backbone"]
-
-if __name__ == "__main__":
-    main()

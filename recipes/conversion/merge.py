@@ -1,4 +1,4 @@
-"""Add an adapter to the checkpoint that it was trained on: one checkpoint again, written tensor by tensor.
+"""Add an adapter to the checkpoint that it was trained on: one checkpoint again, written file by file.
 
     timepro merge ADAPTER OUT
 
@@ -18,7 +18,7 @@ from modeling_timepro import TimeProAudioConfig
 from recipes.conversion.atomic_folder import check_output_folder, whole_folder
 from recipes.conversion.backbone_files import check_weights, is_hub_id
 from recipes.conversion.checkpoint_folder import read_config
-from recipes.conversion.weight_files import DTYPES, one_file_open, parse_size, read_header, stored_tensors, write_shards
+from recipes.conversion.weight_files import DTYPES, one_file_open, read_header, shard_size, stored_tensors, write_shards
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
     """
     out = Path(out)
     check_output_folder(out, overwrite)
-    size = parse_size(max_shard_size)
+    size = shard_size(max_shard_size)
     settings, pairs = read_adapter(adapter)
     base = _base_folder(base or settings["base_model_name_or_path"])
     read_config(base)
@@ -107,7 +107,7 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
             if name in pairs:
                 delta = scale * (pairs[name]["B"].float() @ pairs[name]["A"].float())
                 weight = (weight.float() + delta).to(DTYPES[tensors[name].dtype])
-            yield weight
+            return weight
 
         write_shards(folder, tensors, read, size)
         for path in base.iterdir():
@@ -135,6 +135,3 @@ def _card(adapter, base, name, rank):
         data |= ModelCard.load(base / "README.md", ignore_metadata_errors=True).data.to_dict()
     text = CARD.format(name=name, adapter=Path(adapter).resolve().name, base=base.resolve().name, rank=rank)
     return f"---\n{ModelCardData(**data).to_yaml()}\n---\n\n{text}"
-
-
-__all__ = ["merge", "read_adapter"]

@@ -1,119 +1,134 @@
-"""Vary the length of training clips: a window of a row's clip, or several clips that follow one another.
+"""Vary the length of training clips: a window of a clip, or several clips that follow one another.
 
-A clip here is a row whose sound is a list of `pieces`, `{"audio", "stem_index", "start", "duration"}` in seconds; a
-piece of duration `None` goes on to the end of its recording. Rows that answer one question (grounding, captioning) are
-not joined: nobody knows whether a query is true of the other recordings.
+What is made is a copy of an [`AnnotatedClip`] and its sound, a list of pieces `{"audio", "stem_index", "start",
+"duration"}` in seconds; a piece of duration `None` goes on to the end of its recording. Clips that answer one question
+(grounding, captioning) are not joined: nobody knows whether a query is true of the other recordings.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
 from processing.events import Event
-from recipes.soundscapes.mixing import merge_same_label
+from recipes.data.clip import AnnotatedClip
 
 # What a window leaves of an event is not asked for if it is shorter (seconds).
-MIN_HEARD = 0.1
+MIN_AUDIBLE = 0.1
 MIN_WINDOW = 2.0
 # Windows of the curriculum begin at this length.
 FIRST_WINDOW = 1.2
+# Events of one label that lie closer than this are one event (seconds).
+MERGE_GAP = 0.15
+
+Cut = tuple[AnnotatedClip, list[dict]]
 
 
-def whole(row) -> dict:
-    """Return all of a row as a clip."""
-    clip = window(row, 0.0, row["duration"])
-    clip["pieces"][0]["duration"] = None
-    return clip
+def whole(clip: AnnotatedClip) -> Cut:
+    """Return all of a clip; its events are cut at its end."""
+    copy, (piece,) = window(clip, 0.0, clip.duration)
+    return copy, [piece | {"duration": None}]
 
 
-def window(row, start: float, duration: float) -> dict:
-    """Return the clip of `duration` seconds from `start` on; events are cut at its ends."""
+def window(clip: AnnotatedClip, start: float, duration: float) -> Cut:
+    """Return the `duration` seconds of a clip from `start` on; events are cut at its ends."""
     events = []
-    for event in row["events"]:
-        onset, offset = max(event["onset"] - start, 0.0), min(event["offset"] - start, duration)
-        if offset - onset >= min(MIN_HEARD, event["offset"] - event["onset"]):
-            events.append({"onset": round(onset, 3), "offset": round(offset, 3), "event_label": event["event_label"]})
-    heard = {event["event_label"] for event in events}
-    cut_away = sorted({event["event_label"] for event in row["events"]} - heard)
-    piece = {"audio": row["audio"], "stem_index": row.get("stem_index"), "start": start, "duration": duration}
-    absent = [*(row.get("absent") or []), *cut_away]
-    asked = {key: row.get(key) for key in ("task", "query", "question")}
-    return {"pieces": [piece], "duration": duration, "events": events, "absent": absent, **asked}
+    for event in clip.events:
+        onset, offset = max(event.onset - start, 0.0), min(event.offset - start, duration)
+        if offset - onset >= min(MIN_AUDIBLE, event.duration):
+            events.append(replace(event, onset=round(onset, 3), offset=round(offset, 3)))
+    absent = clip.absent
+    if absent is not None:
+        left = {event.event_label for event in events}
+        absent = (*absent, *sorted({event.event_label for event in clip.events} - left - {""}))
+    piece = {"audio": clip.audio, "stem_index": clip.stem_index, "start": start, "duration": duration}
+    return replace(clip, events=events, duration=duration, absent=absent), [piece]
 
 
-def join(clips) -> dict:
-    """Return the clip in which `clips` follow one another; an event that goes on across a seam is one event."""
+def join(cuts: list[Cut]) -> Cut:
+    """Return the clip in which several follow one another; an event that goes on across a seam is one event.
+
+    Absent is what all of them lack that say so, and none of them has.
+    """
     events, start = [], 0.0
-    for clip in clips:
-        events += [Event(e["onset"] + start, e["offset"] + start, e["event_label"]) for e in clip["events"]]
-        start += clip["duration"]
-    heard = {event.event_label for event in events}
-    absent = [label for label in clips[0]["absent"] if label not in heard]
-    merged = [
-        {"onset": round(e.onset, 3), "offset": round(e.offset, 3), "event_label": e.event_label}
-        for e in merge_same_label(events)
-    ]
-    pieces = [piece for clip in clips for piece in clip["pieces"]]
-    return {"pieces": pieces, "duration": start, "events": merged, "absent": absent}
+    for clip, _ in cuts:
+        events += [replace(event, onset=event.onset + start, offset=event.offset + start) for event in clip.events]
+        start += clip.duration
+    merged = [replace(e, onset=round(e.onset, 3), offset=round(e.offset, 3)) for e in merge_same_label(events)]
+    absent, *others = [clip.absent for clip, _ in cuts if clip.absent is not None] or [None]
+    if absent is not None:
+        present = {event.event_label for event in events}
+        absent = [label for label in absent if label not in present and all(label in other for other in others)]
+    unsure = dict.fromkeys(label for clip, _ in cuts for label in clip.unsure)
+    copy = replace(cuts[0][0], events=merged, duration=start, absent=absent, unsure=tuple(unsure))
+    return copy, [piece for _, pieces in cuts for piece in pieces]
 
 
-def lists_all(row) -> bool:
-    """Return whether a row or clip lists all its events, and does not answer one question."""
-    return row.get("task") in (None, "detection")
+def merge_same_label(events):
+    """Join events of one label that overlap or lie less than 0.15 s apart."""
+    merged = []
+    for event in sorted(events, key=lambda item: (item.event_label, item.onset)):
+        last = merged[-1] if merged else None
+        if last and last.event_label == event.event_label and event.onset - last.offset < MERGE_GAP:
+            merged[-1] = Event(last.onset, max(last.offset, event.offset), event.event_label)
+        else:
+            merged.append(event)
+    return sorted(merged)
 
 
-def draw_clip(rows, index, rng: np.random.Generator, grid, window_share=0.0, join_share=0.0) -> dict:
-    """Return row `index` as a clip: whole, or by chance a random window of it, or joined with up to two others.
+def draw_cut(clips, index, rng: np.random.Generator, grid, window_fraction=0.0, join_fraction=0.0) -> Cut:
+    """Return clip `index` whole, or by chance a random window of it, or joined with up to two others.
 
     Args:
         grid: the checkpoint's [`TimeGrid`]; windows start and end on its ticks, joined clips end before its `max_time`.
-        window_share, join_share: shares of the two, 0 to 1 together.
+        window_fraction, join_fraction: probabilities of the two, 0 to 1 together.
     """
-    row = rows[index]
-    longest = row["duration"]
+    clip = clips[index]
     chance = rng.random()
-    if chance < window_share and longest > MIN_WINDOW:
-        length = int(rng.integers(int(MIN_WINDOW / grid.time_step), int(longest / grid.time_step) + 1))
-        start = int(rng.integers(0, int(row["duration"] / grid.time_step) - length + 1))
-        return window(row, round(start * grid.time_step, 3), round(length * grid.time_step, 3))
-    if chance < window_share + join_share and lists_all(row):
-        clips = [whole(row)]
-        for other in rng.integers(0, len(rows), int(rng.integers(1, 3))):
-            clip = whole(rows[other])
-            fits = sum(c["duration"] for c in clips) + clip["duration"] <= grid.max_time
-            if fits and lists_all(clip):
-                clips.append(clip)
-        return join(clips)
-    return whole(row)
+    if chance < window_fraction and clip.duration > MIN_WINDOW:
+        steps = int(clip.duration / grid.time_step)
+        length = int(rng.integers(int(MIN_WINDOW / grid.time_step), steps + 1))
+        start = int(rng.integers(0, steps - length + 1))
+        return window(clip, round(start * grid.time_step, 3), round(length * grid.time_step, 3))
+    if chance < window_fraction + join_fraction and clip.task == "detection":
+        cuts = [whole(clip)]
+        for other in rng.integers(0, len(clips), int(rng.integers(1, 3))):
+            cut = whole(clips[other])
+            fits = sum(c.duration for c, _ in [*cuts, cut]) <= grid.max_time
+            if fits and cut[0].task == "detection":
+                cuts.append(cut)
+        return join(cuts)
+    return whole(clip)
 
 
-def edge_window(row, rng: np.random.Generator, grid, length: float) -> dict:
-    """Return a window of about `length` seconds in which some event of the row, if it has any, starts or ends."""
-    steps = round(min(length, row["duration"]) / grid.time_step)
-    latest = int(row["duration"] / grid.time_step) - steps
-    if row["events"]:
-        event = row["events"][int(rng.integers(len(row["events"])))]
-        edge = event["onset" if rng.random() < 0.6 else "offset"] / grid.time_step
+def edge_window(clip, rng: np.random.Generator, grid, length: float) -> Cut:
+    """Return a window of about `length` seconds in which some event of the clip, if it has any, starts or ends."""
+    steps = round(min(length, clip.duration) / grid.time_step)
+    latest = int(clip.duration / grid.time_step) - steps
+    if clip.events:
+        event = clip.events[int(rng.integers(len(clip.events)))]
+        edge = (event.onset if rng.random() < 0.6 else event.offset) / grid.time_step
         start = min(max(int(edge - rng.uniform(0.1, 0.9) * steps), 0), latest)
     else:
         start = int(rng.integers(0, latest + 1))
-    return window(row, round(start * grid.time_step, 3), round(steps * grid.time_step, 3))
+    return window(clip, round(start * grid.time_step, 3), round(steps * grid.time_step, 3))
 
 
-def curriculum(rows, num_variants, rng, grid, window_share=0.0, join_share=0.0, curriculum_share=0.0):
-    """Yield `num_variants` clips of every row, short ones first.
+def curriculum(clips, num_variants, rng, grid, window_fraction=0.0, join_fraction=0.0, curriculum_fraction=0.0):
+    """Yield `num_variants` [`Cut`]s of every clip, short ones first.
 
-    Over the first `curriculum_share` of the clips all are windows around the edge of an event, whose length grows from
+    Over the first `curriculum_fraction` of them all are windows around the edge of an event, whose length grows from
     1.2 s to the whole clip: to find a time among 15 frames is learnt in a tenth of the time that it takes among 125.
     """
-    order = np.concatenate([rng.permutation(len(rows)) for _ in range(num_variants)])
-    for place, index in enumerate(order):
-        progress = place / (curriculum_share * len(order)) if curriculum_share else 1.0
-        row = rows[index]
+    order = np.concatenate([rng.permutation(len(clips)) for _ in range(num_variants)])
+    for position, index in enumerate(order):
+        progress = position / (curriculum_fraction * len(order)) if curriculum_fraction else 1.0
+        clip = clips[index]
         if progress < 1:
             # Slow at first, when it has to be found out what to do.
-            length = FIRST_WINDOW + progress**2 * (row["duration"] - FIRST_WINDOW)
-            yield edge_window(row, rng, grid, length)
+            length = FIRST_WINDOW + progress**2 * (clip.duration - FIRST_WINDOW)
+            yield edge_window(clip, rng, grid, length)
         else:
-            yield draw_clip(rows, int(index), rng, grid, window_share, join_share)
+            yield draw_cut(clips, int(index), rng, grid, window_fraction, join_fraction)
 
 
 def group_by_length(samples, batch_size, rng, num_batches=50):

@@ -7,33 +7,18 @@ from pathlib import Path
 
 import datasets
 
-from processing.annotation_text import check_duration
 from processing.audio_io import audio_duration
+from processing.text_files import check_duration
 from recipes.data.event_dataset import build_dataset, report_missing
-from recipes.data.event_rows import audio_locator, make_row, source_of
-from recipes.data.readers.audacity import read_label_tracks
-from recipes.data.readers.audiogrounding import read_audiogrounding
-from recipes.data.readers.audioset_strong import read_audioset_strong
-from recipes.data.readers.audiotime import read_audiotime
+from recipes.data.event_rows import audio_locator, make_row, plain_events, source_of
+from recipes.data.formats import READERS as FORMATS
 from recipes.data.readers.event_lines import read_event_lines
-from recipes.data.readers.ftar import read_ftar
 from recipes.data.readers.guess import guess_format
-from recipes.data.readers.lighthouse import read_moment_retrieval
-from recipes.data.readers.tables import read_csv, read_desed, read_durations
+from recipes.data.readers.tables import read_durations
 
 logger = logging.getLogger(__name__)
 
-READERS = {
-    "desed": read_desed,
-    "csv": read_csv,
-    "audioset_strong": read_audioset_strong,
-    "ftar": read_ftar,
-    "audiogrounding": read_audiogrounding,
-    "lighthouse": read_moment_retrieval,
-    "audiotime": read_audiotime,
-    "audacity": read_label_tracks,
-    "jsonl": read_event_lines,
-}
+READERS = {name: reader.read for name, reader in FORMATS.items() if name != "parquet"}
 # Formats that list a recording by its events, so that recordings without events may be known from durations alone.
 LISTED_BY_EVENTS = ("desed", "csv", "audioset_strong")
 
@@ -71,10 +56,14 @@ def load_events(path, format=None, audio_dir=None, durations=None, label_names=N
         raise IsADirectoryError(f"path {str(path)!r} is a folder; give an annotation file.")
     if label_names is not None and format != "audioset_strong":
         raise ValueError(f"label_names is given, but the format is {format!r}; only audioset_strong takes it.")
-    if format == "audioset_strong":
-        rows = read_audioset_strong(path, label_names)
-    else:
-        rows = READERS[format](path)
+    clips = READERS[format](path, label_names) if format == "audioset_strong" else READERS[format](path)
+    rows = read_event_lines(path) if format == "jsonl" else (
+        make_row(
+            clip.id, clip.audio, clip.task, plain_events(clip.events), clip.source or source_of(path, format),
+            clip.duration, clip.query,
+        )
+        for clip in clips
+    )  # fmt: skip
     if durations is not None:
         rows = _with_durations(rows, durations, path, format)
     rows = _with_unique_ids(_with_audio(rows, audio_dir), path)

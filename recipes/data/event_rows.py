@@ -9,8 +9,8 @@ where nobody says how long the recording is. Nothing here needs `datasets`; see 
 import os
 from pathlib import Path
 
-from processing import annotation_text
-from processing.annotation_text import AUDIO_SUFFIXES, audio_stem
+from processing import text_files
+from processing.text_files import AUDIO_SUFFIXES, audio_stem
 
 COLUMNS = ("id", "audio", "duration", "task", "query", "events", "source")
 
@@ -30,7 +30,7 @@ def make_event(onset, offset, event_label, where) -> dict:
     Raises:
         ValueError: a time is not finite, the order is not 0 <= onset <= offset, or a type is wrong.
     """
-    return plain_events([annotation_text.make_event(onset, offset, event_label, where)])[0]
+    return plain_events([text_files.make_event(onset, offset, event_label, where)])[0]
 
 
 def plain_events(events) -> list[dict]:

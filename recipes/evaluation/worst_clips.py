@@ -1,11 +1,9 @@
 """The clips that were answered worst, and one picture of them: reference above prediction, a lane for each label."""
 
 from collections import Counter
+from dataclasses import replace
 
-from processing.events import Event
-from recipes.evaluation.score_questions import grounding_pairs
-from recipes.scoring.counts import micro_scores
-from recipes.scoring.event_based import count_events
+from recipes.scoring import count_events, f_scores
 
 # Okabe and Ito 2008, "Color Universal Design", without black, and with the yellow darkened to be read on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800")
@@ -16,7 +14,7 @@ MAX_LANES, MAX_STYLES = 12, len(COLOURS) * len(HATCHES)
 WIDTH, HEADING, TITLE, LANE, AXIS, LEGEND_ROW = 12.0, 0.5, 0.42, 0.38, 0.3, 0.19
 
 
-def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
+def worst_clips(clips, asked, answers, limit=12) -> list[dict]:
     """Return the clips with the lowest event-based F1, worst first; ties by the number of errors, then by the id.
 
     A clip is judged by its detection answer. Where it has none, its grounding answers count together, each event
@@ -24,20 +22,22 @@ def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
     [`~recipes.scoring.event_based_f1`].
 
     Args:
-        rows: annotated clips, see `recipes/evaluation/score_questions.py`.
-        answers: events, or `None` for an unparseable answer, by question `(id, task, query)`.
-        num_absent: as it was when the questions were asked.
+        clips, asked, answers: see [`~recipes.evaluation.report.make_report`].
         limit: number of clips, at most; those without an answer are not among them.
 
     Returns:
         Dicts of `id`, `f1`, `num_missed` and `num_false_alarms` (events without a partner), `num_unparseable` answers,
         `duration` in seconds or `None`, and the events `reference` and `prediction`.
     """
-    clips = [clip for row in rows if (clip := _answered(row, answers, num_absent)) is not None]
+    asked_of = {}
+    for question in asked:
+        if question.key in answers:
+            asked_of.setdefault(question.id, {}).setdefault(question.task, []).append(question)
+    clips = [_judged(clip, asked_of[clip.id], answers) for clip in clips if clip.id in asked_of]
     counts = count_events([clip["reference"] for clip in clips], [clip["prediction"] for clip in clips])
     for clip, count in zip(clips, counts.totals[:, :3], strict=True):
         num_matches, num_references, num_predictions = count.tolist()
-        clip["f1"] = micro_scores(count)["f1"]
+        clip["f1"] = float(f_scores(count)["f1"])
         clip["num_missed"], clip["num_false_alarms"] = num_references - num_matches, num_predictions - num_matches
     return sorted(
         clips, key=lambda clip: (clip["f1"], -clip["num_missed"] - clip["num_false_alarms"], str(clip["id"]))
@@ -73,32 +73,17 @@ def plot_worst_clips(clips, num_clips, path=None):
     return figure
 
 
-def _answered(row, answers, num_absent) -> dict | None:
-    clip = {"id": row["id"], "duration": row.get("duration")}
-    question = (row["id"], "detection", None)
-    if question in answers:
-        prediction = answers[question]
-        is_broken = prediction is None
-        return {**clip, "num_unparseable": int(is_broken), "reference": row["events"], "prediction": prediction or []}
-    question = (row["id"], "captioning", None)
-    if question in answers:
-        sides = {"reference": row["events"], "prediction": answers[question] or []}
-        # One lane for all: captions in other words would not match, and each would need a lane of its own.
-        sides = {side: [_renamed(event, "captions") for event in events] for side, events in sides.items()}
-        return {**clip, "num_unparseable": int(answers[question] is None), **sides}
-    pairs = grounding_pairs(row, answers, num_absent)
-    if not pairs:
-        return None
-    return {
-        **clip,
-        "num_unparseable": sum(prediction is None for _, _, prediction in pairs),
-        "reference": [_renamed(event, query) for (_, _, query), events, _ in pairs for event in events],
-        "prediction": [_renamed(event, query) for (_, _, query), _, events in pairs for event in events or []],
-    }
-
-
-def _renamed(event, label) -> Event:
-    return Event(event.onset, event.offset, label)
+def _judged(clip, asked, answers) -> dict:
+    task = next(task for task in ("detection", "captioning", "grounding") if task in asked)
+    judged = {"id": clip.id, "duration": clip.duration, "num_unparseable": 0, "reference": [], "prediction": []}
+    for question in asked[task]:
+        prediction = answers[question.key]
+        judged["num_unparseable"] += prediction is None
+        for side, events in (("reference", question.reference), ("prediction", prediction or ())):
+            # One lane for all captions: other words would not match, and each would need a lane of its own.
+            label = question.query if task == "grounding" else "captions" if task == "captioning" else None
+            judged[side] += [event if label is None else replace(event, event_label=label) for event in events]
+    return judged
 
 
 def _labels(clip) -> list[str]:

@@ -80,6 +80,3 @@ def _check_figures(folder, text, data) -> tuple[list[str], list[str]]:
 
 def _read(path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-__all__ = ["check_card"]

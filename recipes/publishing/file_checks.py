@@ -122,6 +122,3 @@ def _weights(folder, files) -> tuple[set[str], list[str]]:
             except SafetensorError as error:
                 problems.append(f"{name} is not a whole safetensors file ({error}); save the checkpoint anew.")
     return needed, problems
-
-
-__all__ = ["check_files", "checkpoint_code", "is_pickle"]

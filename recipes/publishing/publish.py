@@ -168,6 +168,3 @@ def _pause(error: BaseException | None) -> float | None:
 
 def _first_line(error) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
-
-
-__all__ = ["check_all", "check_loading", "patiently", "planned_files", "publish", "upload"]

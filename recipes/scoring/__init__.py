@@ -1,57 +1,104 @@
-"""Scores of detection and grounding: functions of events alone, without state, shared by reports and rewards.
+"""Scores of detection, grounding and captions: functions of events alone, without state, for reports and rewards.
 
-References and predictions are lists over clips (or clip and query pairs) of lists of events: objects with `onset`,
-`offset` (seconds) and `event_label`. A prediction may be `None`, an answer that could not be parsed. It is never
+References and predictions are lists over clips (or clip and query pairs) of lists of [`~processing.events.Event`]s,
+whose labels are equal if they look equal. A prediction may be `None`, an answer that could not be parsed. It is never
 dropped: it finds nothing, it rejects nothing, and it is counted in `parse_failure_rate`.
+
+Whatever is used outside this folder is imported from here.
 """
 
-from recipes.scoring.bootstrap import bootstrap_interval
-from recipes.scoring.captions import caption_event_f1, caption_intervals, caption_meteor, matched_meteor, text_meteor
-from recipes.scoring.counts import macro_scores, micro_scores, parse_failure_rate
-from recipes.scoring.event_based import event_based_f1, event_counts, event_f1
+from recipes.scoring.bootstrap import ClipSums, bootstrap_interval, paired_bootstrap, sum_intervals
+from recipes.scoring.captions import (
+    METEOR_NAMES,
+    caption_intervals,
+    caption_meteor,
+    matched_meteor,
+    meteor,
+    meteor_by_clip,
+    meteor_sums,
+    text_meteor,
+)
+from recipes.scoring.counts import ClipCounts, check_lengths, f_scores, parse_failure_rate, score_counts
+from recipes.scoring.event_based import collar_edges, count_events, event_based_f1, event_f1
 from recipes.scoring.grounding import (
     IOU_THRESHOLDS,
     IOU_TOLERANCE,
     best_match_iou,
     count_accuracy,
+    has_right_count,
     recall_at_iou,
     rejection_rates,
     union_iou,
 )
-from recipes.scoring.intervals import detection_intervals, grounding_intervals
-from recipes.scoring.label_aliases import apply_aliases, read_label_aliases
-from recipes.scoring.matching import match_events
-from recipes.scoring.psds_curves import PSDS1, PSDS2, psds, psds_interval
-from recipes.scoring.segment_based import segment_based_f1
+from recipes.scoring.intervals import (
+    count_sums,
+    detection_intervals,
+    detection_sums,
+    grounding_intervals,
+    grounding_sums,
+)
+from recipes.scoring.labels import apply_aliases, check_aliases, read_label_aliases, unmatched_labels
+from recipes.scoring.matching import TIME_TOLERANCE, count_matches, match_events
+from recipes.scoring.psds_curves import (
+    PSDS1,
+    PSDS2,
+    PsdsScenario,
+    psds,
+    psds_interval,
+    psds_statistics,
+    psds_sums,
+)
+from recipes.scoring.segment_based import count_segments, segment_based_f1
 
 __all__ = [
     "IOU_THRESHOLDS",
     "IOU_TOLERANCE",
+    "METEOR_NAMES",
     "PSDS1",
     "PSDS2",
+    "TIME_TOLERANCE",
+    "ClipCounts",
+    "ClipSums",
+    "PsdsScenario",
     "apply_aliases",
     "best_match_iou",
     "bootstrap_interval",
-    "caption_event_f1",
     "caption_intervals",
     "caption_meteor",
+    "check_aliases",
+    "check_lengths",
+    "collar_edges",
     "count_accuracy",
+    "count_events",
+    "count_matches",
+    "count_segments",
+    "count_sums",
     "detection_intervals",
+    "detection_sums",
     "event_based_f1",
-    "event_counts",
     "event_f1",
+    "f_scores",
     "grounding_intervals",
-    "macro_scores",
+    "grounding_sums",
+    "has_right_count",
     "match_events",
     "matched_meteor",
-    "micro_scores",
+    "meteor",
+    "meteor_by_clip",
+    "meteor_sums",
+    "paired_bootstrap",
     "parse_failure_rate",
     "psds",
     "psds_interval",
+    "psds_statistics",
+    "psds_sums",
     "read_label_aliases",
     "recall_at_iou",
     "rejection_rates",
+    "score_counts",
     "segment_based_f1",
+    "sum_intervals",
     "text_meteor",
     "union_iou",
+    "unmatched_labels",
 ]

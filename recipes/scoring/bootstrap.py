@@ -1,12 +1,26 @@
-"""Bootstrap intervals over clips: clips are drawn, for events and queries of one clip are not independent."""
+"""Bootstrap over clips, of figures and of differences: events and queries of one clip are not independent."""
 
 import numbers
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 # Resamples that are summed together: few enough that those of a large vocabulary fit in memory.
 _BATCH = 50
+
+
+class ClipSums(NamedTuple):
+    """Hold what clips add to some sums, and figures that are functions of these sums.
+
+    Args:
+        values: `(num_clips, num_columns)`, an array or a sparse array of SciPy.
+        statistics: maps sums over the clips of several resamples `(num_sums, num_columns)` to named arrays
+            `(num_sums,)`. A figure that is undefined in a resample is NaN there.
+    """
+
+    values: Any
+    statistics: Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def bootstrap_interval(
@@ -16,11 +30,10 @@ def bootstrap_interval(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic (Efron and Tibshirani 1993, chapter 13).
+    """Return the percentile bootstrap interval of any statistic (Efron and Tibshirani 1993, chapter 13).
 
     Args:
-        values: array `(num_clips, ...)`, what one clip contributes in each row. Clips are drawn with replacement, for
-            events and queries of one clip are not independent.
+        values: array `(num_clips, ...)`, what one clip contributes in each row. Clips are drawn with replacement.
         statistic: maps an array of such rows to a number. Resamples where it is not finite (`nan`) are left out.
         confidence: probability that the interval covers, between 0 and 1.
         num_resamples: how often the clips are drawn.
@@ -31,40 +44,78 @@ def bootstrap_interval(
     """
     values = np.asarray(values)
     draws = _draws(len(values), confidence, num_resamples, seed)
-    interval = _percentiles([statistic(values[draw]) for draw in draws], confidence)
+    interval = _percentiles(np.array([statistic(values[draw]) for draw in draws], dtype=np.float64), confidence)
     if interval is None:
         raise ValueError(f"statistic is finite in none of {num_resamples} resamples; give more clips.")
     return interval
 
 
 def sum_intervals(
-    values,
-    statistics: Callable[[np.ndarray], dict[str, np.ndarray]],
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
+    sums: ClipSums, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
-    """Return the intervals of many statistics of sums over clips: as [`bootstrap_interval`] of each, but much faster.
-
-    Args:
-        values: `(num_clips, num_columns)`, an array or a sparse matrix of SciPy.
-        statistics: maps sums over the clips of several resamples `(num_sums, num_columns)` to named arrays
-            `(num_sums,)`. Resamples where one is not finite are left out of it.
+    """Return the intervals of many figures at once: as [`bootstrap_interval`] of each, but much faster.
 
     Returns:
-        The intervals by name, `None` where a statistic is never finite.
+        The intervals by name, `None` where a figure is never finite.
 
     Raises:
         ValueError: no clips, or a confidence or number of resamples out of range.
     """
-    num_clips = values.shape[0]
+    found = _resampled(sums, confidence, num_resamples, seed)
+    return {name: _percentiles(values, confidence) for name, values in found.items()}
+
+
+def paired_bootstrap(
+    sums: ClipSums, other: ClipSums, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
+) -> dict[str, dict]:
+    """Compare two systems on the same clips: each resample draws the same clips for both.
+
+    Clips differ in difficulty more than systems do, so the interval of the difference is much narrower than the two
+    intervals suggest. `p` belongs to the interval: it is twice the smaller fraction of resamples in which the
+    difference is at most, or at least, 0 (each count and the number of resamples plus 1; at most 1), so that an
+    interval of confidence `1 - p` just touches 0 (Efron and Tibshirani 1993, section 15.4).
+
+    Args:
+        sums, other: of one clip in the same row. Figures that only one of them has are left out.
+
+    Returns:
+        By name `{"value", "other", "difference", "interval", "p"}`, the difference being value - other; interval and
+        `p` are `None` where it is never finite.
+
+    Raises:
+        ValueError: different numbers of clips, no clips, or a confidence or number of resamples out of range.
+    """
+    if sums.values.shape[0] != other.values.shape[0]:
+        raise ValueError(
+            f"other has {other.values.shape[0]} clips and sums {sums.values.shape[0]}; give the same clips in both."
+        )
+    sides = [_resampled(side, confidence, num_resamples, seed) for side in (sums, other)]
+    totals = [side.statistics(np.ones((1, side.values.shape[0])) @ side.values) for side in (sums, other)]
+    compared = {}
+    for name in sides[0].keys() & sides[1].keys():
+        value, other_value = (float(total[name][0]) for total in totals)
+        differences = sides[0][name] - sides[1][name]
+        interval, p = _percentiles(differences, confidence), None
+        if interval is not None:
+            differences = differences[np.isfinite(differences)]
+            smaller = min((differences <= 0).sum(), (differences >= 0).sum())
+            p = min(1.0, 2 * float(smaller + 1) / (len(differences) + 1))
+        compared[name] = {
+            "value": value, "other": other_value, "difference": value - other_value, "interval": interval, "p": p,
+        }  # fmt: skip
+    return {name: compared[name] for name in sides[0] if name in compared}
+
+
+def _resampled(sums, confidence, num_resamples, seed) -> dict[str, np.ndarray]:
+    """Return each figure in every resample, `(num_resamples,)`."""
+    num_clips = sums.values.shape[0]
     draws = list(_draws(num_clips, confidence, num_resamples, seed))
     batches = []
     for start in range(0, num_resamples, _BATCH):
         # How often each clip was drawn.
         weights = np.stack([np.bincount(draw, minlength=num_clips) for draw in draws[start : start + _BATCH]])
-        batches.append(statistics(weights.astype(np.float64) @ values))
-    return {name: _percentiles(np.concatenate([batch[name] for batch in batches]), confidence) for name in batches[0]}
+        batches.append(sums.statistics(weights.astype(np.float64) @ sums.values))
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _draws(num_clips, confidence, num_resamples, seed):
@@ -79,7 +130,6 @@ def _draws(num_clips, confidence, num_resamples, seed):
 
 
 def _percentiles(statistics, confidence) -> tuple[float, float] | None:
-    statistics = np.asarray(statistics, dtype=np.float64)
     statistics = statistics[np.isfinite(statistics)]
     if not len(statistics):
         return None
@@ -87,4 +137,4 @@ def _percentiles(statistics, confidence) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-__all__ = ["bootstrap_interval", "sum_intervals"]
+__all__ = ["ClipSums", "bootstrap_interval", "paired_bootstrap", "sum_intervals"]

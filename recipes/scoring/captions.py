@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from recipes.scoring.bootstrap import sum_intervals
+from processing.events import normalize_label
+from recipes.scoring.bootstrap import ClipSums, sum_intervals
 from recipes.scoring.counts import parse_failure_rate
-from recipes.scoring.event_based import event_based_f1
 from recipes.scoring.grounding import IOU_TOLERANCE, union_iou
 
 DEBIAN_WORDNET = "/usr/share/wordnet"
@@ -141,12 +141,18 @@ def caption_intervals(
         FileNotFoundError: WordNet is not there.
     """
     values = meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder)
+    return sum_intervals(meteor_sums(values, predictions), confidence, num_resamples, seed)
+
+
+def meteor_sums(values, predictions) -> ClipSums:
+    """Return the figures of [`caption_intervals`] as means over clips.
+
+    Args:
+        values: of [`meteor_by_clip`], for these predictions.
+    """
     values = np.column_stack([values, [prediction is None for prediction in predictions]])
-
-    def statistics(sums):
-        return dict(zip((*METEOR_NAMES, "parse_failure_rate"), sums.T / len(references), strict=True))
-
-    return sum_intervals(values, statistics, confidence, num_resamples, seed)
+    names = (*METEOR_NAMES, "parse_failure_rate")
+    return ClipSums(values, lambda sums: dict(zip(names, sums.T / len(predictions), strict=True)))
 
 
 def meteor_by_clip(
@@ -171,11 +177,6 @@ def meteor_by_clip(
     )
 
 
-def caption_event_f1(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> dict:
-    """Return event-based F1 of the times alone: `event_based_f1(..., time_only=True)`, whatever the captions say."""
-    return event_based_f1(references, predictions, t_collar, percentage_of_length, time_only=True)
-
-
 def _joined(events) -> str:
     in_order = sorted(events, key=lambda event: (event.onset, event.offset, event.event_label))
     return ". ".join(event.event_label for event in in_order)
@@ -184,7 +185,7 @@ def _joined(events) -> str:
 @functools.lru_cache(maxsize=1 << 14)
 def _words(text: str) -> tuple[str, ...]:
     # The Treebank rules split a full stop off at the end of a text only, so they get one sentence at a time.
-    sentences = re.split(r"(?<=[.!?])\s+", text.lower())
+    sentences = re.split(r"(?<=[.!?])\s+", normalize_label(text).lower())
     tokens = [token for sentence in sentences for token in _tokenizer().tokenize(sentence)]
     return tuple(token for token in tokens if any(character.isalnum() for character in token))
 

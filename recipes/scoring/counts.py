@@ -68,16 +68,6 @@ def error_rates(substitutions, deletions, insertions, references) -> dict[str, n
     return {"error_rate": sum(rates.values()), **rates}
 
 
-def micro_scores(counts) -> dict[str, float]:
-    """Return F1, precision and recall over all events of `counts` (num_clips, num_labels, 3)."""
-    return _floats(f_scores(np.asarray(counts).reshape(-1, 3).sum(axis=0)))
-
-
-def macro_scores(counts) -> dict[str, float]:
-    """Return the means of F1, precision and recall over the labels of `counts` that have references."""
-    return _floats(macro_f_scores(np.asarray(counts).sum(axis=0)))
-
-
 def score_counts(counts: ClipCounts) -> dict:
     """Return the scores of all clips together.
 
@@ -108,7 +98,7 @@ def score_counts(counts: ClipCounts) -> dict:
 
 
 def parse_failure_rate(predictions) -> float:
-    """Return the share of predictions that are `None`; 0.0 of no predictions."""
+    """Return the fraction of predictions that are `None`; 0.0 of no predictions."""
     return sum(prediction is None for prediction in predictions) / max(len(predictions), 1)
 
 
@@ -145,8 +135,6 @@ __all__ = [
     "error_rates",
     "f_scores",
     "macro_f_scores",
-    "macro_scores",
-    "micro_scores",
     "parse_failure_rate",
     "score_counts",
 ]

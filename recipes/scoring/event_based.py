@@ -3,36 +3,49 @@
 import numpy as np
 
 from recipes.scoring.counts import ClipCounts, check_lengths, parse_failure_rate, score_counts
-from recipes.scoring.matching import check_collars, count_substitutions, maximum_matching, pairs_in_reach, same_label
+from recipes.scoring.matching import (
+    TIME_TOLERANCE,
+    check_collars,
+    count_substitutions,
+    maximum_matching,
+    pairs_in_reach,
+    same_label,
+)
 
 
-def event_based_f1(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> dict:
+def event_based_f1(
+    references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False, tolerance=0.0
+) -> dict:
     """Return event-based F1 and error rate as sed_eval computes them (Mesaros et al. 2016).
 
-    Pass every clip, those without events too: their false alarms count. (The script of DESED loops over the files of
-    the reference and never counts them.) Where a ratio has the denominator 0 it is 1.0 if there was nothing to find and
-    nothing was found, else 0.0. For the collars see [`match_events`]; for the order of events, which substitutions
-    depend on in sed_eval, see [`~recipes.scoring.matching.count_substitutions`].
+    Pass every clip, also those without events: their false alarms count. (The script of DESED loops over the files of
+    the reference and never counts them.) A ratio with the denominator 0 is 1.0 if there was nothing to find and nothing
+    was found, else 0.0. For the collars see [`match_events`]; for the order of events, which substitutions depend on in
+    sed_eval, see [`~recipes.scoring.matching.count_substitutions`].
+
+    Args:
+        tolerance: seconds added to the collars, see [`match_events`]; with 0 figures equal sed_eval's to the last
+            digit. [`collar_edges`] says how much that matters.
 
     Returns:
         What [`~recipes.scoring.counts.score_counts`] returns: `micro`, `macro`, `micro_errors`, `macro_errors` and
         `class_wise`; also `parse_failure_rate` and `num_clips`.
 
     Raises:
-        ValueError: different numbers of references and predictions, or a tolerance out of its range.
+        ValueError: different numbers of references and predictions, or a collar out of its range.
     """
-    counts = count_events(references, predictions, t_collar, percentage_of_length, time_only)
+    counts = count_events(references, predictions, t_collar, percentage_of_length, time_only, tolerance)
     rest = {"parse_failure_rate": parse_failure_rate(predictions), "num_clips": len(references)}
     return {**score_counts(counts), **rest}
 
 
 def event_f1(reference, prediction, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> float:
-    """Return event-based F1 of one clip, fast enough to be a reward; see [`event_based_f1`].
+    """Return event-based F1 of one clip, fast enough to be a reward, with the collars of [`match_events`].
 
     Both sides empty: 1.0. A prediction that is `None`: 0.0, for a broken answer is no rejection.
 
     Raises:
-        ValueError: a tolerance out of its range.
+        ValueError: a collar out of its range.
     """
     check_collars(t_collar, percentage_of_length)
     if prediction is None:
@@ -40,24 +53,49 @@ def event_f1(reference, prediction, t_collar=0.2, percentage_of_length=0.2, time
     num_events = len(reference) + len(prediction)
     if not num_events:
         return 1.0
-    edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+    edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length, TIME_TOLERANCE)
     if not time_only:
         edges = same_label(reference, prediction, edges)
     return 2 * len(maximum_matching(edges)) / num_events
 
 
-def count_events(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> ClipCounts:
+def collar_edges(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> dict:
+    """Return event-based F1 with [`TIME_TOLERANCE`], and how many matches lie exactly on a collar.
+
+    Returns:
+        `tolerance` in seconds, `micro` and `macro` as in [`event_based_f1`], `num_matches_on_collar` (matches that a
+        collar wider by the tolerance has, and one narrower by it lacks) and `num_refused`, how many of these float64
+        arithmetic without a tolerance, and so sed_eval, refuses.
+
+    Raises:
+        ValueError: as [`event_based_f1`].
+    """
+    settings = references, predictions, t_collar, percentage_of_length, time_only
+    wide, exact, narrow = (count_events(*settings, tolerance) for tolerance in (TIME_TOLERANCE, 0.0, -TIME_TOLERANCE))
+    scores, matches = score_counts(wide), [counts.totals[:, 0].sum() for counts in (wide, exact, narrow)]
+    return {
+        "tolerance": TIME_TOLERANCE,
+        "micro": scores["micro"],
+        "macro": scores["macro"],
+        "num_matches_on_collar": int(matches[0] - matches[2]),
+        "num_refused": int(matches[0] - matches[1]),
+    }
+
+
+def count_events(
+    references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False, tolerance=0.0
+) -> ClipCounts:
     """Count matched, reference and predicted events, substitutions, deletions and insertions of every clip.
 
     Raises:
-        ValueError: different numbers of references and predictions, or a tolerance out of its range.
+        ValueError: as [`event_based_f1`].
     """
     check_lengths(references, predictions)
     check_collars(t_collar, percentage_of_length)
     totals, labels = [], ([], [], [])
     for reference, prediction in zip(references, predictions, strict=True):
         prediction = prediction or ()
-        edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+        edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length, tolerance)
         matching = maximum_matching(edges if time_only else same_label(reference, prediction, edges))
         totals.append((len(matching), len(reference), len(prediction), count_substitutions(edges, matching)))
         labels[0].extend([reference[i].event_label for i in matching])
@@ -70,21 +108,6 @@ def count_events(references, predictions, t_collar=0.2, percentage_of_length=0.2
     return ClipCounts(np.concatenate([totals, left], axis=1), *_label_rows(labels, totals[:, :3]))
 
 
-def event_counts(references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False):
-    """Count matches, references and predictions of every clip and label, as one table; see [`count_events`].
-
-    Returns:
-        Sorted labels, and an int array `(num_clips, num_labels, 3)` of matches, references and predictions.
-
-    Raises:
-        ValueError: different numbers of references and predictions, or a tolerance out of its range.
-    """
-    counts = count_events(references, predictions, t_collar, percentage_of_length, time_only)
-    table = np.zeros((len(references), len(counts.labels), 3), dtype=np.int64)
-    np.add.at(table, (counts.label_rows[:, 0], counts.label_rows[:, 1]), counts.label_rows[:, 2:])
-    return counts.labels, table
-
-
 def _label_rows(labels, num_events):
     """Return sorted labels and the rows of [`ClipCounts`], one for each match, reference and prediction.
 
@@ -93,15 +116,15 @@ def _label_rows(labels, num_events):
         num_events: int array `(num_clips, 3)`, how many of each there are in every clip.
     """
     names = sorted({*labels[1], *labels[2]})
-    places = {name: place for place, name in enumerate(names)}
+    ranks = {name: rank for rank, name in enumerate(names)}
     clips = np.arange(len(num_events))
     rows = []
     for column, (part, counts) in enumerate(zip(labels, num_events.T, strict=True)):
         rows.append(np.zeros((len(part), 5), dtype=np.int64))
         rows[-1][:, 0] = np.repeat(clips, counts)
-        rows[-1][:, 1] = [places[label] for label in part]
+        rows[-1][:, 1] = [ranks[label] for label in part]
         rows[-1][:, 2 + column] = 1
     return names, np.concatenate(rows)
 
 
-__all__ = ["count_events", "event_based_f1", "event_counts", "event_f1"]
+__all__ = ["collar_edges", "count_events", "event_based_f1", "event_f1"]

@@ -64,7 +64,7 @@ def best_match_iou(reference, prediction) -> float:
 
 
 def recall_at_iou(references, predictions, thresholds: Sequence[float] = IOU_THRESHOLDS) -> dict[str, float]:
-    """Return the share of pairs whose [`union_iou`] reaches each threshold, and its mean.
+    """Return the fraction of pairs whose [`union_iou`] reaches each threshold, and its mean.
 
     "mIoU" means several things in print. `miou_union`, the headline, is the mean over pairs of the IoU of the set
     unions; `miou_best_match` is the mean over pairs of [`best_match_iou`]. Where each pair has one reference and one
@@ -119,7 +119,7 @@ def is_rejection(prediction) -> bool:
 
 
 def count_accuracy(references, predictions) -> float:
-    """Return the share of pairs with as many predicted events as reference events; `None` is never right.
+    """Return the fraction of pairs with as many predicted events as reference events; `None` is never right.
 
     Raises:
         ValueError: no pairs, or different numbers of references and predictions.

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy.sparse import coo_array, csr_array, hstack
 
-from recipes.scoring.bootstrap import sum_intervals
+from recipes.scoring.bootstrap import ClipSums, sum_intervals
 from recipes.scoring.counts import ClipCounts, check_lengths, error_rates, f_scores, macro_f_scores
 from recipes.scoring.event_based import count_events
 from recipes.scoring.grounding import (
@@ -40,26 +40,31 @@ def detection_intervals(
     Raises:
         ValueError: no clips, different numbers of references and predictions, or an argument out of its range.
     """
+    sums = detection_sums(references, predictions, t_collar, percentage_of_length)
+    return sum_intervals(sums, confidence, num_resamples, seed)
+
+
+def detection_sums(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> ClipSums:
+    """Return the figures of [`detection_intervals`] as functions of counts in each clip.
+
+    Raises:
+        ValueError: no clips, different numbers of references and predictions, or a collar out of its range.
+    """
     check_lengths(references, predictions, empty=False)
     counts = {"": count_events(references, predictions, t_collar, percentage_of_length)}
     counts |= {f"segment_{res:g}s_": count_segments(references, predictions, res) for res in TIME_RESOLUTIONS}
-    return count_intervals(counts, predictions, confidence, num_resamples, seed)
+    return count_sums(counts, predictions)
 
 
-def count_intervals(
-    counts: dict[str, ClipCounts], predictions, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """Return the intervals of the scores of counts, all from the same draws of clips.
+def count_sums(counts: dict[str, ClipCounts], predictions) -> ClipSums:
+    """Return the scores of counts as functions of what each clip adds.
 
     Args:
         counts: what is counted in the same clips, by the prefix of its scores in the result.
         predictions: those that were counted, for `parse_failure_rate`.
 
     Returns:
-        By each prefix the seven scores of [`detection_intervals`], and `parse_failure_rate`.
-
-    Raises:
-        ValueError: no clips, or a confidence out of its range.
+        Figures: by each prefix the seven scores of [`detection_intervals`], and `parse_failure_rate`.
     """
     tables = {prefix: _table(part) for prefix, part in counts.items()}
     unparseable = csr_array([[float(prediction is None)] for prediction in predictions])
@@ -71,8 +76,7 @@ def count_intervals(
             named |= {f"{prefix}{name}": value for name, value in _count_statistics(part).items()}
         return named
 
-    values = hstack([*tables.values(), unparseable], format="csr")
-    return sum_intervals(values, statistics, confidence, num_resamples, seed)
+    return ClipSums(hstack([*tables.values(), unparseable], format="csr"), statistics)
 
 
 def grounding_intervals(
@@ -94,6 +98,15 @@ def grounding_intervals(
 
     Raises:
         ValueError: no pairs, different numbers of references, predictions and clips, or an argument out of its range.
+    """
+    return sum_intervals(grounding_sums(references, predictions, clips), confidence, num_resamples, seed)
+
+
+def grounding_sums(references, predictions, clips: Sequence[Hashable] | None = None) -> ClipSums:
+    """Return the figures of [`grounding_intervals`] as functions of sums; clips are in order of their first pair.
+
+    Raises:
+        ValueError: no pairs, or different numbers of references, predictions and clips.
     """
     check_lengths(references, predictions, empty=False)
     clips = range(len(references)) if clips is None else clips
@@ -120,7 +133,7 @@ def grounding_intervals(
                 "false_rejection_rate": present / (num_pairs - num_absent),
             }
 
-    return sum_intervals(np.stack(sums), statistics, confidence, num_resamples, seed)
+    return ClipSums(np.stack(sums), statistics)
 
 
 def _table(counts: ClipCounts) -> csr_array:
@@ -160,4 +173,4 @@ def _pair_values(reference, prediction) -> np.ndarray:
     )
 
 
-__all__ = ["count_intervals", "detection_intervals", "grounding_intervals"]
+__all__ = ["count_sums", "detection_intervals", "detection_sums", "grounding_intervals", "grounding_sums"]

@@ -1,11 +1,16 @@
 """One-to-one matching of reference and predicted events within collars: the largest one, not a greedy one.
 
-Everything is done on Python floats: clips have few events, for which arrays are slower, and float64 comparisons decide
-at the edge of a collar exactly as `sed_eval` 0.2.1 does (`EventBasedMetrics` with `event_matching_type="optimal"`).
+Everything is done on Python floats: clips have few events, for which arrays are slower. With a tolerance of 0, float64
+comparisons decide at the edge of a collar exactly as in `sed_eval` 0.2.1 (`EventBasedMetrics` with
+`event_matching_type="optimal"`).
 """
 
 from bisect import bisect_left, bisect_right
 from operator import itemgetter
+
+# Seconds. Times on a grid are rarely binary fractions: 3.0 - 2.8 is more than 0.2, 1.2 - 1.0 is less. A microsecond, to
+# which sed_scores_eval rounds distances, is far above such errors and below any sample period.
+TIME_TOLERANCE = 1e-6
 
 # From this many predicted events, sorting them beats looking at all of them for every reference.
 _MANY = 32
@@ -14,30 +19,30 @@ _MAX_PAIRS = 10_000_000
 
 
 def match_events(
-    reference, prediction, t_collar=0.2, percentage_of_length=0.2, time_only=False
+    reference, prediction, t_collar=0.2, percentage_of_length=0.2, time_only=False, tolerance=TIME_TOLERANCE
 ) -> list[tuple[int, int]]:
-    """Pair the events of one clip one to one, as many as can be.
+    """Pair the events of one clip one to one, as many as possible.
 
     A pair has the same label, onsets at most `t_collar` apart, and offsets at most
     `max(t_collar, percentage_of_length * reference length)` apart; all bounds belong to the collar (`sed_eval` 0.2.1,
-    `EventBasedMetrics.validate_onset`, `validate_offset`). Labels are compared as they are, where `sed_eval` strips
-    spaces and takes "none" for no label; see [`~recipes.scoring.apply_aliases`].
+    `EventBasedMetrics.validate_onset`, `validate_offset`). `sed_eval` also takes the label "none" for no label.
 
     Args:
-        t_collar: tolerance in seconds.
-        percentage_of_length: tolerance of offsets as a fraction of the reference event's length, 0 to 1.
+        t_collar: in seconds.
+        percentage_of_length: collar of offsets as a fraction of the reference event's length, 0 to 1.
         time_only: let events with different labels match.
+        tolerance: seconds added to every collar, so that 0.2 s apart is within 0.2 s wherever it is in the clip. 0
+            leaves the decision to float64 arithmetic, as `sed_eval` does.
 
     Returns:
         Indices `(of reference, of prediction)`, sorted.
 
     Raises:
-        ValueError: a tolerance out of its range, or so many events at one time that all pairs do not fit in memory.
+        ValueError: a collar out of its range, or so many events at one time that all pairs do not fit in memory.
     """
     check_collars(t_collar, percentage_of_length)
-    if not reference or not prediction:
-        return []
-    edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length)
+    prediction = prediction or ()
+    edges = pairs_in_reach(reference, prediction, t_collar, percentage_of_length, tolerance)
     if not time_only:
         edges = same_label(reference, prediction, edges)
     return sorted(maximum_matching(edges).items())
@@ -51,13 +56,14 @@ def count_matches(references, predictions, t_collar=0.2, percentage_of_length=0.
         predictions: `(num_predictions, 2)`.
     """
     indexed = [(onset, offset, j) for j, (onset, offset) in enumerate(predictions)]
-    return len(maximum_matching(_edges(references, indexed, t_collar, percentage_of_length)))
+    return len(maximum_matching(_edges(references, indexed, t_collar, percentage_of_length, TIME_TOLERANCE)))
 
 
-def pairs_in_reach(reference, prediction, t_collar, percentage_of_length) -> list[tuple[int, int]]:
-    """Return all pairs `(of reference, of prediction)` within the collars, sorted; labels play no part."""
+def pairs_in_reach(reference, prediction, t_collar, percentage_of_length, tolerance) -> list[tuple[int, int]]:
+    """Return all pairs `(of reference, of prediction)` within the collars, sorted, whatever their labels."""
+    spans = [(event.onset, event.offset) for event in reference]
     indexed = [(event.onset, event.offset, j) for j, event in enumerate(prediction)]
-    return _edges([(event.onset, event.offset) for event in reference], indexed, t_collar, percentage_of_length)
+    return _edges(spans, indexed, t_collar, percentage_of_length, tolerance)
 
 
 def same_label(reference, prediction, edges) -> list[tuple[int, int]]:
@@ -66,10 +72,10 @@ def same_label(reference, prediction, edges) -> list[tuple[int, int]]:
 
 
 def count_substitutions(edges, matching) -> int:
-    """Return how many events that a matching leaves over agree in time with a left-over event of another label.
+    """Return how many unmatched reference events agree in time with an unmatched prediction of another label.
 
-    As in `sed_eval`, each left-over reference takes the first free prediction, in the order given. So this number, and
-    what is left as deletions and insertions, may change by a few with the order of events; matches never do.
+    As in `sed_eval`, each unmatched reference takes the first free prediction, in the order given. So this number, and
+    the deletions and insertions that remain, may change by a few with the order of events; matches never do.
 
     Args:
         edges: [`pairs_in_reach`], whatever their labels.
@@ -86,7 +92,7 @@ def count_substitutions(edges, matching) -> int:
 
 
 def check_collars(t_collar, percentage_of_length):
-    """Raise `ValueError` for a tolerance out of its range."""
+    """Raise `ValueError` for a collar out of its range."""
     if not t_collar >= 0:
         raise ValueError(f"t_collar is {t_collar}; give seconds, 0 or more.")
     if not 0 <= percentage_of_length <= 1:
@@ -164,13 +170,14 @@ def _augment(matching, before_i, before_j, end):
         stack.append((previous, iter(before_i.pop(previous, ()))))
 
 
-def _edges(references, indexed, t_collar, percentage_of_length) -> list[tuple[int, int]]:
+def _edges(references, indexed, t_collar, percentage_of_length, tolerance) -> list[tuple[int, int]]:
     """Return [`pairs_in_reach`] of `(onset, offset)` and `(onset, offset, j)`."""
+    t_collar += tolerance
     edges = []
     are_many = len(indexed) > _MANY
     if are_many:
         indexed.sort()
-    near, earliest = indexed, -t_collar
+    near = indexed
     for i, (onset, offset) in enumerate(references):
         if are_many:
             near = _near(indexed, onset, t_collar)
@@ -180,8 +187,8 @@ def _edges(references, indexed, t_collar, percentage_of_length) -> list[tuple[in
                     f"events are within t_collar={t_collar}; drop duplicates or make t_collar smaller."
                 )
         for start, end, j in near:
-            if earliest <= start - onset <= t_collar and abs(offset - end) <= max(
-                t_collar, percentage_of_length * (offset - onset)
+            if -t_collar <= start - onset <= t_collar and abs(offset - end) <= max(
+                t_collar, percentage_of_length * (offset - onset) + tolerance
             ):
                 edges.append((i, j))
     return edges
@@ -198,6 +205,7 @@ def _near(indexed, onset, t_collar):
 
 
 __all__ = [
+    "TIME_TOLERANCE",
     "check_collars",
     "count_matches",
     "count_substitutions",

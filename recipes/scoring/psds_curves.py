@@ -12,13 +12,15 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import eye_array
 
-from recipes.scoring.bootstrap import bootstrap_interval
+from processing.events import normalize_label
+from recipes.scoring.bootstrap import ClipSums, sum_intervals
 from recipes.scoring.counts import parse_failure_rate
 
 SECONDS_PER_HOUR = 3600.0
 # 0.7 s of 1 s must reach a criterion of 0.7 although binary fractions may miss it by a few units in the last place.
-SHARE_TOLERANCE = 1e-9
+COVERAGE_TOLERANCE = 1e-9
 FOUND, FALSE = -2, -1
 
 
@@ -26,10 +28,10 @@ class PsdsScenario(NamedTuple):
     """Hold what a PSDS asks for, in the symbols of Bilen et al. 2020.
 
     Args:
-        dtc: detection tolerance criterion, the share of a prediction that references must cover; above 0, at most 1.
-        gtc: ground truth intersection criterion, the share of a reference that predictions must cover; likewise.
-        cttc: cross-trigger tolerance criterion, the share of a prediction that references of another label must cover;
-            likewise, or `None` for no cross-triggers.
+        dtc: detection tolerance criterion, the fraction of a prediction that references must cover; above 0, at most 1.
+        gtc: ground truth intersection criterion, the fraction of a reference that predictions must cover; likewise.
+        cttc: cross-trigger tolerance criterion, the fraction of a prediction that references of another label must
+            cover; likewise, or `None` for no cross-triggers.
         alpha_ct: weight of the rate of cross-triggers in the effective rate of false positives, 0 or more.
         alpha_st: weight of the standard deviation over labels, taken from the mean true positive ratio, 0 or more.
         max_efpr: end of the curve, in effective false positives per hour.
@@ -51,17 +53,17 @@ PSDS2 = PsdsScenario(dtc=0.1, gtc=0.1, cttc=0.3, alpha_ct=0.5, alpha_st=1.0)
 def psds(references, predictions, durations, scenario: PsdsScenario, labels=None, statistics=None) -> dict:
     """Return the polyphonic sound detection score, for instance `psds(references, predictions, durations, PSDS1)`.
 
-    A prediction is relevant if references of its label cover the share `dtc` of it, else false. A reference is found
-    if the relevant predictions of its label cover the share `gtc` of it. A false prediction is a cross-trigger too of
-    each other label whose references cover the share `cttc` of it. What overlapping events of one label cover counts
-    once. Events without length count nowhere, as in `psds_eval` and `sed_scores_eval`. Predictions past the end of a
-    clip count as false.
+    A prediction is relevant if references of its label cover the fraction `dtc` of it, else false. A reference is found
+    if the relevant predictions of its label cover the fraction `gtc` of it. A false prediction is also a cross-trigger
+    of each other label whose references cover the fraction `cttc` of it. What overlapping events of one label cover
+    counts once. Events without length count nowhere, as in `psds_eval` and `sed_scores_eval`. Predictions past the end
+    of a clip count as false.
 
     The effective rate of false positives of a label is its false predictions per hour of all clips, plus `alpha_ct`
     times the mean over the other labels of its cross-triggers per hour of their references.
 
     Args:
-        references: a list over clips of lists of events. Pass clips without events too.
+        references: a list over clips of lists of events. Pass clips without events, too.
         predictions: the same, where each event has a `score`; `None` for a clip whose answer could not be parsed.
         durations: length of each clip in seconds.
         labels: the classes of the mean; `None` takes those of the references.
@@ -100,18 +102,28 @@ def psds_interval(
     seed=0,
     statistics=None,
 ) -> tuple[float, float]:
-    """Return the bootstrap interval over clips of [`psds`]; `confidence` to `seed` as in `bootstrap_interval`.
+    """Return the bootstrap interval over clips of [`psds`]; `confidence` to `seed` as in `sum_intervals`.
 
     A resample in which a label has no reference event has no PSDS and is left out.
+
+    Raises:
+        ValueError: as [`psds`], or every resample lacks a label.
     """
     if statistics is None:
         statistics = psds_statistics(references, predictions, durations, scenario, labels)
+    interval = sum_intervals(psds_sums(statistics, scenario), confidence, num_resamples, seed)["psds"]
+    if interval is None:
+        raise ValueError(f"a label is missing in each of {num_resamples} resamples; give more clips or fewer labels.")
+    return interval
 
-    def statistic(clips):
-        clip_weights = np.bincount(clips, minlength=len(durations)).astype(np.float64)
-        return _areas(statistics, scenario, clip_weights)[0]
 
-    return bootstrap_interval(np.arange(len(durations)), statistic, confidence, num_resamples, seed)
+def psds_sums(statistics, scenario, name="psds") -> ClipSums:
+    """Return [`psds`] under a name, as a function of how often each clip counts."""
+
+    def areas(weights):
+        return {name: np.array([_areas(statistics, scenario, clip_weights)[0] for clip_weights in weights])}
+
+    return ClipSums(eye_array(len(statistics.durations), format="csr"), areas)
 
 
 class PsdsStatistics(NamedTuple):
@@ -139,32 +151,32 @@ def psds_statistics(references, predictions, durations, scenario: PsdsScenario, 
     _check(references, predictions, durations)
     with_length = [[event for event in clip if event.offset > event.onset] for clip in references]
     present = {event.event_label for clip in with_length for event in clip}
-    labels = sorted(present) if labels is None else list(dict.fromkeys(labels))
+    labels = sorted(present) if labels is None else list(dict.fromkeys(map(normalize_label, labels)))
     absent = [label for label in labels if label not in present]
     if absent or not labels:
         raise ValueError(
             f"labels has no reference events for {absent}; a label needs at least one with a length above 0 s for its "
-            "share of found events to be defined, so leave such labels out or add references."
+            "fraction of found events to be defined, so leave such labels out or add references."
         )
-    place = {label: i for i, label in enumerate(labels)}
+    index = {label: i for i, label in enumerate(labels)}
     changes = [[np.zeros((0, 3))] for _ in labels]
     num_references, reference_seconds = np.zeros((2, len(references), len(labels)))
     for clip, (reference, prediction) in enumerate(zip(with_length, predictions, strict=True)):
-        targets = {c: _times(events) for c, events in _by_label(reference, place).items()}
+        targets = {c: _times(events) for c, events in _by_label(reference, index).items()}
         unions = {c: _union(target) for c, target in targets.items()}
         for c, union in unions.items():
             num_references[clip, c] = len(targets[c])
             reference_seconds[clip, c] = np.diff(union).sum()
-        for c, events in _by_label(prediction or (), place).items():
+        for c, events in _by_label(prediction or (), index).items():
             times, scores = _times(events), np.array([event.score for event in events], dtype=np.float64)
             lengths = np.diff(times)[:, 0]
             times, scores, lengths = times[lengths > 0], scores[lengths > 0], lengths[lengths > 0]
-            shares = {other: _covered(union, times) / lengths for other, union in unions.items()}
-            relevant = shares.get(c, np.zeros(len(times))) >= scenario.dtc - SHARE_TOLERANCE
+            covered = {other: _covered(union, times) / lengths for other, union in unions.items()}
+            relevant = covered.get(c, np.zeros(len(times))) >= scenario.dtc - COVERAGE_TOLERANCE
             changes[c].append(_rows(scores[~relevant], clip, FALSE))
-            for other, share in shares.items():
+            for other, fraction in covered.items():
                 if other != c and scenario.cttc is not None:
-                    crossed = ~relevant & (share >= scenario.cttc - SHARE_TOLERANCE)
+                    crossed = ~relevant & (fraction >= scenario.cttc - COVERAGE_TOLERANCE)
                     changes[c].append(_rows(scores[crossed], clip, other))
             found = [_score_of_finding(target, times[relevant], scores[relevant], scenario.gtc)
                      for target in targets.get(c, ())]  # fmt: skip
@@ -181,7 +193,7 @@ def _areas(statistics, scenario, clip_weights) -> tuple[float, dict[str, float]]
         return math.nan, dict.fromkeys(statistics.labels, math.nan)
     hours = clip_weights @ statistics.durations / SECONDS_PER_HOUR
     reference_hours = clip_weights @ statistics.reference_seconds / SECONDS_PER_HOUR
-    # What one change adds to the effective rate of false positives; the last two places are FOUND and FALSE.
+    # What one change adds to the effective rate of false positives; the last two are FOUND and FALSE.
     costs = scenario.alpha_ct / max(len(statistics.labels) - 1, 1) / reference_hours
     costs = np.append(costs, [0.0, 1.0 / hours])
     curves = []
@@ -201,12 +213,12 @@ def _areas(statistics, scenario, clip_weights) -> tuple[float, dict[str, float]]
     return float(effective @ widths / scenario.max_efpr), dict(zip(statistics.labels, map(float, areas), strict=True))
 
 
-def _by_label(events, place) -> dict[int, list]:
+def _by_label(events, index) -> dict[int, list]:
     """Group events by the number of their label; other labels have none."""
     grouped = {}
     for event in events:
-        if event.event_label in place:
-            grouped.setdefault(place[event.event_label], []).append(event)
+        if event.event_label in index:
+            grouped.setdefault(index[event.event_label], []).append(event)
     return grouped
 
 
@@ -237,7 +249,7 @@ def _score_of_finding(target, times, scores, gtc) -> float | None:
     times, scores = times[meets][order], scores[meets][order]
 
     def is_found(count):
-        return _covered(_union(times[:count]), target[None])[0] / (target[1] - target[0]) >= gtc - SHARE_TOLERANCE
+        return _covered(_union(times[:count]), target[None])[0] / (target[1] - target[0]) >= gtc - COVERAGE_TOLERANCE
 
     # More detections never cover less.
     count = bisect.bisect_left(range(1, len(scores) + 1), True, key=is_found)
@@ -254,7 +266,7 @@ def _check_scenario(scenario):
     for name in ("dtc", "gtc", "cttc"):
         value = getattr(scenario, name)
         if not (value is None and name == "cttc") and not 0 < value <= 1:
-            raise ValueError(f"scenario.{name} is {value}; give a share above 0 and at most 1.")
+            raise ValueError(f"scenario.{name} is {value}; give a fraction above 0 and at most 1.")
     for name in ("alpha_ct", "alpha_st"):
         value = getattr(scenario, name)
         if not 0 <= value < math.inf:

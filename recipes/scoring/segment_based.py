@@ -6,20 +6,24 @@ import numpy as np
 
 from recipes.scoring.counts import ClipCounts, check_lengths, parse_failure_rate, score_counts
 
+# In segments: a time so close to an edge lies on it, for 0.3 / 0.1 is 2.9999999999999996 in float64.
+EDGE_TOLERANCE = 1e-6
 
-def segment_based_f1(references, predictions, time_resolution=1.0) -> dict:
-    """Return segment-based F1 and error rate as sed_eval computes them (Mesaros et al. 2016).
+
+def segment_based_f1(references, predictions, time_resolution=1.0, sed_eval_rounding=False) -> dict:
+    """Return segment-based F1 and error rate (Mesaros et al. 2016).
 
     An event makes its label active from the segment `floor(onset / time_resolution)` up to, not including,
-    `ceil(offset / time_resolution)`; both divisions are those of float64, so that with 0.1 s an onset at 0.6 s falls
-    into segment 5 (0.6 / 0.1 is 5.999...), as in sed_eval. In each segment the labels that are missed and those that
-    are wrong are paired as substitutions; what is left are deletions or insertions.
+    `ceil(offset / time_resolution)`. In each segment the labels that are missed and those that are wrong are paired as
+    substitutions; the rest are deletions or insertions.
 
-    Pass every clip, those without events too. sed_eval gives NaN to a label that is never predicted and leaves it out
+    Pass every clip, also those without events. sed_eval gives NaN to a label that is never predicted and leaves it out
     of the macro average, which rewards silence; here its F1 is 0.0.
 
     Args:
         time_resolution: length of a segment in seconds; 1.0 and 0.1 are usual.
+        sed_eval_rounding: divide in float64 and leave it at that, as sed_eval 0.2.1 does: with 0.1 s an event of 0.3 to
+            0.4 s then fills two segments. By default times within a millionth of a segment of an edge lie on it.
 
     Returns:
         What [`~recipes.scoring.counts.score_counts`] returns, counted in segments: `micro`, `macro`, `micro_errors`,
@@ -28,12 +32,12 @@ def segment_based_f1(references, predictions, time_resolution=1.0) -> dict:
     Raises:
         ValueError: different numbers of references and predictions, or a resolution that is not positive.
     """
-    scores = score_counts(count_segments(references, predictions, time_resolution))
+    scores = score_counts(count_segments(references, predictions, time_resolution, sed_eval_rounding))
     rest = {"parse_failure_rate": parse_failure_rate(predictions), "num_clips": len(references)}
     return {"time_resolution": float(time_resolution), **scores, **rest}
 
 
-def count_segments(references, predictions, time_resolution=1.0) -> ClipCounts:
+def count_segments(references, predictions, time_resolution=1.0, sed_eval_rounding=False) -> ClipCounts:
     """Count the segments of every clip and label that are active in both, in the reference, and in the prediction.
 
     The work grows with the number of events, not of segments.
@@ -51,11 +55,15 @@ def count_segments(references, predictions, time_resolution=1.0) -> ClipCounts:
         for event in events or ()
     ]
     labels = sorted({event[1] for event in events})
-    places = {label: place for place, label in enumerate(labels)}
-    table = np.array([(clip, places[label], *rest) for clip, label, *rest in events], dtype=np.float64).reshape(-1, 5)
+    ranks = {label: rank for rank, label in enumerate(labels)}
+    table = np.array([(clip, ranks[label], *rest) for clip, label, *rest in events], dtype=np.float64).reshape(-1, 5)
     clips, label_indices, side = table[:, :3].astype(np.int64).T
     # Whole numbers, but kept as floats: int64 would overflow silently.
-    first, end = np.floor(table[:, 3] / time_resolution), np.ceil(table[:, 4] / time_resolution)
+    onset, offset = table[:, 3:].T / time_resolution
+    tolerance = 0.0 if sed_eval_rounding else EDGE_TOLERANCE
+    first, end = np.floor(onset + tolerance), np.ceil(offset - tolerance)
+    if tolerance:  # an event with a length is active somewhere
+        end = np.maximum(end, first + (offset > onset))
 
     pairs, group = np.unique(clips * max(len(labels), 1) + label_indices, return_inverse=True)
     group, first, end, active = _pieces(group, side, first, end)

@@ -7,7 +7,6 @@ The picture of arXiv 2604.13715: the mean over layers and heads of the attention
 the ticks, beside that paid to the frames, which in this layout stand right behind their ticks.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,9 @@ import torch
 
 from processing.answer_text import parse_events, prompt_text
 from processing.audio_io import load_audio
-from processing.events import Event
-from recipes import DEFAULT_CHECKPOINT
+from recipes.arguments import add_model, script_parser
 from recipes.conversion.checkpoint import load_checkpoint
-from recipes.data.event_loaders import load_events
+from recipes.data.loading import load_clips
 from recipes.training.auxiliary_losses import dates
 
 
@@ -126,11 +124,11 @@ def plot_attention(waveform, sampling_rate, looks, time_step, events, reference,
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("file", help="recording")
     parser.add_argument("--query", required=True, help="label to ask for")
     parser.add_argument("--reference", required=True, help="annotations of the recording")
-    parser.add_argument("--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR")
+    add_model(parser)
     parser.add_argument("--out", required=True, metavar="PNG")
     args = parser.parse_args(argv)
     model, processor = load_checkpoint(args.model, attn_implementation="eager")
@@ -140,8 +138,8 @@ def main(argv: list[str] | None = None):
     if not events:
         parser.error(f"--query is {args.query!r}, to which the answer is {looks['text']!r}: no times to draw.")
     name = Path(args.file).name
-    rows = [row for row in load_events(args.reference) if Path(row["audio"]).name == name]
-    reference = [Event(**event) for row in rows for event in row["events"] if event["event_label"] == args.query]
+    clips = [clip for clip in load_clips(args.reference) if Path(clip.audio or "").name == name]
+    reference = [event for clip in clips for event in clip.events if event.event_label == args.query]
     title = f"Where “{looks['text']}” looks: {name}, “{args.query}”"
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     plot_attention(waveform, processor.sampling_rate, looks, processor.time_step, events, reference, args.out, title)

@@ -6,7 +6,6 @@ Context layers and projector learn by a frame-level loss (`frame_labels.py`); a 
 times faster to read frames that already say what sounds in them.
 """
 
-import argparse
 import logging
 
 import torch
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM, TimeProYamnetConfig
 from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
+from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import save_checkpoint
 from recipes.small.frame_labels import frame_f1, train_frames
 from recipes.small.yamnet_weights import load_trunk
@@ -51,7 +51,7 @@ def join(language_model, weights):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--language-model", required=True, help="directory of the small language model")
     parser.add_argument("--weights", required=True, help="YAMNet's safetensors file")
     parser.add_argument("--stems", required=True, help="directory of stored stem features: train, validation")

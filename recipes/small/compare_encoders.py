@@ -7,7 +7,6 @@
 is YAMNet's frozen trunk with context layers; the other a small Qwen2-Audio encoder, trained from scratch.
 """
 
-import argparse
 import json
 import logging
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from recipes.arguments import script_parser
 from recipes.small.backbone import join
 from recipes.small.frame_labels import frame_f1, train_frames
 
@@ -61,7 +61,7 @@ def compare(language_model, weights, features, out, num_steps=600, seed=0) -> di
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--language-model", required=True, help="directory of the small language model")
     parser.add_argument("--weights", required=True, help="YAMNet's safetensors file")
     parser.add_argument("--features", required=True, help="directory of stored stems and mels")

@@ -7,7 +7,6 @@ The model is a Qwen2 of about five million parameters, with Qwen2's byte-level B
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import logging
@@ -25,6 +24,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from recipes.arguments import script_parser
 from recipes.small.synthetic_text import documents
 
 logger = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ def train(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Train the small language model on synthetic text.")
+    parser = script_parser("Train the small language model on synthetic text.")
     parser.add_argument("--out", required=True, help="folder to save the model and the tokenizer into")
     parser.add_argument("--num-steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=32)

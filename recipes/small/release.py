@@ -4,15 +4,15 @@
         --unseen runs/small/score_unseen/report.json --peer runs/small/peer.json
 
 The tables of README.md and MODEL_CARD.md stand between marks and are written from the reports and from
-`recipes/data/sounds.json` alone, the figures in the card's metadata too.
+`recipes/soundscapes/sounds.json` alone, the figures in the card's metadata too.
 """
 
-import argparse
 import json
 import logging
 from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
+from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.publishing.model_card import FIGURES, figures_table, fill, fill_card
 from recipes.soundscapes.catalogue import load_catalogue
@@ -85,7 +85,7 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="directory of the trained checkpoint")
     parser.add_argument("--seen", required=True, help="report.json on the seen test")
     parser.add_argument("--unseen", required=True, help="report.json on the unseen test")

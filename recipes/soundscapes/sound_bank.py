@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from processing.audio_io import load_audio
-from recipes.soundscapes.catalogue import event_labels, load_catalogue
+from recipes.soundscapes.catalogue import bank_files, event_labels
 from recipes.soundscapes.packages import DEFAULT_SOUNDS, fetch_packages, read_sound_file
 from recipes.soundscapes.synthetic_sounds import generated_sounds
 
@@ -24,10 +24,16 @@ MAX_PAUSE = 0.3
 
 @dataclass
 class SoundBank:
-    """Pieces of sound by event label, and backgrounds; each entry is `(waveform (num_samples,) float32, ref)`."""
+    """Pieces of sound by event label, and backgrounds; each entry is `(waveform (num_samples,) float32, ref)`.
+
+    `distractors` are pieces like `events`, of kinds that no label names. `series` has the entries of every label,
+    background and distractor once more, as a list for each recording series, so that each can be drawn equally often.
+    """
 
     events: dict[str, list[tuple[np.ndarray, str]]] = field(default_factory=dict)
     backgrounds: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    distractors: dict[str, list[tuple[np.ndarray, str]]] = field(default_factory=dict)
+    series: dict[str, list[list[tuple[np.ndarray, str]]]] = field(default_factory=dict)
 
 
 def level(waveform, smooth=3):
@@ -54,63 +60,67 @@ def audible_pieces(waveform, threshold_db=-30.0, min_length=0.05):
     return [piece for piece in pieces if len(piece) >= min_length * SAMPLING_RATE]
 
 
-def catalogue_digest(split):
-    """Return what a prepared bank depends on, as a hexadecimal digest: the files listed for the split."""
-    listed = [[file.label, file.kind, file.ref] for file in load_catalogue() if file.split == split]
+def catalogue_digest(bank):
+    """Return what a prepared bank depends on, as a hexadecimal digest: the files listed for it."""
+    listed = [[file.label, file.kind, file.ref] for file in bank_files(bank)]
     return hashlib.sha1(json.dumps(listed).encode()).hexdigest()
 
 
-def load_bank(split, sounds=DEFAULT_SOUNDS):
-    """Return the [`SoundBank`] of a split (`train` or `heldout`), preparing it once and caching it in `sounds`.
+def load_bank(name, sounds=DEFAULT_SOUNDS):
+    """Return the [`SoundBank`] of a name in `BANKS`, preparing it once and caching it in `sounds`.
 
-    It is prepared anew when the catalogue of the split has changed.
+    It is prepared again when its files in the catalogue have changed.
 
     Raises:
         RuntimeError: packages or espeak-ng are missing; the message names the commands that install them.
     """
-    folder = Path(sounds) / "prepared" / split
+    folder = Path(sounds) / "prepared" / name
     index = folder / "index.json"
     key = folder / "catalogue.sha1"
-    if not index.is_file() or not key.is_file() or key.read_text() != catalogue_digest(split):
-        _prepare(split, Path(sounds), folder)
-    bank = SoundBank()
+    if not index.is_file() or not key.is_file() or key.read_text() != catalogue_digest(name):
+        _prepare(name, Path(sounds), folder)
+    bank, series = SoundBank(), {}
     samples = np.load(folder / "samples.npy", mmap_mode="r", allow_pickle=False)
     for entry in json.loads(index.read_text(encoding="utf-8")):
-        item = (samples[entry["start"] : entry["end"]], entry["ref"])
+        item, label = (samples[entry["start"] : entry["end"]], entry["ref"]), entry["label"]
         if entry["kind"] == "background":
             bank.backgrounds.append(item)
         else:
-            bank.events.setdefault(entry["label"], []).append(item)
+            parts = bank.events if entry["kind"] == "event" else bank.distractors
+            parts.setdefault(label, []).append(item)
+        series.setdefault(label, {}).setdefault(entry.get("series", entry["ref"]), []).append(item)
+    bank.series = {label: list(groups.values()) for label, groups in series.items()}
     return bank
 
 
-def _prepare(split, sounds, folder):
-    files = [file for file in load_catalogue() if file.split == split]
+def _prepare(name, sounds, folder):
+    files = bank_files(name)
     fetch_packages([file.requirement for file in files], sounds)
     entries, chunks, position = [], [], 0
 
-    def add(waveform, kind, label, ref):
+    def add(waveform, kind, label, ref, series):
         nonlocal position
-        peak = np.abs(waveform).max()
+        peak, end = np.abs(waveform).max(), position + len(waveform)
         chunks.append((waveform / peak * 0.9).astype(np.float16))
-        entries.append({"kind": kind, "label": label, "ref": ref, "start": position, "end": position + len(waveform)})
-        position += len(waveform)
+        entries.append({"kind": kind, "label": label, "ref": ref, "series": series, "start": position, "end": end})
+        position = end
 
-    for file in tqdm(files, desc=f"recordings ({split})"):
+    for file in tqdm(files, desc=f"recordings ({name})"):
         waveform = load_audio(read_sound_file(file, sounds), sampling_rate=SAMPLING_RATE)
         if file.kind == "background":
             if np.abs(waveform).max() > 0:
-                add(waveform[: 60 * SAMPLING_RATE], "background", file.label, file.ref)
+                add(waveform[: 60 * SAMPLING_RATE], "background", file.label, file.ref, file.group)
             continue
         for piece in audible_pieces(waveform[: 30 * SAMPLING_RATE]):
-            add(piece, "event", file.label, file.ref)
-    for label, name, waveform in generated_sounds(split):
+            add(piece, file.kind, file.label, file.ref, file.group)
+    for label, ref, waveform in generated_sounds(name):
+        # All sentences of a voice, and all sirens of a kind, are one series.
         for piece in audible_pieces(waveform):
-            add(piece, "event", label, name)
-    silent = set(event_labels()) - {entry["label"] for entry in entries}
-    if silent:
-        raise RuntimeError(f"split {split!r} has no sound of {sorted(silent)}; check the catalogue.")
+            add(piece, "event", label, ref, ref.rsplit(":", 1)[0])
+    silent = set(event_labels(name)) - {entry["label"] for entry in entries}
+    if silent and name in ("train", "heldout", "field_train"):
+        raise RuntimeError(f"bank {name!r} has no sound of {sorted(silent)}; check the catalogue.")
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", np.concatenate(chunks), allow_pickle=False)
     (folder / "index.json").write_text(json.dumps(entries), encoding="utf-8")
-    (folder / "catalogue.sha1").write_text(catalogue_digest(split))
+    (folder / "catalogue.sha1").write_text(catalogue_digest(name))

@@ -9,16 +9,27 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from recipes.data.writers import write_rows
+from recipes.data.clip import AnnotatedClip
+from recipes.data.writers import write_label_files
 from recipes.soundscapes.catalogue import event_labels
+from recipes.soundscapes.field_mixing import mix_field
 from recipes.soundscapes.mixing import DURATION, mix
 from recipes.soundscapes.packages import DEFAULT_SOUNDS
 from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
 
 logger = logging.getLogger(__name__)
 
-# Which recordings a split draws from; the tests differ in whether their recordings were ever trained on.
-SPLITS = {"train": "train", "validation": "train", "test_seen": "train", "test_unseen": "heldout"}
+# Which bank a split draws from. The first four have 18 labels, and tests of recordings that were trained on or not; the
+# last three divide more labels by package, so that nothing of a tested package was ever trained on.
+SPLITS = {
+    "train": "train",
+    "validation": "train",
+    "test_seen": "train",
+    "test_unseen": "heldout",
+    "train_field": "field_train",
+    "validation_field": "field_validation",
+    "test_field": "field_test",
+}
 _BANKS = {}
 
 
@@ -29,7 +40,10 @@ def soundscape(index, seed, split, sounds=DEFAULT_SOUNDS):
     key = (SPLITS[split], str(sounds))
     if key not in _BANKS:
         _BANKS[key] = load_bank(SPLITS[split], sounds)
-    return mix(_BANKS[key], np.random.default_rng([seed, list(SPLITS).index(split), index]))
+    rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
+    if SPLITS[split].startswith("field"):
+        return mix_field(_BANKS[key], rng, is_varied=split == "train_field")
+    return mix(_BANKS[key], rng)
 
 
 def row_id(index, split, seed):
@@ -50,7 +64,7 @@ def make_row(scene, index, split, seed):
         "events": [
             {"onset": event.onset, "offset": event.offset, "event_label": event.event_label} for event in scene.events
         ],
-        "absent": [label for label in event_labels() if label not in labels],
+        "absent": [label for label in event_labels(SPLITS[split]) if label not in labels],
         "source": f"soundscape:{split}",
         "recordings": scene.recordings,
     }
@@ -98,7 +112,8 @@ def synthesize(out, num_clips, seed=0, split="train", sounds=None, num_workers=1
             rows = list(tqdm(pool.map(_write_clip, jobs, chunksize=8), total=num_clips, desc=split))
     else:
         rows = [_write_clip(job) for job in tqdm(jobs, desc=split)]
-    write_rows(rows, out / f"{split}.tsv", "tsv", audio_dir=split)
+    clips = (AnnotatedClip.from_dict(row, row["id"]) for row in rows)
+    write_label_files(clips, out / f"{split}.tsv", "tsv", audio_dir=split)
     with open(out / f"{split}.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     for job in jobs:

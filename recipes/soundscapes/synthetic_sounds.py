@@ -1,6 +1,6 @@
 """Sounds that a synthesiser really makes: espeak-ng speech, electronic sirens, electronic telephone bells.
 
-Train and heldout never share a voice or a sentence, nor the pitch of a siren or the pitch and warble of a bell.
+Train, heldout and validation never share a voice or a sentence, nor the pitch of a siren or of a bell.
 """
 
 import io
@@ -14,6 +14,7 @@ SAMPLING_RATE = 16000
 VOICES = {
     "train": ["en-us", "en-us+m1", "en-us+m3", "en-gb+f1", "en-us+f2", "en-gb+m2", "en-gb-scotland", "en-us+f4"],
     "heldout": ["en-gb+m7", "en-us+f5", "en-gb-x-rp+m5", "en-us+f3"],
+    "validation": ["en-us+m6", "en-gb+f5", "en-gb-x-gbclan+m4"],
 }
 SENTENCES = {
     "train": [
@@ -25,15 +26,24 @@ SENTENCES = {
         "Welcome to the museum.", "Mind the gap.", "Who is at the door?", "That was a long day.", "Yes, of course.",
         "The shop closes in ten minutes.", "Come here.", "I have never seen it before.",
     ],
+    "validation": [
+        "Is anybody there?", "The bridge is closed today.", "Thanks a lot.", "We will be there by noon.", "Stop it!",
+    ],
 }  # fmt: skip
+# What the banks of sounds that are divided by package are given.
+SPLIT_OF_BANK = {"field_train": "train", "field_validation": "validation", "field_test": "heldout"}
+# Seed, and how many sirens and telephones.
+SEED_OF_SPLIT = {"train": 0, "heldout": 1, "validation": 2}
+NUM_ELECTRONIC = {"train": 24, "heldout": 8, "validation": 8}
 
 
-def generated_sounds(split):
-    """Return `(label, name, waveform)` of all generated sounds of `train` or `heldout`, 16 kHz float32.
+def generated_sounds(bank):
+    """Return `(label, name, waveform)` of all generated sounds of a bank, 16 kHz float32.
 
     Raises:
         RuntimeError: espeak-ng is not installed.
     """
+    split = SPLIT_OF_BANK.get(bank, bank)
     return _speech(split) + _sirens(split) + _phones(split)
 
 
@@ -42,7 +52,7 @@ def _speech(split):
         raise RuntimeError("espeak-ng is missing, it speaks some of the sounds; run: apt-get install -y espeak-ng")
     import soundfile
 
-    rng = np.random.default_rng([1, split == "heldout"])
+    rng = np.random.default_rng([1, SEED_OF_SPLIT[split]])
     sounds = []
     for voice in VOICES[split]:
         for sentence in SENTENCES[split]:
@@ -68,14 +78,17 @@ def _faded(waveform, seconds=0.02):
 
 def _sirens(split):
     """Wail, yelp and two-tone (hi-lo) as emergency vehicles' sirens sound them."""
-    heldout = split == "heldout"
-    rng = np.random.default_rng([2, heldout])
+    rng = np.random.default_rng([2, SEED_OF_SPLIT[split]])
     sounds = []
-    for index in range(8 if heldout else 24):
+    for index in range(NUM_ELECTRONIC[split]):
         seconds = rng.uniform(1.5, 4.0)
         time = np.arange(int(seconds * SAMPLING_RATE)) / SAMPLING_RATE
-        low = rng.uniform(560, 640) if heldout else rng.choice([rng.uniform(450, 550), rng.uniform(650, 750)])
-        high = low * (rng.uniform(2.0, 2.2) if heldout else rng.uniform(1.6, 1.95))
+        if split == "train":
+            low = rng.choice([rng.uniform(450, 550), rng.uniform(650, 750)])
+            high = low * rng.uniform(1.6, 1.95)
+        else:
+            low = rng.uniform(560, 640) if split == "heldout" else rng.uniform(760, 860)
+            high = low * rng.uniform(2.0, 2.2)
         kind = ("wail", "yelp", "hi-lo")[index % 3]
         if kind == "hi-lo":
             frequency = np.where((time * rng.uniform(0.9, 1.4)) % 1 < 0.5, low, low * 4 / 3)
@@ -88,12 +101,14 @@ def _sirens(split):
 
 def _phones(split):
     """Electronic telephone ringers: two alternating tones, warbled, in bursts."""
-    heldout = split == "heldout"
-    rng = np.random.default_rng([3, heldout])
+    rng = np.random.default_rng([3, SEED_OF_SPLIT[split]])
     sounds = []
-    for index in range(8 if heldout else 24):
-        low = rng.uniform(1000, 1150) if heldout else rng.choice([rng.uniform(700, 980), rng.uniform(1200, 1500)])
-        ratio, warble = rng.uniform(1.15, 1.35), rng.uniform(10, 14) if heldout else rng.uniform(15, 28)
+    for index in range(NUM_ELECTRONIC[split]):
+        if split == "train":
+            low = rng.choice([rng.uniform(700, 980), rng.uniform(1200, 1500)])
+        else:
+            low = rng.uniform(1000, 1150) if split == "heldout" else rng.uniform(1550, 1800)
+        ratio, warble = rng.uniform(1.15, 1.35), rng.uniform(*((15, 28) if split == "train" else (10, 14)))
         burst = rng.uniform(0.4, 1.2)
         time = np.arange(int(burst * SAMPLING_RATE)) / SAMPLING_RATE
         ring = _faded(_tone(np.where((time * warble) % 1 < 0.5, low, low * ratio), rng))

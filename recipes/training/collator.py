@@ -7,6 +7,7 @@ import torch
 
 from processing.audio_io import load_audio
 from recipes.training.answer_names import label_places
+from recipes.training.grounder_loss import question_batch, question_spans
 
 
 def common_prefix(sequences):
@@ -69,6 +70,7 @@ class TimeProCollator:
         processor: the checkpoint's [`TimeProAudioProcessor`].
         stems: `(num_clips, num_frames, stem_size)` stored stem features, see `recipes/small/stems.py`.
         max_length: longest sequence allowed, in tokens; a longer one raises, nothing is truncated.
+        frame_targets: add what trains a frame grounder, see `recipes/training/grounder_loss.py`.
         name_targets: add `name_targets` to the batch: at each answer token that is a time, or that starts `none`, the
             first token of the label that it belongs to; -100 elsewhere. See `recipes/training/auxiliary_losses.py`.
     """
@@ -77,6 +79,7 @@ class TimeProCollator:
     stems: np.ndarray | None = None
     max_length: int | None = None
     name_targets: bool = False
+    frame_targets: bool = False
 
     def __call__(self, samples):
         sounds = [np.concatenate([self._read(piece) for piece in sample["pieces"]]) for sample in samples]
@@ -102,14 +105,15 @@ class TimeProCollator:
         else:
             lengths = torch.tensor([len(clip["input_ids"]) for clip in clips])
             batch["attention_mask"] = (torch.arange(length)[None] < lengths[:, None]).long()
-        return batch | audio
+        questions = question_batch(clips, self.processor.grid) if self.frame_targets else {}
+        return batch | audio | questions
 
     def _encode_audio(self, sounds):
         """Return the audio's part of the batch, and the text of each clip: placeholders and ticks."""
         if self.stems is None:
             # Extractors differ in how they count a last, incomplete mel frame.
-            features, texts = self.processor._process_audio(sounds)
-            return {name: torch.as_tensor(features[name]) for name in ("input_features", "input_features_mask")}, texts
+            features, texts = self.processor.encode_audio(sounds)
+            return {name: features[name] for name in ("input_features", "input_features_mask")}, texts
         lengths = torch.tensor([int(len(sound) * 100 // self.processor.grid.frame_rate) for sound in sounds])
         mask = torch.arange(max(lengths))[None] < lengths[:, None]
         stems = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(sound) for sound in sounds], batch_first=True)
@@ -136,7 +140,14 @@ class TimeProCollator:
             for name in turns[0]
         }
         positions = list(range(prefix)) + [prefix + i for size in branches for i in range(size)]
-        return joined | {"positions": positions, "prefix": prefix, "branches": branches}
+        made = joined | {"positions": positions, "prefix": prefix, "branches": branches}
+        if self.frame_targets:
+            audio_token_id = self.processor.audio_token_id
+            spans = question_spans(turns, audio_token_id, prefix, branches)
+            # Of the turns that look for a label.
+            asked = [(span, turn["answer"]) for span, turn in zip(spans, sample["turns"]) if turn.get("event_label")]
+            made |= {"questions": asked, "num_frames": turns[0]["input_ids"].count(audio_token_id)}
+        return made
 
     def _tokenize(self, turn, audio):
         messages = [

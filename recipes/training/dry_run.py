@@ -1,7 +1,8 @@
-"""What a run would be, without weights and without a GPU: parameters, tokens per sample, and memory per GPU.
+"""What a run would be, without weights and without a GPU: parameters, tokens per sample, and the least memory.
 
 Both recipes do this with `--dry_run`. The model is built on the meta device from its `config.json` alone; questions
-about the first rows are really tokenised.
+about the first rows are really tokenised. Activations are not estimated, for they depend on the attention's kernels:
+run two steps (`--max_steps 2`) and look.
 """
 
 import logging
@@ -9,6 +10,7 @@ import statistics
 from pathlib import Path
 
 import torch
+from accelerate.utils import convert_bytes
 from peft import get_peft_model
 from transformers import AutoConfig, WhisperFeatureExtractor
 
@@ -18,35 +20,12 @@ from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.backbones import backbone_config
 from recipes.conversion.checkpoint import load_processor
 from recipes.training.freezing import freeze_audio, freeze_constants
-from recipes.training.memory_estimate import (
-    GIB,
-    grpo_bytes,
-    model_sizes,
-    parallel_setup,
-    sft_bytes,
-    state_bytes,
-    total_bytes,
-)
-from recipes.training.sharding import check_generation
 
 logger = logging.getLogger(__name__)
 
 # So many rows are tokenised.
 NUM_ROWS = 64
-PARTS = {
-    "audio tower": "model.audio_tower.",
-    "projector": "model.multi_modal_projector.",
-    "language model": "",
-}
-FORMULAS = {
-    "weights": "all weights, in the type they are loaded in",
-    "gradients": "of what is trained",
-    "optimizer": "AdamW's two moments of what is trained",
-    "activations": "what the backward pass needs",
-    "generation": "keys, values and prefill; before activations exist, so that the larger one counts",
-    "reserve": "1 GiB for CUDA and 10 % for fragments",
-    "all": "",
-}
+PARTS = {"audio encoder": "model.audio_tower.", "projector": "model.multi_modal_projector.", "language model": ""}
 
 
 def dry_run_arguments(argv: list[str]) -> list[str]:
@@ -107,7 +86,7 @@ def outline_model(config, dtype, peft_config=None, freezes_audio=False):
     return model
 
 
-def count_parameters(model, config) -> dict[str, tuple[int, int]]:
+def parameters_by_part(model, config) -> dict[str, tuple[int, int]]:
     """Return total and trainable numbers of parameters by part, and of `all`; ticks are counted apart, frozen.
 
     Where answers can be written in ticks, only their input embeddings are frozen; they are counted by their matrix.
@@ -132,155 +111,92 @@ def count_parameters(model, config) -> dict[str, tuple[int, int]]:
     return counts | {"all": tuple(map(sum, zip(*counts.values(), strict=True)))}
 
 
-def weight_counts(model) -> dict[str, int]:
-    """Return numbers of frozen and trainable weights, and of the largest part that sharding gathers at a time."""
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in model.parameters())
-    blocks = [
-        sum(parameter.numel() for parameter in module.parameters())
-        for module in model.modules()
-        if type(module).__name__ in model._no_split_modules or isinstance(module, (torch.nn.Embedding, torch.nn.Linear))
-    ]
-    return {"frozen": total - trainable, "trainable": trainable, "largest": max(blocks)}
-
-
 def count_audio_tokens(processor, num_mel_frames) -> int:
     """Return how many tokens of a prompt a clip takes, its ticks included."""
     audio = processor.expand_audio(processor.num_frames(num_mel_frames))
     return len(processor.tokenizer(audio, add_special_tokens=False)["input_ids"])
 
 
-def longest_sample(lengths: list[dict], processor) -> dict:
-    """Return what the longest sample would be if its clip lasted `max_time`.
+def sft_lengths(collator, dataset) -> list[tuple[int, int]]:
+    """Return `(num_tokens, num_mel_frames)` of the first samples of supervised fine-tuning, tokenised as in training.
 
     Args:
-        lengths: of samples, `{"tokens", "audio_tokens", "answer_tokens", "seconds"}`.
+        collator: the [`~recipes.training.collator.TimeProCollator`] of the run.
     """
-    audio_tokens = count_audio_tokens(processor, round(processor.max_time * 100))
-    return {
-        "tokens": max(row["tokens"] - row["audio_tokens"] for row in lengths) + audio_tokens,
-        "audio_tokens": audio_tokens,
-        "answer_tokens": max(row["answer_tokens"] for row in lengths),
-        "seconds": processor.max_time,
-    }
+    batches = (collator([sample]) for sample in dataset.select(range(min(NUM_ROWS, len(dataset)))))
+    return [(batch["input_ids"].shape[1], int(batch["input_features_mask"].sum())) for batch in batches]
 
 
-def sft_lengths(collator, dataset) -> list[dict]:
-    """Return the lengths of the first samples of supervised fine-tuning, tokenised as in training."""
-    lengths = []
-    for sample in dataset.select(range(min(NUM_ROWS, len(dataset)))):
-        batch = collator([sample])
-        mel = int(batch["input_features_mask"].sum())
-        lengths.append(
-            {
-                "tokens": batch["input_ids"].shape[1],
-                "audio_tokens": count_audio_tokens(collator.processor, mel),
-                "answer_tokens": int((batch["labels"] != -100).sum()),
-                "seconds": mel / 100,
-            }
-        )
-    return lengths
-
-
-def grpo_lengths(processor, dataset, max_completion_length) -> list[dict]:
-    """Return the lengths of the first prompts of GRPO, tokenised as in training; answers are as long as they may be."""
+def grpo_lengths(processor, dataset, max_completion_length) -> list[tuple[int, int]]:
+    """Return `(num_tokens, num_mel_frames)` of the first prompts of GRPO; answers are as long as they may be."""
     lengths = []
     for row in dataset.select(range(min(NUM_ROWS, len(dataset)))):
         inputs = processor.apply_chat_template(
             [row["prompt"]], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
         )
-        mel = int(inputs["input_features_mask"].sum())
-        lengths.append(
-            {
-                "tokens": inputs["input_ids"].shape[1],
-                "audio_tokens": count_audio_tokens(processor, mel),
-                "answer_tokens": max_completion_length,
-                "seconds": mel / 100,
-            }
-        )
+        num_tokens = inputs["input_ids"].shape[1] + max_completion_length
+        lengths.append((num_tokens, int(inputs["input_features_mask"].sum())))
     return lengths
 
 
-def dry_run(kind, path, config, processor, lengths, training, model_arguments, peft_config, options) -> dict:
-    """Return what a run would be, see [`format_report`].
+def describe_run(path, outline, lengths, training, model_arguments, peft_config, freezes_audio=False) -> dict:
+    """Print what a run would be, and return it.
 
     Args:
-        kind: `sft` or `grpo`.
+        path: what was asked for.
+        outline: what [`load_outline`] returns.
         lengths: of samples, see [`sft_lengths`] and [`grpo_lengths`].
-        training, model_arguments, peft_config: TRL's settings.
-        options: `accelerate_config`, `freezes_audio`, and for GRPO `is_shared`.
+        training, model_arguments, peft_config: TRL's and PEFT's settings.
+
+    Returns:
+        `model`, `encoder`, `language_model`, `dtype`; `batch` and `step`, samples at a time and per optimizer step;
+        `parameters` by part, total and trainable; `tokens` of the samples; `audio_tokens` of the longest clip, one
+        that lasts as long as the ticks reach, and `longest`, tokens of the longest sample if its clip did; `memory`,
+        bytes of `weights`, `gradients` and `optimizer` (AdamW's two moments) on one GPU that holds all of them.
     """
+    config, processor = outline
     named = {None: torch.float32, "auto": config.dtype or torch.float32}
     dtype = named.get(model_arguments.dtype) or getattr(torch, str(model_arguments.dtype))
-    model = outline_model(config, dtype, peft_config, options["freezes_audio"])
-    parallel = parallel_setup(options["accelerate_config"])
-    computing = 2 if training.bf16 or training.fp16 else dtype.itemsize
-    is_eager = model_arguments.attn_implementation == "eager"
-    sizes = model_sizes(config, computing, dtype.itemsize, is_eager)
-    trained_width = next((p.element_size() for p in model.parameters() if p.requires_grad), 4)
-    counts = weight_counts(model)
-    parts = state_bytes(counts, parallel, dtype.itemsize, trained_width, computing)
-    longest = longest_sample(lengths, processor)
-    rows, is_checkpointed = training.per_device_train_batch_size, training.gradient_checkpointing
-    if kind == "sft":
-        is_trained = any(parameter.requires_grad for parameter in audio_parameters(model))
-        parts |= sft_bytes(
-            sizes, rows, longest["tokens"], longest["answer_tokens"], longest["seconds"], is_checkpointed, is_trained
-        )
-    else:
-        check_generation(parallel.name == "FSDP2", peft_config is not None)
-        steps = training.steps_per_generation or training.gradient_accumulation_steps
-        parts |= grpo_bytes(
-            sizes, rows, training.num_generations, longest["tokens"], longest["answer_tokens"], rows * steps,
-            longest["seconds"], is_checkpointed, options["is_shared"],
-        )  # fmt: skip
-        if parallel.generates_whole:
-            parts["generation"] += (counts["frozen"] + counts["trainable"]) * computing
-        if training.beta and peft_config is None:
-            parts["weights"] *= 2
-    return {
-        "kind": kind,
+    model = outline_model(config, dtype, peft_config, freezes_audio)
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    longest = count_audio_tokens(processor, round(processor.max_time * 100))
+    batch = training.per_device_train_batch_size
+    report = {
         "model": str(path),
-        "towers": [config.audio_config.model_type, config.text_config.model_type],
+        "encoder": config.audio_config.model_type,
+        "language_model": config.text_config.model_type,
         "dtype": str(dtype).removeprefix("torch."),
-        "parallel": parallel.name,
-        "num_processes": parallel.num_processes,
-        "batch": rows,
-        "step": rows * training.gradient_accumulation_steps * parallel.num_processes,
-        "parameters": count_parameters(model, config),
-        "tokens": [row["tokens"] for row in lengths],
-        "longest": longest,
-        "memory": total_bytes(parts),
+        "batch": batch,
+        "step": batch * training.gradient_accumulation_steps * training.world_size,
+        "parameters": parameters_by_part(model, config),
+        "tokens": [num_tokens for num_tokens, _ in lengths],
+        "audio_tokens": longest,
+        "longest": longest + max(tokens - count_audio_tokens(processor, mel) for tokens, mel in lengths),
+        "memory": {
+            "weights": model.get_memory_footprint(return_buffers=False),
+            "gradients": trained,
+            "optimizer": 2 * trained,
+        },
     }
+    if training.process_index == 0:
+        print(format_run(report, processor.max_time))
+    return report
 
 
-def audio_parameters(model):
-    """Yield the parameters of audio tower and projector."""
-    for name, parameter in model.named_parameters():
-        if "audio_tower." in name or "multi_modal_projector." in name:
-            yield parameter
-
-
-def format_report(report: dict) -> str:
-    """Return a dry run's report as text."""
-    longest, unit = report["longest"], "answers" if report["kind"] == "grpo" else "clips"
+def format_run(report: dict, max_time: float) -> str:
+    """Return what [`describe_run`] returns as text."""
     lines = [
-        f"{report['model']}: {' + '.join(report['towers'])}, {report['dtype']}",
+        f"{report['model']}: {report['encoder']} + {report['language_model']}, {report['dtype']}, {report['batch']} "
+        f"samples at a time, {report['step']} per step",
         "",
         f"{'parameters':<16}{'all':>16}{'trainable':>16}",
         *(f"  {name:<14}{total:>16,}{trained:>16,}" for name, (total, trained) in report["parameters"].items()),
         "",
         f"tokens per sample (first {len(report['tokens'])}): median {statistics.median(report['tokens']):,.0f}, "
-        f"max {max(report['tokens']):,}",
-        f"of a clip of {longest['seconds']:g} s at most {longest['tokens']:,}, of them {longest['audio_tokens']:,} for "
-        f"the sound" + (f"; answers up to {longest['answer_tokens']:,}" if report["kind"] == "grpo" else ""),
+        f"max {max(report['tokens']):,}; with a clip of {max_time:g} s at most {report['longest']:,}, of which "
+        f"{report['audio_tokens']:,} are audio",
         "",
-        f"memory per GPU, GiB: {report['parallel']}, {report['num_processes']} "
-        f"{'process' if report['num_processes'] == 1 else 'processes'}, {report['batch']} {unit} at a time, "
-        f"{report['step']} a step",
-        *(f"  {name:<14}{size / GIB:>8.2f}  {FORMULAS[name]}".rstrip() for name, size in report["memory"].items()),
+        "memory, without activations: "
+        + ", ".join(f"{name} {convert_bytes(size)}" for name, size in report["memory"].items()),
     ]
     return "\n".join(lines)
-
-
-__all__ = ["dry_run", "dry_run_arguments", "format_report", "grpo_lengths", "load_outline", "sft_lengths"]

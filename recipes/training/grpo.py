@@ -9,21 +9,22 @@ rewarded by the adaptive temporal reward of `rewards.py`, and by others whose we
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from tqdm import tqdm
-from trl import GRPOConfig, ModelConfig, TrlParser, get_peft_config
+from trl import GRPOConfig, ModelConfig, TrlParser
 
 from processing.audio_io import load_audio
-from recipes.conversion.checkpoint import load_checkpoint, save_trained
-from recipes.data.event_loaders import load_events
-from recipes.data.event_rows import audio_locator
-from recipes.data.task_rows import make_task_rows
-from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, grpo_lengths, load_outline
+from recipes.arguments import option
+from recipes.data.questions import GRPO, questions
+from recipes.training.adapter import adapter_config, load_policy, save_trained
+from recipes.training.data_arguments import DataArguments
+from recipes.training.dry_run import NUM_ROWS, describe_run, dry_run_arguments, grpo_lengths, load_outline
 from recipes.training.freezing import freeze_audio, freeze_time_embeddings
-from recipes.training.grpo_trainer import BLOCK_MASK_ATTENTION, TimeProGRPOTrainer, adaptive_temporal_reward
+from recipes.training.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
 from recipes.training.rewards import REWARDS
 from recipes.training.sharding import check_training
 
@@ -33,40 +34,23 @@ EXTRA_REWARDS = ("iou", "format", "count", "rejection")
 
 
 @dataclass
-class GRPOArguments:
-    """What to train on, and what is rewarded.
+class GRPOArguments(DataArguments):
+    """What to train on, and what is rewarded."""
 
-    Attributes:
-        data: annotation file of any format that `recipes/data/event_loaders.py` reads.
-        data_format: its format; by default told from its contents.
-        audio_dir: folder of the recordings; by default that of the annotation file.
-        tasks: comma-separated tasks to ask for.
-        num_absent: absent labels asked for per recording.
-        wordings: how many of the built-in prompt wordings are used.
-        tie_break: how the auxiliary reward joins the main one in groups that it does not tell apart: `product` (the
-            paper), `sum` or `none`.
-        auxiliary_weight: its weight in the sum.
-        iou_weight, format_weight, count_weight, rejection_weight: weights of further rewards beside the adaptive one.
-        shared_prefix: compute each prompt once for all its answers; by default where the attention can.
-        dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
-        accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
-    """
-
-    data: str = field(default="data", metadata={"help": "annotation file"})
-    data_format: str | None = None
-    audio_dir: str | None = None
-    tasks: str = "grounding,detection"
-    num_absent: int = 1
-    wordings: int = 4
-    tie_break: str = "product"
-    auxiliary_weight: float = 1.0
-    iou_weight: float = 0.0
-    format_weight: float = 0.0
-    count_weight: float = 0.0
-    rejection_weight: float = 0.0
-    shared_prefix: bool | None = None
-    dry_run: bool = False
-    accelerate_config: str | None = None
+    tasks: str = option("grounding,detection", "comma-separated tasks to ask for")
+    tie_break: str = option(
+        "product",
+        "how the auxiliary reward joins the main one in groups where that is tied: product (the paper), sum or none",
+    )
+    auxiliary_weight: float = option(1.0, "weight of the auxiliary reward in the sum")
+    iou_weight: float = option(0.0, "weight of the IoU reward, added to the adaptive one")
+    format_weight: float = option(0.0, "weight of the reward for the canonical grammar")
+    count_weight: float = option(0.0, "weight of the reward for the right number of events")
+    rejection_weight: float = option(0.0, "weight of the reward for rejecting absent queries only")
+    shared_prefix: bool | None = option(
+        None, "compute each prompt once for all its answers; default: where the attention implementation can"
+    )
+    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
 
 
 def load_prompts(arguments, processor, seed, limit=None):
@@ -78,58 +62,30 @@ def load_prompts(arguments, processor, seed, limit=None):
     Raises:
         ValueError: recordings that are missing, cannot be decoded or are too long or short; all are listed.
     """
-    locate = audio_locator(arguments.audio_dir or Path(arguments.data).parent)
-    dataset = load_events(arguments.data, arguments.data_format)
-    if limit is not None:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    dataset = dataset.map(lambda row: {"audio": locate(row["audio"])}, keep_in_memory=True, desc="recordings")
+    clips = arguments.load_clips(limit, needs_audio=True)
+    tasks = tuple(task.strip() for task in arguments.tasks.split(","))
+    policy = arguments.question_policy(GRPO, clips, tasks=tasks, seed=(seed,))
     failures = []
-    for path in tqdm(sorted(set(dataset["audio"])), desc="decoding"):
+    for path in tqdm(sorted({clip.audio for clip in clips}), desc="decoding"):
         try:
-            processor._check_audio([load_audio(path, processor.sampling_rate)], None)
+            processor.check_audio([load_audio(path, processor.sampling_rate)])
         except (OSError, ValueError) as error:
             failures.append(f"{path}: {error}")
     if failures:
         listed = "\n  ".join(failures)
         raise ValueError(f"{len(failures)} recordings cannot be trained on; repair or drop them:\n  {listed}")
-    tasks = [task.strip() for task in arguments.tasks.split(",")]
-    rows = make_task_rows(dataset, tasks, arguments.num_absent, arguments.wordings, seed)
-
-    def chat(row):
-        blocks = [{"type": "audio", "audio": row["audio"]}, {"type": "text", "text": row["question"]}]
-        return {"prompt": [{"role": "user", "content": blocks}]}
-
-    return rows.map(chat, keep_in_memory=True, desc="prompts")
-
-
-def load_policy(path, **kwargs):
-    """Return `(model, processor)` of a checkpoint, or of an adapter on its checkpoint, ready to be trained on."""
-    if not (Path(path) / "adapter_config.json").is_file():
-        return load_checkpoint(path, **kwargs)
-    model, processor = load_checkpoint(PeftConfig.from_pretrained(path).base_model_name_or_path, **kwargs)
-    return PeftModel.from_pretrained(model, path, is_trainable=True), processor
-
-
-def describe_run(arguments, training, model_arguments):
-    """Print what the run would be, and return it; see `recipes/training/dry_run.py`."""
-    path, adapter = model_arguments.model_name_or_path, None
-    if (Path(path) / "adapter_config.json").is_file():
-        adapter = PeftConfig.from_pretrained(path)
-        adapter.inference_mode, path = False, adapter.base_model_name_or_path
-    config, processor = load_outline(path)
-    dataset = load_prompts(arguments, processor, training.seed, NUM_ROWS)
-    lengths = grpo_lengths(processor, dataset, training.max_completion_length)
-    can_share = model_arguments.attn_implementation in (None, *BLOCK_MASK_ATTENTION)
-    options = {
-        "accelerate_config": arguments.accelerate_config,
-        "freezes_audio": True,
-        "is_shared": can_share if arguments.shared_prefix is None else arguments.shared_prefix,
-    }
-    peft_config = adapter or get_peft_config(model_arguments)
-    report = dry_run("grpo", path, config, processor, lengths, training, model_arguments, peft_config, options)
-    if training.process_index == 0:
-        print(format_report(report))
-    return report
+    prompts = []
+    for clip in clips:
+        for question in questions(clip, policy):
+            blocks = [{"type": "audio", "audio": clip.audio}, {"type": "text", "text": question.text}]
+            events = [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in question.reference]
+            name = "/".join(filter(None, question.key))
+            chat = {"id": name, "prompt": [{"role": "user", "content": blocks}]}
+            prompts.append(chat | {"task": question.task, "query": question.query, "events": events})
+    if not prompts:
+        kinds = ", ".join(sorted({clip.task for clip in clips}))
+        raise ValueError(f"tasks is {arguments.tasks!r}, but data has {kinds} clips, which answer none of them.")
+    return Dataset.from_list(prompts)
 
 
 def main(argv: list[str] | None = None):
@@ -139,7 +95,14 @@ def main(argv: list[str] | None = None):
     arguments, training, model_arguments = parser.parse_args_and_config(argv)
     logging.basicConfig(level=logging.INFO)
     if arguments.dry_run:
-        return describe_run(arguments, training, model_arguments)
+        path, peft_config = model_arguments.model_name_or_path, adapter_config(model_arguments)
+        if (Path(path) / "adapter_config.json").is_file():
+            peft_config = PeftConfig.from_pretrained(path)
+            peft_config.inference_mode, path = False, peft_config.base_model_name_or_path
+        _, processor = outline = load_outline(path)
+        dataset = load_prompts(arguments, processor, training.seed, NUM_ROWS)
+        lengths = grpo_lengths(processor, dataset, training.max_completion_length)
+        return describe_run(path, outline, lengths, training, model_arguments, peft_config, freezes_audio=True)
     model, processor = load_policy(
         model_arguments.model_name_or_path,
         dtype=model_arguments.dtype or "float32",
@@ -158,7 +121,7 @@ def main(argv: list[str] | None = None):
     is_adapter = isinstance(model, PeftModel)
     if is_adapter and model_arguments.use_peft:
         logger.warning("%r is an adapter: its settings hold, not lora_*.", model_arguments.model_name_or_path)
-    peft_config = None if is_adapter else get_peft_config(model_arguments)
+    peft_config = None if is_adapter else adapter_config(model_arguments)
     if peft_config is None and not is_adapter:
         # The tower and its projector stay as they were: their frames can then be computed once per clip.
         freeze_audio(model)

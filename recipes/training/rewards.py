@@ -10,9 +10,7 @@ import torch
 
 from processing.answer_text import parse_events
 from processing.events import Event
-from recipes.scoring import event_f1, union_iou
-from recipes.scoring.captions import text_meteor
-from recipes.scoring.grounding import has_right_count
+from recipes.scoring import event_f1, has_right_count, text_meteor, union_iou
 
 TIE_BREAKS = ("product", "sum", "none")
 # Below this variance of the main reward a group counts as tied (arXiv 2604.13715).

@@ -8,21 +8,25 @@ absent. The loss is taken on the answers only. Ticks stay frozen. Resumes with -
 
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, TrlParser
 
-from recipes.conversion.checkpoint import load_checkpoint, save_trained
-from recipes.data.augmentation import curriculum, group_by_length, lists_all
-from recipes.data.tasks import make_turns
-from recipes.data.training_rows import read_training_rows
+from processing.answer_text import format_events
+from recipes.arguments import option
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.data.augmentation import curriculum, group_by_length
+from recipes.data.questions import SFT, questions
+from recipes.training.adapter import adapter_config, save_trained
 from recipes.training.auxiliary_losses import READING_LOSSES
 from recipes.training.collator import TimeProCollator
-from recipes.training.dry_run import NUM_ROWS, dry_run, dry_run_arguments, format_report, load_outline, sft_lengths
+from recipes.training.data_arguments import DataArguments
+from recipes.training.dry_run import NUM_ROWS, describe_run, dry_run_arguments, load_outline, sft_lengths
 from recipes.training.freezing import freeze_audio, freeze_constants, freeze_time_embeddings
+from recipes.training.grounder_loss import prepare_grounder
 from recipes.training.sft_trainer import StopAfterSave, TimeProSFTTrainer
 from recipes.training.sharding import check_training
 
@@ -30,84 +34,72 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SFTArguments:
-    """What to train on.
+class SFTArguments(DataArguments):
+    """What to train on, and how."""
 
-    Attributes:
-        data: directory with `<split>.jsonl` rows; audio paths in them are relative to it.
-        split: which split to train on.
-        stems: train from `<split>_stem.npy` in `data` (frozen YAMNet stem) instead of audio files.
-        num_absent: absent labels asked for per clip.
-        wordings: how many of the built-in prompt wordings are used.
-        captions: ask for captions too, each event described by a sentence made from its label.
-        num_variants: times that every clip enters an epoch, each with other questions.
-        window_share: share of the clips that are cut to a random window of 2 s or more.
-        join_share: share of the clips that are followed by one or two others, up to the longest time of the ticks.
-        curriculum_share: share of the run, at its start, in which clips are windows that grow from 1.2 s to all.
-        questions_per_sequence: questions that share one audio prompt; 0 for all of a clip.
-        time_label_sigma: seconds of Gaussian soft targets for time tokens; 0 for plain cross entropy.
-        audio_learning_rate: peak learning rate of tower and projector; 0 to freeze them, by default as the rest. What
-            they have learnt is lost to the large gradients of a language model that cannot read them yet.
-        clock_weight, pointer_weight, name_weight: weights of the losses that teach a small language model to read
-            times and to mind the label asked for, see `recipes/training/auxiliary_losses.py`; 0 for none.
-        max_minutes: stop and save after so many minutes; 0 for no limit.
-        dry_run: train nothing; print parameters, tokens per sample and the memory that each GPU would need.
-        accelerate_config: configuration file of accelerate that a dry run is for; by default that of this launch.
-    """
-
-    data: str = field(default="data", metadata={"help": "directory with <split>.jsonl"})
-    split: str = "train"
-    stems: bool = False
-    num_absent: int = 1
-    wordings: int = 4
-    captions: bool = False
-    num_variants: int = 1
-    window_share: float = 0.0
-    join_share: float = 0.0
-    curriculum_share: float = 0.0
-    questions_per_sequence: int = 0
-    time_label_sigma: float = 0.0
-    audio_learning_rate: float | None = None
-    clock_weight: float = 0.0
-    pointer_weight: float = 0.0
-    name_weight: float = 0.0
-    max_minutes: float = 0.0
-    dry_run: bool = False
-    accelerate_config: str | None = None
+    stems: bool = option(False, "train from <split>_stem.npy (the output of the frozen YAMNet stem) instead of audio")
+    captions: bool = option(False, "also ask for captions, one sentence per event, made from its label")
+    num_variants: int = option(1, "how often each clip appears in an epoch, each time with other questions")
+    window_share: float = option(0.0, "fraction of clips that are cut to a random window of 2 s or more")
+    join_share: float = option(0.0, "fraction of clips that are followed by one or two others, up to the last tick")
+    curriculum_share: float = option(
+        0.0, "first fraction of the run, in which clips are windows that grow from 1.2 s to the whole clip"
+    )
+    questions_per_sequence: int = option(0, "questions that share one audio prompt; 0: all questions about a clip")
+    time_label_sigma: float = option(0.0, "seconds of Gaussian soft targets for time tokens; 0: plain cross entropy")
+    audio_learning_rate: float | None = option(
+        None,
+        "peak learning rate of audio encoder and projector; 0: freeze them; default: that of the rest. A language "
+        "model that cannot read them yet has large gradients, which destroy what they have learned",
+    )
+    clock_weight: float = option(0.0, "weight of the clock loss, see recipes/training/auxiliary_losses.py")
+    pointer_weight: float = option(0.0, "weight of the pointer loss")
+    name_weight: float = option(0.0, "weight of the name loss")
+    grounder_weight: float = option(
+        0.0, "weight of the loss of a frame grounder, which the model is given if it has none; 0: no frame grounder"
+    )
+    answer_weight: float = option(1.0, "weight of the answers' loss; 0: train the frame grounder and nothing else")
+    max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
+    dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
 
 
 def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
     """Return the `Dataset` of training samples `{"pieces", "duration", "turns"}`, in the order of training.
 
+    A turn is `{"question", "answer", "event_label"}`, see [`~recipes.data.questions.Question`].
+
     Args:
-        limit: only the first so many rows.
+        limit: only the first clips.
 
     Raises:
-        FileNotFoundError: the rows, or any of the audio files they name; all missing files are listed.
-        ValueError: a row that cannot be trained on.
+        FileNotFoundError: the annotations, or any of the recordings that they name; all missing ones are listed.
+        ValueError: a clip that cannot be trained on.
     """
-    folder = Path(arguments.data)
-    path = folder / f"{arguments.split}.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(f"data is {arguments.data!r} but {path} does not exist; run `timepro synthesize`.")
-    rows = read_training_rows(path, not arguments.stems, limit)
+    clips = arguments.load_clips(limit, needs_audio=not arguments.stems, needs_duration=True)
+    policy = arguments.question_policy(SFT, clips, has_captions=arguments.captions)
     rng = np.random.default_rng(seed)
-    shares = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
-    # Questions about one recording share its prompt, whichever rows they come from.
-    turns_of, clips = {}, {}
-    for place, clip in enumerate(curriculum(rows, arguments.num_variants, rng, grid, *shares)):
-        turns = make_turns(clip, rng, grid, answer_format, arguments.num_absent, arguments.wordings, arguments.captions)
-        is_shared = not lists_all(clip) and clip["pieces"][0]["duration"] is None
-        key = (place // len(rows), clip["pieces"][0]["audio"]) if is_shared else place
-        clips.setdefault(key, clip)
+    fractions = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
+    # Questions about one recording share its prompt, whichever clips they come from.
+    turns_of, cuts = {}, {}
+    for position, (clip, pieces) in enumerate(curriculum(clips, arguments.num_variants, rng, grid, *fractions)):
+        turns = [
+            {
+                "question": question.text,
+                "answer": format_events(question.reference, question.task, grid, answer_format),
+                "event_label": question.event_label,
+            }
+            for question in questions(clip, policy, rng)
+        ]
+        is_shared = clip.task != "detection" and pieces[0]["duration"] is None
+        key = (position // len(clips), clip.audio) if is_shared else position
+        cuts.setdefault(key, (clip.duration, pieces))
         turns_of.setdefault(key, []).extend(turns)
     samples = []
-    for key, clip in clips.items():
-        pieces = [piece | {"audio": str(folder / piece["audio"])} for piece in clip["pieces"]]
+    for key, (duration, pieces) in cuts.items():
         turns = turns_of[key]
         size = arguments.questions_per_sequence or len(turns)
         for start in range(0, len(turns), size):
-            samples.append({"pieces": pieces, "duration": clip["duration"], "turns": turns[start : start + size]})
+            samples.append({"pieces": pieces, "duration": duration, "turns": turns[start : start + size]})
     return Dataset.from_list(group_by_length(samples, batch_size, rng))
 
 
@@ -118,32 +110,21 @@ def load_stems(arguments):
     return np.load(Path(arguments.data) / f"{arguments.split}_stem.npy", mmap_mode="r", allow_pickle=False)
 
 
-def describe_run(arguments, training, model_arguments):
-    """Print what the run would be, and return it; see `recipes/training/dry_run.py`."""
-    path = model_arguments.model_name_or_path
-    config, processor = load_outline(path)
-    batch_size = training.per_device_train_batch_size
-    dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed, NUM_ROWS)
-    lengths = sft_lengths(TimeProCollator(processor, load_stems(arguments), training.max_length), dataset)
-    options = {
-        "accelerate_config": arguments.accelerate_config,
-        "freezes_audio": arguments.audio_learning_rate == 0,
-    }
-    peft_config = get_peft_config(model_arguments)
-    report = dry_run("sft", path, config, processor, lengths, training, model_arguments, peft_config, options)
-    if training.process_index == 0:
-        print(format_report(report))
-    return report
-
-
 def main(argv: list[str] | None = None):
     """Run the command line."""
     parser = TrlParser((SFTArguments, SFTConfig, ModelConfig))
     argv = dry_run_arguments(sys.argv[1:] if argv is None else argv)
     arguments, training, model_arguments = parser.parse_args_and_config(argv)
     logging.basicConfig(level=logging.INFO)
+    peft_config = adapter_config(model_arguments)
     if arguments.dry_run:
-        return describe_run(arguments, training, model_arguments)
+        path = model_arguments.model_name_or_path
+        _, processor = outline = load_outline(path)
+        batch_size = training.per_device_train_batch_size
+        dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed, NUM_ROWS)
+        lengths = sft_lengths(TimeProCollator(processor, load_stems(arguments), training.max_length), dataset)
+        freezes_audio = arguments.audio_learning_rate == 0
+        return describe_run(path, outline, lengths, training, model_arguments, peft_config, freezes_audio)
     model, processor = load_checkpoint(
         model_arguments.model_name_or_path,
         dtype=model_arguments.dtype or "float32",
@@ -156,12 +137,15 @@ def main(argv: list[str] | None = None):
     # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
-    peft_config = get_peft_config(model_arguments)
+    if not arguments.answer_weight and not arguments.grounder_weight:
+        raise ValueError("answer_weight and grounder_weight are both 0; give one of them to train something.")
     if peft_config is None:
         if arguments.audio_learning_rate == 0:
             freeze_audio(model)
         freeze_constants(model)
         freeze_time_embeddings(model)
+    if arguments.grounder_weight:
+        prepare_grounder(model, not arguments.answer_weight, peft_config)
     max_length, training.max_length = training.max_length, None
     reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}
     has_names = bool(arguments.name_weight) and processor.answer_format == "ticks"
@@ -169,12 +153,16 @@ def main(argv: list[str] | None = None):
         model=model,
         args=training,
         train_dataset=dataset,
-        data_collator=TimeProCollator(processor, load_stems(arguments), max_length, has_names),
+        data_collator=TimeProCollator(
+            processor, load_stems(arguments), max_length, has_names, bool(arguments.grounder_weight)
+        ),
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,
         audio_learning_rate=arguments.audio_learning_rate,
         reading_weights=reading_weights,
+        answer_weight=arguments.answer_weight,
+        grounder_weight=arguments.grounder_weight,
         callbacks=[StopAfterSave(arguments.max_minutes)] if arguments.max_minutes else None,
     )
     check_training(trainer, trainer.reading_weights)

@@ -11,6 +11,7 @@ from modeling_timepro import TimeProAudioForCausalLM
 from recipes.training.auxiliary_losses import TimeReading
 from recipes.training.collator import mask_for
 from recipes.training.freezing import SpareTicks
+from recipes.training.grounder_loss import FRAME_TARGETS, grounder_loss
 
 AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
 
@@ -63,11 +64,16 @@ class TimeProSFTTrainer(SpareTicks, SFTTrainer):
     Args:
         time_label_sigma: seconds of the soft targets of time tokens; 0 for plain cross entropy.
         audio_learning_rate: peak learning rate of audio tower and projector; by default that of the rest.
+        answer_weight, grounder_weight: weights of the answers' loss and of that of the frame grounder; 0 for none.
         reading_weights: weights of the losses of `recipes/training/auxiliary_losses.py`, by name; none by default.
     """
 
-    def __init__(self, *args, time_label_sigma=0.0, audio_learning_rate=None, reading_weights=None, **kwargs):
+    def __init__(
+        self, *args, time_label_sigma=0.0, audio_learning_rate=None, reading_weights=None, answer_weight=1.0,
+        grounder_weight=0.0, **kwargs,
+    ):  # fmt: skip
         self.time_label_sigma, self.audio_learning_rate = time_label_sigma, audio_learning_rate
+        self.answer_weight, self.grounder_weight = answer_weight, grounder_weight
         self.reading_weights = {name: weight for name, weight in (reading_weights or {}).items() if weight}
         super().__init__(*args, **kwargs)
         config = self.model.config
@@ -92,7 +98,8 @@ class TimeProSFTTrainer(SpareTicks, SFTTrainer):
             for name in ("labels", "name_targets")
         )
         kept = (targets != -100).any(0).nonzero().squeeze(1)
-        features = {name: value for name, value in inputs.items() if name not in ("labels", "name_targets")}
+        hidden = ("labels", "name_targets", FRAME_TARGETS)
+        features = {name: value for name, value in inputs.items() if name not in hidden}
         is_taught = self.model.training and bool(self.reading_weights)
         mask = mask_for(self.model.config._attn_implementation, features["attention_mask"], self.model.dtype)
         outputs = model(
@@ -106,6 +113,11 @@ class TimeProSFTTrainer(SpareTicks, SFTTrainer):
         chosen = targets != -100
         logits, targets = outputs.logits[chosen], targets[chosen]
         loss = time_aware_loss(logits, targets, self._time_token_ids, self.time_label_sigma, self._time_step)
+        loss = self.answer_weight * loss
+        if FRAME_TARGETS in inputs:
+            heard = grounder_loss(outputs.frame_logits, inputs[FRAME_TARGETS])
+            self._metrics["train" if self.model.training else "eval"]["grounder_loss"].append(heard.item())
+            reading = reading + self.grounder_weight * heard
         num_items = num_items_in_batch if num_items_in_batch is not None else chosen.sum()
         # The trainer takes the loss as a part of the whole step's, whose answers `num_items` counts.
         loss = loss / num_items + reading * (chosen.sum() / num_items)

@@ -1,8 +1,9 @@
 """Weights that are split over processes by FSDP2 or DeepSpeed: who gathers them when, and what stays whole."""
 
-from contextlib import contextmanager
-
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from recipes.conversion.merge import OFF
 
 
 def gather_for(model, method: str) -> None:
@@ -13,19 +14,6 @@ def gather_for(model, method: str) -> None:
     """
     if isinstance(model, FSDPModule) and method not in vars(model):
         register_fsdp_forward_method(model, method)
-
-
-@contextmanager
-def built_whole():
-    """Build models within as they are: under ZeRO-3 transformers splits every model of the process at its birth."""
-    from transformers.integrations import deepspeed
-
-    reference = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = reference
 
 
 def check_generation(is_fsdp: bool, is_adapter: bool) -> None:
@@ -47,10 +35,6 @@ def check_training(trainer, reading_losses=()) -> None:
         trainer: ready to train.
         reading_losses: names of the losses of `recipes/training/auxiliary_losses.py` that are asked for.
     """
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    from recipes.conversion.merge import OFF
-
     if reading_losses and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
         raise ValueError(
             f"{', '.join(f'{name}_weight' for name in reading_losses)} are on, which look into layers that FSDP and "
@@ -63,6 +47,3 @@ def check_training(trainer, reading_losses=()) -> None:
             f"{', '.join(odd)} are set, but under FSDP or DeepSpeed only plain LoRA is merged in the end; "
             "leave them out, or choose ddp.yaml."
         )
-
-
-__all__ = ["built_whole", "check_training", "check_generation", "gather_for"]

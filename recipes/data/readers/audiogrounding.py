@@ -9,18 +9,18 @@ A file:
 
 from collections.abc import Iterator
 
-from recipes.data.event_rows import make_events, make_row, require_keys, require_text, source_of
+from recipes.data.clip import AnnotatedClip, events_of_pairs, make_clip, require_keys, require_text
 from recipes.data.readers.json_stream import read_json_list
 
 
-def read_audiogrounding(path) -> Iterator[dict]:
-    """Yield a grounding row for every phrase.
+def read_audiogrounding(path) -> Iterator[AnnotatedClip]:
+    """Yield a grounding clip for every phrase.
 
     Segments `[0, 0]` are padding and left out; a phrase that has no others is a query without events. The id is
-    `<audiocap_id>-<place of the phrase>`.
+    `<audiocap_id>-<position of the phrase>`.
 
     Raises:
-        ValueError: a malformed item; the message names its place in the JSON.
+        ValueError: a malformed item; the message names its position in the JSON.
     """
     for where, item in read_json_list(path):
         require_keys(item, ("audiocap_id", "audio_id", "phrases"), where)
@@ -31,10 +31,9 @@ def read_audiogrounding(path) -> Iterator[dict]:
             place = f"{where}.phrases[{index}]"
             require_keys(phrase, ("phrase", "segments"), place)
             query = _query(phrase["phrase"], f"{place}.phrase")
-            events = make_events(phrase["segments"], query, f"{place}.segments")
-            events = [event for event in events if (event["onset"], event["offset"]) != (0.0, 0.0)]
-            id = f"{item['audiocap_id']}-{index}"
-            yield make_row(id, audio, "grounding", events, source_of(path, "audiogrounding"), query=query)
+            events = events_of_pairs(phrase["segments"], query, f"{place}.segments")
+            events = [event for event in events if event.offset > 0]
+            yield make_clip(place, f"{item['audiocap_id']}-{index}", events, audio, query=query)
 
 
 def _query(phrase, where):

@@ -8,8 +8,8 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 
-from processing.annotation_text import read_lines, read_number, read_table
-from recipes.data.event_rows import make_event, make_row, source_of
+from processing.text_files import make_event, read_lines, read_number, read_table
+from recipes.data.clip import AnnotatedClip, make_clip
 
 logger = logging.getLogger(__name__)
 
@@ -18,8 +18,8 @@ _MID = re.compile(r"/(?:m|g|t)/\w+")
 _SEGMENT = re.compile(r".+_[0-9]+")
 
 
-def read_audioset_strong(path, label_names=None) -> Iterator[dict]:
-    """Yield a row for every segment.
+def read_audioset_strong(path, label_names=None) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every segment.
 
     Args:
         label_names: display names of the MIDs: a mapping, or a file for [`read_label_names`]. Without it the MIDs
@@ -49,7 +49,7 @@ def read_audioset_strong(path, label_names=None) -> Iterator[dict]:
     if label_names is None:
         logger.warning("%s: no label_names given, so the labels are MIDs such as /m/0dgw9r.", path)
     for segment, events in segments.items():
-        yield make_row(segment, segment, "detection", events, source_of(path, "audioset_strong"))
+        yield make_clip(str(path), segment, events, segment)
 
 
 def read_label_names(path) -> dict[str, str]:

@@ -8,15 +8,15 @@ are no intervals: reading one is an error.
 
 from collections.abc import Iterator
 
-from recipes.data.event_rows import make_events, make_row, require_keys, source_of
+from recipes.data.clip import AnnotatedClip, events_of_pairs, make_clip, require_keys
 from recipes.data.readers.json_stream import read_json_object
 
 
-def read_audiotime(path) -> Iterator[dict]:
-    """Yield a detection row for every clip, named by its key. The caption is about the whole clip and left out.
+def read_audiotime(path) -> Iterator[AnnotatedClip]:
+    """Yield a detection clip for every clip, named by its key. The caption is about the whole clip and left out.
 
     Raises:
-        ValueError: a malformed clip; the message names its place in the JSON.
+        ValueError: a malformed clip; the message names its position in the JSON.
     """
     for where, key, clip in read_json_object(path):
         require_keys(clip, ("event",), where)
@@ -30,5 +30,5 @@ def read_audiotime(path) -> Iterator[dict]:
                     f"{place} is {intervals}, single numbers; the frequency and duration files of AudioTime have no "
                     "intervals, so load its timestamp or ordering files."
                 )
-            events += make_events(intervals, label, place)
-        yield make_row(key, key, "detection", events, source_of(path, "audiotime"))
+            events += events_of_pairs(intervals, label, place)
+        yield make_clip(where, key, events, key)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from processing.annotation_text import check_duration, read_json_lines
 from processing.answer_text import TASKS
+from processing.text_files import check_duration, read_json_lines
 from recipes.data.event_rows import make_event, make_row, require_keys, require_text, source_of
 
 

@@ -11,9 +11,9 @@ fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. Th
 import re
 from collections.abc import Iterator
 
-from processing.annotation_text import check_duration
 from processing.answer_text import parse_events
-from recipes.data.event_rows import make_event, make_row, require_keys, require_text, source_of
+from processing.text_files import make_event
+from recipes.data.clip import AnnotatedClip, make_clip, require_keys, require_text
 from recipes.data.readers.json_stream import read_json_list
 
 KEYS = ("id", "audio", "question", "answer", "duration")
@@ -27,8 +27,8 @@ _ASKS_FOR_TIMES = re.compile(r"\b(?:times?|timestamps?)\b", re.IGNORECASE)
 _EDGES = " \t\r\n,;:()[]|-"
 
 
-def read_ftar(path) -> Iterator[dict]:
-    """Yield a row for every question: grounding if it quotes a query, else captioning.
+def read_ftar(path) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every question: grounding if it quotes a query, else captioning.
 
     The list is read item by item, so memory does not grow with the file. Ids of FTAR name recordings; here the place in
     the list is added to them, `<id>-<place>`, for a recording may be asked about several times.
@@ -39,26 +39,18 @@ def read_ftar(path) -> Iterator[dict]:
     for index, (where, item) in enumerate(read_json_list(path)):
         require_keys(item, KEYS, where)
         question, answer, audio = (require_text(item, key, where) for key in ("question", "answer", "audio"))
-        duration = check_duration(item["duration"], where)
         query = _QUERY.search(question)
         if not _ASKS_FOR_TIMES.search(question[: query.start()] + question[query.end() :] if query else question):
             raise ValueError(
                 f"{where}.question is {question!r}, which asks for no times; load temporal_audio_grounding.json, "
                 "dense_audio_caption.json or a timeline summary of FTAR."
             )
+        id, duration = f"{item['id']}-{index}", item["duration"]
         if query:
             events = _grounded(answer, query[1].strip(), f"{where}.answer")
+            yield make_clip(where, id, events, audio, duration, "grounding", query[1].strip())
         else:
-            events = _captioned(answer, f"{where}.answer")
-        yield make_row(
-            f"{item['id']}-{index}",
-            audio,
-            "grounding" if query else "captioning",
-            events,
-            source_of(path, "ftar"),
-            duration,
-            query[1].strip() if query else None,
-        )
+            yield make_clip(where, id, _captioned(answer, f"{where}.answer"), audio, duration, "captioning")
 
 
 def _grounded(answer, query, where):

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from processing.annotation_text import read_lines
+from processing.text_files import read_lines
 from recipes.data.readers.json_stream import first_byte, read_json_list, read_json_object
 
 _TABLE_HEADERS = {"desed": ("filename", "onset"), "audioset_strong": ("segment_id", "start_time_seconds")}

@@ -7,14 +7,14 @@ Other keys (`fg_dB`, `saliency_scores`, ...) say nothing about times and are lef
 
 from collections.abc import Iterator
 
-from processing.annotation_text import check_duration, read_json_lines
-from recipes.data.event_rows import make_events, make_row, require_keys, require_text, source_of
+from processing.text_files import read_json_lines
+from recipes.data.clip import AnnotatedClip, events_of_pairs, make_clip, require_keys, require_text
 
 KEYS = ("qid", "query", "duration", "vid", "relevant_windows")
 
 
-def read_moment_retrieval(path) -> Iterator[dict]:
-    """Yield a grounding row for every query; its events are the windows, of which there may be none.
+def read_moment_retrieval(path) -> Iterator[AnnotatedClip]:
+    """Yield a grounding clip for every query; its events are the windows, of which there may be none.
 
     Windows that end after `duration` are kept as they are; CASTELLA and UnAV-100 have some.
 
@@ -23,10 +23,6 @@ def read_moment_retrieval(path) -> Iterator[dict]:
     """
     for where, item in read_json_lines(path):
         require_keys(item, KEYS, where)
-        if isinstance(item["qid"], bool) or not isinstance(item["qid"], int | str):
-            raise ValueError(f"{where}: qid is {item['qid']!r}; give a string or an integer.")
         query, audio = (require_text(item, key, where) for key in ("query", "vid"))
-        events = make_events(item["relevant_windows"], query, f"{where}, relevant_windows")
-        duration = check_duration(item["duration"], where)
-        source = source_of(path, "lighthouse")
-        yield make_row(str(item["qid"]), audio, "grounding", events, source, duration, query)
+        events = events_of_pairs(item["relevant_windows"], query, f"{where}, relevant_windows")
+        yield make_clip(where, item["qid"], events, audio, item["duration"], query=query)

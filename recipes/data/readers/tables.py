@@ -1,29 +1,50 @@
-"""Tables with a header as rows: DESED's TSV, the same with commas, and durations.
+"""Tables with a header as clips: DESED's TSV, the same with commas, RealDESED's, TACOS's, and durations.
 
-See `processing/annotation_tables.py` for the format.
+See `processing/annotation_tables.py` for DESED's. RealDESED has `annotations.csv` with the column `class`; TACOS has
+`annotations_strong.csv` with the column `text`, known from public readers; further columns of both are passed over.
 """
 
 from collections.abc import Iterator
 
 from processing.annotation_tables import read_event_table
-from processing.annotation_text import check_duration, read_lines, read_number, read_table
-from recipes.data.event_rows import make_row, plain_events, source_of
+from processing.text_files import check_duration, make_event, read_lines, read_number, read_table
+from recipes.data.clip import AnnotatedClip, make_clip
 
 
-def read_desed(path) -> Iterator[dict]:
-    """Yield a row for every recording of a DESED annotation (tab-separated)."""
-    return _rows(path, "\t", ", or say format='csv' if commas are meant", "desed")
+def read_desed(path) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every recording of a DESED annotation (tab-separated)."""
+    return _clips(path, "\t", ", or say data_format='csv' if commas are meant")
 
 
-def read_csv(path) -> Iterator[dict]:
-    """Yield a row for every recording of a table with DESED's columns, separated by commas."""
-    return _rows(path, ",", ", or say format='desed' if tabs are meant", "csv")
+def read_csv(path) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every recording of a table with DESED's columns, separated by commas."""
+    return _clips(path, ",", ", or say data_format='desed' if tabs are meant")
 
 
-def _rows(path, delimiter, hint, format):
-    for result in read_event_table(path, delimiter, hint, scored=False):
-        name, events = result["file"], plain_events(result["events"])
-        yield make_row(name, name, "detection", events, source_of(path, format))
+def read_realdesed(path) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every recording of RealDESED's `annotations.csv`; those without events are not in it."""
+    return _labelled_by(path, "class", "detection")
+
+
+def read_tacos(path) -> Iterator[AnnotatedClip]:
+    """Yield a captioning clip for every recording of TACOS's `annotations_strong.csv`; texts describe the events."""
+    return _labelled_by(path, "text", "captioning")
+
+
+def _clips(path, delimiter, hint):
+    for result in read_event_table(path, delimiter, hint):
+        yield make_clip(str(path), result["file"], result["events"], result["file"])
+
+
+def _labelled_by(path, column, task):
+    found: dict[str, list] = {}
+    for where, row in read_table(path, ("filename", "onset", "offset", column), ",", optional=None):
+        if not row["filename"] or not row[column]:
+            raise ValueError(f"{where}: filename is {row['filename']!r} and {column} {row[column]!r}; give both.")
+        onset, offset = (read_number(row[name], name, where) for name in ("onset", "offset"))
+        found.setdefault(row["filename"], []).append(make_event(onset, offset, row[column], where))
+    for file, events in found.items():
+        yield make_clip(str(path), file, events, file, task=task)
 
 
 def read_durations(path) -> dict[str, float]:

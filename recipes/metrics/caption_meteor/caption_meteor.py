@@ -2,7 +2,8 @@
 
 import evaluate
 
-from recipes.scoring import caption_intervals, caption_meteor, event_metric
+from recipes.metrics import event_metric
+from recipes.scoring import caption_intervals, caption_meteor
 
 _DESCRIPTION = """
 Dense audio captioning: METEOR between all captions of a clip's reference and of its prediction, and METEOR of captions

@@ -2,13 +2,12 @@
 
 import evaluate
 
-from recipes.scoring import event_based_f1, event_metric
-from recipes.scoring.event_based import count_events
-from recipes.scoring.intervals import count_intervals
+from recipes.metrics import event_metric
+from recipes.scoring import collar_edges, count_events, count_sums, event_based_f1, sum_intervals
 
 _DESCRIPTION = """
 Event-based F1 of sound event detection: an event is found if one of its label was predicted with onset and offset
-within collars; events are paired one to one, as many as can be. Equal to sed_eval 0.2.1.
+within collars; events are paired one to one, as many as possible. Equal to sed_eval 0.2.1.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -16,16 +15,18 @@ Args:
     predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds; [] where nothing was found,
         None for an answer that could not be parsed.
     references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
-    t_collar: tolerance in seconds, 0.2.
-    percentage_of_length: tolerance of offsets as a fraction of the reference event's length, 0.2.
+    t_collar: collar in seconds, 0.2.
+    percentage_of_length: collar of offsets as a fraction of the reference event's length, 0.2.
     time_only: let events of different labels match, False.
     label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
     bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
 Returns:
     micro_f1, micro_precision, micro_recall, the same with macro_; error_rate, substitution_rate, deletion_rate,
     insertion_rate, num_substitutions, num_deletions, num_insertions, macro_error_rate, macro_deletion_rate,
-    macro_insertion_rate; parse_failure_rate, num_clips. With bootstrap NAME_low and NAME_high of the first six,
-    error_rate and parse_failure_rate.
+    macro_insertion_rate; parse_failure_rate, num_clips; micro_f1_with_tolerance and macro_f1_with_tolerance, where
+    what lies exactly on a collar is within it, num_matches_on_collar, num_refused; num_labels_only_in_references,
+    num_labels_only_in_predictions. With bootstrap NAME_low and NAME_high of the first six, error_rate and
+    parse_failure_rate.
 Examples:
     >>> metric = evaluate.load("recipes/metrics/event_based_f1")
     >>> dog = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
@@ -77,5 +78,11 @@ class EventBasedF1(event_metric.EventMetric):
         intervals = {}
         if bootstrap:
             counts = count_events(references, predictions, *settings)
-            intervals = count_intervals({"": counts}, predictions, confidence, num_resamples, seed)
-        return event_metric.flat_count_scores(event_based_f1(references, predictions, *settings), intervals)
+            intervals = sum_intervals(count_sums({"": counts}, predictions), confidence, num_resamples, seed)
+        edges = collar_edges(references, predictions, *settings)
+        more = {f"{average}_f1_with_tolerance": edges[average]["f1"] for average in ("micro", "macro")}
+        more |= {name: edges[name] for name in ("num_matches_on_collar", "num_refused")}
+        if not time_only:
+            more |= event_metric.count_unmatched_labels(references, predictions)
+        scores = event_metric.flat_count_scores(event_based_f1(references, predictions, *settings), intervals)
+        return scores | event_metric.flat_scores(more)

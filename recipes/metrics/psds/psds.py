@@ -3,8 +3,8 @@
 import datasets
 import evaluate
 
-from recipes.scoring import PSDS1, PSDS2, event_metric, psds, psds_interval
-from recipes.scoring.psds_curves import psds_statistics
+from recipes.metrics import event_metric
+from recipes.scoring import PSDS1, PSDS2, psds, psds_interval, psds_statistics
 
 _DESCRIPTION = """
 Polyphonic sound detection score of events that carry scores: the area under the curve of found events against false
@@ -21,8 +21,8 @@ Args:
     label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
     bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
 Returns:
-    psds1, psds2, num_other_labels, parse_failure_rate, num_clips. With bootstrap psds1_low, psds1_high, psds2_low,
-    psds2_high.
+    psds1, psds2, num_other_labels, parse_failure_rate, num_clips, num_labels_only_in_references,
+    num_labels_only_in_predictions. With bootstrap psds1_low, psds1_high, psds2_low, psds2_high.
 Examples:
     >>> metric = evaluate.load("recipes/metrics/psds")
     >>> dog = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
@@ -76,4 +76,6 @@ class Psds(event_metric.EventMetric):
             if bootstrap:
                 intervals[name] = psds_interval(*inputs, confidence, num_resamples, seed, statistics)
         rest = ("num_other_labels", "parse_failure_rate", "num_clips")
-        return event_metric.flat_scores({**scores, **{name: report[name] for name in rest}}, intervals)
+        scores |= {name: report[name] for name in rest}
+        scores |= event_metric.count_unmatched_labels(references, predictions)
+        return event_metric.flat_scores(scores, intervals)

@@ -2,13 +2,12 @@
 
 import evaluate
 
-from recipes.scoring import event_metric, segment_based_f1
-from recipes.scoring.intervals import count_intervals
-from recipes.scoring.segment_based import count_segments
+from recipes.metrics import event_metric
+from recipes.scoring import count_segments, count_sums, segment_based_f1, sum_intervals
 
 _DESCRIPTION = """
 Segment-based F1 of sound event detection: time is cut into segments, and in each of them the labels that are active in
-reference and prediction are compared. Equal to sed_eval 0.2.1.
+reference and prediction are compared. Equal to sed_eval 0.2.1 with sed_eval_rounding.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -17,13 +16,15 @@ Args:
         None for an answer that could not be parsed.
     references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
     time_resolution: length of a segment in seconds, 1.0.
+    sed_eval_rounding: decide edges of segments by float64 division alone, as sed_eval, False.
     label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
     bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
 Returns:
     micro_f1, micro_precision, micro_recall, the same with macro_; error_rate, substitution_rate, deletion_rate,
     insertion_rate, num_substitutions, num_deletions, num_insertions, macro_error_rate, macro_deletion_rate,
-    macro_insertion_rate; time_resolution, parse_failure_rate, num_clips. With bootstrap NAME_low and NAME_high of the
-    first six, error_rate and parse_failure_rate.
+    macro_insertion_rate; time_resolution, parse_failure_rate, num_clips, num_labels_only_in_references,
+    num_labels_only_in_predictions. With bootstrap NAME_low and NAME_high of the first six, error_rate and
+    parse_failure_rate.
 Examples:
     >>> metric = evaluate.load("recipes/metrics/segment_based_f1")
     >>> dog = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
@@ -62,6 +63,7 @@ class SegmentBasedF1(event_metric.EventMetric):
         predictions,
         references,
         time_resolution=1.0,
+        sed_eval_rounding=False,
         label_aliases=None,
         bootstrap=False,
         confidence=0.95,
@@ -69,8 +71,9 @@ class SegmentBasedF1(event_metric.EventMetric):
         seed=0,
     ):
         references, predictions = event_metric.read_events(references, predictions, label_aliases)
-        intervals = {}
+        settings, intervals = (time_resolution, sed_eval_rounding), {}
         if bootstrap:
-            counts = count_segments(references, predictions, time_resolution)
-            intervals = count_intervals({"": counts}, predictions, confidence, num_resamples, seed)
-        return event_metric.flat_count_scores(segment_based_f1(references, predictions, time_resolution), intervals)
+            counts = count_segments(references, predictions, *settings)
+            intervals = sum_intervals(count_sums({"": counts}, predictions), confidence, num_resamples, seed)
+        scores = event_metric.flat_count_scores(segment_based_f1(references, predictions, *settings), intervals)
+        return scores | event_metric.flat_scores(event_metric.count_unmatched_labels(references, predictions))

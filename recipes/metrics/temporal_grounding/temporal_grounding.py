@@ -2,7 +2,8 @@
 
 import evaluate
 
-from recipes.scoring import count_accuracy, event_metric, grounding_intervals, recall_at_iou, rejection_rates
+from recipes.metrics import event_metric
+from recipes.scoring import count_accuracy, grounding_intervals, recall_at_iou, rejection_rates
 
 _DESCRIPTION = """
 Temporal grounding: when does what a query describes sound? R@IoU and two mean IoUs say how well the predicted

@@ -1,0 +1,120 @@
+"""A head that answers a question frame by frame: the question's states of the language model, attended by audio frames.
+
+One forward pass gives one logit for each frame, without decoding. The frames are those that the language model is
+given, so the head fits any backbone; what it reads of the language model are the states that enter its last layer, at
+the text tokens that follow the audio.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.masking_utils import create_bidirectional_mask
+
+from .yamnet_encoder import ContextLayer, rotary_angles
+from .yamnet_encoder_config import TimeProYamnetConfig
+
+DECODES = ("text", "frames", "both")
+# Sizes of the head; then how scores become events, see `frame_decoding.py`.
+FRAME_GROUNDER = {
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "dropout": 0.1,
+    "decode": "text",
+    "threshold": 0.5,
+    "median_filter_s": 0.24,
+    "min_gap_s": 0.16,
+    "min_length_s": 0.08,
+}
+
+
+def frame_grounder_settings(settings):
+    """Return the settings of a frame grounder, `None` for none, with the defaults for what is left out.
+
+    Raises:
+        ValueError: unknown settings, or values that cannot be.
+    """
+    if settings is None:
+        return None
+    if not isinstance(settings, dict) or set(settings) - set(FRAME_GROUNDER):
+        raise ValueError(f"frame_grounder is {settings!r}; give None, or a dict with some of {sorted(FRAME_GROUNDER)}.")
+    settings = {**FRAME_GROUNDER, **settings}
+    if settings["decode"] not in DECODES:
+        raise ValueError(f"frame_grounder has decode {settings['decode']!r}; choose one of {DECODES}.")
+    if settings["hidden_size"] % settings["num_attention_heads"]:
+        raise ValueError(
+            f"frame_grounder has hidden_size {settings['hidden_size']} and num_attention_heads "
+            f"{settings['num_attention_heads']}; the heads must divide the size."
+        )
+    for name in ("median_filter_s", "min_gap_s", "min_length_s"):
+        if not settings[name] >= 0:
+            raise ValueError(f"frame_grounder has {name} {settings[name]}; give seconds, 0 or more.")
+    if not 0 < settings["threshold"] < 1:
+        raise ValueError(f"frame_grounder has threshold {settings['threshold']}; give a number between 0 and 1.")
+    return settings
+
+
+class TimeProFrameGrounder(nn.Module):
+    """Score audio frames by a question.
+
+    Frames attend to the tokens of the question (cross-attention; frames are the queries), and what they find, alone and
+    times the frame, goes through context layers to one logit.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        settings, text_size = config.frame_grounder, config.text_config.hidden_size
+        size, self.num_heads = settings["hidden_size"], settings["num_attention_heads"]
+        self.config = config
+        self.context = TimeProYamnetConfig(
+            hidden_size=size,
+            num_attention_heads=self.num_heads,
+            intermediate_size=2 * size,
+            dropout=settings["dropout"],
+        )
+        self.frame_norm, self.text_norm = nn.LayerNorm(text_size), nn.LayerNorm(text_size)
+        self.frame_in = nn.Linear(text_size, size)
+        self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
+        self.match = nn.Linear(3 * size, size)
+        self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
+        self.norm = nn.LayerNorm(size)
+        self.score = nn.Linear(size, 1)
+
+    def forward(self, frames, frame_mask, question_states, question_mask, clips=None):
+        """Return the logits `(num_questions, num_frames)`, float32; those of padding mean nothing.
+
+        Args:
+            frames: `(num_clips, num_frames, hidden_size)` frames as the language model is given them.
+            frame_mask: bool `(num_clips, num_frames)`, true for frames that are no padding.
+            question_states: `(num_questions, num_tokens, hidden_size)` what enters the language model's last layer.
+            question_mask: bool `(num_questions, num_tokens)`.
+            clips: `(num_questions,)` index of the clip that each question is about; by default one question each.
+        """
+        dtype = self.score.weight.dtype
+        heard = self.frame_in(self.frame_norm(frames.to(dtype)))
+        query = self.query(heard)
+        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
+        heard, query, frame_mask = heard[clips], query[clips], frame_mask[clips]
+        text = self.text_norm(question_states.to(dtype))
+        query, key, value = (self._heads(states) for states in (query, self.key(text), self.value(text)))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=question_mask[:, None, None, :])
+        attended = attended.transpose(1, 2).flatten(2)
+        states = heard + self.match(torch.cat([heard, attended, heard * attended], dim=-1))
+        head_size = states.shape[2] // self.num_heads
+        angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        mask = None if bool(frame_mask.all()) else frame_mask
+        # Its layers follow what was set for the whole model.
+        self.context._attn_implementation = self.config._attn_implementation
+        attention_mask = mask
+        if mask is not None:
+            attention_mask = create_bidirectional_mask(config=self.context, inputs_embeds=states, attention_mask=mask)
+        for layer in self.layers:
+            states = layer(states, cos, sin, mask, attention_mask)
+        return self.score(self.norm(states))[..., 0].float()
+
+    def _heads(self, states):
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+__all__ = ["DECODES", "TimeProFrameGrounder", "frame_grounder_settings"]

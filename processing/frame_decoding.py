@@ -1,0 +1,193 @@
+"""Scores of audio frames, and the events that they tell: thresholds, repeats, and what a written answer adds."""
+
+import numpy as np
+
+from .answer_text import format_events, prompt_text
+from .events import Event, clip_events
+from .prefix_cache import score_frames
+
+
+def frame_coverage(intervals, num_frames, frame_rate):
+    """Return the fraction of each frame `(num_frames,)` float32 that intervals `(onset, offset)` in seconds cover."""
+    starts = np.arange(num_frames) / frame_rate
+    covered = np.zeros(num_frames, dtype=np.float32)
+    for onset, offset in intervals:
+        part = np.minimum(offset, starts + 1 / frame_rate) - np.maximum(onset, starts)
+        covered = np.maximum(covered, np.clip(part * frame_rate, 0, 1))
+    return covered.astype(np.float32)
+
+
+def frame_events(scores, label, frame_rate, threshold=0.5, median_filter_s=0.0, min_gap_s=0.0, min_length_s=0.0):
+    """Return the events of one label, sorted; the score of each is the mean of its frames.
+
+    A run of frames at or above the threshold is an event. Runs with less than `min_gap_s` between them are one, so that
+    repeats stay apart and a flicker does not part an event.
+
+    Args:
+        scores: `(num_frames,)` probabilities.
+        frame_rate: frames per second.
+        median_filter_s: length of the median filter that the scores pass first; 0 for none.
+        min_length_s: shorter events are left out.
+    """
+    size = 2 * int(median_filter_s * frame_rate / 2) + 1
+    scores = np.asarray(scores, dtype=np.float64)
+    if size > 1 and len(scores):
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(scores, size // 2, mode="edge"), size)
+        active = np.median(windows, axis=-1) >= threshold
+    else:
+        active = scores >= threshold
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], active, [False]])))
+    runs = []
+    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist()):
+        if runs and (start - runs[-1][1]) / frame_rate < min_gap_s:
+            runs[-1][1] = end
+        else:
+            runs.append([start, end])
+    return [
+        Event(round(start / frame_rate, 3), round(end / frame_rate, 3), label, float(scores[start:end].mean()))
+        for start, end in runs
+        if (end - start) / frame_rate >= min_length_s
+    ]
+
+
+def refined(written, heard, scores, frame_rate):
+    """Return the events of a written answer with the times and scores of the frames, and what it missed, sorted.
+
+    A written event takes the times of the event that frames of its label overlap most; each of those is taken once.
+    One that no frames confirm keeps its times, and has the mean of its frames as its score, which is low.
+
+    Args:
+        written: events of one label, from the text.
+        heard: events of that label, see [`frame_events`].
+        scores: `(num_frames,)` probabilities of that label.
+    """
+    free, events = list(heard), []
+    for event in sorted(written):
+        overlaps = [min(event.offset, one.offset) - max(event.onset, one.onset) for one in free]
+        if overlaps and max(overlaps) > 0:
+            found = free.pop(int(np.argmax(overlaps)))
+            events.append(Event(found.onset, found.offset, event.event_label, found.score))
+        else:
+            start = min(int(event.onset * frame_rate), max(0, len(scores) - 1))
+            part = scores[start : max(start + 1, int(np.ceil(event.offset * frame_rate)))]
+            score = float(np.mean(part)) if len(part) else None
+            events.append(Event(event.onset, event.offset, event.event_label, score))
+    return sorted([*events, *free])
+
+
+def frame_options(config, task, decode=None, return_frame_scores=False, event_labels=None):
+    """Return how answers use the frame grounder, `None` where they do not.
+
+    Args:
+        config: the checkpoint's [`TimeProAudioConfig`].
+        decode: `text`, `frames` or `both`; by default what the checkpoint says, and `text` for captions.
+        event_labels: what detection may name; by default the checkpoint's labels.
+
+    Raises:
+        ValueError: an unknown `decode`, no frame grounder, captions by frames, or detection without a set of labels.
+    """
+    settings = config.frame_grounder or {}
+    if decode is None:
+        decode = "text" if task == "captioning" else settings.get("decode", "text")
+    if decode not in ("text", "frames", "both"):
+        raise ValueError(f"decode is {decode!r}; choose text, frames or both.")
+    if decode == "text" and not return_frame_scores:
+        return None
+    asked = f"decode is {decode!r} with return_frame_scores={return_frame_scores}"
+    if not settings:
+        raise ValueError(f"{asked}, but the checkpoint has no frame grounder; train one with `grounder_weight`.")
+    if task == "captioning":
+        raise ValueError(f"{asked} for task 'captioning'; frames tell no words, so leave it out.")
+    labels = event_labels or config.event_labels
+    if task == "detection" and not labels:
+        raise ValueError(f"{asked}, but the checkpoint has no set of labels; give event_labels for detection.")
+    names = ("threshold", "median_filter_s", "min_gap_s", "min_length_s")
+    decoder = {name: settings[name] for name in names}
+    return {
+        "decode": decode,
+        "labels": list(labels or ()),
+        "decoder": decoder,
+        "frame_rate": config.frame_rate,
+        "is_returned": return_frame_scores,
+    }
+
+
+def score_rows(model, processor, waveforms, questions, rows, labels):
+    """Return for each row the scores of its query, or in detection those of all labels, `{label: (num_frames,)}`.
+
+    Args:
+        questions: for each waveform the texts of its rows.
+        rows: what is asked, `{"task", "query"}`, in the order of the questions.
+    """
+    is_detection = rows[0]["task"] == "detection"
+    if is_detection:
+        # All labels in one pass, whatever the wording of the question that lists them.
+        asked = [[prompt_text("grounding", label) for label in labels]] * len(waveforms)
+    else:
+        asked = questions
+    scores = score_frames(model, processor, waveforms, asked)
+    if is_detection:
+        return [dict(zip(labels, part, strict=True)) for part in scores]
+    queries = iter(row["query"] for row in rows)
+    return [{next(queries): one} for part in scores for one in part]
+
+
+def frame_answers(processor, rows, scores, options, written=()):
+    """Return for each row `(text, events)` by its frames, by its text and frames, or by its text; and its frame scores.
+
+    Args:
+        rows: `{"task", "query", "duration"}`, the last in seconds of the window.
+        scores: for each row `{label: (num_frames,)}`.
+        options: what [`frame_options`] returned.
+        written: for each row its text and the events of that, `None` where it cannot be read; none for `frames`.
+    """
+    answers = []
+    for index, (row, parts) in enumerate(zip(rows, scores, strict=True)):
+        text, events = written[index] if written else (None, None)
+        if options["decode"] != "text":
+            events = _frame_events_of(parts, row["duration"], options, events)
+        if text is None:
+            text = format_events(events, row["task"], processor.grid, processor.answer_format)
+        answers.append((text, events, *([(parts, options["frame_rate"])] if options["is_returned"] else ())))
+    return answers
+
+
+def _frame_events_of(scores, duration, options, written):
+    rate, events = options["frame_rate"], []
+    for label, part in scores.items():
+        heard = frame_events(part, label, rate, **options["decoder"])
+        named = [event for event in written or () if event.event_label == label]
+        events += refined(named, heard, part, rate) if named else heard
+    events += [event for event in written or () if event.event_label not in scores]
+    return clip_events(sorted(events), duration)
+
+
+def joined_scores(windows):
+    """Return the frame scores of a recording: `labels`, `scores (num_labels, num_frames)`, `onsets (num_frames,)`.
+
+    Args:
+        windows: `(window, scores, frame_rate)`, a [`Window`] and its `{label: (num_frames,)}`. Where windows overlap, a
+            frame is that of the window in whose core it is. Onsets are in seconds of the recording.
+    """
+    labels, parts, onsets = list(windows[0][1]), [], []
+    for window, scores, frame_rate in windows:
+        part = np.stack([scores[label] for label in labels])
+        times = window.start + np.arange(part.shape[1]) / frame_rate
+        is_core = (times >= window.core_start - 1e-6) & (times < window.core_end - 1e-6)
+        parts.append(part[:, is_core])
+        onsets.append(times[is_core])
+    return {"labels": labels, "scores": np.concatenate(parts, 1), "onsets": np.concatenate(onsets)}
+
+
+def format_frame_scores(frame_scores, frame_rate) -> str:
+    """Return frame scores as sed_scores_eval reads them: tab-separated `onset`, `offset`, and a column per label."""
+    onsets, scores = frame_scores["onsets"], frame_scores["scores"]
+    lines = ["\t".join(["onset", "offset", *frame_scores["labels"]])]
+    ends = [*onsets[1:], *(onsets[-1:] + 1 / frame_rate)]
+    for onset, offset, row in zip(onsets, ends, scores.T, strict=True):
+        lines.append("\t".join([f"{onset:.3f}", f"{offset:.3f}", *(f"{score:.6f}" for score in row)]))
+    return "\n".join(lines) + "\n"
+
+
+__all__ = ["format_frame_scores", "frame_answers", "frame_coverage", "frame_events", "frame_options", "joined_scores",
+           "refined", "score_rows"]  # fmt: skip

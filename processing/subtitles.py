@@ -1,0 +1,186 @@
+"""Events as captions of one recording: WebVTT and SubRip (SRT), to the millisecond.
+
+Sources: W3C, "WebVTT: The Web Video Text Tracks Format"; SubRip has no standard, this is what its players read.
+"""
+
+import html
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .text_files import make_event
+
+_TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{1,3})"
+# Settings of WebVTT, or coordinates of SubRip, may follow.
+_TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?", re.ASCII)
+_TAG = re.compile(r"<[^<>]*>")
+# SubRip has no other tags; `{\an8}` and the like are its players' settings.
+_STYLE = re.compile(r"</?(?:b|i|u|s|font)(?:\s[^<>]*)?>|\{\\[^{}]*\}", re.IGNORECASE)
+# What else a WebVTT file may have.
+_NO_CUE = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Hold a cue of a subtitle file.
+
+    Args:
+        onset, offset: in milliseconds.
+        lines: its lines as they are, with number or name, times and settings.
+        text: what it shows, without tags and styling.
+        first: the place of its first line in the file, from 0.
+    """
+
+    onset: int
+    offset: int
+    lines: list[str]
+    text: str
+    first: int
+
+
+def read_vtt(path) -> list:
+    """Return the events of a WebVTT file. Identifiers, settings, notes, styles and tags of cues are left out.
+
+    Raises:
+        ValueError: no WebVTT, or a malformed cue.
+    """
+    return _events(path, is_vtt=True)
+
+
+def read_srt(path) -> list:
+    """Return the events of a SubRip file. Numbers, coordinates and styling (`<i>`, `{\\an8}`) are left out.
+
+    Milliseconds may have fewer digits: `1,5` is 1.5 s.
+
+    Raises:
+        ValueError: a malformed cue.
+    """
+    return _events(path, is_vtt=False)
+
+
+def read_cues(path, is_vtt: bool) -> tuple[list[str], list[Cue]]:
+    """Return all lines of a subtitle file, and its cues in their order.
+
+    Raises:
+        ValueError: as in [`read_vtt`] and [`read_srt`].
+    """
+    lines, first = _read_text(path).split("\n"), 0
+    if is_vtt:
+        if not re.match(r"WEBVTT(?:[ \t]|$)", lines[0]):
+            raise ValueError(f"{path} begins with {lines[0][:20]!r}; the first line of WebVTT is 'WEBVTT'.")
+        # The header ends at an empty line, or at the times of a cue.
+        first = next((n for n, line in enumerate(lines[1:], 1) if not line or "-->" in line), len(lines))
+    cues = []
+    for block in _blocks(list(enumerate(lines))[first:], is_vtt):
+        if not (is_vtt and _NO_CUE.match(block[0][1])):
+            cues.append(_read_cue(path, block, _plain_text if is_vtt else _without_style))
+    return lines, cues
+
+
+def format_vtt(result: dict) -> str:
+    """Return the events of one recording as WebVTT, in order of their onsets.
+
+    Raises:
+        ValueError: a blank label, or an event shorter than a millisecond.
+    """
+    cues = [
+        f"{format_time(onset, '.')} --> {format_time(offset, '.')}\n{html.escape(label, quote=False)}\n"
+        for onset, offset, label in _cues(result, "WebVTT")
+    ]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def format_srt(result: dict) -> str:
+    """Return the events of one recording as SubRip, in order of their onsets.
+
+    Raises:
+        ValueError: a label that is blank or has `-->` or styling, or an event shorter than a millisecond.
+    """
+    cues = []
+    for number, (onset, offset, label) in enumerate(_cues(result, "SubRip"), 1):
+        if "-->" in label or _without_style(label) != label:
+            raise ValueError(f"{result['file']!r} has the label {label!r}, but SubRip cannot hold '-->' or tags.")
+        cues.append(f"{number}\n{format_time(onset, ',')} --> {format_time(offset, ',')}\n{label}\n")
+    return "\n".join(cues)
+
+
+def _cues(result, kind):
+    for event in sorted(result["events"]):
+        file, label = result["file"], event.event_label
+        if not label or "\0" in label:
+            raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold it; name the event.")
+        onset, offset = round(1000 * event.onset), round(1000 * event.offset)
+        if onset == offset:
+            raise ValueError(
+                f"{file!r} has an event from {event.onset} to {event.offset} s, but {kind} needs at least a "
+                "millisecond; lengthen or drop it."
+            )
+        yield onset, offset, label
+
+
+def _read_text(path) -> str:
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _events(path, is_vtt) -> list:
+    return [
+        make_event(cue.onset / 1000, cue.offset / 1000, cue.text, f"{path}, line {cue.first + 1}")
+        for cue in read_cues(path, is_vtt)[1]
+    ]
+
+
+def _blocks(lines, is_vtt: bool) -> list[list]:
+    """Return blocks of `(number, line)`. In WebVTT only an empty line ends one, or a blank one before times."""
+    blocks = [[]]
+    for index, (number, line) in enumerate(lines):
+        is_end = not (line if is_vtt else line.strip())
+        if is_end or (not line.strip() and any(_TIMING.fullmatch(later) for _, later in lines[index + 1 : index + 3])):
+            blocks.append([])
+        elif line.strip() or blocks[-1]:
+            blocks[-1].append((number, line))
+    return [block for block in blocks if block]
+
+
+def _read_cue(path, block, unescape) -> Cue:
+    # The first line may be a number or name.
+    for index, (number, line) in enumerate(block[:2]):
+        times = _TIMING.fullmatch(line)
+        if times:
+            again = next((number for number, line in block[index + 1 :] if _TIMING.fullmatch(line)), None)
+            if again:
+                raise ValueError(
+                    f"{path}, line {again + 1} gives times within the text of a cue; put an empty line there."
+                )
+            onset, offset = _milliseconds(times.groups()[:4]), _milliseconds(times.groups()[4:])
+            if offset < onset:
+                raise ValueError(
+                    f"{path}, line {number + 1}: offset is {offset / 1000} s, before the onset at {onset / 1000} s; "
+                    "swap or drop such a cue."
+                )
+            text = unescape("\n".join(line for _, line in block[index + 1 :]))
+            return Cue(onset, offset, [line for _, line in block], text, block[0][0])
+    number, line = next((entry for entry in block[:2] if "-->" in entry[1]), block[0])
+    raise ValueError(f"{path}, line {number + 1} is {line[:80]!r}; give times such as 00:00:01.250 --> 00:00:02.000.")
+
+
+def _plain_text(text):
+    return html.unescape(_TAG.sub("", text))
+
+
+def _without_style(text):
+    return _STYLE.sub("", text)
+
+
+def _milliseconds(groups) -> int:
+    hours, minutes, seconds = (int(group or 0) for group in groups[:3])
+    return ((hours * 60 + minutes) * 60 + seconds) * 1000 + int(groups[3].ljust(3, "0"))
+
+
+def format_time(milliseconds: int, point: str) -> str:
+    """Return a time as subtitles write it, `00:01:02.500`; SubRip has a comma as point."""
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"

@@ -1,0 +1,56 @@
+"""What all commands share: options in both spellings, and numbers with an error that says what to give."""
+
+import argparse
+import math
+import sys
+from dataclasses import field
+
+from recipes import DEFAULT_CHECKPOINT
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that takes `--min_score` for `--min-score`, as the recipes' parsers of transformers take both."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_known_args([_hyphenated(text) for text in args[:end]] + args[end:], namespace)
+
+
+def script_parser(description: str) -> ArgumentParser:
+    """Return the parser of a module that is run by `python -m`, whose docstring describes it."""
+    return ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def option(default, help: str):
+    """Return the field of a dataclass that transformers' parser makes an option of."""
+    return field(default=default, metadata={"help": help})
+
+
+def add_model(parser, flag="--model", **options):
+    """Add the argument that names a checkpoint."""
+    help = "checkpoint: a folder, or an id on the Hub (default: the embedded one)"
+    parser.add_argument(flag, default=str(DEFAULT_CHECKPOINT), metavar="DIR", help=help, **options)
+
+
+def _hyphenated(text):
+    name, equals, value = text.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else text
+
+
+def _bounded(kind, lowest, highest, advice):
+    def convert(text: str):
+        value = kind(text)
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"{text} given; give {advice}")
+        return value
+
+    # What argparse calls the type of a value that is no number.
+    convert.__name__ = kind.__name__
+    return convert
+
+
+positive_int = _bounded(int, 1, math.inf, "1 or more")
+not_negative_int = _bounded(int, 0, math.inf, "0 or more")
+seconds = _bounded(float, 0, sys.float_info.max, "seconds, 0 or more")
+probability = _bounded(float, 0, 1, "a number from 0 to 1")

@@ -1,0 +1,1 @@
+../../../processing/annotations.py

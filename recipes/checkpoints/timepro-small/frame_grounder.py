@@ -1,0 +1,1 @@
+../../../modeling_timepro/frame_grounder.py

@@ -1,0 +1,197 @@
+"""`AnnotatedClip`: a recording, what is asked about it, and the events that answer. All data are read into it.
+
+In our own JSON Lines, as `timepro synthesize` writes them, it is an object, one a line:
+
+    {"id", "audio", "duration", "task", "query", "events": [{"onset", "offset", "event_label", "score"}], "source",
+     "absent", "question", "stem_index"}
+
+Needed are `id` and `events`. Nothing here opens a recording.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from processing.answer_text import TASKS
+from processing.events import Event, normalize_label
+from processing.text_files import make_event, read_json_lines
+
+EVENT_KEYS = ("onset", "offset", "event_label", "score")
+OPTIONAL_KEYS = ("absent", "unsure", "question", "stem_index")
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedClip:
+    """Hold one annotated clip. What is unknown is `None`; `()` says that there is none.
+
+    Args:
+        id: unique in its data set; an integer becomes a string.
+        events: [`Event`]s in the order of the annotation. Scores, if any, are those of whoever annotated.
+        audio: path of the recording; `None` if none is named.
+        duration: seconds.
+        task: what the events answer. `detection`: they are all that can be heard; `grounding`: all that match `query`;
+            `captioning`: all, and their labels are descriptions. `None`: grounding if there is a query, else detection.
+        query: what is looked for in grounding; no other task has one.
+        absent: labels that are known not to be heard.
+        unsure: labels that may be heard or not, and are therefore not asked for as absent ones.
+        question: words to ask in, instead of a built-in prompt.
+        source: where the annotation is from, such as `desed:validation`.
+        stem_index: row of the clip among stored stem features, see `recipes/small/stems.py`.
+
+    Raises:
+        ValueError: a value that cannot be.
+    """
+
+    id: str
+    events: tuple[Event, ...]
+    audio: str | None = None
+    duration: float | None = None
+    task: str | None = None
+    query: str | None = None
+    absent: tuple[str, ...] | None = None
+    unsure: tuple[str, ...] = ()
+    question: str | None = None
+    source: str | None = None
+    stem_index: int | None = None
+
+    def __post_init__(self):
+        if isinstance(self.id, bool) or not isinstance(self.id, str | int) or not str(self.id).strip():
+            raise ValueError(f"id is {self.id!r}; give a string that is not empty.")
+        task = self.task if self.task is not None else "detection" if self.query is None else "grounding"
+        if task not in TASKS:
+            raise ValueError(f"task is {task!r}; choose one of {', '.join(TASKS)}.")
+        if task == "grounding":
+            _check_text("query", self.query, "say what the events of this clip match")
+        elif self.query is not None:
+            raise ValueError(f"query is {self.query!r} but task {task!r} takes none; make it null.")
+        for name in ("audio", "question", "source"):
+            if getattr(self, name) is not None:
+                _check_text(name, getattr(self, name), "or null for none")
+        is_number = isinstance(self.duration, int | float) and not isinstance(self.duration, bool)
+        if self.duration is not None and not (is_number and 0 < self.duration < float("inf")):
+            raise ValueError(f"duration is {self.duration!r}; give seconds, a finite number above 0, or null.")
+        if self.stem_index is not None and (isinstance(self.stem_index, bool) or not isinstance(self.stem_index, int)):
+            raise ValueError(f"stem_index is {self.stem_index!r}; give an integer.")
+        values = {
+            "id": str(self.id),
+            "events": tuple(self.events),
+            "duration": None if self.duration is None else float(self.duration),
+            "task": task,
+            "query": None if self.query is None else normalize_label(self.query),
+            "absent": None if self.absent is None else _labels("absent", self.absent),
+            "unsure": _labels("unsure", self.unsure),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_dict(cls, values: Mapping, where: str) -> "AnnotatedClip":
+        """Return the clip that a JSON object holds; keys that are none of its own are left out.
+
+        An event without `event_label` has the query's; where there is no query, that is an error.
+
+        Args:
+            where: file and line, or place in the JSON, which an error begins with.
+
+        Raises:
+            ValueError: a missing key, an unknown key of an event, or a value that cannot be.
+        """
+        require_keys(values, ("id", "events"), where)
+        if not isinstance(values["events"], list):
+            raise ValueError(f"{where}: events is {values['events']!r}; give a list of objects, [] for none.")
+        query = values.get("query")
+        events = [_event(item, query, f"{where}, events[{index}]") for index, item in enumerate(values["events"])]
+        names = ("id", "audio", "duration", "task", "query", "source", *OPTIONAL_KEYS)
+        found = {name: values[name] for name in names if values.get(name) is not None}
+        return make_clip(where, **{"id": None, **found, "events": events})
+
+    def as_dict(self) -> dict:
+        """Return the JSON object that [`AnnotatedClip.from_dict`] reads, without optional keys that say nothing."""
+        values = {name: getattr(self, name) for name in ("id", "audio", "duration", "task", "query")}
+        values["events"] = [
+            {name: value for name, value in event.as_dict().items() if name != "score" or value is not None}
+            for event in self.events
+        ]
+        values["source"] = self.source
+        optional = {name: getattr(self, name) for name in OPTIONAL_KEYS}
+        return values | {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in optional.items()
+            if value is not None and (name != "unsure" or value)
+        }
+
+
+def make_clip(where: str, *args, **values) -> AnnotatedClip:
+    """Return a clip; an error begins with `where`, the file and line it stands in."""
+    try:
+        return AnnotatedClip(*args, **values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def read_json_clips(path) -> Iterator[AnnotatedClip]:
+    """Yield the clip of every line of our JSON Lines; keys that are none of a clip's are left out.
+
+    Raises:
+        ValueError: a malformed line.
+    """
+    for where, values in read_json_lines(path):
+        yield AnnotatedClip.from_dict(values, where)
+
+
+def events_of_pairs(intervals, event_label: str, where: str) -> list[Event]:
+    """Return the events of one label from `[[onset, offset], ...]` as JSON holds them."""
+    if not isinstance(intervals, list):
+        raise ValueError(f"{where} is {intervals!r}; give a list of [onset, offset] pairs in seconds.")
+    events = []
+    for index, pair in enumerate(intervals):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"{where}[{index}] is {pair!r}; give a pair [onset, offset] in seconds.")
+        events.append(make_event(*pair, event_label, f"{where}[{index}]"))
+    return events
+
+
+def require_keys(values, keys: Iterable[str], where: str):
+    """Check that a JSON value is an object with certain keys.
+
+    Raises:
+        ValueError: it is something else, or lacks some.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} is {str(values)[:60]!r}; give an object with the keys {', '.join(keys)}.")
+    missing = [key for key in keys if key not in values]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; its keys are {', '.join(values) or 'none'}.")
+
+
+def require_text(values: Mapping, key: str, where: str) -> str:
+    """Return a string that must not be blank.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    text = values[key]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{where}: {key} is {text!r}; give a string that is not empty.")
+    return text
+
+
+def _event(values, query, where) -> Event:
+    require_keys(values, EVENT_KEYS[: 2 if query is not None else 3], where)
+    unknown = sorted(set(values) - set(EVENT_KEYS))
+    if unknown:
+        raise ValueError(f"{where} has unknown keys {unknown}; keep onset, offset, event_label and score.")
+    label = values.get("event_label")
+    score = values.get("score")
+    return make_event(values["onset"], values["offset"], query if label is None else label, where, score)
+
+
+def _check_text(name, text, fix):
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{name} is {text!r}; give a string that is not empty, {fix}.")
+
+
+def _labels(name, labels) -> tuple[str, ...]:
+    is_list = isinstance(labels, list | tuple)
+    if not is_list or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise ValueError(f"{name} is {labels!r}; give a list of labels, each a string that is not empty.")
+    return tuple(map(normalize_label, labels))

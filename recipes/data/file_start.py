@@ -1,0 +1,86 @@
+"""`FileStart`: what the start of a file says about its format."""
+
+import json
+import re
+from dataclasses import dataclass
+from itertools import islice
+
+from processing.text_files import read_lines
+from recipes.data.readers.json_stream import BYTE_ORDER_MARK, read_json_list, read_json_object
+
+
+@dataclass(frozen=True)
+class FileStart:
+    """What the start of a file says about its format.
+
+    Attributes:
+        opening: the first bytes, after blanks.
+        line: the first line that is not blank, without its end; empty in binary files.
+        columns: the fields of that line, as if it were the header of a table, in small letters; of a JSON object its
+            first keys.
+        json: what the file is: `list`, `lines` (an object a line), `object`, or `None`.
+        item: the first item of a list, the first line, or the first member of an object, if that is an object.
+        found: all of this in words.
+    """
+
+    opening: bytes
+    line: str = ""
+    columns: frozenset = frozenset()
+    json: str | None = None
+    item: dict | None = None
+    found: str = ""
+
+    def has(self, json: str, *keys: str) -> bool:
+        """Return whether the file is JSON of a kind whose first item has certain keys."""
+        return self.json == json and self.item is not None and set(keys) <= set(self.item)
+
+
+def read_start(path) -> FileStart:
+    """Return what the start of a file says.
+
+    Raises:
+        ValueError: JSON that breaks off.
+    """
+    with open(path, "rb") as file:
+        opening = file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()
+        while not opening and (blank := file.read(4096)):
+            opening = blank.lstrip()
+    if opening.startswith((b"PAR1", b"\x1f\x8b")) or b"\0" in opening[:64]:
+        return FileStart(opening, found=f"its first bytes are {opening[:8]!r}")
+    first = opening[:1]
+    if first == b"[":
+        _, item = next(read_json_list(path), (None, None))
+        return FileStart(opening, json="list", item=_object(item), found=f"a JSON list, the first item {_say(item)}")
+    try:
+        line = next((line.strip("\r\n") for line in read_lines(path) if line.strip()), "")
+    except ValueError:
+        # A TextGrid may be in Latin-1; other readers complain themselves.
+        line = opening.decode("latin-1").split("\n")[0].strip("\r\n")
+    if first == b"{":
+        return _start_of_object(path, opening, line)
+    columns = frozenset(name.strip().strip('"').casefold() for name in re.split(r"[\t,;|]", line))
+    return FileStart(opening, line, columns, found=f"its first line is {line[:80]!r}")
+
+
+def _start_of_object(path, opening, line):
+    """Tell JSON Lines from one JSON object: the first line of the former is complete, and no member is an object."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if value is None or all(isinstance(member, dict) for member in value.values()):
+        members = list(islice(read_json_object(path), 3))
+        _, key, member = members[0] if members else (None, None, None)
+        found, keys = f"a JSON object, its member {key!r} {_say(member)}", frozenset(name for _, name, _ in members)
+        return FileStart(opening, line, keys, json="object", item=_object(member), found=found)
+    return FileStart(opening, line, json="lines", item=value, found=f"JSON Lines, the first {_say(value)}")
+
+
+def _object(value):
+    return value if isinstance(value, dict) else None
+
+
+def _say(value):
+    if isinstance(value, dict):
+        return f"with the keys {', '.join(map(repr, value)) or 'none'}"
+    return f"being {str(value)[:40]!r}"

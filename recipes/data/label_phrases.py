@@ -1,0 +1,62 @@
+"""How the built-in labels are said in other words, and described in a sentence."""
+
+# Label: (who or what, what it does, as a noun phrase).
+PHRASES = {
+    "dog bark": ("a dog", "barks", "dog barking"),
+    "cat meow": ("a cat", "meows", "cat meowing"),
+    "rooster": ("a rooster", "crows", "cock-a-doodle-doo"),
+    "hen": ("a hen", "clucks", "hen clucking"),
+    "cow moo": ("a cow", "moos", "cattle mooing"),
+    "sheep bleat": ("a sheep", "bleats", "sheep bleating"),
+    "horse gallop": ("a horse", "gallops", "hooves galloping"),
+    "horse neigh": ("a horse", "neighs", "horse neighing"),
+    "pig oink": ("a pig", "oinks", "pig grunting"),
+    "duck quack": ("a duck", "quacks", "duck quacking"),
+    "owl hoot": ("an owl", "hoots", "owl hooting"),
+    "bird chirp": ("a bird", "chirps", "birds singing"),
+    "bee buzz": ("a bee", "buzzes", "bee buzzing"),
+    "frog croak": ("a frog", "croaks", "frog croaking"),
+    "crow caw": ("a crow", "caws", "crow cawing"),
+    "wolf howl": ("a wolf", "howls", "wolf howling"),
+    "car horn": ("a car", "honks", "vehicle horn honking"),
+    "siren": ("a siren", "wails", "emergency vehicle siren"),
+    "helicopter": ("a helicopter", "flies over", "helicopter flying"),
+    "airplane": ("an airplane", "passes", "aircraft passing"),
+    "car engine": ("an engine", "runs", "motor running"),
+    "train": ("a train", "rolls by", "train passing"),
+    "church bell": ("a church bell", "rings", "bell ringing"),
+    "door": ("a door", "slams", "door closing"),
+    "phone ring": ("a telephone", "rings", "telephone ringing"),
+    "footsteps": ("someone", "walks", "person walking"),
+    "hammer": ("a hammer", "strikes", "hammering"),
+    "water splash": ("water", "splashes", "splash of water"),
+    "running water": ("water", "runs", "tap running"),
+    "rain": ("rain", "falls", "rain falling"),
+    "wind": ("wind", "blows", "wind blowing"),
+    "thunder": ("thunder", "rumbles", "thunderclap"),
+    "explosion": ("a bomb", "explodes", "loud blast"),
+    "gunshot": ("a gun", "fires", "gunfire"),
+    "laughter": ("a person", "laughs", "people laughing"),
+    "cough": ("a man", "coughs", "person coughing"),
+    "scream": ("a woman", "screams", "person screaming"),
+    "whistle": ("a whistle", "blows", "whistling"),
+    "drum": ("a drum", "beats", "drum beat"),
+    "guitar": ("a guitar", "plays", "guitar strumming"),
+    "trumpet": ("a trumpet", "plays", "trumpet playing"),
+    "speech": ("a person", "speaks", "man or woman talking"),
+    "applause": ("a crowd", "claps", "people clapping"),
+    "alarm": ("an alarm", "beeps", "alarm beeping"),
+}
+
+
+def paraphrases(label: str) -> tuple[str, ...]:
+    """Return ways to ask for a label; the label itself comes first, and alone where no others are known."""
+    if label not in PHRASES:
+        return (label,)
+    subject, verb, noun = PHRASES[label]
+    return (label, noun, f"{subject} {verb}" if subject[:2] in ("a ", "an") else noun)
+
+
+def caption_of(label: str) -> str:
+    """Return a sentence that describes an event of a label, such as `a dog barks`; the label where none is known."""
+    return " ".join(PHRASES[label][:2]) if label in PHRASES else label

@@ -1,0 +1,32 @@
+"""Files that we also write, for subtitles, Praat, diarisation, ELAN and JAMS, as clips."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from processing.text_files import make_event
+from recipes.data.clip import AnnotatedClip, make_clip
+from recipes.data.label_files import read_labels
+
+
+def read_exchange(path, format: str) -> Iterator[AnnotatedClip]:
+    """Yield the clip of every recording that a file, or a folder of files, is about; events keep their scores.
+
+    Args:
+        format: one of [`~recipes.data.label_files.LABEL_FORMATS`].
+
+    Raises:
+        ValueError: a malformed file.
+        ImportError: the library of the format is missing.
+    """
+    for recording in read_labels(path, format):
+        events = [_event(values, str(path)) for values in recording["events"]]
+        yield make_clip(str(path), recording["file"], events, recording["file"], recording["duration"])
+
+
+def _event(values, where):
+    return make_event(values["onset"], values["offset"], values["event_label"], where, values["score"])
+
+
+EXCHANGE_READERS = {
+    name: partial(read_exchange, format=name) for name in ("vtt", "srt", "rttm", "textgrid", "elan", "eaf", "jams")
+}

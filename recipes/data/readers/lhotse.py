@@ -1,0 +1,49 @@
+"""Supervisions of lhotse, as JSON Lines, compressed or not.
+
+    {"id": "night-1", "recording_id": "night", "start": 0.5, "duration": 0.75, "channel": 0, "text": "dog"}
+
+Source: lhotse's documentation of `SupervisionSegment`.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+
+from processing.text_files import make_event, read_json_lines
+from recipes.data.clip import AnnotatedClip, make_clip, require_keys
+
+
+def read_supervisions(path) -> Iterator[AnnotatedClip]:
+    """Yield a clip for every recording. The label is `custom.audio_event`, as in lhotse's AudioSet, else `text`.
+
+    Raises:
+        ValueError: a malformed line, or one without a label.
+    """
+    found: dict[str, list] = {}
+    for where, item in _lines(path):
+        require_keys(item, ("id", "recording_id", "start", "duration"), where)
+        label = (item.get("custom") or {}).get("audio_event") or item.get("text")
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"{where}: supervision {item['id']!r} has neither custom.audio_event nor text; name it.")
+        start, duration = item["start"], item["duration"]
+        # Whatever is no number is an error of the event.
+        offset = round(start + duration, 9) if all(isinstance(x, int | float) for x in (start, duration)) else duration
+        event = make_event(start, offset, label, where)
+        found.setdefault(str(item["recording_id"]), []).append(event)
+    for recording, events in found.items():
+        yield make_clip(str(path), recording, events, recording)
+
+
+def _lines(path):
+    with open(path, "rb") as file:
+        is_compressed = file.read(2) == b"\x1f\x8b"
+    if not is_compressed:
+        yield from read_json_lines(path)
+        return
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield f"{path}, line {number}", json.loads(line)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON Lines in gzip ({error}); fetch or repair it.") from None

@@ -1,0 +1,39 @@
+"""Parquet tables whose columns are named as the keys of our JSON Lines, such as pseudo-labels of another model.
+
+id: string, audio: string, duration: double, events: list<struct<onset, offset, event_label, score>>, ...
+"""
+
+from collections.abc import Iterator
+
+from recipes.data.clip import AnnotatedClip
+
+BATCH_SIZE = 1000
+
+
+def read_parquet(path) -> Iterator[AnnotatedClip]:
+    """Yield the clip of every row, with the scores of its events. A few rows are in memory at a time.
+
+    `audio` is a path, or the struct of a `datasets.Audio` column that holds one.
+
+    Raises:
+        ValueError: not Parquet, or a malformed row; rows count from 0.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(BATCH_SIZE) for row in batch.to_pylist())
+            for index, row in enumerate(rows):
+                where = f"{path}, row {index}"
+                if isinstance(row.get("audio"), dict):
+                    row["audio"] = _path_of(row["audio"], where)
+                yield AnnotatedClip.from_dict(row, where)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not Parquet that can be read ({error}); fetch or write it again.") from None
+
+
+def _path_of(audio, where):
+    if audio.get("bytes") is not None:
+        raise ValueError(f"{where}: audio holds the recording itself; write it to a file and name its path.")
+    return audio.get("path")

@@ -1,0 +1,210 @@
+"""What the `evaluate` modules in `recipes/metrics/` share: events on their way through `evaluate` and back.
+
+`evaluate` 0.4.6 keeps what it is given in an Arrow table until it computes. Left to itself, Arrow reads `"1.5"` and
+`True` as numbers and 3 as a label, fills in what is missing with nulls, and drops keys that it does not know; and a
+`None` at the start of a batch is an error, elsewhere not. So events are checked here, before they get there.
+"""
+
+import logging
+import math
+import numbers
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import datasets
+import evaluate
+
+from processing.events import Event
+from recipes.scoring import apply_aliases, check_aliases, check_lengths, read_label_aliases, unmatched_labels
+
+logger = logging.getLogger(__name__)
+
+_EVENT = {
+    "onset": datasets.Value("float64"),  # float32 would turn 0.1 into 0.10000000149
+    "offset": datasets.Value("float64"),
+    "event_label": datasets.Value("string"),
+}
+
+
+class EventMetric(evaluate.Metric):
+    """Base of the modules, each of which defines `_info` and `_compute`.
+
+    Import this file, not the class, into a module: `evaluate` takes the first metric that it finds there.
+    """
+
+    labels_matter = True
+
+    def compute(self, *, predictions=None, references=None, **kwargs):
+        """Compute the scores of what was added, and of these clips if given.
+
+        Args:
+            predictions, references: as in `add_batch`.
+            kwargs: what else is known of each clip, and how to compute.
+
+        Raises:
+            ValueError: what [`add_batch`] raises, no clips, or an argument out of its range. After the latter what was
+                added is gone.
+        """
+        try:
+            return super().compute(predictions=predictions, references=references, **kwargs)
+        except BaseException:
+            # Where `_compute` fails, evaluate leaves its files behind and locked.
+            if self.data is not None:
+                self.data = None
+                for path, lock in zip(self.file_paths or (), self.filelocks or (), strict=True):
+                    Path(path).unlink(missing_ok=True)
+                    lock.release()
+            raise
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs):
+        """Add clips.
+
+        Args:
+            predictions, references: one list per clip of `{"onset", "offset", "event_label"}`, times in seconds. A
+                prediction may be `None`, an answer that could not be parsed.
+            kwargs: what else is known of each clip.
+
+        Raises:
+            ValueError: different numbers of clips, inputs that are missing or unknown, or events that are none.
+        """
+        inputs = {"predictions": predictions, "references": references, **kwargs}
+        if missing := [name for name in self.features if inputs.get(name) is None]:
+            raise ValueError(
+                f"{missing[0]} is missing; give one entry for each clip, of each of {list(self.features)}."
+            )
+        if unknown := [name for name in inputs if name not in self.features]:
+            raise ValueError(f"{unknown[0]} is no input of {self.name}; give {', '.join(self.features)}.")
+        for name, clips in inputs.items():
+            if name in ("predictions", "references"):
+                inputs[name] = _read_clips(name, clips, self.labels_matter, set(self.features[name].feature))
+            else:
+                inputs[name] = _read_numbers(name, clips)
+                if len(inputs[name]) != len(inputs["references"]):
+                    raise ValueError(
+                        f"{name} has {len(inputs[name])} entries and references {len(inputs['references'])}; give one "
+                        "for each clip."
+                    )
+        check_lengths(inputs["references"], inputs["predictions"])
+        super().add_batch(**inputs)
+
+    def add(self, *, prediction=None, reference=None, **kwargs):
+        """Add one clip; see [`add_batch`]."""
+        inputs = {"predictions": prediction, "references": reference, **kwargs}
+        self.add_batch(**{name: [value] for name, value in inputs.items()})
+
+
+def event_features(**more) -> datasets.Features:
+    """Return the features of a module: `predictions`, `references` and what else is known of each clip.
+
+    Args:
+        more: further features by name. `score` is one of each predicted event.
+    """
+    score = {"score": more.pop("score")} if "score" in more else {}
+    # Not `List`: evaluate takes apart the first entry of a list of structures, and fails where it is None.
+    return datasets.Features(
+        {
+            "predictions": datasets.LargeList({**_EVENT, **score}),
+            "references": datasets.LargeList(dict(_EVENT)),
+            **more,
+        }
+    )
+
+
+def read_events(references, predictions, label_aliases=None) -> tuple[list, list]:
+    """Return what `evaluate` kept as lists of [`~processing.events.Event`], at least one.
+
+    Args:
+        label_aliases: what the labels of predictions stand for: a mapping, or the path of a JSON file that
+            [`~recipes.scoring.read_label_aliases`] reads.
+
+    Raises:
+        ValueError: no clips, or aliases that cannot be read.
+    """
+    check_lengths(references, predictions, empty=False)
+    references, predictions = ([_events(clip) for clip in side] for side in (references, predictions))
+    if label_aliases is None:
+        return references, predictions
+    if isinstance(label_aliases, (str, os.PathLike)):
+        aliases = read_label_aliases(label_aliases)
+    elif isinstance(label_aliases, Mapping):
+        aliases = check_aliases(label_aliases.items())
+    else:
+        raise ValueError(
+            f'label_aliases is {label_aliases!r}; give a mapping {{"alias": "label"}} or the path of a JSON file.'
+        )
+    return references, [apply_aliases(events, aliases) for events in predictions]
+
+
+def count_unmatched_labels(references, predictions) -> dict[str, int]:
+    """Return how many labels only one side has, and name them in a warning if both sides have events."""
+    found = unmatched_labels(references, predictions)
+    if any(references) and any(predictions):
+        for side, labels in found.items():
+            if labels:
+                logger.warning("labels %s, with the number of events: %s", side.replace("_", " "), labels)
+    return {f"num_labels_{side}": len(labels) for side, labels in found.items()}
+
+
+def flat_scores(scores, intervals=None) -> dict[str, float]:
+    """Return scores and the ends of their intervals, `NAME_low` and `NAME_high`, as floats; `None` becomes NaN."""
+    for name, interval in (intervals or {}).items():
+        scores = {**scores, **dict(zip((f"{name}_low", f"{name}_high"), interval or (None, None), strict=True))}
+    return {name: math.nan if value is None else float(value) for name, value in scores.items()}
+
+
+def flat_count_scores(report, intervals=None) -> dict[str, float]:
+    """Return event-based or segment-based scores without those of single labels, see [`flat_scores`]."""
+    flat = {f"{average}_{name}": value for average in ("micro", "macro") for name, value in report[average].items()}
+    flat |= report["micro_errors"]
+    flat |= {f"macro_{name}": value for name, value in report["macro_errors"].items()}
+    rest = ("time_resolution", "parse_failure_rate", "num_clips")
+    return flat_scores({**flat, **{name: report[name] for name in rest if name in report}}, intervals)
+
+
+def _read_clips(name, clips, labels_matter, keys) -> list[list[dict] | None]:
+    read = []
+    for i, clip in enumerate(_as_list(name, clips)):
+        if clip is None and name == "predictions":
+            read.append(None)
+            continue
+        events = _as_list(f"{name}[{i}]", clip)
+        events = [_read_event(f"{name}[{i}][{j}]", event, labels_matter) for j, event in enumerate(events)]
+        read.append([{key: value for key, value in event.items() if key in keys} for event in events])
+    return read
+
+
+def _as_list(name, values) -> list:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        hint = ", or None for an answer that could not be parsed" if name.startswith("predictions[") else ""
+        wanted = (
+            "the list of the clip's events, [] for none" if name.endswith("]") else "a list with one entry per clip"
+        )
+        raise ValueError(f"{name} is {repr(values)[:80]} ({type(values).__name__}); give {wanted}{hint}.")
+    return list(values)
+
+
+def _read_event(name, values, labels_matter) -> dict:
+    try:
+        if not isinstance(values, Mapping):
+            raise ValueError("give a dict with onset, offset and event_label")
+        if labels_matter and "event_label" not in values:
+            raise ValueError(f"it has the keys {list(values)}; add event_label, the label that is compared.")
+        return Event.from_dict(values).as_dict()
+    except ValueError as error:
+        raise ValueError(f"{name} is {repr(values)[:120]}: {error}") from None
+
+
+def _read_numbers(name, values) -> list[float]:
+    values = _as_list(name, values)
+    for i, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ValueError(f"{name}[{i}] is {value!r} ({type(value).__name__}); give a number.")
+    return [float(value) for value in values]
+
+
+def _events(clip) -> list[Event] | None:
+    return None if clip is None else [Event(**values) for values in clip]
+
+
+__all__ = ["EventMetric", "count_unmatched_labels", "event_features", "flat_count_scores", "flat_scores", "read_events"]

@@ -1,0 +1,60 @@
+"""LoRA adapters: their settings, on a checkpoint that is trained further, and merged into it in the end."""
+
+import re
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel
+from trl import get_peft_config
+
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.conversion.merge import merge
+
+
+def adapter_config(model_arguments) -> PeftConfig | None:
+    """Return PEFT's configuration of TRL's `ModelConfig`, or `None` where all of the model is trained.
+
+    Of a single target module TRL makes a string, which PEFT takes for a pattern that must match a module's whole path;
+    here the name of a module stays one.
+    """
+    config = get_peft_config(model_arguments)
+    if config is not None and isinstance(config.target_modules, str):
+        if re.fullmatch(r"\w+(\.\w+)*", config.target_modules):
+            config.target_modules = {config.target_modules}
+    return config
+
+
+def load_policy(path, **kwargs):
+    """Return `(model, processor)` of a checkpoint, or of an adapter on its checkpoint, ready to be trained on."""
+    if not (Path(path) / "adapter_config.json").is_file():
+        return load_checkpoint(path, **kwargs)
+    model, processor = load_checkpoint(PeftConfig.from_pretrained(path).base_model_name_or_path, **kwargs)
+    return PeftModel.from_pretrained(model, path, is_trainable=True), processor
+
+
+def save_trained(trainer, processor) -> None:
+    """Write what a trainer has made to its `output_dir`: `final/`, adapters merged into it, and `adapter/`, if any."""
+    trainer.accelerator.wait_for_everyone()
+    # Of a model that is split over processes (FSDP2, ZeRO-3) each holds a part, so all must help to gather it.
+    state_dict = None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        _write_trained(trainer, processor, state_dict)
+    # Who ends earlier than others may take them along.
+    trainer.accelerator.wait_for_everyone()
+
+
+def _write_trained(trainer, processor, state_dict):
+    out = Path(trainer.args.output_dir)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    is_adapted = hasattr(model, "merge_and_unload")
+    if is_adapted:
+        # Beside it may stand a frozen reference.
+        model.save_pretrained(out / "adapter", selected_adapters=["default"], state_dict=state_dict)
+    if is_adapted and state_dict is not None:
+        merge(out / "adapter", out / "final", overwrite=True)
+    elif is_adapted:
+        save_checkpoint(model.merge_and_unload(), processor, out / "final")
+    else:
+        save_checkpoint(model, processor, out / "final", state_dict=state_dict)
+    trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))

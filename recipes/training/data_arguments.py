@@ -1,0 +1,39 @@
+"""The options of both training recipes that say which clips are trained on and what is asked about them."""
+
+from dataclasses import dataclass, replace
+
+from recipes.arguments import option
+from recipes.data.clip import AnnotatedClip
+from recipes.data.loading import load_clips
+from recipes.data.questions import QuestionPolicy, labels_of
+
+
+@dataclass
+class DataArguments:
+    """Which clips to train on."""
+
+    data: str = option("data", "annotations of any format of docs/data-formats.md, or a folder with <split>.jsonl")
+    split: str = option("train", "what to train on in such a folder")
+    data_format: str | None = option(None, "format of the annotations; default: detected from their contents")
+    audio_dir: str | None = option(None, "folder of the recordings; default: that of the annotations")
+    durations: str | None = option(None, "table of filename and duration, where the annotations do not say")
+    label_aliases: str | None = option(None, 'JSON file of other names of labels: {"alias": "label", ...}')
+    min_score: float | None = option(None, "leave out annotated events of a lower score, such as pseudo-labels")
+    num_absent: int = option(
+        1,
+        "absent labels to ask about per clip: of those that it lists itself, else of the labels of all clips; 0 where "
+        "annotations are incomplete",
+    )
+    wordings: int = option(4, "number of built-in prompt templates to use")
+
+    def load_clips(self, limit=None, **needs) -> list[AnnotatedClip]:
+        """Return the clips, see [`~recipes.data.loading.load_clips`]."""
+        return load_clips(
+            self.data, self.data_format, self.audio_dir, self.durations, self.label_aliases,
+            split=self.split, min_score=self.min_score, limit=limit, **needs,
+        )  # fmt: skip
+
+    def question_policy(self, policy: QuestionPolicy, clips, **changes) -> QuestionPolicy:
+        """Return a policy with what these options say."""
+        options = {"num_absent": self.num_absent, "num_prompts": self.wordings, "labels": labels_of(clips)}
+        return replace(policy, **options, **changes)

@@ -1,0 +1,71 @@
+"""Train the frame grounder: which tokens ask, in which frames the answer sounds, and the loss."""
+
+import torch
+from torch.nn import functional as F
+
+from processing.answer_text import parse_events
+from processing.frame_decoding import frame_coverage
+
+GROUNDER = "frame_grounder"
+# Not for `forward`: what it has to give.
+FRAME_TARGETS = "frame_targets"
+
+
+def question_spans(tokens, audio_token_id, prefix, branches):
+    """Return the positions in a row of the tokens of each turn's question: those after the audio, before the answer.
+
+    Args:
+        tokens: for each turn its `input_ids`, and `labels` that are -100 in what is asked.
+        prefix: how many tokens the turns share; they are in the row once.
+        branches: how many each has besides.
+    """
+    spans, start = [], prefix
+    for turn, size in zip(tokens, branches, strict=True):
+        ids, labels = turn["input_ids"], turn["labels"]
+        first = len(ids) - ids[::-1].index(audio_token_id)
+        last = next(place for place, label in enumerate(labels) if label != -100)
+        spans.append([place if place < prefix else start + place - prefix for place in range(first, last)])
+        start += size
+    return spans
+
+
+def question_batch(clips, grid):
+    """Return `question_tokens`, `question_rows` and [`FRAME_TARGETS`], padded with -1; `{}` where nothing is asked.
+
+    Args:
+        clips: for each row its `questions`, pairs of a span and the answer that tells the events, and its `num_frames`.
+        grid: the checkpoint's [`TimeGrid`].
+    """
+    asked = [(row, *question, clip["num_frames"]) for row, clip in enumerate(clips) for question in clip["questions"]]
+    if not asked:
+        return {}
+    longest, most = (max(sizes) for sizes in zip(*((len(span), num) for _, span, _, num in asked)))
+    events = [[(event.onset, event.offset) for event in parse_events(answer, "grounding")] for *_, answer, _ in asked]
+    covered = [frame_coverage(times, num, grid.frame_rate) for times, (*_, num) in zip(events, asked, strict=True)]
+    return {
+        "question_tokens": torch.tensor([span + [-1] * (longest - len(span)) for _, span, _, _ in asked]),
+        "question_rows": torch.tensor([row for row, *_ in asked]),
+        FRAME_TARGETS: torch.stack([F.pad(torch.from_numpy(c), (0, most - len(c)), value=-1) for c in covered]),
+    }
+
+
+def grounder_loss(logits, targets):
+    """Return the mean binary cross entropy over real frames.
+
+    Args:
+        logits: `(num_questions, num_frames)`.
+        targets: fraction of each frame in which the answer sounds, of the same shape; -1 for padding.
+    """
+    is_real = targets >= 0
+    return F.binary_cross_entropy_with_logits(logits[is_real], targets[is_real].to(logits.dtype))
+
+
+def prepare_grounder(model, is_alone, peft_config=None):
+    """Give a model the head if it has none; train it alone, or see that an adapter trains and keeps it as well."""
+    if model.frame_grounder is None:
+        model.add_frame_grounder()
+    if is_alone:
+        model.requires_grad_(False)
+        model.frame_grounder.requires_grad_(True)
+    if peft_config is not None:
+        peft_config.modules_to_save = [*(peft_config.modules_to_save or ()), GROUNDER]

@@ -1,0 +1,241 @@
+"""The frame grounder: one logit per audio frame for a question, on every backbone, trained, saved and loaded."""
+
+import copy
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import make_tiny_checkpoint
+from tiny_backbones import MAKERS, make_stock, save_stock
+
+from modeling_timepro import TimeProAudioConfig
+from processing.answer_text import parse_events, prompt_text
+from processing.events import Event, clip_events
+from processing.frame_decoding import frame_coverage, frame_events, refined
+from processing.pipeline_timepro import TemporalAudioGroundingPipeline
+from recipes.conversion.backbone_files import load_backbone
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.training.collator import TimeProCollator
+from recipes.training.grounder_loss import FRAME_TARGETS, grounder_loss, prepare_grounder
+
+TURNS = [
+    {"question": "What events?", "answer": "dog bark: <0.48>-<1.04>", "event_label": None},
+    {"question": "When is 'dog bark'?", "answer": "<0.48>-<1.04>", "event_label": "dog bark"},
+    {"question": "When is 'drum'?", "answer": "none", "event_label": "drum"},
+]
+FRAME_SETTINGS = ("threshold", "median_filter_s", "min_gap_s", "min_length_s")
+NOT_INPUTS = ("labels", FRAME_TARGETS)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tokenizer_folder):
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    model.add_frame_grounder(hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
+    return model.eval(), processor
+
+
+def sample(folder, turns, name="0.wav", seconds=2.0, seed=0):
+    path = folder / name
+    soundfile.write(path, np.random.default_rng(seed).normal(size=int(16000 * seconds)) * 0.1, 16000)
+    return {"pieces": [{"audio": str(path), "start": 0.0, "duration": None}], "duration": seconds, "turns": turns}
+
+
+def logits_of(model, batch):
+    with torch.no_grad():
+        return model(**{name: value for name, value in batch.items() if name not in NOT_INPUTS}).frame_logits
+
+
+def test_a_model_has_no_frame_grounder_unless_asked_for(tokenizer_folder):
+    model, _ = make_tiny_checkpoint(tokenizer_folder)
+    assert model.config.frame_grounder is None and model.frame_grounder is None
+    with pytest.raises(ValueError, match="add_frame_grounder"):
+        model(
+            input_ids=torch.tensor([[1, 2]]),
+            question_tokens=torch.tensor([[1]]),
+            question_rows=torch.tensor([0]),
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 3}, "hidden_size"),
+        ({"decode": "words"}, "text"),
+        ({"hidden_size": 10, "num_attention_heads": 4}, "divide"),
+        ({"threshold": 1.5}, "between 0 and 1"),
+        ({"min_gap_s": -1}, "0 or more"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TimeProAudioConfig(frame_grounder=settings)
+
+
+def test_questions_that_share_a_prompt_are_scored_as_if_each_stood_alone(checkpoint, tmp_path):
+    model, processor = checkpoint
+    collator = TimeProCollator(processor, frame_targets=True)
+    together = collator([sample(tmp_path, TURNS)])
+    assert together["question_rows"].tolist() == [0, 0]
+    alone = [logits_of(model, collator([sample(tmp_path, [turn])])) for turn in TURNS[1:]]
+    torch.testing.assert_close(logits_of(model, together), torch.cat(alone), rtol=1e-4, atol=1e-5)
+    assert (alone[0] - alone[1]).abs().max() > 1e-4
+
+
+def test_a_short_clip_is_scored_beside_a_long_one_as_alone(checkpoint, tmp_path):
+    model, processor = checkpoint
+    collator = TimeProCollator(processor, frame_targets=True)
+    short, long = sample(tmp_path, TURNS[1:2], "a.wav", 1.2, 1), sample(tmp_path, TURNS[1:], "b.wav", 3.0, 2)
+    both = collator([short, long])
+    num_frames = int((both[FRAME_TARGETS][0] >= 0).sum())
+    assert num_frames < both[FRAME_TARGETS].shape[1] and both["question_rows"].tolist() == [0, 1, 1]
+    alone = logits_of(model, collator([short]))
+    torch.testing.assert_close(logits_of(model, both)[:1, :num_frames], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_are_the_fraction_of_each_frame_in_which_the_answer_sounds(checkpoint, tmp_path):
+    _, processor = checkpoint
+    targets = TimeProCollator(processor, frame_targets=True)([sample(tmp_path, TURNS)])[FRAME_TARGETS]
+    expected = np.zeros(targets.shape[1])
+    expected[6:13] = 1
+    np.testing.assert_allclose(targets, [expected, 0 * expected], atol=1e-5)
+    np.testing.assert_allclose(frame_coverage([(0.1, 0.3)], 5, 10.0), [0, 1, 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(frame_coverage([(0.15, 0.22)], 4, 10.0), [0, 0.5, 0.2, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_it_works_on_every_backbone_and_is_saved_with_it(kind, tokenizer_folder, tmp_path):
+    stock, processor = make_stock(kind, tokenizer_folder)
+    save_stock(stock, processor, tmp_path / "stock")
+    model, processor = load_backbone(tmp_path / "stock")
+    prepare_grounder(model, is_alone=True)
+    assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"frame_grounder"}
+    turns = [turn | {"answer": turn["answer"].replace("<", "").replace(">", "")} for turn in TURNS]
+    batch = TimeProCollator(processor, frame_targets=True)([sample(tmp_path, turns)])
+    targets, optimizer = batch[FRAME_TARGETS], torch.optim.Adam(model.frame_grounder.parameters(), 3e-3)
+    inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS}
+    losses = []
+    for _ in range(20):
+        loss = grounder_loss(model(**inputs).frame_logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    save_checkpoint(model.eval(), processor, tmp_path / "ours")
+    loaded, _ = load_checkpoint(tmp_path / "ours")
+    torch.testing.assert_close(logits_of(loaded.eval(), batch), logits_of(model, batch))
+    assert loaded.config.frame_grounder == model.config.frame_grounder
+
+
+def test_the_head_changes_nothing_of_the_rest(checkpoint, tmp_path):
+    model, processor = checkpoint
+    batch = TimeProCollator(processor, frame_targets=True)([sample(tmp_path, TURNS)])
+    inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS}
+    with torch.no_grad():
+        scored = model(**inputs)
+        plain = model(**{name: value for name, value in inputs.items() if not name.startswith("question")})
+    assert torch.equal(scored.logits, plain.logits) and plain.frame_logits is None and scored.hidden_states is None
+
+
+def test_repeats_stay_apart_and_flicker_does_not_part_an_event():
+    scores = np.zeros(100)
+    scores[10:20] = scores[25:40] = 0.9
+    scores[14] = scores[80] = 0.1
+    scores[60:62] = 0.8
+    events = frame_events(scores, "dog bark", 10.0, threshold=0.5, min_gap_s=0.3, min_length_s=0.3)
+    assert [(e.onset, e.offset) for e in events] == [(1.0, 2.0), (2.5, 4.0)]
+    assert events[1].score == pytest.approx(0.9) and events[0].score == pytest.approx(0.82)
+    smooth = frame_events(scores, "dog bark", 10.0, threshold=0.5, median_filter_s=0.3)
+    assert [(e.onset, e.offset) for e in smooth] == [(1.0, 2.0), (2.5, 4.0), (6.0, 6.2)]
+    assert frame_events(np.zeros(0), "dog bark", 10.0) == []
+
+
+def test_frames_refine_a_written_answer_and_add_what_it_missed():
+    scores = np.concatenate([np.zeros(10), np.full(10, 0.9), np.zeros(10), np.full(10, 0.7), np.full(10, 0.1)])
+    heard = frame_events(scores, "drum", 10.0)
+    events = refined([Event(1.2, 2.3, "drum"), Event(4.0, 5.0, "drum")], heard, scores, 10.0)
+    found = [(e.onset, e.offset, round(e.score, 3)) for e in events]
+    assert found == [(1.0, 2.0, 0.9), (3.0, 4.0, 0.7), (4.0, 5.0, 0.1)]
+
+
+LABELS = ["dog bark", "drum", "siren"]
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint):
+    model, processor = checkpoint
+    model, processor = copy.deepcopy(model), copy.deepcopy(processor)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.config.event_labels = LABELS
+    return TemporalAudioGroundingPipeline(model=model.eval(), processor=processor)
+
+
+@pytest.fixture(scope="module")
+def waveform():
+    return (0.1 * np.random.default_rng(3).normal(size=48000)).astype(np.float32)
+
+
+def test_frames_answer_all_queries_in_one_pass_as_the_model_scores_them(pipe, waveform, tmp_path):
+    results = pipe(waveform, task="grounding", query=["dog bark", "drum"], decode="frames", return_frame_scores=True)
+    scores = np.concatenate([result["frame_scores"]["scores"] for result in results])
+    turns = [
+        {"question": prompt_text("grounding", query), "answer": "none", "event_label": query}
+        for query in ("dog bark", "drum")
+    ]
+    clip = sample(tmp_path, turns)
+    soundfile.write(clip["pieces"][0]["audio"], waveform, 16000, subtype="FLOAT")
+    batch = TimeProCollator(pipe.processor, frame_targets=True)([clip])
+    np.testing.assert_allclose(scores, logits_of(pipe.model, batch).sigmoid(), atol=1e-4)
+    for query, result, one in zip(("dog bark", "drum"), results, scores):
+        settings = {name: pipe.model.config.frame_grounder[name] for name in FRAME_SETTINGS}
+        expected = clip_events(frame_events(one, query, 12.5, **settings), 3.0)
+        assert result["events"] == [pytest.approx(event.as_dict(), abs=1e-3) for event in expected]
+        assert parse_events(result["text"], "grounding", query) is not None
+        assert result["frame_scores"]["onsets"][:3].tolist() == pytest.approx([0.0, 0.08, 0.16])
+
+
+def test_detection_by_frames_scores_all_labels_of_the_checkpoint(pipe, waveform):
+    result = pipe(waveform, decode="frames", return_frame_scores=True)
+    assert result["frame_scores"]["labels"] == LABELS and len(result["frame_scores"]["scores"]) == 3
+    only = pipe(waveform, decode="frames", event_labels=["drum"], return_frame_scores=True)
+    np.testing.assert_allclose(only["frame_scores"]["scores"][0], result["frame_scores"]["scores"][1], atol=1e-5)
+    table = pipe.format_frame_scores(result["frame_scores"], 12.5).splitlines()
+    assert table[0] == "onset\toffset\tdog bark\tdrum\tsiren"
+    assert len(table) == 1 + len(result["frame_scores"]["onsets"])
+    assert table[1].startswith("0.000\t0.080\t")
+
+
+def test_windows_of_a_long_recording_join_without_gap_or_overlap(pipe):
+    long = (0.1 * np.random.default_rng(4).normal(size=16000 * 7)).astype(np.float32)
+    result = pipe(long, decode="frames", chunk_length_s=2.0, return_frame_scores=True)
+    onsets = result["frame_scores"]["onsets"]
+    np.testing.assert_allclose(np.diff(onsets), 0.08, atol=1e-6)
+    assert onsets[0] == 0 and onsets[-1] > 6.8 and len(result["windows"]) > 1
+
+
+def test_text_is_the_same_whether_frames_are_scored_or_not(pipe, waveform):
+    plain = pipe(waveform, decode="text", max_new_tokens=24)
+    scored = pipe(waveform, decode="text", return_frame_scores=True, max_new_tokens=24)
+    assert scored.pop("frame_scores")["labels"] == LABELS and scored == plain
+    both = pipe(waveform, decode="both", max_new_tokens=24)
+    assert both["text"] == plain["text"]
+
+
+def test_what_frames_cannot_do_is_refused(pipe, waveform, tokenizer_folder):
+    with pytest.raises(ValueError, match="decode is 'words'"):
+        pipe(waveform, decode="words")
+    with pytest.raises(ValueError, match="captioning"):
+        pipe(waveform, task="captioning", decode="both")
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    bare = TemporalAudioGroundingPipeline(model=model.eval(), processor=processor)
+    with pytest.raises(ValueError, match="no frame grounder"):
+        bare(waveform, task="grounding", query="drum", decode="frames")
+    model.add_frame_grounder()
+    with pytest.raises(ValueError, match="give event_labels"):
+        bare(waveform, decode="frames")
