@@ -5,9 +5,9 @@
 Prints one JSON line. All figures are of the processor's time, which other processes disturb least, and medians over
 rounds in which every program runs once, turn by turn. `seconds` are those of detection on all clips, `tower` those of
 mel features' way through the audio tower in it, and `yamnet` those of YAMNet at its published 25 Hz, the frozen trunk
-alone; `per_minute` is the processor's time for a minute of sound. Clips are cut from the examples of the Space, each from
-another place, and `baseline_*` are the figures of the other copy on the same clips. `equal` is whether both find the
-same events in the examples themselves, to the step of a tick.
+alone; `per_minute` is the processor's time for a minute of sound. Clips are cut from the examples of the Space, each
+from another place, and `baseline_*` are the figures of the other copy on the same clips. `equal` is whether both find
+the same events in the examples themselves, to the step of a tick.
 """
 
 import argparse
