@@ -77,6 +77,9 @@ class TimeProFrameGrounder(nn.Module):
         self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
         self.match = nn.Linear(3 * size, size)
         self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
+        # Attention is computed as it is set for the whole model.
+        for layer in self.layers:
+            layer.attention.config = config
         self.norm = nn.LayerNorm(size)
         self.score = nn.Linear(size, 1)
 
@@ -104,11 +107,9 @@ class TimeProFrameGrounder(nn.Module):
         angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         mask = None if bool(frame_mask.all()) else frame_mask
-        # Its layers follow what was set for the whole model.
-        self.context._attn_implementation = self.config._attn_implementation
         attention_mask = mask
         if mask is not None:
-            attention_mask = create_bidirectional_mask(config=self.context, inputs_embeds=states, attention_mask=mask)
+            attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
         for layer in self.layers:
             states = layer(states, cos, sin, mask, attention_mask)
         return self.score(self.norm(states))[..., 0].float()
