@@ -39,7 +39,7 @@ def _prepare_block(block, escape, load):
     if kind in AUDIO_TYPES:
         return load(block) if load else {"type": "audio"}
     # The template prints the text of a block of any type but audio.
-    if "text" not in block or any("audio" in str(name) for name in (kind, *block)):
+    if "text" not in block or any("audio" in str(name).lower() for name in (kind, *block)):
         shown = {key: value if isinstance(value, str) and len(value) < 80 else "..." for key, value in block.items()}
         raise ValueError(
             f"content has the block {shown}, which is neither text nor audio that can be read; give audio as "
@@ -64,9 +64,7 @@ def block_sound(block, url_schemes=("data",)):
         return _fetch(sound["url"] if isinstance(sound, dict) and "url" in sound else sound, url_schemes)
     sound = next((block[key] for key in ("audio", "path", "url") if key in block), None)
     if sound is None and set(block) - {"type", "text"}:
-        raise ValueError(
-            f"content has a block of audio with the keys {sorted(block)}; name its sound audio, path or url."
-        )
+        raise ValueError(f"content has a block of audio with keys {sorted(block)}; call its sound audio, path or url.")
     if isinstance(sound, str) and sound[:5].lower() == "data:":
         return _fetch(sound, url_schemes)
     return sound
