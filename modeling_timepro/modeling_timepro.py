@@ -103,9 +103,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         if input_features_mask is None:
             if input_features is None:
                 raise ValueError("stem_features without input_features_mask; pass the mask of the mel frames too.")
-            input_features_mask = torch.ones(
-                (input_features.shape[0], input_features.shape[-1]), dtype=torch.long, device=input_features.device
-            )
+            input_features_mask = torch.ones_like(input_features[:, 0], dtype=torch.long)
         if input_features is not None:
             input_features = input_features.to(self.audio_tower.dtype)
         # A tower that is offloaded stands on no device; accelerate moves what its layers are given.
@@ -246,6 +244,12 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         self.frame_grounder = TimeProFrameGrounder(config) if config.frame_grounder else None
         self.post_init()
 
+    def adjust_generation_fn(self, *args, **kwargs):
+        """Load generation settings, without the longest clip that older checkpoints name as a limit on computing."""
+        super().adjust_generation_fn(*args, **kwargs)
+        if self.generation_config.max_time == self.config.max_audio_time:
+            self.generation_config.max_time = None
+
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()
 
@@ -312,11 +316,10 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             ids = input_ids if embeds is None else None
             counts = self.model.get_placeholder_mask(ids, len(frames), embeds).sum(1).tolist()
             frames = torch.cat([part for part in frames.split(counts) for _ in range(expand_size)])
-            input_ids, kwargs = super()._expand_inputs_for_generation(
-                expand_size, is_encoder_decoder, input_ids, **kwargs
-            )
-            return input_ids, kwargs | {"audio_embeds": frames}
-        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        repeated = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if expand_size > 1 and has_audio:
+            repeated[1]["audio_embeds"] = frames
+        return repeated
 
     @can_return_tuple
     def forward(
