@@ -26,10 +26,11 @@ from recipes.scoring import (
     rejection_rates,
     unmatched_labels,
 )
+from space_app.palette import FAINT, LIGHT
 
 logger = logging.getLogger(__name__)
 
-THRESHOLDS = tuple(step / 20 for step in range(15))
+MIN_SCORES = tuple(step / 20 for step in range(15))
 
 
 def calibration(scores, is_right, num_bins=10) -> dict:
@@ -114,7 +115,7 @@ def scored_events(clips, answers) -> tuple[list[float], list[bool]]:
     return scores, is_right
 
 
-def scores_by_threshold(clips, answers, thresholds=THRESHOLDS) -> list[dict]:
+def scores_by_threshold(clips, answers, thresholds=MIN_SCORES) -> list[dict]:
     """Return event-based F1, micro, of the detected events whose score reaches each threshold.
 
     Returns:
@@ -132,7 +133,7 @@ def scores_by_threshold(clips, answers, thresholds=THRESHOLDS) -> list[dict]:
     return found
 
 
-def grounding_by_threshold(asked, answers, thresholds=THRESHOLDS) -> list[dict]:
+def grounding_by_threshold(asked, answers, thresholds=MIN_SCORES) -> list[dict]:
     """Return how well queries are answered by the events whose score reaches each threshold.
 
     Returns:
@@ -168,11 +169,11 @@ def plot_reliability(report, path) -> None:
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="calibrated")
+    axis.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="calibrated")
     sizes = np.array([part["num_events"] for part in report["bins"]])
     points = [[part[name] for part in report["bins"]] for name in ("mean_score", "share_right")]
-    axis.plot(*points, color="C0")
-    axis.scatter(*points, s=20 + 300 * sizes / sizes.max(), color="C0", alpha=0.6, label="events, by their number")
+    axis.plot(*points, color=LIGHT[0])
+    axis.scatter(*points, s=20 + 300 * sizes / sizes.max(), color=LIGHT[0], alpha=0.6, label="events, by their number")
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean score", ylabel="fraction of events that are right")
     axis.set_title(f"ECE {report['ece']:.3f}, {report['num_events']} events")
     axis.legend(loc="upper left", frameon=False)
@@ -191,7 +192,7 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
     policy = replace(SCORING, num_absent=None, labels=labels_of(clips))
     clips = clips[:limit]
     asked = [question for clip in clips for question in questions(clip, policy)]
-    answers, _ = prepare_answers(clips, read_predictions(predictions, clips, asked)[0])
+    answers, _ = prepare_answers(clips, read_predictions(predictions, clips, asked).answers)
     report = {"data": str(data), "predictions": str(predictions)}
     report |= calibration(*scored_events(clips, answers), num_bins)
     detected = {clip.id: answers[key] for clip in clips if (key := (clip.id, "detection", None)) in answers}

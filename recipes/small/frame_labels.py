@@ -95,7 +95,7 @@ def read_stems(folder, split, features="stem"):
         return stems, [json.loads(line) for line in file]
 
 
-def labels_of(rows):
+def known_labels(rows):
     """Return the sorted labels that rows hold or say to be absent."""
     return sorted({label for row in rows for label in [*row["absent"], *(e["event_label"] for e in row["events"])]})
 
@@ -147,7 +147,7 @@ def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learnin
         features: which were stored, `stem` for a YAMNet tower and `mel` for a Qwen2-Audio tower.
     """
     stems, rows = read_stems(folder, "train", features)
-    labels = labels_of(rows)
+    labels = known_labels(rows)
     tower, projector = model.model.audio_tower, model.model.multi_modal_projector
     targets = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     torch.manual_seed(seed)
