@@ -62,7 +62,7 @@ def test_help_imports_nothing_heavy():
         (["detect", "x.wav", "--json", "--out", "x.jsonl"], "give --format jsonl instead"),
         (["detect", "x.wav", "--out", "x.txt"], "does not tell the format; choose --format of audacity, elan"),
         (["detect", "x.wav", "--out", "no/such/folder/x.tsv"], "the folder 'no/such/folder' does not exist"),
-        (["detect", "x.wav", "--out", "./x.wav", "--format", "tsv"], "a recording to ask about"),
+        (["detect", "x.wav", "--out", "./x.wav", "--format", "tsv"], "one of the recordings"),
         (["detect", "x.wav", "y.wav", "--format", "vtt"], "hold one recording, but 2 are given; give a folder"),
         (["detect", "a/x.wav", "b/x.flac", "--out", "o", "--format", "csv"], "would be written to one file"),
         (["score", "x.jsonl", "--out", "o", "--predictions", "p.jsonl", "--unconstrained"], "whose answers are there"),

@@ -8,7 +8,7 @@ from processing.answer_text import escape_text
 from processing.processing_timepro import ESCAPE
 
 # ChatML, as every backbone so far writes it: the head of a turn, inside the loop over turns.
-HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
+TURN_HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
 BLOCK = re.compile(r"\{%-?\s*(for|endfor)\b")
 # What may print the text of a question.
 TEXT = re.compile(r"\{\{(-?)\s*(\w+\[['\"](?:content|text)['\"]\]|\w+\.(?:content|text|value))\s*(-?)\}\}")
@@ -68,7 +68,7 @@ def mark_answers(template):
     """
     if re.search(r"\{%-?\s*generation\b", template):
         return template
-    head = HEAD.search(template)
+    head = TURN_HEAD.search(template)
     end = _end_of_loop(template, head.end()) if head else None
     if end is None:
         raise ValueError(

@@ -15,8 +15,8 @@ import numpy as np
 
 from recipes.arguments import script_parser
 from recipes.data.loading import load_clips
-from recipes.data.questions import SCORING, labels_of, questions
-from recipes.evaluation.predictions import apply_min_score, prepare_answers, read_predictions
+from recipes.data.questions import SCORING, labels_of
+from recipes.evaluation.predictions import answerable_questions, apply_min_score, prepare_answers, read_predictions
 from recipes.scoring import (
     detection_intervals,
     event_based_f1,
@@ -189,9 +189,9 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
         ValueError: events without scores, or what [`~recipes.evaluation.predictions.read_predictions`] refuses.
     """
     clips = load_clips(data)
-    policy = replace(SCORING, num_absent=None, labels=labels_of(clips))
+    policy = replace(SCORING, labels=labels_of(clips))
     clips = clips[:limit]
-    asked = [question for clip in clips for question in questions(clip, policy)]
+    asked = answerable_questions(predictions, clips, policy)
     answers, _ = prepare_answers(clips, read_predictions(predictions, clips, asked).answers)
     report = {"data": str(data), "predictions": str(predictions)}
     report |= calibration(*scored_events(clips, answers), num_bins)

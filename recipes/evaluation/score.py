@@ -18,7 +18,13 @@ from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.formats import guess_format
 from recipes.data.loading import load_clips, measure_durations
 from recipes.data.questions import SCORING, QuestionPolicy, labels_of, questions
-from recipes.evaluation.predictions import QUESTION_KEYS, parse_prediction, prepare_answers, read_predictions
+from recipes.evaluation.predictions import (
+    QUESTION_KEYS,
+    answerable_questions,
+    parse_prediction,
+    prepare_answers,
+    read_predictions,
+)
 from recipes.evaluation.report import report_paths, write_report
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
@@ -104,9 +110,8 @@ def score_predictions(
         ValueError: clips or predictions that cannot be read, or answers that do not fit the clips.
         OSError: a file is missing.
     """
-    policy = replace(SCORING, num_absent=None)
-    clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, False)
-    asked = [question for clip in clips for question in questions(clip, policy)]
+    clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, SCORING, False)
+    asked = answerable_questions(predictions, clips, policy, aliases)
     answers, seconds, num_truncated = read_predictions(predictions, clips, asked, aliases)
     head = {"model": None, "predictions": str(predictions), **about, "min_score": min_score}
     head["num_truncated_answers"] = num_truncated
@@ -189,7 +194,7 @@ def _uncut_events(question, result) -> list[dict] | None:
 def _report(paths, head, clips, policy, asked, answers, aliases, failures, against, against_min_score) -> dict:
     other = None
     if against is not None:
-        every = [q for clip in clips for q in questions(clip, replace(policy, num_absent=None))]
+        every = answerable_questions(against, clips, policy, aliases)
         other, _ = prepare_answers(clips, read_predictions(against, clips, every, aliases).answers, aliases)
         min_score = head["min_score"] if against_min_score is None else against_min_score
         other = {"predictions": str(against), "min_score": min_score, "answers": other}

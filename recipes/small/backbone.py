@@ -22,7 +22,7 @@ from recipes.small.yamnet_weights import load_trunk
 logger = logging.getLogger(__name__)
 
 
-def join(language_model, weights):
+def join_backbone(language_model, weights):
     """Return `(model, processor)`: the trained language model behind a YAMNet tower, without ticks.
 
     Args:
@@ -61,7 +61,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
     torch.manual_seed(arguments.seed)
-    model, processor = join(arguments.language_model, arguments.weights)
+    model, processor = join_backbone(arguments.language_model, arguments.weights)
     if arguments.num_steps:
         tokenizer = processor.tokenizer
         head, labels = train_frames(model, tokenizer, arguments.stems, arguments.num_steps, seed=arguments.seed)
