@@ -20,7 +20,7 @@ from space_app.exchange_tiers import needs_label, split_tiers, whole_millisecond
 
 ELAN_COLUMNS = ("Tier", "Begin Time - ss.msec", "End Time - ss.msec", "Annotation")
 _TIME_COLUMN = re.compile(r"(Begin|End|Duration)(?: Time)? - (.+)")
-# Counts of video frames stand beside them or not at all.
+# Counts of video frames are beside them, or not there at all.
 _TIME_FORMATS = ("msec", "ss.msec", "hh:mm:ss.ms")
 _TIME = re.compile(r"(?:(\d+):([0-5]?\d):)?(\d+)(?:\.(\d+))?", re.ASCII)
 _NO_EVENTS = ("Tier", "Participant", "Score", "File", "File Name", "File Path", "")
@@ -105,7 +105,7 @@ def format_elan(result: dict) -> str:
 def read_eaf(path) -> list[dict]:
     """Return `[{"file", "duration", "events"}]` of an `.eaf`, tier by tier.
 
-    The recording is called as the medium that is linked, the first sound if there are several, or else as the file.
+    The recording is named after the linked medium, the first audio file if there are several, else after the file.
     Annotations of annotations (dependent tiers) have no times of their own and are left out.
 
     Raises:

@@ -292,3 +292,30 @@ def test_rttm_leaves_out_recordings_without_events_and_says_so(scripted_checkpoi
     assert main(arguments) == 0
     assert out.read_text() == "" and "1 recordings without events are left out" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["clip ü.wav", "x.rttm"]
+
+
+def test_standard_input_is_a_recording(model, clip):
+    process = start("detect", "-", "--json", "--model", model, stdin=open(clip, "rb"))
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    (line,) = map(json.loads, stdout.splitlines())
+    assert line["file"] == "-" and line["duration"] == 5.0 and line["events"]
+
+
+def test_labels_lie_in_folders_as_their_recordings_do(model, tmp_path, capsys):
+    for folder in ("a", "b/c"):
+        (tmp_path / "night" / folder).mkdir(parents=True)
+        write_clip(tmp_path / "night" / folder / "x.wav", 2.0)
+    out = tmp_path / "labels"
+    assert main(["detect", str(tmp_path / "night"), "--out", str(out), "--format", "tsv", "--model", model]) == 0
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.tsv")) == ["a/x.tsv", "b/c/x.tsv"]
+
+
+def test_damaged_recordings_are_heard_or_strictly_refused(model, clip, tmp_path, capsys):
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(open(clip, "rb").read()[:400_000])
+    assert main(["detect", str(cut), "--json", "--model", model]) == 0
+    assert json.loads(capsys.readouterr().out)["duration"] == pytest.approx(2.267, abs=0.01)
+    assert main(["detect", str(cut), clip, "--json", "--model", model, "--strict", "--channel", "1"]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1 and "breaks off: of the 5.00 s that its header promises" in captured.err

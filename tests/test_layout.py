@@ -200,6 +200,13 @@ def test_no_public_name_is_defined_twice():
         assert not twice, f"import what is there, or say the difference: {twice}"
 
 
+def test_scores_have_one_door():
+    for path in files_of("recipes"):
+        if path.relative_to(ROOT / "recipes").parts[0] != "scoring":
+            modules = {module for _, module, _ in imports_of(path) if (module or "").startswith("recipes.scoring.")}
+            assert not modules, f"{path} imports {modules}; import from recipes.scoring"
+
+
 @pytest.mark.parametrize("package", FLAT)
 def test_remote_code_is_flat_and_relative(package):
     folders = [path for path in (ROOT / package).iterdir() if path.is_dir() and path.name != "__pycache__"]

@@ -3,12 +3,13 @@
 import contextlib
 import os
 import sys
+import time
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from processing.annotations import means_folder
-from recipes.arguments import add_model, positive_int, probability, seconds
+from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
@@ -32,7 +33,8 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     command.epilog = EXIT_CODES
     command.add_argument(
         "files", nargs="+", metavar="FILE",
-        help="recording of any length, folder of recordings, or quoted pattern such as 'night/**/*.flac'",
+        help="recording of any length, - for standard input, folder of recordings, or quoted pattern such as "
+        "'night/**/*.flac'",
     )  # fmt: skip
     if task == "grounding":
         query = 'what to look for, e.g. "dog barking"; may be repeated'
@@ -57,6 +59,7 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     add("--chunk-length", type=seconds, metavar="S", help="window of longer recordings (default: the checkpoint's)")
     add("--stride-length", type=seconds, metavar="S", help="overlap on each side of a window (default: a sixth of it)")
     add("--batch-size", type=positive_int, default=8, metavar="N", help="questions per batch (default 8)")
+    add_hearing(command)
     add("--max-events", type=positive_int, metavar="N", help="limit the events per window")
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; unreadable ones fail")
     command.set_defaults(task=task)
@@ -79,6 +82,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     options = {
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
+        "channel": args.channel, "strict": args.strict or None,
     }  # fmt: skip
     partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
@@ -95,7 +99,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
             file = job.audio
             try:
                 row = _row(file, states[file], queries, results)
-            except (OSError, ValueError) as error:
+            except (ImportError, OSError, ValueError) as error:
                 failures[file] = str(error)
                 continue
             rows[file] = row
@@ -206,6 +210,8 @@ def _row(file, state, queries, results) -> dict:
 
 def _state(file) -> list[int] | None:
     """Return size and time of change (ns), which reveal a replaced recording; `None` if it is missing."""
+    if file == "-":  # never the same twice
+        return [0, time.time_ns()]
     try:
         status = os.stat(file)
     except OSError:

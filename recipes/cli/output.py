@@ -1,6 +1,7 @@
 """Events of recordings as a table, as JSON, or in the format of another program; on stdout or in files."""
 
 import json
+import os
 import sys
 from argparse import ArgumentError
 from pathlib import Path
@@ -44,7 +45,8 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
         )  # fmt: skip
     stems = {}
     for file in files if is_folder or format == "rttm" else ():
-        if (first := stems.setdefault(audio_stem(file), file)) == file:
+        folder = os.path.dirname(os.path.abspath(file)) if is_folder else ""
+        if (first := stems.setdefault((folder, audio_stem(file)), file)) == file:
             continue
         if is_folder:
             raise ArgumentError(

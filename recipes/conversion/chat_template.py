@@ -11,7 +11,7 @@ from processing.processing_timepro import ESCAPE
 TURN_HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
 BLOCK = re.compile(r"\{%-?\s*(for|endfor)\b")
 # What may print the text of a question.
-TEXT = re.compile(r"\{\{(-?)\s*(\w+\[['\"](?:content|text)['\"]\]|\w+\.(?:content|text|value))\s*(-?)\}\}")
+PRINTED = re.compile(r"\{\{(-?)\s*(\w+\[['\"](?:content|text)['\"]\]|\w+\.(?:content|text|value))\s*(-?)\}\}")
 GENERATION = re.compile(r"\{%-?\s*generation\b.*?\bendgeneration\b", re.DOTALL)
 TICK = "A <1.04> or <|AUDIO|>?"
 ANSWER = (
@@ -40,7 +40,7 @@ def escape_questions(template):
     Servers render the template themselves, without the processor, and a question could then spell ticks.
     """
     answers = [match.span() for match in GENERATION.finditer(template)]
-    for match in reversed(list(TEXT.finditer(template))):
+    for match in reversed(list(PRINTED.finditer(template))):
         start, end = match.span()
         if any(first < start < last for first, last in answers):
             continue

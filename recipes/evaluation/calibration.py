@@ -18,12 +18,15 @@ from recipes.data.loading import load_clips
 from recipes.data.questions import SCORING, labels_of
 from recipes.evaluation.predictions import answerable_questions, apply_min_score, prepare_answers, read_predictions
 from recipes.scoring import (
-    detection_intervals,
-    event_based_f1,
+    TIME_TOLERANCE,
+    count_events,
+    count_sums,
     grounding_intervals,
     match_events,
     recall_at_iou,
     rejection_rates,
+    score_counts,
+    sum_intervals,
     unmatched_labels,
 )
 from space_app.palette import FAINT, LIGHT
@@ -118,6 +121,8 @@ def scored_events(clips, answers) -> tuple[list[float], list[bool]]:
 def scores_by_threshold(clips, answers, thresholds=MIN_SCORES) -> list[dict]:
     """Return event-based F1, micro, of the detected events whose score reaches each threshold.
 
+    Collars have the tolerance of [`~recipes.scoring.match_events`], as where events are told right from wrong.
+
     Returns:
         Dicts of `min_score, num_events, f1, precision, recall, interval` (of F1, 95 %, bootstrap over clips).
     """
@@ -126,9 +131,10 @@ def scores_by_threshold(clips, answers, thresholds=MIN_SCORES) -> list[dict]:
     for threshold in thresholds:
         answered = apply_min_score(answers, threshold)
         kept = [answered.get((clip.id, "detection", None)) or [] for clip in clips]
-        micro = event_based_f1(references, kept)["micro"]
+        counts = count_events(references, kept, tolerance=TIME_TOLERANCE)
+        micro = score_counts(counts)["micro"]
         figures = {name: micro[name] for name in ("f1", "precision", "recall")}
-        interval = list(detection_intervals(references, kept)["micro_f1"])
+        interval = list(sum_intervals(count_sums({"": counts}, kept))["micro_f1"])
         found.append({"min_score": threshold, "num_events": sum(map(len, kept)), **figures, "interval": interval})
     return found
 

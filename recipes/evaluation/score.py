@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def score_checkpoint(
     model, data, out, policy: QuestionPolicy = SCORING, batch_size=8, overwrite=False, constrained=True,
     min_score=None, data_format=None, audio_dir=None, durations=None, label_aliases=None, limit=None, against=None,
-    against_min_score=None,
+    against_min_score=None, channel=None, strict=False,
 ) -> dict:  # fmt: skip
     """Answer every question about the recordings of `data` and return the report.
 
@@ -59,6 +59,7 @@ def score_checkpoint(
             default that of the checkpoint.
         limit: only the first clips.
         against, against_min_score: see [`score_predictions`].
+        channel, strict: what is heard, see [`~processing.audio_io.load_audio`].
 
     Raises:
         ValueError: clips that cannot be read, or answers in `out` that belong to other settings.
@@ -70,8 +71,10 @@ def score_checkpoint(
     settings = {"model": str(model), "weights": weight_states(model), "data": str(Path(data).resolve())}
     settings |= {} if audio_dir is None else {"audio_dir": str(Path(audio_dir).resolve())}
     settings["constrained"] = constrained
+    heard = {name: value for name, value in (("channel", channel), ("strict", strict)) if value not in (None, False)}
+    settings |= heard
     # PSDS looks at events of every score.
-    options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0}
+    options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0, **heard}
     with keep_rows(paths["predictions"], settings, QUESTION_KEYS, paths["settings"], overwrite) as (rows, keep):
         failures = _answer(model, clips, asked, rows, keep, options)
     wanted, answers, seconds = {question.key for question in asked}, {}, {}

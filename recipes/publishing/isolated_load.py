@@ -1,4 +1,4 @@
-"""Load a checkpoint as strangers do, and ask it something: `python -I load_alone.py DIR [RECORDING QUERY]`.
+"""Load a checkpoint as strangers do, and ask it something: `python -I isolated_load.py DIR [RECORDING QUERY]`.
 
 The process has what `pip install transformers torch soundfile` brings and nothing else: other packages, this one too,
 are hidden, and the network is cut off. The script stands alone, and is run by its path. It prints one JSON object:

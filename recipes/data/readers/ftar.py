@@ -5,7 +5,7 @@
 
 Grounding questions quote what is looked for. Dense captions and timeline summaries ask for times and descriptions. The
 fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. The wordings are those of TimeAudio's
-`prompts/train_prompt.json`; so is the pattern of a time span (`instruct_dataset.py`).
+`prompts/train_prompt.json`; so is the pattern of a time span (their `instruct_dataset`).
 """
 
 import re
