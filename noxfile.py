@@ -43,4 +43,5 @@ def package(session):
 def suite(session):
     """Run the suites that transformers tests its own models with; it fetches them from the package index."""
     session.install("-c", "constraints.txt", "-e", ".[train,test]", "pip", "wheel")
-    session.run("python", "-m", "pytest", "-q", "-s", "-m", "slow", "tests/test_transformers_suite.py", *session.posargs)
+    command = ["python", "-m", "pytest", "-q", "-s", "-m", "slow", "tests/test_transformers_suite.py"]
+    session.run(*command, *session.posargs)
