@@ -6,7 +6,6 @@ copy of the cache.
 """
 
 import torch
-from transformers import StaticCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .torchaudio_features import accelerator
@@ -16,7 +15,7 @@ CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ 
 
 
 @torch.no_grad()
-def prefill_questions(model, processor, waveforms, questions, num_copies=1, num_new_tokens=None):
+def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_cache=True):
     """Return the arguments with which `model.generate` answers all questions about all clips.
 
     Rows are in the order of the questions, those of the first clip first. Answers start after column
@@ -29,26 +28,27 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, num_
         questions: for each clip the texts of its questions, see [`prompt_text`]; at least one.
         num_copies: how many sequences `generate` will make of each row: the larger of `num_beams` and
             `num_return_sequences`.
-        num_new_tokens: longest answer that a static cache shall hold; `None` for a cache that grows.
+        use_cache: prefill what questions share. Without, each row has its whole prompt, for a cache of `generate`'s
+            own, or none.
 
     Returns:
         `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns;
-        it is called `cache` from transformers 5.24 on.
+        it is called `cache` from transformers 5.24 on. Without `use_cache`, `audio_embeds` in its place.
 
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
     """
     frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    if not use_cache:
+        prompts = [[*prefixes[owner][1], *rest] for owner, rest in zip(owners, rests)]
+        ids, mask = _pad_left(prompts, processor.tokenizer.pad_token_id, model.device)
+        embeds = torch.cat([frames[prefixes[owner][0]] for owner in owners])
+        return {"input_ids": ids, "attention_mask": mask, "audio_embeds": embeds}
     ids, mask, cache = _prefill(model, processor, frames, prefixes)
     owners = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(owners.repeat_interleave(num_copies))
     # Padding between the prompt and a shorter question is masked, and takes no positions.
     rest_ids, rest_mask = _pad_left(rests, processor.tokenizer.pad_token_id, model.device)
-    if num_new_tokens is not None:
-        growing, length = cache, ids.shape[1] + rest_ids.shape[1] + num_new_tokens
-        cache = StaticCache(config=model.config, max_cache_len=length)
-        for index, layer in enumerate(growing.layers):
-            cache.update(layer.keys, layer.values, index)
     return {
         "input_ids": torch.cat([ids[owners], rest_ids], dim=1),
         "attention_mask": torch.cat([mask[owners], rest_mask], dim=1),
@@ -100,7 +100,7 @@ def _encode(model, processor, waveforms, questions):
     features = {name: features[name].to(model.device) for name in names}
     counts = [text.count(processor.audio_token) for text in clip_texts]
     frames = model.get_audio_features(**features).pooler_output.split(counts)
-    # What stands up to the last frame is computed once. A template may put the question before it: then no row shares.
+    # What comes before the last frame is computed once. A template may put the question before it: then no row shares.
     prefixes, owners, rests = {}, [], []
     for clip, (texts, clip_text) in enumerate(zip(questions, clip_texts, strict=True)):
         for prompt in _prompts(processor, texts, clip_text):

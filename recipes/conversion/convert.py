@@ -18,7 +18,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
-from recipes.conversion.atomic_folder import check_output_folder, whole_folder
+from processing.constrained_decoding import MAX_NEW_TOKENS, TOKEN_SETTINGS, greedy_settings
+from recipes.conversion.atomic_folder import atomic_folder, check_output_folder
 from recipes.conversion.backbone_files import (
     EMBEDDINGS,
     HEAD,
@@ -54,19 +55,25 @@ def add_tick_tokens(tokenizer, grid) -> range:
 
 
 def set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride):
-    """Make a configuration and its generation settings say that ticks with these ids exist; the vocabulary grows."""
+    """Make a configuration say that ticks with these ids exist, and return generation settings; the vocabulary grows.
+
+    Of the backbone's own settings only those of tokens are kept: answers are greedy, and may repeat themselves.
+    """
     # Spare rows are used where the backbone has them; otherwise the matrices grow by what is missing.
     config.text_config.vocab_size = max(config.text_config.vocab_size, ids.stop)
     config.time_token_start_id, config.num_time_tokens = ids.start, len(ids)
     config.time_step, config.max_time, config.frame_rate = grid.time_step, grid.max_time, grid.frame_rate
     config.time_init, config.answer_format = time_init, answer_format
     config.time_prompt, config.time_stride = time_prompt, time_stride
+    settings, left_out = greedy_settings(generation_config, TOKEN_SETTINGS)
+    if left_out := {name: value for name, value in left_out.items() if not name.startswith(("output_", "use_cache"))}:
+        named = ", ".join(f"{name}={value!r}" for name, value in left_out.items())
+        logger.warning("left out of generation_config.json, so that answers are greedy: %s", named)
     suppressed = [config.audio_token_id] + ([] if answer_format == "ticks" else list(ids))
-    generation_config.suppress_tokens = suppressed
+    settings.suppress_tokens = suppressed
     # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
-    generation_config.max_new_tokens = 256
-    # Otherwise transformers may make them anew from the configuration.
-    generation_config._from_model_config = False
+    settings.max_new_tokens = MAX_NEW_TOKENS
+    return settings
 
 
 def timed_processor(processor, grid, answer_format, time_prompt, time_stride):
@@ -93,35 +100,6 @@ def check_settings(config, answer_format):
         raise ValueError(f"answer_format is {answer_format!r}; choose one of {ANSWER_FORMATS}.")
     if config.num_time_tokens:
         raise ValueError(f"model has {config.num_time_tokens} ticks already; convert the backbone it came from.")
-
-
-def add_time_tokens(
-    model, processor, grid, time_init="mean", answer_format="digits", seed=0, time_prompt=True, time_stride=1
-):
-    """Add the grid's ticks to tokenizer, embeddings and configuration, in place, and return the new processor.
-
-    For a model in memory; [`convert`] does the same to files. Without `time_prompt` no ticks will stand among the audio
-    frames; answers may be written in them all the same.
-
-    Raises:
-        ValueError: the checkpoint has ticks already, or `answer_format` is unknown.
-    """
-    check_settings(model.config, answer_format)
-    number_ids = number_tokens(processor.tokenizer, grid)
-    ids = add_tick_tokens(processor.tokenizer, grid)
-    if ids.stop > model.config.text_config.vocab_size:
-        model.resize_token_embeddings(ids.stop, mean_resizing=False)
-    with torch.no_grad():
-        embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        rows = slice(ids.start, ids.stop)
-        embeddings[rows] = time_embeddings(embeddings[: ids.start], number_ids, time_init, seed)
-        if head is not embeddings:
-            if answer_format == "ticks":
-                head[rows] = tick_head(embeddings[rows], head[: ids.start])
-            else:
-                head[rows] = time_embeddings(head[: ids.start], number_ids, time_init, seed)
-    set_ticks(model.config, model.generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride)
-    return timed_processor(processor, grid, answer_format, time_prompt, time_stride)
 
 
 def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
@@ -206,14 +184,14 @@ def convert(
     tokenizer = source.processor.tokenizer
     number_ids = number_tokens(tokenizer, grid)
     ids = add_tick_tokens(tokenizer, grid)
-    config, generation_config = copy.deepcopy(source.config), source.generation_config
-    set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride)
+    config, settings = copy.deepcopy(source.config), (time_init, answer_format, time_prompt, time_stride)
+    generation_config = set_ticks(config, source.generation_config, grid, ids, *settings)
     config.architectures = [TimeProAudioForCausalLM.__name__]
     config.dtype = DTYPES[source.dtype]
     end_answers(source.processor, generation_config)
     processor = timed_processor(source.processor, grid, answer_format, time_prompt, time_stride)
     rows = tick_rows(source.tensors, ids, number_ids, time_init, answer_format, seed)
-    with whole_folder(out, overwrite) as folder:
+    with atomic_folder(out, overwrite) as folder:
         write_weights(folder, source.tensors, rows, ids, max_shard_size)
         config.save_pretrained(folder)
         generation_config.save_pretrained(folder)
