@@ -368,6 +368,3 @@ class TemporalAudioGroundingPipeline(Pipeline):
         """Save a checkpoint directory that loads again; transformers would leave the processor and this code out."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
-
-
-__all__ = ["TemporalAudioGroundingPipeline"]
