@@ -282,13 +282,3 @@ _FORMATS = (
     ("audacity", ".txt", False, False, format_label_track, partial(_named_as_file, read=read_label_track)),
 )
 ANNOTATION_FORMATS = {values[0]: AnnotationFormat(*values) for values in _FORMATS}
-
-__all__ = [
-    "ANNOTATION_FORMATS",
-    "AnnotationFormat",
-    "format_annotations",
-    "guess_annotation_format",
-    "means_folder",
-    "read_annotations",
-    "write_annotations",
-]

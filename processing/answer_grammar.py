@@ -289,6 +289,3 @@ def _step_utf8(part: bytes) -> bytes | None:
         return part if error.reason == "unexpected end of data" else None
     # Events have no other spaces or invisible characters, and a canonical answer escapes controls.
     return WHOLE if normalize_label(text) == escape_label(text) else None
-
-
-__all__ = ["WHOLE", "AnswerGrammar", "AnswerState", "end_tail", "step_tail"]

@@ -346,17 +346,3 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a `ValueError` that names the argument and the choices unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
-
-
-__all__ = [
-    "ANSWER_FORMATS",
-    "PROMPTS",
-    "TASKS",
-    "SaidEvent",
-    "escape_text",
-    "format_events",
-    "parse_events",
-    "prompt_text",
-    "said_events",
-    "snap_event",
-]

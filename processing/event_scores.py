@@ -143,6 +143,3 @@ def _tokens_of(span, ends) -> list[int]:
             tokens.append(index)
         start = end
     return tokens
-
-
-__all__ = ["EventParts", "event_parts", "score_events"]

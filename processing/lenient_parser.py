@@ -221,6 +221,3 @@ def _clean(words: str) -> str:
     while end > start and words[end - 1].strip(_EDGES).lower() in _TRAILING:
         end -= 1
     return " ".join(words[start:end]).strip(_EDGES)
-
-
-__all__ = ["read_foreign_answer"]

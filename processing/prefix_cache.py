@@ -140,6 +140,3 @@ def _pad_left(rows, pad_id, device):
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
-
-
-__all__ = ["prefill_questions", "score_frames"]

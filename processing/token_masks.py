@@ -248,6 +248,3 @@ def _step_all(tail, spelled) -> bytes | None:
         if tail is None:
             break
     return tail
-
-
-__all__ = ["AnswerMasks"]

@@ -100,5 +100,3 @@ class TokenTrie:
 
 
 _EMPTY = TokenTrie([])
-
-__all__ = ["TokenTrie", "drops_first_space", "token_bytes"]

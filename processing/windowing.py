@@ -356,6 +356,3 @@ def _seconds(name: str, value) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}; give a number of seconds.")
     return float(value)
-
-
-__all__ = ["EventMerger", "RecordingAnswers", "Window", "WindowPlan", "merge_windows", "plan_windows"]

@@ -106,7 +106,7 @@ def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
     """Return the first values of the ticks' rows, `(num_ticks, hidden_size)`, by the name of their matrix.
 
     Args:
-        tensors: where the backbone's tensors lie, by our names.
+        tensors: where the backbone's tensors are stored, by our names.
     """
 
     def read(name, use):
@@ -127,7 +127,7 @@ def write_weights(folder, tensors, rows, ids, max_shard_size):
     """Write the weights of a backbone with ticks as shards into `folder`, under a progress bar.
 
     Args:
-        tensors: where the backbone's tensors lie, by our names.
+        tensors: where the backbone's tensors are stored, by our names.
         rows: what [`tick_rows`] returns; they replace spare rows first and are appended after that.
     """
     ours = dict(tensors)
@@ -209,7 +209,7 @@ def end_answers(processor, generation_config):
     """Make tokenizer and generation settings agree with the chat template on the token that ends an answer.
 
     Some tokenizers name the end of a document instead, with which training would teach another end than generation
-    awaits.
+    expects.
     """
     tokenizer, answer = processor.tokenizer, "timepro"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
