@@ -20,7 +20,7 @@ from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.publishing.isolated_load import DISTRIBUTIONS
 
 ROOT = Path(__file__).parents[1]
-ALONE = ROOT / "recipes" / "load_alone.py"
+ALONE = ROOT / "recipes" / "publishing" / "isolated_load.py"
 RECORDING = ROOT / "space_app" / "examples" / "living_room.flac"
 GITATTRIBUTES = {".gitattributes"}
 needs_default_checkpoint = pytest.mark.skipif(
