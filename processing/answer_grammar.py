@@ -20,7 +20,7 @@ from bisect import bisect_left
 from functools import cached_property
 from typing import NamedTuple
 
-from .answer_text import ANSWER_FORMATS, NO_EVENTS, TASKS, check_choice, escape_label, unescape_label
+from .answer_text import ANSWER_FORMATS, NO_EVENTS, TASKS, check_choice, escape_label
 from .events import normalize_label
 from .time_grid import TimeGrid, exact_fraction
 
@@ -41,7 +41,7 @@ class AnswerState(NamedTuple):
         then: phase after a literal.
         low: multiple at which the next event may start.
         onset, offset: of the current event, in multiples.
-        past: labels so far; in captioning, and of open labels, with the last offset of each.
+        past: labels so far, as they are written; in captioning, and of open labels, with the last offset of each.
         num_events: intervals that are complete.
     """
 
@@ -80,7 +80,7 @@ class AnswerGrammar:
         self.grid, self.answer_format, self.task, self.max_events = grid, answer_format, task, max_events
         self.in_ticks = answer_format == "ticks"
         self.labels = None if event_labels is None else _escaped_labels(event_labels, task)
-        self._label_prefixes = _by_prefix(self.labels or {})
+        self._label_prefixes = _by_prefix(dict.fromkeys(self.labels or ()))
 
     @cached_property
     def spellings(self) -> list[bytes]:
@@ -212,18 +212,20 @@ class AnswerGrammar:
             if self.labels is None:
                 tail = step_tail(state.tail, byte)
                 return None if tail is None else state._replace(text=text, tail=tail)
-            if any(self.labels[label] not in state.past for label in self._label_prefixes.get(text, ())):
+            if any(label not in state.past for label in self._label_prefixes.get(text, ())):
                 return state._replace(text=text)
         # Where labels are closed, or none has room, `none` is no label.
         return state._replace(text=text) if not state.past and _NONE.startswith(text) else None
 
-    def _name(self, state) -> str:
-        return normalize_label(unescape_label(state.text.decode()))
+    def _name(self, state) -> bytes:
+        # Every character has one spelling in a label, so names are compared as they are written.
+        text = state.text
+        return text if text.isascii() else unicodedata.normalize("NFC", text.decode()).encode()
 
     def _ends_label(self, state) -> bool:
         """Return whether the text is a whole label that may have times."""
         if self.labels is not None:
-            return state.text in self.labels and self.labels[state.text] not in state.past and self._may_start(state)
+            return state.text in self.labels and state.text not in state.past and self._may_start(state)
         if state.tail != WHOLE:
             return False
         name = self._name(state)
@@ -241,7 +243,7 @@ def _by_prefix(values) -> dict[bytes, list]:
     return prefixes
 
 
-def _escaped_labels(event_labels, task) -> dict[bytes, str]:
+def _escaped_labels(event_labels, task) -> set[bytes]:
     labels = [normalize_label(label) if isinstance(label, str) else label for label in event_labels]
     if task != "detection":
         raise ValueError(f"event_labels is {labels!r} for {task}, whose answers name no classes; give None.")
@@ -250,7 +252,7 @@ def _escaped_labels(event_labels, task) -> dict[bytes, str]:
             raise ValueError(f"event_labels holds {label!r}, which is no text, empty or there twice; give each once.")
     if not labels:
         raise ValueError("event_labels is empty; name at least one label, or give None for any.")
-    return {escape_label(label).encode(): label for label in labels}
+    return {escape_label(label).encode() for label in labels}
 
 
 def step_tail(tail: bytes, byte: int) -> bytes | None:

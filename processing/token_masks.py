@@ -6,7 +6,6 @@ from array import array
 from functools import cached_property
 
 from .answer_grammar import WHOLE, AnswerGrammar, AnswerState, end_tail, step_tail
-from .answer_text import unescape_label
 from .token_vocabulary import TokenTrie, drops_first_space, token_bytes
 
 _X, _SPACE = b"x "
@@ -138,37 +137,35 @@ class OpenLabels:
 
     def __init__(self, grammar: AnswerGrammar, plain, can_finish):
         self.grammar, self.can_finish = grammar, can_finish
-        end = b":" if grammar.task == "detection" else b";"
-        begins_time = re.compile(rb"(?s) ?\Z| [0-9]")
-        self.inner, self.escaping, self.ending = [], [], []
+        self.end = end = b":" if grammar.task == "detection" else b";"
+        # An escape is a backslash and one more byte.
+        split = re.compile(rb"(?s)((?:[^\\%s]|\\.)*\\?)(%s.*)?" % (end, end))
+        begins_time = re.compile(rb"(?s). ?\Z|. [0-9]")
         # `{ending: {bytes before it: ids}}`, where an ending is `: ` say.
-        self.endings = {}
+        self.inner, self.ending, self.endings = [], [], {}
         for index, spelled in plain:
-            before, found, behind = spelled.partition(end)
-            if not found:
+            before, ending = split.fullmatch(spelled).groups()
+            if ending is None:
                 self.inner.append((index, spelled))
-                continue
-            self.ending.append((index, spelled))
-            if _BACKSLASH in spelled:
-                self.escaping.append((index, spelled))
-            elif begins_time.match(behind):
-                self.endings.setdefault(found + behind, {}).setdefault(before, []).append(index)
+            elif begins_time.match(ending):
+                self.endings.setdefault(ending, {}).setdefault(before, []).append(index)
+            if end in spelled:
+                self.ending.append((index, spelled))
         self._inner_ids, self._endings_after = {}, {}
 
     def kind_of(self, state: AnswerState) -> tuple[tuple, list[int]]:
         """Return the kind of a state whose label can go on, and the ids that it allows beyond those of its kind."""
-        if state.tail[:1] == _BACKSLASH:
-            # What ends a label may be escaped here.
-            return (state.tail, ()), self._follow(state, self.ending)
-        others = self._follow(state, self.escaping)
-        known = self._known_rests(state)
-        name_length = 1 + max((len(name.encode()) for name, _ in state.past), default=0)
-        # As good as any label that there has not been.
-        fresh = state._replace(text=b"-" * name_length, tail=WHOLE)
-        endings = []
+        if state.tail == _BACKSLASH:
+            # What ends a label otherwise is escaped here, and the other way round.
+            walked = ((index, self.grammar.walk(state, spelled)) for index, spelled in self.ending)
+            return (state.tail, ()), [index for index, after in walked if after is not None]
+        # What would make the label one that there has been.
+        rests = {name[len(state.text) :] for name, _ in state.past if name.startswith(state.text)}
+        fresh = state._replace(text=b"-" * (1 + max((len(name) for name, _ in state.past), default=0)), tail=WHOLE)
+        endings, others = [], []
         for ending, ids_by_rest in self._after(state.tail).items():
             may_end = self.grammar.walk(fresh, ending) is not None
-            met = known & ids_by_rest.keys()
+            met = rests & ids_by_rest.keys()
             if may_end and not met:
                 endings.append(ending)
             elif may_end:
@@ -196,22 +193,11 @@ class OpenLabels:
             }
         return self._endings_after[tail]
 
-    def _known_rests(self, state) -> set[bytes]:
-        """Return the bytes that would make the label one there has been, escapes left out."""
-        cut = len(state.tail) if state.tail[:1] >= b"\x80" else 0
-        whole = unescape_label(state.text[: len(state.text) - cut].decode()).encode()
-        said = whole + state.text[len(state.text) - cut :]
-        names = (name.encode() for name, _ in state.past)
-        return {name[len(said) :] for name in names if name.startswith(said)}
-
-    def _follow(self, state, items) -> list[int]:
-        """Return the ids of `items` that may follow, each followed byte by byte."""
-        return [index for index, spelled in items if self.grammar.walk(state, spelled) is not None]
-
     def _inside(self, tail):
         """Yield the ids that stay within a label whose last character has `tail` so far."""
-        if tail[:1] == _BACKSLASH:
-            walked = ((index, _step_all(tail, spelled)) for index, spelled in self.inner)
+        if tail == _BACKSLASH:
+            # Tokens with what ends a label are those of `kind_of`.
+            walked = ((i, _step_all(tail, spelled)) for i, spelled in self.inner if self.end not in spelled)
             yield from (index for index, after in walked if after is not None and self.can_finish(after))
             return
         for rest, (bare_ids, ids, spaced_ids) in self._by_rest_of_character.items():
