@@ -12,6 +12,7 @@ from .events import Event
 from .text_files import (
     audio_stem,
     check_duration,
+    first_line,
     format_event_table,
     format_label_track,
     read_event_table,
@@ -144,7 +145,7 @@ def guess_annotation_format(path: str | os.PathLike) -> str:
         ValueError: another suffix, or a `.txt` or `.tsv` whose first line is one of other programs.
     """
     suffix = Path(path).suffix.lower()
-    line = next(read_lines(path), "") if suffix in (".txt", ".tsv") else ""
+    line = first_line(path) if suffix in (".txt", ".tsv") else ""
     if "Begin Time" in line:
         raise ValueError(
             f"path {str(path)!r} begins with {line.strip()[:60]!r}, as tables of ELAN and Raven do; give it to "

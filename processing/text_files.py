@@ -15,6 +15,7 @@ backslash holds the frequencies of the label before it, which are left out. Labe
 Times have a decimal comma where the language of the computer does.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -34,16 +35,28 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def read_lines(path, newline=None) -> Iterator[str]:
-    """Yield the lines of a text file, line ends included.
+    """Yield the lines of a text file, line ends included, in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
-        ValueError: the file is not UTF-8.
+        ValueError: the file is neither.
     """
-    with open(path, encoding="utf-8-sig", newline=newline) as file:
+    with open(path, "rb") as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    with open(path, encoding="utf-16" if is_utf16 else "utf-8-sig", newline=newline) as file:
         try:
             yield from file
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
+
+
+def first_line(path) -> str:
+    """Return the first line of a text file that is neither blank nor a comment of NIST's (`;;`), without its end.
+
+    Raises:
+        ValueError: see [`read_lines`].
+    """
+    lines = (line for line in read_lines(path) if line.strip() and not line.startswith(";;"))
+    return next(lines, "").rstrip("\r\n")
 
 
 def read_table(path, columns, delimiter, other_formats="", optional=()) -> Iterator[tuple[str, dict]]:

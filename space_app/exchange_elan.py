@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from urllib.parse import unquote
 
+from processing.text_files import first_line, read_lines
 from space_app.exchange_tiers import needs_label, split_tiers, whole_milliseconds
 
 ELAN_COLUMNS = ("Tier", "Begin Time - ss.msec", "End Time - ss.msec", "Annotation")
@@ -28,8 +29,7 @@ _NO_EVENTS = ("Tier", "Participant", "Score", "File", "File Name", "File Path", 
 
 def is_elan(path) -> bool:
     """Tell whether the first line of a file is one of ELAN's text: with its header, or with its times and no header."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return is_elan_line(next((line.rstrip("\r\n") for line in file if line.strip()), ""))
+    return is_elan_line(first_line(path))
 
 
 def is_elan_line(line: str) -> bool:
@@ -45,11 +45,7 @@ def read_elan(path) -> list[dict]:
     Raises:
         ValueError: a malformed line, or a layout that is not known.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
-    lines = [line for line in enumerate(text.splitlines(), 1) if line[1].strip()]
+    lines = [(number, line.rstrip("\n")) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     delimiter = "\t" if lines and "\t" in lines[0][1] else ","
     # ELAN takes quotation marks in text with tabs for text.
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL

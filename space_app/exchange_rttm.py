@@ -12,8 +12,9 @@ with blanks. Fields have no blanks, so they are written as underscores; a commen
 import math
 from collections.abc import Iterable
 from decimal import Context, Decimal
-from pathlib import Path
 from urllib.parse import quote, unquote
+
+from processing.text_files import read_lines
 
 # Enough digits for the difference of any two floats.
 _EXACT = Context(prec=1100)
@@ -34,11 +35,7 @@ def read_rttm(path) -> list[dict]:
         ValueError: a malformed line, or one of an unknown type.
     """
     recordings, meant = {}, {}
-    try:
-        lines = Path(path).read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         fields, where = line.split(), f"{path}, line {number}"
         if len(fields) == 3 and fields[0] == ";;" and "=" in fields[2]:
             written, _, text = fields[2].partition("=")

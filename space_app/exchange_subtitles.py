@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from processing.text_files import read_lines
 from space_app.exchange_tiers import whole_milliseconds
 
 _TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{1,3})"
@@ -68,7 +69,7 @@ def read_cues(path, is_vtt: bool) -> tuple[list[str], list[Cue]]:
     Raises:
         ValueError: as in [`read_vtt`] and [`read_srt`].
     """
-    lines, first = _read_text(path).split("\n"), 0
+    lines, first = "".join(read_lines(path)).split("\n"), 0
     if is_vtt:
         if not re.match(r"WEBVTT(?:[ \t]|$)", lines[0]):
             raise ValueError(f"{path} begins with {lines[0][:20]!r}; the first line of WebVTT is 'WEBVTT'.")
@@ -121,14 +122,6 @@ def _cues(result, kind):
         if not label or "\0" in label:
             raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold it; name the event.")
         yield *whole_milliseconds(event, file, kind), label
-
-
-def _read_text(path) -> str:
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _recordings(path, is_vtt) -> list[dict]:

@@ -327,6 +327,40 @@ def test_eaf_of_pympi_is_read_and_its_dependent_tiers_are_left_out(tmp_path):
     assert Path(clip.audio).name == "night.wav" and found_in(clip) == DOG
 
 
+LINES = {
+    "desed.tsv": "filename\tonset\toffset\tevent_label\na.wav\t0.5\t1.25\tdog\n",
+    "raven.txt": "Selection\tBegin Time (s)\tEnd Time (s)\tSpecies\n1\t0.5\t1.25\tdog\n",
+    "audition.csv": "Name\tStart\tDuration\tTime Format\ndog\t0:00.500\t0:00.750\tdecimal\n",
+    "audacity.txt": "0.5\t1.25\tdog\n",
+    "elan.txt": "sounds\t\t00:00:00.500\t00:00:01.250\t00:00:00.750\tdog\n",
+    "srt.srt": "1\n00:00:00,500 --> 00:00:01,250\ndog\n",
+    "rttm.rttm": "SPEAKER a 1 0.5 0.75 <NA> <NA> dog <NA> <NA>\n",
+    "ctm.ctm": "a 1 0.5 0.75 dog\n",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_blank_lines_line_ends_and_utf_16_do_not_matter(name, tmp_path):
+    text, path = LINES[name], tmp_path / name
+    comment = ";; written by hand\n" if name.endswith(("rttm", "ctm")) else ""
+    for data in (
+        ("\n\n" + text).encode(), (comment + text).encode("utf-16"), text.replace("\n", "\r\n").encode("utf-8-sig"),
+        text.replace("\n", "\r").encode(), (comment + text).encode(),
+    ):  # fmt: skip
+        path.write_bytes(data)
+        (clip,) = load_clips(path)
+        assert [(event.onset, event.offset, event.event_label) for event in clip.events] == [(0.5, 1.25, "dog")]
+
+
+def test_selections_of_tables_that_were_appended_all_count(tmp_path):
+    """Each is numbered from 1; the two views of one selection are one event still."""
+    header = "Selection\tView\tBegin Time (s)\tEnd Time (s)\tSpecies\n"
+    rows = ("1\tWaveform 1\t0.5\t1\tdog", "1\tSpectrogram 1\t0.5\t1\tdog", "1\tSpectrogram 1\t2\t3\tcat")
+    (tmp_path / "a.txt").write_text(header + "\n".join(rows))
+    (clip,) = load_clips(tmp_path / "a.txt")
+    assert [event.event_label for event in clip.events] == ["dog", "cat"]
+
+
 def test_every_format_is_tested():
     elsewhere = {
         "audioset_strong",

@@ -98,7 +98,7 @@ def test_a_wrong_header_is_named(header, format, message, tmp_path):
         ("desed", "", "is empty; its first line must be"),
         ("desed", HEADER, "has no clips"),
         ("desed", HEADER.encode() + b"a.wav\t0\t1\tch\xe2teau\n", "is not UTF-8"),
-        ("desed", HEADER.encode("utf-16"), "is not UTF-8"),
+        ("desed", HEADER.encode("utf-16")[:-1], "is not UTF-8"),
     ],
 )  # fmt: skip
 def test_malformed_files(format, content, message, tmp_path):

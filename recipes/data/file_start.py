@@ -1,11 +1,12 @@
 """`FileStart`: what the start of a file says about its format."""
 
+import codecs
 import json
 import re
 from dataclasses import dataclass
 from itertools import islice
 
-from processing.text_files import read_lines
+from processing.text_files import first_line
 from recipes.data.readers.json_stream import BYTE_ORDER_MARK, read_json_list, read_json_object
 
 
@@ -15,7 +16,7 @@ class FileStart:
 
     Attributes:
         opening: the first bytes, after blanks.
-        line: the first line that is not blank, without its end; empty in binary files.
+        line: the first line that is neither blank nor a comment (`;;`), without its end; empty in binary files.
         columns: the fields of that line, as if it were the header of a table, in small letters; of a JSON object its
             first keys.
         json: what the file is: `list`, `lines` (an object a line), `object`, or `None`.
@@ -45,6 +46,8 @@ def read_start(path) -> FileStart:
         opening = file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()
         while not opening and (blank := file.read(4096)):
             opening = blank.lstrip()
+    if opening.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        opening = opening.decode("utf-16", "replace").encode()
     if opening.startswith((b"PAR1", b"\x1f\x8b")) or b"\0" in opening[:64]:
         return FileStart(opening, found=f"its first bytes are {opening[:8]!r}")
     first = opening[:1]
@@ -52,7 +55,7 @@ def read_start(path) -> FileStart:
         _, item = next(read_json_list(path), (None, None))
         return FileStart(opening, json="list", item=_object(item), found=f"a JSON list, the first item {_say(item)}")
     try:
-        line = next((line.strip("\r\n") for line in read_lines(path) if line.strip()), "")
+        line = first_line(path)
     except ValueError:
         # A TextGrid may be in Latin-1; other readers complain themselves.
         line = opening.decode("latin-1").split("\n")[0].strip("\r\n")

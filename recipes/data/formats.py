@@ -71,11 +71,8 @@ def _opening(*texts):
 
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
-# NIST's types of lines, and the comment by which blanks are read back.
-_RTTM = (
-    r"(?:SPEAKER|SPKR-INFO|LEXEME|NON-LEX|NON-SPEECH|SEGMENT|NOSCORE|NO_RT_METADATA|SU|CB|IP|EDIT|FILLER|A/P)\s"
-    r"|;; \S+ \S+=\S+$"
-)
+# NIST's types of lines.
+_RTTM = r"(?:SPEAKER|SPKR-INFO|LEXEME|NON-LEX|NON-SPEECH|SEGMENT|NOSCORE|NO_RT_METADATA|SU|CB|IP|EDIT|FILLER|A/P)\s"
 READERS = {
     "desed": Reader(read_desed, _table("filename", "onset", tabs=True), lists_events=True),
     # Semicolons and the like are its to complain about.

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 
-from processing.text_files import make_event, read_lines, read_number, read_table
+from processing.text_files import first_line, make_event, read_lines, read_number, read_table
 from recipes.data.clip import AnnotatedClip, clips_of
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def read_label_names(path) -> dict[str, str]:
     Raises:
         ValueError: a line without a MID and a name, or two names of one MID.
     """
-    header = next(read_lines(path), "")
+    header = first_line(path)
     names = {}
     if "\t" in header:
         lines = ((f"{path}, line {n}", line.rstrip("\n").split("\t")) for n, line in enumerate(read_lines(path), 1))

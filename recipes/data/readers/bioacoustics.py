@@ -11,7 +11,7 @@ Sources: public tables, Raven Pro's manual, and the column names of BirdNET-Anal
 from collections.abc import Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
-from processing.text_files import make_event, read_lines, read_number, read_table
+from processing.text_files import first_line, make_event, read_number, read_table
 from recipes.data.clip import AnnotatedClip, clips_of
 from recipes.data.readers.files import files_of, recording_of
 
@@ -38,11 +38,12 @@ def read_raven(path) -> Iterator[AnnotatedClip]:
     """
     for table in files_of(path, ".txt"):
         found, seen, label_column = {}, set(), None
-        delimiter = "\t" if "\t" in next(read_lines(table), "") else ","
+        delimiter = "\t" if "\t" in first_line(table) else ","
         for where, row in read_table(table, (BEGIN, END), delimiter, optional=None):
             label_column = label_column or _label_column(row, where)
             file = _basename(row.get("Begin File") or row.get("Begin Path") or "") or recording_of(table)
-            key = (file, row.get("Selection") or where)
+            # Tables that were appended to one another count from 1 again.
+            key = (file, row.get("Selection") or where, row[BEGIN], row[END], row[label_column])
             if key in seen:
                 continue
             seen.add(key)

@@ -13,7 +13,7 @@ seconds are an error. A list is about one recording, which is named after the fi
 import re
 from collections.abc import Iterator
 
-from processing.text_files import make_event, read_lines, read_table
+from processing.text_files import first_line, make_event, read_table
 from recipes.data.clip import AnnotatedClip, make_clip
 from recipes.data.readers.files import files_of
 
@@ -29,7 +29,7 @@ def read_audition(path) -> Iterator[AnnotatedClip]:
     columns = ("Name", "Start", "Duration", "Time Format")
     for file in files_of(path, ".csv"):
         events = []
-        delimiter = "\t" if "\t" in next(read_lines(file), "") else ","
+        delimiter = "\t" if "\t" in first_line(file) else ","
         for where, row in read_table(file, columns, delimiter, optional=None):
             if row["Time Format"] != "decimal":
                 raise ValueError(f"{where}: Time Format is {row['Time Format']!r}; export times as decimal.")

@@ -6,7 +6,7 @@ See `processing/text_files.py` for DESED's. RealDESED has `annotations.csv` with
 
 from collections.abc import Iterator
 
-from processing.text_files import check_duration, make_event, read_event_table, read_lines, read_number, read_table
+from processing.text_files import check_duration, first_line, make_event, read_event_table, read_number, read_table
 from recipes.data.clip import AnnotatedClip, clips_of, make_clip
 
 
@@ -51,7 +51,7 @@ def read_durations(path) -> dict[str, float]:
     Raises:
         ValueError: a malformed line, or two durations of one recording.
     """
-    header = next(read_lines(path), "")
+    header = first_line(path)
     durations = {}
     for where, fields in read_table(path, ("filename", "duration"), "\t" if "\t" in header else ","):
         duration = check_duration(read_number(fields["duration"], "duration", where), where)
