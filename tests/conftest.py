@@ -16,6 +16,8 @@ os.environ["HF_HOME"] = _CACHE
 os.environ["HF_MODULES_CACHE"] = os.path.join(_CACHE, "modules")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The models of the tests are tiny: more threads make them slower, and the processes of the suite share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Sums of OpenBLAS hang on the number of its threads, of which launched processes have one; these must give equal ones.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
