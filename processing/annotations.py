@@ -126,15 +126,15 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
     if not os.path.exists(path):
         raise FileNotFoundError(f"path {str(path)!r} does not exist; give a file of annotations or a folder of them.")
     if not os.path.isdir(path):
-        kind, files = _kind(format or guess_annotation_format(path)), [path]
+        kind, files = _kind(format or guess_annotation_format(path)), [str(path)]
     elif format is None:
         raise ValueError(f"path {str(path)!r} is a folder; say which format its files are of with format='...'.")
     else:
         kind = _kind(format)
-        files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() == kind.suffix.lower())
+        files = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() == kind.suffix.lower())
         if not files:
             raise FileNotFoundError(f"path {str(path)!r} has no *{kind.suffix}; give a folder of such files.")
-    recordings = [_recording(recording, str(file)) for file in files for recording in kind.read(file)]
+    recordings = [_recording(recording, file) for file in files for recording in kind.read(file)]
     return [{**recording, "events": [event.as_dict() for event in recording["events"]]} for recording in recordings]
 
 

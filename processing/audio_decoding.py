@@ -91,7 +91,7 @@ def _begins_before_zero(file) -> bool:
         return False
     try:
         section = Section(file.file, file.start, file.start + file.length)
-        with av.open(section, metadata_errors="replace", options={"format_whitelist": "ogg"}) as container:
+        with av.open(section, "r", metadata_errors="replace", options={"format_whitelist": "ogg"}) as container:
             first = next(container.demux(container.streams.audio[0]))
             # Of a whole file the first packet, a block of 8192 samples at most, ends there.
             return first.pts is not None and first.pts < -8192

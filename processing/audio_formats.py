@@ -84,7 +84,7 @@ WEAK = ("mp3", "raw AAC", "ac3", "gsm", "swf", "mpeg")
 DEMUXERS = ",".join(known.demuxers for known in FORMATS if known.demuxers)
 
 
-def find_format(file: BinaryIO) -> tuple[SoundFormat | None, int]:
+def find_format(file: BinaryIO | io.RawIOBase) -> tuple[SoundFormat | None, int]:
     """Return the format of an open file and where it begins: behind tags (ID3) that were put before it."""
     start = 0
     while True:
@@ -139,7 +139,7 @@ WIDTHS = {name: width for widths in WAVE_TAGS.values() for width, name in widths
 class Section(io.RawIOBase):
     """A part of an open file, read as a file of its own; it has no name that a decoder could go by."""
 
-    def __init__(self, file: BinaryIO, start: int = 0, end: int | None = None):
+    def __init__(self, file: Any, start: int = 0, end: int | None = None):
         self.file, self.start, self.position = file, start, 0
         self.length = (file.seek(0, io.SEEK_END) if end is None else end) - start
 

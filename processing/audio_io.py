@@ -81,12 +81,13 @@ def stream_audio(
         raise ValueError(f"channel is {channel!r}; give the number of a channel, from 0 on, or 'loudest'.")
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
     faults, notes = [], []
+    index: Any = channel
     if channel == "loudest":
-        channel, num_channels = loudest_channel(_open(source, rate, [], [])[2])
+        index, num_channels = loudest_channel(_open(source, rate, [], [])[2])
         if num_channels > 1:
-            notes.append(f"has channel {channel} as its loudest, which is heard")
+            notes.append(f"has channel {index} as its loudest, which is heard")
     _, seconds, blocks = _open(source, rate, faults, notes)
-    mixed = mix_channels(blocks, _name(source), channel, notes)
+    mixed = mix_channels(blocks, _name(source), index, notes)
     return seconds or 0.0, _convert(
         mixed, _name(source), sampling_rate, device, strict, faults, notes, report or logger.warning
     )
@@ -314,7 +315,7 @@ def _state(source: Any) -> tuple[int, ...] | None:
     return None
 
 
-def _cut(samples: np.ndarray, rate: float) -> Iterator[tuple[float, np.ndarray]]:
+def _cut(samples: np.ndarray, rate: float) -> Generator:
     """Yield an array in blocks `(num_samples, num_channels)` of floats, integers scaled by the range of their type."""
     if samples.ndim not in (1, 2):
         raise ValueError(f"source has shape {samples.shape}; give (num_samples,) or (num_samples, num_channels).")
