@@ -75,10 +75,11 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     local = ("model", "data", "label_aliases", "worst_clips", "failures")
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    files = [file for file in load_catalogue() if file.split]
     for card in cards:
         text = card.read_text(encoding="utf-8")
         is_own = card == cards[-1]
-        text = fill_card(text, scores, NAME, load_catalogue()) if is_own else fill(text, FIGURES, figures_table(scores))
+        text = fill_card(text, scores, NAME, files) if is_own else fill(text, FIGURES, figures_table(scores))
         card.write_text(text, encoding="utf-8")
     (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
     logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)
