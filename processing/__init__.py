@@ -7,8 +7,7 @@ if TYPE_CHECKING:
     from .annotations import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
     from .answer_grammar import AnswerGrammar
     from .answer_text import TASKS, escape_text, format_events, parse_events, prompt_text
-    from .audio_io import audio_duration, load_audio
-    from .audio_streaming import stream_audio, stream_windows
+    from .audio_io import audio_duration, load_audio, stream_audio, stream_windows
     from .constrained_decoding import AnswerConstraint
     from .event_scores import score_events
     from .events import Event, clip_events, normalize_label, shift_events
@@ -39,8 +38,8 @@ _MODULE_OF = {
     "write_annotations": "annotations",
     "audio_duration": "audio_io",
     "load_audio": "audio_io",
-    "stream_audio": "audio_streaming",
-    "stream_windows": "audio_streaming",
+    "stream_audio": "audio_io",
+    "stream_windows": "audio_io",
     "merge_windows": "windowing",
     "plan_windows": "windowing",
     "TimeProAudioProcessor": "processing_timepro",

@@ -1,115 +1,170 @@
-"""`load_audio`: decode, mix down and resample recordings."""
+"""`load_audio` and `stream_audio`: recordings of any kind and length as one channel at one sampling rate."""
 
+import errno
 import io
+import itertools
 import logging
 import math
 import numbers
 import os
-import re
+import shutil
 import stat
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from .audio_decoding import BLOCK_LENGTH, decode
+from .audio_formats import Section
+from .audio_mixing import loudest_channel, mix_channels, resample_blocks
+from .windowing import Window, WindowPlan
+
 logger = logging.getLogger(__name__)
 
-FORMATS = "wav, flac, ogg, mp3 or another format of libsndfile"
-# Recordings of bats have up to 500 kHz; a header that says more, or less than a telephone by far, is damaged.
-FILE_RATES = (1000, 1_000_000)
-BLOCK_SIZE = 1 << 20
-# What libsndfile's log says of files that break off; numbers are what the header says and what there is.
-_BREAKS_OFF = (
-    re.compile(r"(?:data|Data Size) *: (\d+) \(should be (\d+)\)"),
-    re.compile(r"\*\*\* Calculated frame count \d+ does not match value from 'ds64' chunk of \d+"),
-    re.compile(r"Ogg ?: (?:Last page lacks an end-of-stream bit|Junk after the last page)"),
-    # AIFF's; in wav the same may follow the samples.
-    re.compile(r"\*\*\* calculated from length of 'SSND' chunk"),
-)
+# Of what can be read but once, more bytes than this go to the temporary folder.
+HELD_BYTES = 1 << 26
 
 
 def load_audio(
-    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None
-) -> np.ndarray:
+    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None,
+    channel: int | str | None = None, strict: bool = False,
+) -> np.ndarray:  # fmt: skip
     """Return a recording as one channel at one sampling rate.
 
-    Channels are mixed down to their mean; other rates are resampled by soxr at high quality, or by its
-    filter on a device, see [`resample_on_device`].
+    Files are told by their contents, and read to their end, whatever their headers count; times are those of the
+    container. What was found to be wrong, but could be heard, is said in one warning.
 
     Args:
         source: one of
-            - a path, or the bytes of an audio file: wav, flac, ogg, mp3 and all that libsndfile reads; m4a, mp4, aac,
-              webm, mkv and wma where the program ffmpeg is installed;
-            - an array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile. Floats are taken to
-              lie in [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
+            - a path, the bytes of a file, or a binary file object, from where it stands. wav, flac, ogg and all that
+              libsndfile reads; mp3, m4a, mp4, aac, webm, mkv, wma and all else that FFmpeg reads where PyAV is
+              installed (`pip install av`);
+            - a NumPy array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile, or a tensor
+              `(num_samples,)` or `(num_channels, num_samples)`, that of torchaudio. Floats are taken to lie in
+              [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
             - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them, or the
               `AudioDecoder` of torchcodec that they make of these, which is decoded whole.
         sampling_rate: samples per second of the result.
         source_sampling_rate: samples per second of an array; `sampling_rate` if not given. Files know their own.
-        device: where to resample, if torchaudio imports; `None` for the CPU, by soxr.
+        device: where to resample, if torchaudio imports; `None` for the CPU, by soxr at high quality.
+        channel: which channel to take, from 0 on, or `"loudest"`, that of the most power; by default their mean.
+        strict: make an error of what breaks off, is damaged, or has another length than it promises.
 
     Returns:
         float32 array `(num_samples,)`.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the path names no readable file.
-        ValueError: not audio, a file that breaks off or changes meanwhile, no samples, NaN or infinite samples, a
-            wrong shape or type, a rate that is not positive, or a format that needs ffmpeg where that is missing.
-        ImportError: another rate, where soxr is missing.
+        ValueError: not audio, nothing that can be decoded, a file that changes meanwhile, no samples, NaN or infinite
+            samples, floats on the scale of integers, a wrong shape, type or channel, or a rate that is not positive.
+        ImportError: PyAV or soxr is needed and missing.
+    """
+    blocks = stream_audio(source, sampling_rate, source_sampling_rate, device, channel, strict)[1]
+    return np.concatenate(list(blocks))
+
+
+def stream_audio(
+    source: Any, sampling_rate: int = 16000, source_sampling_rate: int | None = None, device: Any = None,
+    channel: int | str | None = None, strict: bool = False, report: Callable[[str], object] | None = None,
+) -> tuple[float, Iterator[np.ndarray]]:  # fmt: skip
+    """Return how many seconds a recording promises, which may err, and a generator of what [`load_audio`] returns.
+
+    Arguments and errors are those of [`load_audio`]; most faults inside a file are found when they are reached. Files
+    are read forwards, and few seconds are held. Where nobody says how long it is, the recording promises 0 s. What was
+    found to be wrong goes to `report`; by default a warning is logged.
     """
     sampling_rate = _check_rate("sampling_rate", sampling_rate)
+    if isinstance(channel, bool) or not (channel in (None, "loudest") or isinstance(channel, int) and channel >= 0):
+        raise ValueError(f"channel is {channel!r}; give the number of a channel, from 0 on, or 'loudest'.")
     source, rate = _identify(source, sampling_rate, source_sampling_rate)
-    if rate is None:
-        samples, rate = _decode(source)
-    else:
-        samples = _scale(source)
-    name = _name(source)
-    samples = _mix_down(samples, name)
-    if rate != sampling_rate:
-        blocks = resample_blocks(iter([samples]), name, rate, sampling_rate, device)
-        samples = np.concatenate([samples[:0], *blocks])
-        if not len(samples):
-            raise ValueError(f"{name} is too short for one sample at {sampling_rate} Hz; pass longer audio.")
-    return np.ascontiguousarray(samples, dtype=np.float32)
+    faults, notes = [], []
+    if channel == "loudest":
+        channel, num_channels = loudest_channel(_open(source, rate, [], [])[2])
+        if num_channels > 1:
+            notes.append(f"has channel {channel} as its loudest, which is heard")
+    _, seconds, blocks = _open(source, rate, faults, notes)
+    mixed = mix_channels(blocks, _name(source), channel, notes)
+    return seconds or 0.0, _convert(
+        mixed, _name(source), sampling_rate, device, strict, faults, notes, report or logger.warning
+    )
 
 
-def _import_soxr(name: str, rate: float, sampling_rate: float):
-    """Return soxr, which recordings of other rates need, and nothing else does.
+def audio_duration(source: Any) -> float:
+    """Return the length of an audio file in seconds: that of its sound, which a header may misstate.
 
-    Raises:
-        ImportError: it is missing.
-    """
-    # transformers refuses a checkpoint whose code imports what is missing, unless it stands in a `try`.
-    try:
-        import soxr
-    except ImportError as error:
-        raise ImportError(
-            f"{name} has {rate} Hz and is to be heard at {sampling_rate} Hz, for which soxr is missing; run "
-            "`pip install soxr`, or pass audio of that rate."
-        ) from error
-    return soxr
-
-
-def audio_duration(source: str | os.PathLike | bytes) -> float:
-    """Return the length of an audio file in seconds, from its header alone (m4a, webm and the like are decoded).
+    That of wav, flac and their like is computed from the bytes that they hold; all others are decoded.
 
     Args:
-        source: a path, or the bytes of an audio file.
+        source: a file, as [`load_audio`] takes it.
 
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: the path names no readable file.
-        ValueError: the file is not audio, or breaks off as far as its header tells.
+        ValueError: the file is not audio, or nothing in it can be decoded.
+        ImportError: PyAV is needed and missing.
     """
-    with _open(source) as file:
-        return file.frames / file.samplerate
+    certain, _, blocks = _open(_identify(source, 1, None)[0], None, [], [])
+    if certain is None:
+        return sum(len(block) / rate for rate, block in blocks)
+    # So that the file is closed, or put back.
+    next(blocks, None)
+    blocks.close()
+    return certain
+
+
+def stream_windows(
+    blocks: Iterator[np.ndarray], plan: WindowPlan, sampling_rate: int = 16000
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Yield the windows of a recording, each with its samples.
+
+    Args:
+        blocks: pieces `(num_samples,)` of the recording, from [`stream_audio`].
+        plan: where the windows lie. Its lengths times `sampling_rate` are rounded to samples.
+        sampling_rate: samples per second of the blocks.
+
+    Yields:
+        The window, in seconds, and float32 samples `(num_samples,)`. The last window ends with the recording, also
+        where the file promises a longer one.
+    """
+    held, position, is_over = np.zeros(0, dtype=np.float32), 0, False
+
+    def goes_on_after(seconds):
+        """Read so far that it is known."""
+        nonlocal held, is_over
+        end, parts, length = round(seconds * sampling_rate), [held], position + len(held)
+        while length <= end and not is_over:
+            block = next(blocks, None)
+            is_over = block is None
+            if block is not None:
+                parts.append(block)
+                length += len(block)
+        held = np.concatenate(parts)
+        return length > end
+
+    index = 0
+    if goes_on_after(plan.whole_length_s):
+        while goes_on_after(plan.window(index).end):
+            window = plan.window(index)
+            start, end = (round(seconds * sampling_rate) - position for seconds in (window.start, window.end))
+            yield window, held[start:end].copy()
+            # The last window may start soon after this one.
+            held, position = held[start:], position + start
+            index += 1
+    window = plan.last_window(index, (position + len(held)) / sampling_rate)
+    yield window, held[round(window.start * sampling_rate) - position :].copy()
 
 
 def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tuple[Any, int | float | None]:
-    """Return what a dict or decoder holds or what is neither, and the rate of an array; files know their own."""
+    """Return a path, bytes, section of an open file or array, and the rate of an array; files know their own."""
     if hasattr(source, "get_all_samples"):
         source = _decode_by_torchcodec(source)
     if isinstance(source, Mapping):
         source, source_sampling_rate = _unpack(source, source_sampling_rate)
+    if hasattr(source, "detach") and hasattr(source, "cpu"):
+        source = source.detach().cpu()
+        # NumPy has no bfloat16.
+        source = (source if source.dtype.itemsize != 2 or not source.is_floating_point() else source.float()).numpy()
+        source = source.T if source.ndim == 2 else source
     if isinstance(source, np.ndarray):
         rate = sampling_rate if source_sampling_rate is None else source_sampling_rate
         return source, _check_rate("source_sampling_rate", rate)
@@ -117,7 +172,29 @@ def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tup
         raise ValueError(
             f"source_sampling_rate is {source_sampling_rate!r} but source is a file, which knows its own; leave it out."
         )
-    return source, None
+    if isinstance(source, memoryview):
+        source = bytes(source)
+    return _section(source) if hasattr(source, "read") else source, None
+
+
+def _section(file) -> Section:
+    """Return an open file from where it stands; what cannot be read twice is copied."""
+    if isinstance(file, io.TextIOBase):
+        raise ValueError("source is a file opened as text; open it with mode 'rb'.")
+    if file.seekable():
+        return Section(file, file.tell())
+    copy = tempfile.SpooledTemporaryFile(HELD_BYTES)
+    try:
+        shutil.copyfileobj(file, copy)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        folder = tempfile.gettempdir()
+        raise OSError(
+            error.errno, f"source does not fit into the temporary folder {folder!r}, where a stream is kept that "
+            "cannot be read twice; free space there, set TMPDIR to another folder, or give a file",
+        ) from error  # fmt: skip
+    return Section(copy)
 
 
 def _decode_by_torchcodec(decoder: Any) -> dict:
@@ -138,7 +215,8 @@ def _unpack(source: Mapping, source_sampling_rate: int | None) -> tuple[Any, int
             raise ValueError(
                 f"source_sampling_rate is {source_sampling_rate} but source['sampling_rate'] is {rate}; leave one out."
             )
-        return np.asarray(source["array"]), rate
+        array = source["array"]
+        return array if hasattr(array, "detach") else np.asarray(array), rate
     for key in ("bytes", "path"):
         if source.get(key) is not None:
             return source[key], source_sampling_rate
@@ -152,159 +230,71 @@ def _check_rate(name: str, rate: Any) -> Any:
 
 
 def _name(source: Any) -> str:
-    if isinstance(source, np.ndarray):
-        return "source"
-    return (
-        f"source ({len(source)} bytes)" if isinstance(source, (bytes, bytearray)) else f"source {os.fspath(source)!r}"
-    )
-
-
-def _open(source: str | os.PathLike | bytes, max_seconds: float | None = None):
-    """Open a file for decoding and say clearly what is wrong with it."""
-    import soundfile
-
-    target: Any
     if isinstance(source, (bytes, bytearray)):
-        size, target = len(source), io.BytesIO(source)
-    elif isinstance(source, (str, os.PathLike)):
-        target = os.fspath(source)
-        try:
-            status = os.stat(target)
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
-            raise FileNotFoundError(
-                f"source {target!r} does not exist; give the path of an audio file on this machine."
-            ) from None
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(f"source {target!r} is a directory; give the path of one audio file.")
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"source {target!r} is a pipe or device; read it, and pass the bytes.")
-        with open(target, "rb"):  # libsndfile would report a missing permission as a broken file
-            size = status.st_size
-    else:
-        raise ValueError(
-            f"source is of type {type(source).__name__}; give a path, bytes, a NumPy array, a dict with array and "
-            "sampling_rate, or an AudioDecoder of torchcodec."
-        )
-    if not size:
-        raise ValueError(f"{_name(source)} is empty (0 bytes); give an audio file.")
+        return f"source ({len(source)} bytes)"
+    return f"source {os.fspath(source)!r}" if isinstance(source, (str, os.PathLike)) else "source"
+
+
+def _open(source, rate, faults, notes) -> tuple[float | None, float | None, Generator]:
+    """Return what [`decode`] does, of arrays too; errors name the source."""
+    if rate is not None:
+        seconds = len(source) / rate if source.ndim else 0.0
+        return seconds, seconds, _cut(source, rate)
+    name, file, before = _name(source), _open_file(source), _state(source)
     try:
-        file = soundfile.SoundFile(target)
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless formats, by file name
-        from .audio_ffmpeg import decode_by_ffmpeg, find_container
-
-        container = find_container(_head(source))
-        if container is None:
-            raise ValueError(f"{_name(source)} is not audio that can be read ({error}); give {FORMATS}.") from error
-        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), *container, max_seconds))
-    if file.format == "FLAC" and file.frames > 2**36:  # what the header has room for
-        from .audio_ffmpeg import decode_by_ffmpeg
-
-        # Who writes to a pipe does not know the length, and libsndfile cannot end without it.
-        file.close()
-        kind = "FLAC that does not say its length"
-        file = soundfile.SoundFile(decode_by_ffmpeg(source, _name(source), kind, "flac", max_seconds))
-    try:
-        _check_header(file, _name(source))
-    except ValueError:
-        file.close()
-        raise
-    return file
-
-
-def _head(source: str | os.PathLike | bytes) -> bytes:
-    if isinstance(source, (bytes, bytearray)):
-        return bytes(source[:12])
-    with open(source, "rb") as file:
-        return file.read(12)
-
-
-def _check_header(file, name: str) -> None:
-    """Refuse a header that cannot be. Of a file that breaks off libsndfile reads what there is, and tells its log."""
-    if not FILE_RATES[0] <= file.samplerate <= FILE_RATES[1]:
-        raise ValueError(f"{name} is damaged (its header says {file.samplerate} Hz); give a whole file.")
-    for pattern in _BREAKS_OFF:
-        for match in pattern.finditer(file.extra_info):
-            # Who writes to a pipe cannot know the length, and leaves 0 or the largest number.
-            if not match.groups() or 0 < int(match[1]) < 0x7FFF0000 and int(match[1]) > int(match[2]):
-                raise ValueError(f"{name} breaks off or is damaged ({match[0].strip(' *')}); give a whole file.")
-
-
-def _decode(source: str | os.PathLike | bytes) -> tuple[np.ndarray, int]:
-    rate, _, blocks = read_blocks(source)
-    return np.concatenate(list(blocks)), rate
-
-
-def read_blocks(
-    source: str | os.PathLike | bytes, block_size: int = BLOCK_SIZE, max_seconds: float | None = None
-) -> tuple[int, int, Iterator[np.ndarray]]:
-    """Open a file; return its sampling rate, the samples that it promises, and a generator of what it holds.
-
-    Blocks are float32 `(num_samples, num_channels)`; the last is shorter, the only one may be empty. In blocks, for a
-    damaged header may promise more samples than there is memory. Errors are those of [`load_audio`]; that a file breaks
-    off or changes is found at its end.
-    """
-    import soundfile
-
-    before = _state(source)
-    file = _open(source, max_seconds)
+        if not file.length:
+            raise ValueError("is empty (0 bytes); give an audio file.")
+        certain, promised, blocks = decode(file, faults, notes)
+    except (ImportError, ValueError) as error:
+        _close(file, source)
+        raise type(error)(f"{name} {error}") from error
 
     def read():
-        length, is_over = 0, False
-        with file:
-            while not is_over:
-                try:
-                    block = file.read(block_size, dtype="float32", always_2d=True)
-                except soundfile.SoundFileError as error:
-                    raise ValueError(
-                        f"{_name(source)} breaks off or is damaged ({error}); give a whole file."
-                    ) from error
-                is_over = len(block) < block_size
-                if len(block) or not length:
-                    yield block
-                length += len(block)
-            if _state(source) != before:
-                raise ValueError(f"{_name(source)} changed while it was read; wait until it is written.")
-            if length < file.frames:
-                # An mp3 without a count of its frames has an estimate of it; others say it.
-                if file.format != "MP3" or "variable" in file.extra_info and file.frames - length > 2 * 1152:
-                    raise ValueError(
-                        f"{_name(source)} breaks off or is damaged ({length} of {file.frames} samples are there); "
-                        "give a whole file."
-                    )
-                logger.warning("%s promises %d samples but holds %d.", _name(source), file.frames, length)
+        try:
+            yield from blocks
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from error
+        finally:
+            _close(file, source)
+        if _state(source) != before:
+            raise ValueError(f"{name} changed while it was read; wait until it is written.")
 
-    return file.samplerate, file.frames, read()
+    return certain, promised, read()
 
 
-def resample_blocks(
-    blocks: Iterator[np.ndarray], name: str, rate: float, sampling_rate: int, device: Any = None
-) -> Iterator[np.ndarray]:
-    """Yield blocks `(num_samples,)` of one recording at another rate, by soxr or on a device as [`load_audio`] does.
-
-    Args:
-        name: what errors call the recording.
-
-    Raises:
-        ImportError: soxr is missing.
-    """
-    if device is not None:
-        from .torchaudio_features import resample_on_device
-
-        if (resampled := resample_on_device(blocks, rate, sampling_rate, device)) is not None:
-            yield from resampled
-            return
-    soxr = _import_soxr(name, rate, sampling_rate)
-    stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        resampled = stream.resample_chunk(block)
-        if len(resampled):
-            yield resampled
-    resampled = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
-    if len(resampled):
-        yield resampled
+def _open_file(source: Any) -> Section:
+    if isinstance(source, Section):
+        return source
+    if isinstance(source, (bytes, bytearray)):
+        return Section(io.BytesIO(source))
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"source is of type {type(source).__name__}; give a path, bytes, a binary file object, a NumPy array, a "
+            "tensor, a dict with array and sampling_rate, or an AudioDecoder of torchcodec."
+        )
+    path = os.fspath(source)
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null byte
+        raise FileNotFoundError(
+            f"source {path!r} does not exist; give the path of an audio file on this machine."
+        ) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"source {path!r} is a directory; give the path of one audio file.")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"source {path!r} is a pipe or device; open it, and pass the file object.")
+    return Section(open(path, "rb", buffering=0))
 
 
-def _state(source: str | os.PathLike | bytes) -> tuple[int, ...] | None:
+def _close(file, source):
+    """Close what was opened here; put others back to where they stood."""
+    if file is source:
+        file.file.seek(file.start)
+    else:
+        file.file.close()
+
+
+def _state(source: Any) -> tuple[int, ...] | None:
     """Return what is another after a file was written: inode, size and time of the last change."""
     if isinstance(source, (str, os.PathLike)) and os.path.exists(source):
         status = os.stat(source)
@@ -312,41 +302,41 @@ def _state(source: str | os.PathLike | bytes) -> tuple[int, ...] | None:
     return None
 
 
-def _scale(samples: np.ndarray) -> np.ndarray:
-    """Return float samples, integers scaled to [-1, 1] by the range of their type."""
+def _cut(samples: np.ndarray, rate: float) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield an array in blocks `(num_samples, num_channels)` of floats, integers scaled by the range of their type."""
+    if samples.ndim not in (1, 2):
+        raise ValueError(f"source has shape {samples.shape}; give (num_samples,) or (num_samples, num_channels).")
     if samples.ndim == 2 and samples.size and samples.shape[1] > samples.shape[0]:
         raise ValueError(
-            f"source has shape {samples.shape}, more channels than samples; "
-            "transpose it to (num_samples, num_channels)."
+            f"source has shape {samples.shape}, more channels than samples; transpose it to (num_samples, "
+            "num_channels), tensors to (num_channels, num_samples)."
         )
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
-    if kind in "iu" and bits <= 32:
-        middle = 0.0 if kind == "i" else 2.0 ** (bits - 1)
-        return ((samples.astype(np.float64) - middle) / 2.0 ** (bits - 1)).astype(np.float32)
-    if kind == "f":
-        return samples
-    # The range of 64-bit integers says nothing about their scale: nobody records at that depth.
-    raise ValueError(
-        f"source has dtype {samples.dtype}; give floats in [-1, 1] or integers of 8, 16 or 32 bits, for instance "
-        "source.astype(np.int16)."
-    )
+    if kind not in "iuf" or kind in "iu" and bits > 32:
+        # The range of 64-bit integers says nothing about their scale: nobody records at that depth.
+        raise ValueError(
+            f"source has dtype {samples.dtype}; give floats in [-1, 1] or integers of 8, 16 or 32 bits, for instance "
+            "source.astype(np.int16)."
+        )
+    for start in range(0, len(samples), BLOCK_LENGTH):
+        block = samples[start : start + BLOCK_LENGTH]
+        if kind != "f":
+            block = (block.astype(np.float64) - (kind == "u") * 2.0 ** (bits - 1)) / 2.0 ** (bits - 1)
+        yield rate, block.reshape(len(block), -1)
 
 
-def _mix_down(samples: np.ndarray, name: str) -> np.ndarray:
-    """Return the mean channel `(num_samples,)` of samples `(num_samples,)` or `(num_samples, num_channels)`."""
-    if samples.ndim not in (1, 2):
-        raise ValueError(f"{name} has shape {samples.shape}; give (num_samples,) or (num_samples, num_channels).")
-    if not samples.size:
-        raise ValueError(f"{name} is empty (shape {samples.shape}); give at least one sample.")
-    is_finite = np.isfinite(samples)
-    if not is_finite.all():
-        raise ValueError(f"{name} holds {int((~is_finite).sum())} NaN or infinite samples; repair or drop it.")
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1, dtype=np.float64)
-    limit = np.finfo(np.float32).max
-    if np.abs(samples).max() > limit:
-        raise ValueError(f"{name} has samples beyond float32 (peak {np.abs(samples).max():.3g}); scale it to [-1, 1].")
-    return samples.astype(np.float32)
-
-
-__all__ = ["audio_duration", "load_audio", "read_blocks", "resample_blocks"]
+def _convert(blocks, name, sampling_rate, device, strict, faults, notes, report):
+    """Yield blocks `(num_samples,)` at one rate; at the end say what was wrong."""
+    is_empty = True
+    # Recordings that were joined may have several rates.
+    for rate, group in itertools.groupby(blocks, lambda item: item[0]):
+        own = (block for _, block in group)
+        for block in own if rate == sampling_rate else resample_blocks(own, name, rate, sampling_rate, device):
+            is_empty = False
+            yield block
+    if is_empty:
+        raise ValueError(f"{name} is too short for one sample at {sampling_rate} Hz; pass longer audio.")
+    if strict and faults:
+        raise ValueError(f"{name} {'; '.join(faults)}; give a whole file, or leave out strict (--strict).")
+    if faults or notes:
+        report(f"{name} {'; '.join([*faults, *notes])}.")

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def _seconds(name: str, value: Any) -> float:
     return value + 0.0
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Event:
     """Hold one event. Events compare, sort and hash by onset, offset and label; the score takes no part.
 
@@ -99,7 +100,8 @@ class Event:
             raise ValueError(f"event_label is {self.event_label!r}; give a string, '' for none.")
         object.__setattr__(self, "onset", onset)
         object.__setattr__(self, "offset", offset)
-        object.__setattr__(self, "event_label", normalize_label(self.event_label))
+        # Large data sets have few labels, so that one copy of each is kept.
+        object.__setattr__(self, "event_label", sys.intern(normalize_label(self.event_label)))
         if self.score is not None:
             object.__setattr__(self, "score", _score(self.score))
 

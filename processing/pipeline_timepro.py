@@ -1,25 +1,27 @@
 """`pipeline("temporal-audio-grounding")`: recordings of any length and questions in, events with times out."""
 
 import itertools
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import Pipeline
 
 from .annotations import format_annotations, read_annotations
 from .answer_text import TASKS, prompt_text
-from .audio_streaming import stream_audio, stream_windows
+from .audio_io import stream_audio, stream_windows
 from .constrained_decoding import AnswerConstraint
 from .event_scores import score_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
 from .prefix_cache import prefill_questions
 from .recording_answers import RecordingAnswers, read_answer
+from .recording_inputs import batch_windows, is_one_recording, name_of, pair_with_queries
 from .torchaudio_features import accelerator
 from .windowing import plan_windows
+
+logger = logging.getLogger(__name__)
 
 # Recordings of more windows than this have a progress bar.
 FEW_WINDOWS = 4
@@ -50,8 +52,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
 
     def _sanitize_parameters(
         self, chunk_length_s=None, stride_length_s=None, return_scores=None, min_score=None, constrained=None,
-        event_labels=None, max_events=None, disable_tqdm=None, decode=None, return_frame_scores=None, query=None,
-        wording=None, **generate_kwargs,
+        event_labels=None, max_events=None, disable_tqdm=None, decode=None, return_frame_scores=None, channel=None,
+        strict=None, on_error=None, query=None, wording=None, **generate_kwargs,
     ):  # fmt: skip
         """Sort what `pipeline(...)` was given; `__call__` takes its arguments itself."""
         if query is not None or wording is not None:
@@ -70,21 +72,26 @@ class TemporalAudioGroundingPipeline(Pipeline):
             "disable_tqdm": disable_tqdm,
             "decode": decode,
             "return_frame_scores": return_frame_scores,
+            "channel": channel,
+            "strict": strict,
+            "on_error": on_error,
         }
         return {name: value for name, value in settings.items() if value is not None}, generate_kwargs, {}
 
     def __call__(
         self, inputs, task="detection", query=None, batch_size=None, wording=0, chunk_length_s=None,
         stride_length_s=None, return_scores=None, min_score=None, constrained=None, event_labels=None, max_events=None,
-        disable_tqdm=None, decode=None, return_frame_scores=None, **generate_kwargs,
+        disable_tqdm=None, decode=None, return_frame_scores=None, channel=None, strict=None, on_error=None,
+        **generate_kwargs,
     ):  # fmt: skip
         """Ask about recordings.
 
         Args:
-            inputs: a recording or several. One is a path, bytes, an array `(num_samples,)` or `(num_samples,
-                num_channels)` at 16 kHz, `{"array", "sampling_rate"}`, or `{"bytes", "path"}` as a column of `datasets`
-                holds them (`Audio(decode=False)`), or the `AudioDecoder` that it makes of them where torchcodec is
-                installed. Several are a list, or anything that can be iterated, such as a generator or a column.
+            inputs: a recording or several. One is a path, bytes, a binary file object, an array `(num_samples,)` or
+                `(num_samples, num_channels)` or a tensor `(num_channels, num_samples)` at 16 kHz, `{"array",
+                "sampling_rate"}`, or `{"bytes", "path"}` as a column of `datasets` holds them (`Audio(decode=False)`),
+                or the `AudioDecoder` that it makes of them where torchcodec is installed. Several are a list, or
+                anything that can be iterated, such as a generator or a column.
             task: `detection` (all events), `grounding` (those that match a query) or `captioning`.
             query: what to look for; only for grounding. A string, or for several recordings a list with one entry for
                 each. In place of a string may be a list of strings: each is then asked, and their results are a list
@@ -110,6 +117,10 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 events that were missed from the frames. By default what the checkpoint says.
             return_frame_scores: add `frame_scores` to results: `labels` (or the query), `scores (num_labels,
                 num_frames)` and `onsets (num_frames,)` in seconds, see also `format_frame_scores`.
+            channel, strict: which channel is heard instead of the mean of all, and whether damaged files are errors,
+                see [`load_audio`].
+            on_error: `raise`, or `skip` to go on with the next recording: the result of one that cannot be read has
+                `events` and `duration` that are `None`, and `error`, which a warning says too.
             generate_kwargs: passed to `model.generate`. All from `chunk_length_s` on can be given to `pipeline(...)`,
                 too; what is given here counts.
 
@@ -129,13 +140,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
         """
         given, generate, _ = self._sanitize_parameters(
             chunk_length_s, stride_length_s, return_scores, min_score, constrained, event_labels, max_events,
-            disable_tqdm, decode, return_frame_scores, **generate_kwargs,
+            disable_tqdm, decode, return_frame_scores, channel, strict, on_error, **generate_kwargs,
         )  # fmt: skip
         options = self._options(task, query, batch_size, wording, given, generate)
-        if _is_one(inputs):
-            (result,) = self._results([(inputs, query)], *options)
+        if is_one_recording(inputs):
+            (result,) = self._results([(inputs, query, name_of(inputs))], *options)
             return result
-        results = self._results(_pair(inputs, query), *options)
+        results = self._results(pair_with_queries(inputs, query), *options)
         return list(results) if isinstance(inputs, (list, tuple)) else results
 
     def stream(
@@ -152,7 +163,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         """
         given, generate, _ = self._sanitize_parameters(**options)
         options = self._options(task, query, batch_size, wording, given, generate)
-        return self._results([(recording, query)], *options, is_partial=True)
+        return self._results([(recording, query, name_of(recording))], *options, is_partial=True)
 
     def _options(self, task, query, batch_size, wording, given, generate):
         """Check what a call was given; return the size of batches and the settings of windows and of generation."""
@@ -190,6 +201,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
             settings.setdefault("min_score", self.processor.min_score)
         if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:
             raise ValueError(f"min_score is {settings['min_score']!r} with return_scores=False; leave one of them out.")
+        if settings.setdefault("on_error", "raise") not in ("raise", "skip"):
+            raise ValueError(f"on_error is {settings['on_error']!r}; choose 'raise' or 'skip'.")
         settings["plan"] = self.plan_windows(
             settings.pop("chunk_length_s", None), settings.pop("stride_length_s", None)
         )
@@ -206,38 +219,57 @@ class TemporalAudioGroundingPipeline(Pipeline):
         return plan_windows(length, stride_length_s, processor.max_time, processor.time_step)
 
     def _results(self, pairs, batch_size, settings, generate_kwargs, is_partial=False) -> Iterator[dict | list[dict]]:
-        """Yield the result of each pair of a recording and what is asked about it, in order.
+        """Yield the result of each recording, what is asked about it, and what to call it, in order.
 
         With `is_partial`, the results so far after every batch, too.
         """
-        pieces = (piece for source, asked in pairs for piece in self._pieces(source, asked, **settings))
-        for batch in _batches(pieces, batch_size):
-            answers = iter(self.run_single(batch, {name: settings[name] for name in ("task", "wording")},
-                                           generate_kwargs, {}))  # fmt: skip
-            for place, (recording, is_many, window, _) in enumerate(batch, 1):
+        pieces = (piece for source, asked, name in pairs for piece in self._pieces(source, asked, name, **settings))
+        for batch in batch_windows(pieces, batch_size):
+            heard = [piece for piece in batch if not isinstance(piece[3], Exception)]
+            asked = {name: settings[name] for name in ("task", "wording")}
+            answers = iter(self.run_single(heard, asked, generate_kwargs, {}) if heard else ())
+            for place, (recording, is_many, window, samples) in enumerate(batch, 1):
+                if isinstance(samples, Exception):
+                    nothing = {"events": None, "duration": None, "text": "", "windows": [], "error": str(samples)}
+                    yield [dict(nothing) for _ in recording.queries] if is_many else nothing
+                    continue
                 found = list(itertools.islice(answers, len(recording.queries)))
                 recording.add(window, found)
                 if window.is_last or (is_partial and place == len(batch)):
                     results = recording.results(window.is_last)
                     yield results if is_many else results[0]
 
-    def _pieces(self, source, asked, task, wording, plan, min_score=None, disable_tqdm=None):
-        """Yield the windows of a recording: what gathers its answers, whether these are many, window, samples."""
+    def _pieces(
+        self, source, asked, name, task, wording, plan, min_score=None, disable_tqdm=None, channel=None, strict=False,
+        on_error="raise",
+    ):  # fmt: skip
+        """Yield the windows of a recording: what gathers its answers, whether these are many, window, samples.
+
+        A recording that is skipped ends with an exception in place of samples.
+        """
         is_many = isinstance(asked, (list, tuple))
         if is_many and not asked:
             raise ValueError("query is an empty list; give one text or more for each recording.")
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "recording"
         queries = list(asked) if is_many else [asked]
         recording = RecordingAnswers(name, task, queries, self.processor.time_step, min_score)
         rate = self.processor.sampling_rate
-        seconds, blocks = stream_audio(source, rate, device=accelerator(self.model.device))
-        is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
-        bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
-        is_hidden = True if is_short else disable_tqdm
-        with tqdm(total=seconds, desc=os.path.basename(name), bar_format=bar_format, disable=is_hidden) as bar:
-            for window, samples in stream_windows(blocks, plan, rate):
-                yield recording, is_many, window, samples
-                bar.update(window.core_end - window.core_start)
+        try:
+            seconds, blocks = stream_audio(
+                source, rate, device=accelerator(self.model.device), channel=channel, strict=strict
+            )
+            is_short = seconds <= max(plan.whole_length_s, FEW_WINDOWS * plan.chunk_length_s)
+            bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+            is_hidden = True if is_short else disable_tqdm
+            with tqdm(total=seconds, desc=os.path.basename(name), bar_format=bar_format, disable=is_hidden) as bar:
+                for window, samples in stream_windows(blocks, plan, rate):
+                    yield recording, is_many, window, samples
+                    bar.update(window.core_end - window.core_start)
+        except (ImportError, OSError, ValueError) as error:
+            if on_error == "raise":
+                is_named = name in (name_of(source), "recording")
+                raise error if is_named else type(error)(f"{name}: {error}") from error
+            logger.warning("%s is skipped: %s", name, error)
+            yield recording, is_many, None, error
 
     def preprocess(self, batch, task="detection", wording=0):
         # In the order of the rows that the model answers: all queries of a window, then those of the next.
@@ -331,46 +363,6 @@ def _log_probs(answers, logits, beam_indices, ticks):
         if ticks is not None:
             times.append(log_probs[:, ticks.start : ticks.stop])
     return torch.stack(own, 1), torch.stack(times, 1) if times else None
-
-
-def _is_one(inputs: Any) -> bool:
-    """Tell whether inputs are one recording; what is neither one nor several is, to be refused by its type."""
-    is_several = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
-    # An AudioDecoder of `datasets` can be asked for keys.
-    is_several = is_several and not hasattr(inputs, "get_all_samples")
-    return isinstance(inputs, (str, os.PathLike, bytes, bytearray, np.ndarray, Mapping)) or not is_several
-
-
-def _pair(inputs, query):
-    """Return recordings with what is asked about each."""
-    if query is None or isinstance(query, str):
-        return zip(inputs, itertools.repeat(query))
-    if hasattr(inputs, "__len__") and hasattr(query, "__len__") and len(query) != len(inputs):
-        raise ValueError(f"query has {len(query)} entries for {len(inputs)} recordings; give one for each.")
-    return zip(inputs, query, strict=True)
-
-
-def _batches(pieces, batch_size):
-    """Yield lists of pieces with `batch_size` questions at most, but no fewer than one piece."""
-    batch, size = [], 0
-    try:
-        for piece in pieces:
-            num_questions = len(piece[0].queries)
-            if batch and size + num_questions > batch_size:
-                yield batch
-                batch, size = [], 0
-            batch.append(piece)
-            size += num_questions
-            if size >= batch_size:
-                yield batch
-                batch, size = [], 0
-    except (OSError, ValueError):
-        # The recordings before a broken one shall have their answers.
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
 
 
 __all__ = ["TemporalAudioGroundingPipeline"]

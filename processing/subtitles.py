@@ -5,7 +5,7 @@ Sources: W3C, "WebVTT: The Web Video Text Tracks Format"; SubRip has no standard
 
 import html
 import re
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from .text_files import make_event
@@ -20,24 +20,31 @@ _STYLE = re.compile(r"</?(?:b|i|u|s|font)(?:\s[^<>]*)?>|\{\\[^{}]*\}", re.IGNORE
 _NO_CUE = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
 
 
+@dataclass(frozen=True)
+class Cue:
+    """Hold a cue of a subtitle file.
+
+    Args:
+        onset, offset: in milliseconds.
+        lines: its lines as they are, with number or name, times and settings.
+        text: what it shows, without tags and styling.
+        first: the place of its first line in the file, from 0.
+    """
+
+    onset: int
+    offset: int
+    lines: list[str]
+    text: str
+    first: int
+
+
 def read_vtt(path) -> list:
     """Return the events of a WebVTT file. Identifiers, settings, notes, styles and tags of cues are left out.
 
     Raises:
         ValueError: no WebVTT, or a malformed cue.
     """
-    text = _read_text(path)
-    if not re.match(r"WEBVTT(?:[ \t\n]|$)", text):
-        raise ValueError(f"{path} begins with {text[:20]!r}; the first line of WebVTT is 'WEBVTT'.")
-    header = []
-    lines = list(enumerate(text.split("\n"), 1))
-    # The header ends at an empty line, or at the times of a cue.
-    for number, line in lines[1:]:
-        if not line or "-->" in line:
-            break
-        header.append(number)
-    blocks = _blocks(lines[1 + len(header) :], lambda line: not line)
-    return [_read_cue(path, block, _plain_text) for block in blocks if not _NO_CUE.match(block[0][1])]
+    return _events(path, is_vtt=True)
 
 
 def read_srt(path) -> list:
@@ -48,8 +55,26 @@ def read_srt(path) -> list:
     Raises:
         ValueError: a malformed cue.
     """
-    lines = list(enumerate(_read_text(path).split("\n"), 1))
-    return [_read_cue(path, block, _without_style) for block in _blocks(lines, lambda line: not line.strip())]
+    return _events(path, is_vtt=False)
+
+
+def read_cues(path, is_vtt: bool) -> tuple[list[str], list[Cue]]:
+    """Return all lines of a subtitle file, and its cues in their order.
+
+    Raises:
+        ValueError: as in [`read_vtt`] and [`read_srt`].
+    """
+    lines, first = _read_text(path).split("\n"), 0
+    if is_vtt:
+        if not re.match(r"WEBVTT(?:[ \t]|$)", lines[0]):
+            raise ValueError(f"{path} begins with {lines[0][:20]!r}; the first line of WebVTT is 'WEBVTT'.")
+        # The header ends at an empty line, or at the times of a cue.
+        first = next((n for n, line in enumerate(lines[1:], 1) if not line or "-->" in line), len(lines))
+    cues = []
+    for block in _blocks(list(enumerate(lines))[first:], is_vtt):
+        if not (is_vtt and _NO_CUE.match(block[0][1])):
+            cues.append(_read_cue(path, block, _plain_text if is_vtt else _without_style))
+    return lines, cues
 
 
 def format_vtt(result: dict) -> str:
@@ -59,7 +84,7 @@ def format_vtt(result: dict) -> str:
         ValueError: a blank label, or an event shorter than a millisecond.
     """
     cues = [
-        f"{_clock(onset, '.')} --> {_clock(offset, '.')}\n{html.escape(label, quote=False)}\n"
+        f"{format_time(onset, '.')} --> {format_time(offset, '.')}\n{html.escape(label, quote=False)}\n"
         for onset, offset, label in _cues(result, "WebVTT")
     ]
     return "\n".join(["WEBVTT\n", *cues])
@@ -75,7 +100,7 @@ def format_srt(result: dict) -> str:
     for number, (onset, offset, label) in enumerate(_cues(result, "SubRip"), 1):
         if "-->" in label or _without_style(label) != label:
             raise ValueError(f"{result['file']!r} has the label {label!r}, but SubRip cannot hold '-->' or tags.")
-        cues.append(f"{number}\n{_clock(onset, ',')} --> {_clock(offset, ',')}\n{label}\n")
+        cues.append(f"{number}\n{format_time(onset, ',')} --> {format_time(offset, ',')}\n{label}\n")
     return "\n".join(cues)
 
 
@@ -101,31 +126,45 @@ def _read_text(path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _blocks(lines, is_end: Callable[[str], bool]) -> list[list]:
-    """Return blocks of `(number, line)`. One ends at such a line, or at a blank one before the times of a cue."""
+def _events(path, is_vtt) -> list:
+    return [
+        make_event(cue.onset / 1000, cue.offset / 1000, cue.text, f"{path}, line {cue.first + 1}")
+        for cue in read_cues(path, is_vtt)[1]
+    ]
+
+
+def _blocks(lines, is_vtt: bool) -> list[list]:
+    """Return blocks of `(number, line)`. In WebVTT only an empty line ends one, or a blank one before times."""
     blocks = [[]]
     for index, (number, line) in enumerate(lines):
-        following = [later for _, later in lines[index + 1 : index + 3]]
-        if is_end(line) or (not line.strip() and any(map(_TIMING.fullmatch, following))):
+        is_end = not (line if is_vtt else line.strip())
+        if is_end or (not line.strip() and any(_TIMING.fullmatch(later) for _, later in lines[index + 1 : index + 3])):
             blocks.append([])
         elif line.strip() or blocks[-1]:
             blocks[-1].append((number, line))
     return [block for block in blocks if block]
 
 
-def _read_cue(path, block, unescape):
+def _read_cue(path, block, unescape) -> Cue:
     # The first line may be a number or name.
     for index, (number, line) in enumerate(block[:2]):
         times = _TIMING.fullmatch(line)
         if times:
-            onset, offset = _seconds(times.groups()[:4]), _seconds(times.groups()[4:])
             again = next((number for number, line in block[index + 1 :] if _TIMING.fullmatch(line)), None)
             if again:
-                raise ValueError(f"{path}, line {again} gives times within the text of a cue; put an empty line there.")
-            label = unescape("\n".join(line for _, line in block[index + 1 :]))
-            return make_event(onset, offset, label, f"{path}, line {number}")
+                raise ValueError(
+                    f"{path}, line {again + 1} gives times within the text of a cue; put an empty line there."
+                )
+            onset, offset = _milliseconds(times.groups()[:4]), _milliseconds(times.groups()[4:])
+            if offset < onset:
+                raise ValueError(
+                    f"{path}, line {number + 1}: offset is {offset / 1000} s, before the onset at {onset / 1000} s; "
+                    "swap or drop such a cue."
+                )
+            text = unescape("\n".join(line for _, line in block[index + 1 :]))
+            return Cue(onset, offset, [line for _, line in block], text, block[0][0])
     number, line = next((entry for entry in block[:2] if "-->" in entry[1]), block[0])
-    raise ValueError(f"{path}, line {number} is {line[:80]!r}; give times such as 00:00:01.250 --> 00:00:02.000.")
+    raise ValueError(f"{path}, line {number + 1} is {line[:80]!r}; give times such as 00:00:01.250 --> 00:00:02.000.")
 
 
 def _plain_text(text):
@@ -136,12 +175,12 @@ def _without_style(text):
     return _STYLE.sub("", text)
 
 
-def _seconds(groups):
+def _milliseconds(groups) -> int:
     hours, minutes, seconds = (int(group or 0) for group in groups[:3])
-    milliseconds = int(groups[3].ljust(3, "0"))
-    return (((hours * 60 + minutes) * 60 + seconds) * 1000 + milliseconds) / 1000
+    return ((hours * 60 + minutes) * 60 + seconds) * 1000 + int(groups[3].ljust(3, "0"))
 
 
-def _clock(milliseconds, point):
+def format_time(milliseconds: int, point: str) -> str:
+    """Return a time as subtitles write it, `00:01:02.500`; SubRip has a comma as point."""
     seconds, milliseconds = divmod(milliseconds, 1000)
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"

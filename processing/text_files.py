@@ -10,11 +10,9 @@ import os
 import re
 from collections.abc import Iterator
 
+from .audio_formats import AUDIO_SUFFIXES
 from .events import Event
 
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".mp3", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".webm", ".mp4"
-)  # fmt: skip
 # What else `float` takes, such as `1_000`, `inf` and digits of other scripts, is a slip in an annotation.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 

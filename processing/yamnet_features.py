@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -14,40 +15,6 @@ logger = logging.get_logger(__name__)
 LOG_OFFSET = 1e-3
 WINDOW_LENGTH = 400
 FFT_LENGTH = 512
-MEL_BREAK_FREQUENCY_HERTZ = 700.0
-MEL_HIGH_FREQUENCY_Q = 1127.0
-
-
-def hertz_to_mel(frequency: np.ndarray | float) -> np.ndarray | float:
-    """Convert hertz to mel on the HTK scale, `1127 ln(1 + f / 700)`."""
-    return MEL_HIGH_FREQUENCY_Q * np.log1p(np.asarray(frequency) / MEL_BREAK_FREQUENCY_HERTZ)
-
-
-def mel_filter_bank(
-    num_mel_bins: int = 64,
-    sampling_rate: int = 16000,
-    min_frequency: float = 125.0,
-    max_frequency: float = 7500.0,
-) -> np.ndarray:
-    """Build triangular mel filters as `tf.signal.linear_to_mel_weight_matrix` defines them.
-
-    Triangles are straight in mel, not in hertz, and the zero-frequency bin has no weight.
-
-    Returns:
-        float32 array (257, num_mel_bins), to be multiplied from the right onto magnitude spectra.
-    """
-    bins_mel = hertz_to_mel(np.linspace(0.0, sampling_rate / 2, FFT_LENGTH // 2 + 1)[1:])[:, None]
-    edges = np.linspace(hertz_to_mel(min_frequency), hertz_to_mel(max_frequency), num_mel_bins + 2)[None]
-    lower, centre, upper = edges[:, :-2], edges[:, 1:-1], edges[:, 2:]
-    rising = (bins_mel - lower) / (centre - lower)
-    falling = (upper - bins_mel) / (upper - centre)
-    weights = np.maximum(0.0, np.minimum(rising, falling))
-    return np.concatenate([np.zeros((1, num_mel_bins)), weights]).astype(np.float32)
-
-
-def periodic_hann(length: int) -> np.ndarray:
-    """Build the periodic Hann window of `length` samples, float32."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)).astype(np.float32)
 
 
 class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
@@ -82,8 +49,11 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
         self.max_length_seconds = max_length_seconds
         self.mel_per_frame = mel_per_frame
         # These two names are the ones that `to_dict` leaves out of the saved file.
-        self.mel_filters = mel_filter_bank(feature_size, sampling_rate)
-        self.window = periodic_hann(WINDOW_LENGTH)
+        self.mel_filters = mel_filter_bank(
+            FFT_LENGTH // 2 + 1, feature_size, 125.0, 7500.0, sampling_rate, mel_scale="htk",
+            triangularize_in_mel_space=True,
+        ).astype(np.float32)  # fmt: skip
+        self.window = window_function(WINDOW_LENGTH, "hann").astype(np.float32)
 
     @property
     def min_num_samples(self) -> int:

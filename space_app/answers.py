@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from gradio import Warning as show_warning
 
 from space_app.jobs import Job, JobCriteria
 from space_app.recordings import read_recording
@@ -113,7 +114,7 @@ def answer_steps(
     plan = pipe.plan_windows(chunk_length_s, stride_length_s)
     if plan.chunk_length_s - plan.stride_left - plan.stride_right < 0.5:
         raise ValueError("Windows advance by less than 0.5 s; make them longer, or their overlap shorter.")
-    waveform = read_recording(pipe, path, limits, job.check)
+    waveform = read_recording(pipe, path, limits, job.check, show_warning)
     rate = pipe.processor.sampling_rate
     asked = list(queries) if task == "grounding" else [None]
     num_windows = sum(1 for _ in plan.split(len(waveform) / rate))

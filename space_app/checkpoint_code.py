@@ -54,5 +54,5 @@ def load_pipeline(model: str):
 
 
 def carried(pipe, module: str):
-    """Return a module of the code that a pipeline's checkpoint carries, such as `audio_streaming`."""
+    """Return a module of the code that a pipeline's checkpoint carries, such as `audio_io`."""
     return importlib.import_module("." + module, type(pipe).__module__.rpartition(".")[0])

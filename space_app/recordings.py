@@ -10,7 +10,9 @@ from space_app.checkpoint_code import carried
 from space_app.jobs import OutOfTime
 
 
-def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.ndarray:
+def read_recording(
+    pipe, path: str, limits, check: Callable[[], None], report: Callable[[str], object] | None = None
+) -> np.ndarray:
     """Return a recording as the model hears it.
 
     Args:
@@ -18,6 +20,7 @@ def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.nda
         path: file.
         limits: [`Limits`] on its size and length.
         check: called again and again, to end the work by an exception.
+        report: told what was found wrong in a recording that could be heard all the same; by default it is logged.
 
     Returns:
         float32 array `(num_samples,)` at `pipe.processor.sampling_rate`.
@@ -33,30 +36,25 @@ def read_recording(pipe, path: str, limits, check: Callable[[], None]) -> np.nda
                 f"{name} has {size / 1e6:.1f} MB; give a file of {limits.max_megabytes:g} MB at most, such as a flac."
             )
         rate = pipe.processor.sampling_rate
-        seconds, blocks = carried(pipe, "audio_streaming").stream_audio(path, rate, max_seconds=limits.max_seconds + 1)
+        say = report and (lambda text: report(without_folder(text, path)))
         kept, num_samples = [], 0
-        _check_length(name, seconds, limits)
-        for block in blocks:
+        # As it is decoded: what a header says may be wrong.
+        for block in carried(pipe, "audio_io").stream_audio(path, rate, report=say)[1]:
             check()
             num_samples += len(block)
-            # What the header says may be wrong.
-            _check_length(name, num_samples / rate, limits)
+            if num_samples > limits.max_seconds * rate:
+                raise ValueError(
+                    f"{name} lasts more than {_minutes(limits.max_seconds)}; give no more than that, or use `timepro "
+                    "detect`, which takes any length."
+                )
             kept.append(block)
         return np.concatenate(kept)
     except FileNotFoundError:
         raise ValueError(f"{name} is no longer here; upload it again.") from None
     except OutOfTime:
         raise
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise ValueError(without_folder(str(error), path)) from None
-
-
-def _check_length(name, seconds, limits):
-    if seconds > limits.max_seconds:
-        raise ValueError(
-            f"{name} lasts {_minutes(seconds)}; give {_minutes(limits.max_seconds)} at most, or use `timepro detect`, "
-            "which takes any length."
-        )
 
 
 def _minutes(seconds) -> str:

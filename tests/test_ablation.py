@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from processing.events import Event
 from recipes.small import ablation
 from recipes.small.ablation_report import (
     arm_table,
@@ -117,14 +116,6 @@ def test_seeds_are_added_to_what_was_published(tmp_path):
         expected = {1: [0.4, 0.6], 0: [0.2, 0.6]}[seed]
         assert [made["scores"]["test_seen"]["Eb-F1"]["value"] for made in kept["results"]] == expected
         assert f"{sum(expected) / 2:.3f}<br>" in (tmp_path / "ablation.md").read_text()
-
-
-def test_clips_are_described_by_their_labels():
-    row = {"id": "7", "task": "detection", "events": [Event(0.5, 1.0, "dog bark"), Event(2.0, 3.0, "gong")]}
-    captions = ablation.captioned(row)
-    assert (captions["id"], captions["task"]) == ("7/captions", "captioning")
-    assert [event.event_label for event in captions["events"]] == ["a dog barks", "gong"]
-    assert row["events"][0].event_label == "dog bark"
 
 
 def test_an_unknown_arm_is_refused(capsys):

@@ -9,7 +9,8 @@ import torch
 from processing.answer_text import prompt_text
 from processing.events import Event
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
-from recipes.small.attention_plot import answer_attention, main, plot_attention
+from recipes.small.attention_plot import answer_to, main, plot_attention
+from space_app.attention_view import attention_of
 
 QUESTION = prompt_text("detection")
 EXAMPLES = Path(__file__).parents[1] / "space_app" / "examples"
@@ -36,7 +37,7 @@ def waveform():
 
 def test_attention_is_that_of_the_positions_that_say_times(checkpoint, waveform):
     model, processor = load_checkpoint(checkpoint, attn_implementation="eager")
-    looks = answer_attention(model.eval(), processor, waveform, QUESTION)
+    looks = attention_of(model.eval(), processor, waveform, QUESTION, answer_to(model, processor, waveform, QUESTION))
     # 2 s at 12.5 frames a second are 25 frames, each behind its tick.
     assert looks["to_ticks"].shape == looks["to_frames"].shape == (4, 25) and len(looks["said"]) == 4
     assert all(f"<{seconds:.2f}>" in looks["text"] for seconds in looks["said"])
@@ -52,13 +53,16 @@ def test_attention_is_that_of_the_positions_that_say_times(checkpoint, waveform)
     np.testing.assert_allclose(looks["to_ticks"][0], attention[before].numpy(), rtol=1e-4)
 
 
-def test_what_shows_no_attention_is_refused(checkpoint, waveform):
-    model, processor = load_checkpoint(checkpoint, attn_implementation="sdpa")
-    with pytest.raises(ValueError, match="attn_implementation is 'sdpa', which hides it; load with 'eager'"):
-        answer_attention(model, processor, waveform, QUESTION)
+def test_a_model_that_hides_its_attention_shows_it_for_once(checkpoint, waveform):
+    looks = {}
+    for name in ("sdpa", "eager"):
+        model, processor = load_checkpoint(checkpoint, attn_implementation=name)
+        looks[name] = attention_of(model.eval(), processor, waveform, QUESTION, "<0.40>-<0.80>")
+        assert model.model.language_model.config._attn_implementation == name
+    np.testing.assert_allclose(looks["sdpa"]["to_ticks"], looks["eager"]["to_ticks"], rtol=1e-5)
     model.config.time_prompt = False
     with pytest.raises(ValueError, match="no ticks in its prompt"):
-        answer_attention(model, processor, waveform, QUESTION)
+        attention_of(model, processor, waveform, QUESTION, "none")
 
 
 def test_the_picture_has_a_row_for_every_time(waveform, tmp_path):

@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import soxr
 
-from processing.audio_ffmpeg import find_container
 from processing.audio_io import audio_duration, load_audio
 
 ROOT = Path(__file__).parents[1]
@@ -70,8 +69,8 @@ def test_lossy_files_start_where_the_sound_does(suffix, subtype, channels, rate,
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("suffix", ["m4a", "mp4", "aac", "webm", "mkv", "wma"])
-def test_what_libsndfile_cannot_read_goes_through_ffmpeg(suffix, tmp_path):
+@pytest.mark.parametrize("suffix", ["m4a", "mp4", "aac", "webm", "mkv", "wma", "mp3", "ac3", "spx", "ts"])
+def test_what_libsndfile_cannot_read_is_read_by_ffmpeg(suffix, tmp_path):
     samples = np.concatenate([np.zeros(24000), tone(0.5, 48000)])
     soundfile.write(tmp_path / "a.wav", np.stack([samples, samples], axis=1), 48000)
     # A name like an option must not be taken for one.
@@ -79,18 +78,9 @@ def test_what_libsndfile_cannot_read_goes_through_ffmpeg(suffix, tmp_path):
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", f"file:{path}"], check=True)
     for source in (path, path.read_bytes()):
         found = load_audio(source)
-        assert abs(len(found) - 16000) < 1600 and abs(audio_duration(source) - 1) < 0.1
-        # Raw AAC and WMA have no place for the delay of their encoders, up to 2,112 samples.
-        start = np.flatnonzero(np.abs(found) > 0.1)[0] / 16000
-        assert abs(start - 0.5) < (0.06 if suffix in ("aac", "wma") else 0.03)
-    data = path.read_bytes()
-    if suffix in ("m4a", "mp4"):
-        path.write_bytes(data[: len(data) // 2])
-        with pytest.raises(
-            ValueError, match=r"breaks off or is damaged, or has no audio \(ffmpeg: .*give a whole file"
-        ):
-            load_audio(path)
-    assert find_container(data[:12])
+        assert abs(len(found) - 16000) < 1600 and audio_duration(source) == pytest.approx(len(found) / 16000, abs=1e-3)
+        # Some have no place for the delay of their encoders.
+        assert abs(np.flatnonzero(np.abs(found) > 0.1)[0] / 16000 - 0.5) < 0.03
 
 
 @needs_ffmpeg
@@ -126,11 +116,17 @@ def test_flac_that_was_written_to_a_pipe_does_not_say_its_length(tmp_path):
         np.testing.assert_allclose(load_audio(source), expected, atol=1e-6)
 
 
-def test_without_ffmpeg_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    data = b"\0\0\0\x20ftypM4A " + bytes(100)
-    with pytest.raises(ValueError, match=r"MPEG-4 audio \(m4a, mp4\), which needs the program ffmpeg; install it"):
-        load_audio(data)
+def test_without_pyav_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    for data, kind in ((b"\0\0\0\x20ftypM4A " + bytes(100), "mp4"), (b"\xff\xfb\x90\0" + bytes(500), "mp3")):
+        with pytest.raises(
+            ImportError, match=f"is {kind}, which is read by PyAV, which is missing; run `pip install av`"
+        ):
+            load_audio(data)
+    with pytest.raises(ImportError, match="is no wav, flac or ogg; other sound is read by PyAV"):
+        load_audio(b"This is text." * 50)
+    for suffix in ("wav", "flac", "ogg", "aiff"):
+        assert len(load_audio(encoded(suffix, tmp_path))) == 48000
 
 
 def encoded(suffix, tmp_path, subtype=None):
@@ -140,21 +136,19 @@ def encoded(suffix, tmp_path, subtype=None):
     return path
 
 
-@pytest.mark.parametrize("suffix", ["wav", "aiff", "au", "flac", "ogg", "mp3"])
-def test_files_that_break_off(suffix, tmp_path):
-    path = encoded(suffix, tmp_path)
+@pytest.mark.parametrize("suffix, subtype", [("wav", None), ("aiff", None), ("au", None), ("flac", None), ("ogg", None),
+                                             ("ogg", "OPUS"), ("mp3", None)])  # fmt: skip
+def test_of_files_that_break_off_is_heard_what_is_there(suffix, subtype, tmp_path, caplog):
+    path = encoded(suffix, tmp_path, subtype)
     data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
+    path.write_bytes(data[: len(data) * 3 // 4])
     for source in (path, path.read_bytes()):
-        with pytest.raises(ValueError, match="breaks off or is damaged .*; give a whole file"):
-            load_audio(source)
-
-
-def test_opus_that_breaks_off(tmp_path):
-    path = encoded("ogg", tmp_path, "OPUS")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="breaks off or is damaged"):
-        audio_duration(path)
+        caplog.clear()
+        assert 16000 < len(load_audio(source)) < 40000
+        assert len(caplog.records) == 1
+        assert "breaks off" in caplog.text or "promises 3.00 s" in caplog.text
+        with pytest.raises(ValueError, match="give a whole file"):
+            load_audio(source, strict=True)
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF])
@@ -180,7 +174,7 @@ def test_a_header_with_an_impossible_rate(tmp_path):
 
 def test_pipes_and_paths_that_cannot_be(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
-    with pytest.raises(ValueError, match="pipe.wav' is a pipe or device; read it, and pass the bytes"):
+    with pytest.raises(ValueError, match="pipe.wav' is a pipe or device; open it, and pass the file object"):
         load_audio(tmp_path / "pipe.wav")
     path = encoded("wav", tmp_path)
     for absent in (path / "inner.wav", "a\0.wav"):

@@ -1,5 +1,8 @@
+import errno
+import io
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -7,6 +10,7 @@ import tempfile
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from processing.audio_io import audio_duration, load_audio
 
@@ -117,7 +121,9 @@ def test_text_is_not_audio(tmp_path, name):
     path = tmp_path / name
     path.write_text("This is no recording.\n" * 20)
     for source in (path, path.read_bytes()):
-        with pytest.raises(ValueError, match=r"source .* is not audio that can be read .*; give wav, flac, ogg, mp3"):
+        with pytest.raises(
+            ValueError, match=r"source .* is not audio that can be read .*; give wav, flac, ogg, mp3, m4a or webm"
+        ):
             load_audio(source)
     with pytest.raises(ValueError, match="is not audio"):
         audio_duration(path)
@@ -130,7 +136,7 @@ def test_empty_audio(tmp_path):
     with pytest.raises(ValueError, match=r"source \(0 bytes\) is empty"):
         load_audio(b"")
     soundfile.write(tmp_path / "silent.wav", np.zeros(0), 16000)
-    with pytest.raises(ValueError, match=r"silent.wav' is empty \(shape \(0, 1\)\); give at least one sample"):
+    with pytest.raises(ValueError, match=r"silent.wav' is empty; give at least one sample"):
         load_audio(tmp_path / "silent.wav")
     assert audio_duration(tmp_path / "silent.wav") == 0
     for shape in ((0,), (0, 2)):
@@ -150,9 +156,82 @@ def test_samples_that_are_not_finite(tmp_path, value):
             load_audio(source)
 
 
-def test_samples_beyond_float32():
-    with pytest.raises(ValueError, match="samples beyond float32"):
-        load_audio(np.array([0.0, 1e300]))
+@pytest.mark.parametrize("dtype, peak", [("float32", 12345), ("float64", 1e300)])
+def test_integers_as_floats_are_refused_by_their_peak(dtype, peak):
+    samples = np.zeros(1000, dtype=dtype)
+    samples[500] = -peak
+    for source in (samples, {"array": samples, "sampling_rate": 16000}):
+        with pytest.raises(ValueError, match=rf"has a peak of {peak:.6g}".replace("+", r"\+") + ".*Divide them by"):
+            load_audio(source)
+
+
+def test_floats_beyond_full_scale_and_silence_are_said_once(caplog):
+    assert load_audio(np.full(100, 3.5)).max() == 3.5
+    load_audio(np.zeros((100, 2)))
+    load_audio(np.full(100, 1.5))
+    assert [record.message for record in caplog.records] == [
+        "source has a peak of 3.5, where full scale is 1 (is it scaled right?).", "source is silent."
+    ]  # fmt: skip
+
+
+def test_channels_in_opposite_phase_are_named_and_can_be_chosen(caplog):
+    sound = tone(700, 1, 16000)
+    stereo = np.stack([sound, -sound, 0.1 * sound], axis=1)[:, :2]
+    assert np.abs(load_audio(stereo)).max() == 0
+    assert "channels that cancel each other out in 1.00 s" in caplog.text and "channel='loudest'" in caplog.text
+    caplog.clear()
+    np.testing.assert_allclose(load_audio(stereo, channel=1), -sound, atol=1e-6)
+    quiet = np.stack([0.1 * sound, sound, np.zeros(16000)], axis=1)
+    np.testing.assert_allclose(load_audio(quiet, channel="loudest"), sound, atol=1e-6)
+    assert [record.message for record in caplog.records] == ["source has channel 1 as its loudest, which is heard."]
+    with pytest.raises(ValueError, match="channel is 3, but source has 3, from 0 on"):
+        load_audio(quiet, channel=3)
+    for wrong in (-1, True, "left"):
+        with pytest.raises(ValueError, match=f"channel is {wrong!r}; give the number of a channel"):
+            load_audio(quiet, channel=wrong)
+
+
+def test_wind_in_two_microphones_does_not_cancel_out(caplog):
+    wind = np.cumsum(np.random.default_rng(0).normal(size=(16000 * 20, 2)), axis=0)
+    load_audio(wind / np.abs(wind).max())
+    assert not caplog.records
+
+
+def test_tensors_have_channels_first():
+    stereo = torch.stack([torch.full((1000,), 0.5), torch.full((1000,), -0.1)])
+    for tensor in (stereo, stereo.double(), stereo.bfloat16(), stereo.half(), stereo.requires_grad_()):
+        np.testing.assert_allclose(load_audio(tensor), 0.2, atol=1e-3)
+    np.testing.assert_array_equal(load_audio(torch.tensor([-32768, 0], dtype=torch.int16)), [-1, 0])
+    np.testing.assert_allclose(load_audio({"array": stereo[0], "sampling_rate": 8000}, 8000), 0.5)
+
+
+def test_file_objects_are_read_from_where_they_stand(tmp_path):
+    path = tmp_path / "tone.wav"
+    soundfile.write(path, tone(440, 1, 16000), 16000)
+    expected, data = load_audio(path), path.read_bytes()
+    behind = io.BytesIO(b"header" + data)
+    behind.seek(6)
+    for source in (io.BytesIO(data), behind, memoryview(data), bytearray(data)):
+        for channel in (None, "loudest"):
+            np.testing.assert_array_equal(load_audio(source, channel=channel), expected)
+    with open(path, "rb") as file:
+        assert audio_duration(file) == 1.0
+        np.testing.assert_array_equal(load_audio(file), expected)
+        assert not file.closed
+    with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as pipe:
+        np.testing.assert_array_equal(load_audio(pipe.stdout, channel="loudest"), expected)
+    with open(path, encoding="latin-1") as file, pytest.raises(ValueError, match="opened as text; open it with mode"):
+        load_audio(file)
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch):
+    def fill(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with subprocess.Popen(["cat", "/dev/null"], stdout=subprocess.PIPE) as pipe:
+        monkeypatch.setattr(shutil, "copyfileobj", fill)
+        with pytest.raises(OSError, match=f"temporary folder '{tempfile.gettempdir()}'.*set TMPDIR"):
+            load_audio(pipe.stdout)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +268,7 @@ def test_wrong_sources_are_named(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(10), 16000)
     with pytest.raises(ValueError, match="source_sampling_rate is 8000 but source is a file"):
         load_audio(tmp_path / "a.wav", source_sampling_rate=8000)
-    with pytest.raises(ValueError, match="source is of type list; give a path, bytes, a NumPy array"):
+    with pytest.raises(ValueError, match="source is of type list; give a path, bytes, a binary file object"):
         load_audio([0.0, 0.1])
     with pytest.raises(ValueError, match="source is of type NoneType"):
         load_audio(None)

@@ -5,7 +5,15 @@ import json
 import pytest
 
 from processing.events import Event
-from recipes.evaluation.calibration import calibrate, calibration, scored_events
+from recipes.data.clip import AnnotatedClip
+from recipes.data.questions import SCORING, questions
+from recipes.evaluation.calibration import (
+    calibrate,
+    calibration,
+    grounding_by_threshold,
+    scored_events,
+    scores_by_threshold,
+)
 
 
 def test_figures_by_hand():
@@ -40,7 +48,7 @@ def test_refusals(values):
 
 
 def test_an_event_is_right_once():
-    rows = [{"id": "a", "events": [Event(1.0, 2.0, "dog")]}]
+    rows = [AnnotatedClip("a", (Event(1.0, 2.0, "dog"),))]
     answers = {("a", "detection", None): [Event(1.0, 2.0, "dog", 0.9), Event(1.1, 2.1, "dog", 0.4)]}
     scores, is_right = scored_events(rows, answers)
     assert scores == [0.9, 0.4] and sorted(is_right) == [False, True]
@@ -61,22 +69,20 @@ def test_files_in_report_and_plot_out(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = calibrate(tmp_path / "data.jsonl", tmp_path / "predictions.jsonl", tmp_path / "out" / "cal.json")
     assert report["ece"] == pytest.approx(0.25) and report["auroc"] == 1.0
+    assert report["unmatched_labels"] == {"only_in_references": {}, "only_in_predictions": {}}
     assert json.loads((tmp_path / "out" / "cal.json").read_text()) == report
     assert (tmp_path / "out" / "cal.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_an_event_without_score_is_refused():
-    rows = [{"id": "a", "events": []}]
+    rows = [AnnotatedClip("a", ())]
     with pytest.raises(ValueError, match="give every event a score"):
         scored_events(rows, {("a", "detection", None): [Event(1.0, 2.0, "dog")]})
 
 
 def test_a_threshold_leaves_out_what_is_less_sure():
-    from processing.events import Event
-    from recipes.evaluation.calibration import scores_by_threshold
-
-    rows = [{"id": 1, "events": [Event(1, 2, "dog")]}]
-    answers = {(1, "detection", None): [Event(1, 2, "dog", 0.5), Event(5, 6, "dog", 0.2)]}
+    rows = [AnnotatedClip("1", (Event(1, 2, "dog"),))]
+    answers = {("1", "detection", None): [Event(1, 2, "dog", 0.5), Event(5, 6, "dog", 0.2)]}
     # 1 of 2 right, 1 of 1, none at all; a score of the threshold itself is kept.
     found = scores_by_threshold(rows, answers, (0.0, 0.5, 0.6))
     figures = [(t["num_events"], round(t["f1"], 3), t["precision"], t["recall"]) for t in found]
@@ -84,13 +90,12 @@ def test_a_threshold_leaves_out_what_is_less_sure():
 
 
 def test_a_threshold_of_grounding_rejects_what_is_absent_and_what_is_there():
-    from recipes.evaluation.calibration import grounding_by_threshold
-
-    rows = [{"id": 1, "events": [Event(1, 2, "dog")], "absent": ["cat"]}]
-    answers = {(1, "grounding", "dog"): [Event(1, 2, "", 0.5)], (1, "grounding", "cat"): [Event(3, 4, "", 0.3)]}
+    clip = AnnotatedClip("1", (Event(1, 2, "dog"),), absent=("cat",))
+    rows = questions(clip, SCORING)
+    answers = {("1", "grounding", "dog"): [Event(1, 2, "", 0.5)], ("1", "grounding", "cat"): [Event(3, 4, "", 0.3)]}
     # IoUs of dog and cat: 1 and 0, 1 and 1, 0 and 1.
     found = grounding_by_threshold(rows, answers, (0.0, 0.4, 0.6))
     figures = [(t["miou_union"], t["true_rejection_rate"], t["false_rejection_rate"]) for t in found]
     assert figures == [(0.5, 0.0, 0.0), (1.0, 1.0, 0.0), (0.5, 1.0, 1.0)]
-    answers[1, "grounding", "dog"] = [Event(1, 2, "")]
+    answers["1", "grounding", "dog"] = [Event(1, 2, "")]
     assert grounding_by_threshold(rows, answers) == [] == grounding_by_threshold(rows, {})

@@ -16,7 +16,7 @@ import soundfile
 from recipes.cli.main import main
 from recipes.cli.output import format_json, format_table
 from recipes.data.label_files import LABEL_FORMATS, read_labels
-from recipes.evaluation.runner import ask
+from recipes.evaluation.runner import Job, run
 
 SPAN = "<1.20>-<3.44>"
 DOG = f"dog: {SPAN}"
@@ -120,9 +120,10 @@ def test_each_failure_in_a_batch_is_its_own(model, clip, tmp_path):
     pipe = load_pipeline(model)
     short, last = (write_clip(tmp_path / name, 0.01) for name in ("short.wav", "last.wav"))
     files = [clip, str(tmp_path / "no.wav"), short, clip, clip, last]
-    for task, queries in (("detection", [None]), ("grounding", ["dog", "cat"])):
+    for task, queries in (("detection", (None,)), ("grounding", ("dog", "cat"))):
         for batch_size in (1, 3, 100):
-            found = list(ask(pipe, files, task, queries, batch_size=batch_size))
+            jobs = [Job(file, task, queries) for file in files]
+            found = [(job.audio, results) for job, results in run(pipe, jobs, batch_size=batch_size)]
             assert [file for file, _ in found] == files
             assert [isinstance(outcome, Exception) for _, outcome in found] == [False, True, True, False, False, True]
             assert "does not exist" in str(found[1][1])

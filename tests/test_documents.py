@@ -20,7 +20,7 @@ import soundfile
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.cli.main import main
-from recipes.data import event_loaders
+from recipes.data.formats import READERS
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "space_app" / "examples"
@@ -79,7 +79,8 @@ def desk(inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # A page adds one of its own.
-    monkeypatch.setattr(event_loaders, "READERS", dict(event_loaders.READERS))
+    monkeypatch.setitem(READERS, "minutes", None)
+    del READERS["minutes"]
     monkeypatch.chdir(folder)
     return folder
 

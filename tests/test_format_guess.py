@@ -1,17 +1,17 @@
-"""Files whose format their contents do not tell; those that do are in test_event_loaders.py."""
+"""Files whose format their contents do not tell; those that do are in test_load_clips.py."""
 
 import pytest
 
-from recipes.data.readers.guess import guess_format
+from recipes.data.formats import guess_format
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("", "is empty; say which format it is"),
+        ("", "is empty; if that is what it should be, name it by data_format"),
         ("hello\n", "fits no known format: its first line is 'hello'"),
         ('{"id": 1, "query": "x", "audio": "a", "events": [], "relevant_windows": []}', "fits lighthouse and jsonl"),
-        ('[{"audio_path": "a.wav", "caption": "x", "annotations": []}]', "the first item with the keys 'audio_path'"),
+        ('[{"file_name": "a.wav", "caption": "x"}]', "the first item with the keys 'file_name'"),
         ('{\n"a": 1}', "a JSON object, its member 'a' being '1'"),
         ('[{"id": 1', "is not JSON: after 0 whole items"),
     ],

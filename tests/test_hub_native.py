@@ -23,10 +23,11 @@ CODE = {
     "modeling_timepro": ["backbone_parts", "configuration_timepro", "frame_grounder", "modeling_timepro",
                          "yamnet_encoder", "yamnet_encoder_config"],
     "processing": ["subtitles", "annotations", "annotation_tables", "text_files", "answer_grammar", "token_masks",
-                   "audio_ffmpeg", "audio_io", "audio_streaming", "constrained_decoding", "frame_decoding",
-                   "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro", "processing_timepro",
-                   "label_characters", "open_labels", "recording_answers", "prefix_cache", "time_grid", "token_bytes",
-                   "token_trie", "torchaudio_features", "windowing", "yamnet_features"],
+                   "audio_decoding", "audio_formats", "audio_io", "audio_mixing", "constrained_decoding",
+                   "frame_decoding", "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro",
+                   "processing_timepro", "label_characters", "open_labels", "recording_answers", "recording_inputs",
+                   "prefix_cache", "time_grid", "token_bytes", "token_trie", "torchaudio_features", "windowing",
+                   "yamnet_features"],
 }  # fmt: skip
 DATA = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
         "tokenizer.json", "tokenizer_config.json"}  # fmt: skip

@@ -22,11 +22,11 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 STDLIB_ONLY = (
     "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
     "annotation_tables", "subtitles", "annotations", "answer_grammar",
-    "token_masks", "event_scores", "label_characters", "open_labels", "token_bytes", "token_trie",
+    "token_masks", "audio_formats", "event_scores", "label_characters", "open_labels", "token_bytes", "token_trie",
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
+    "processing": {"av", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
     "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "jams", "plotly", "praatio", "pympi", "scipy",
                   "starlette", "torch", "transformers"},
 }  # fmt: skip
@@ -119,12 +119,20 @@ def test_layers_run_one_way(package):
         assert ours <= OURS[package], f"{path} imports {ours - OURS[package]}"
 
 
-def test_only_the_command_draws():
-    # What both need of the formats of other programs is in the page's folder, for the page stands alone.
+def test_only_the_command_and_one_figure_draw_by_the_page():
+    # The page stands alone, so what others share with it lies in its folder: formats of other programs, and colours.
     for path in files_of("recipes"):
         ours = {module for _, module, _ in imports_of(path) if (module or "").startswith("space_app")}
         if path.relative_to(ROOT / "recipes").as_posix() not in ("cli/main.py", "small/attention_plot.py"):
-            assert all(module.startswith("space_app.exchange") for module in ours), f"{path} imports {ours}"
+            shared = ("space_app.exchange", "space_app.palette")
+            assert all(module.startswith(shared) for module in ours), f"{path} imports {ours}"
+
+
+def test_all_pictures_take_their_colours_from_one_palette():
+    # Greys of backgrounds and grids are no colours.
+    for path in (*files_of("recipes"), *files_of("processing")):
+        for colour in re.findall(r"#[0-9A-Fa-f]{6}", path.read_text(encoding="utf-8")):
+            assert colour[1:3] == colour[3:5] == colour[5:7], f"{path} has {colour}; take one of space_app/palette.py"
 
 
 def test_folders_of_recipes_import_only_those_before_them():
@@ -163,7 +171,7 @@ def test_no_module_reaches_for_what_is_private_in_another():
                 private.setdefault(item, set()).add(name)
     reaches = []
     # To do: both files read audio.
-    exempt = {"processing.audio_streaming", "recipes.training.dry_run"}
+    exempt = {"recipes.training.dry_run"}
     for name, path in SOURCES.items():
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom):

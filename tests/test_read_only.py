@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from processing.audio_io import load_audio
-from processing.audio_streaming import stream_audio
+from processing.audio_io import load_audio, stream_audio
 from recipes import DEFAULT_CHECKPOINT
 
 ALONE = Path(__file__).parents[1] / "recipes" / "publishing" / "isolated_load.py"

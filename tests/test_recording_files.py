@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import soundfile
 
 from recipes.cli.find_recordings import find_recordings
 
@@ -58,3 +59,19 @@ def test_names_that_no_result_can_hold(folder):
     open(name, "w").close()
     files, errors = find_recordings(["sounds"])
     assert len(files) == 5 and "not UTF-8" in errors[name]
+
+
+def test_contents_make_a_recording_and_links_are_followed_once(folder):
+    (folder / "other").mkdir()
+    soundfile.write(folder / "other" / "x.wav", [0.0] * 100, 16000)
+    (folder / "other" / "x.wav").rename(folder / "other" / "take 1")
+    (folder / "other" / "notes").write_text("no recording")
+    os.symlink(folder / "other", folder / "sounds" / "deep" / "elsewhere")
+    os.symlink(folder / "sounds", folder / "sounds" / "deep" / "loop")
+    os.symlink(folder / "sounds" / "b.wav", folder / "sounds" / "z.wav")
+    os.symlink("nowhere.wav", folder / "sounds" / "dangling.wav")
+    os.mkfifo(folder / "sounds" / "pipe.wav")
+    names = ["[1].wav", "a.FLAC", "b.wav", "deep/d.m4a", "deep/elsewhere/take 1", "deep/er/c.mp3"]
+    assert find_recordings(["sounds"]) == ([f"sounds/{name}" for name in names], {})
+    assert find_recordings(["other", "sounds"])[0][0] == "other/take 1"
+    assert find_recordings(["-", "sounds/z.wav"])[0] == ["-", "sounds/z.wav"]

@@ -12,11 +12,8 @@ import pytest
 import soundfile
 
 from recipes.cli.main import main
-from recipes.evaluation.predictions import score_predictions
-from recipes.evaluation.report import make_report
 from recipes.evaluation.report_tables import format_markdown, format_report
-from recipes.evaluation.score_checkpoint import score
-from recipes.evaluation.score_questions import questions_of, read_rows
+from recipes.evaluation.score import score_checkpoint, score_predictions
 
 SPAN = "<1.20>-<3.44>"
 
@@ -57,7 +54,7 @@ def many(tmp_path):
 
 
 def test_report_of_a_checkpoint_that_always_says_the_same(scripted_checkpoint, data, tmp_path):
-    report = score(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out", batch_size=2)
+    report = score_checkpoint(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out", batch_size=2)
     # Three answers "dog", of which one is right; three references.
     assert report["detection"]["micro"] == pytest.approx({"f1": 1 / 3, "precision": 1 / 3, "recall": 1 / 3})
     low, high = report["detection"]["intervals"]["micro_f1"]
@@ -68,7 +65,7 @@ def test_report_of_a_checkpoint_that_always_says_the_same(scripted_checkpoint, d
 
 
 def test_grounding_and_rejection(scripted_checkpoint, data, tmp_path):
-    report = score(scripted_checkpoint(SPAN), data, tmp_path / "out")
+    report = score_checkpoint(scripted_checkpoint(SPAN), data, tmp_path / "out")
     # The queries dog (IoU 2.15 / 2.24), cat (1.0) and the second dog (0.0) are present; two absent ones for each clip.
     assert report["grounding"]["num_pairs"] == 3
     assert report["grounding"]["R@0.9"] == pytest.approx(2 / 3)
@@ -79,17 +76,18 @@ def test_grounding_and_rejection(scripted_checkpoint, data, tmp_path):
 
 def test_resumes_after_a_broken_line_and_refuses_other_settings(scripted_checkpoint, data, tmp_path):
     model, out = scripted_checkpoint(SPAN), tmp_path / "out"
-    report = score(model, data, out)
+    report = score_checkpoint(model, data, out)
     predictions = (out / "predictions.jsonl").read_text()
     lines = predictions.splitlines(keepends=True)
     kept = "".join(lines[:4]).replace('"text": "', '"text": "kept ')
     (out / "predictions.jsonl").write_text(kept + lines[4][:20])
-    assert score(model, data, out) == report
+    assert score_checkpoint(model, data, out) == report
     again = (out / "predictions.jsonl").read_text()
     assert again.startswith(kept) and sorted(again.replace("kept ", "")) == sorted(predictions)
-    with pytest.raises(ValueError, match="choose another folder or pass --overwrite"):
-        score(scripted_checkpoint("none"), data, out)
-    assert score(scripted_checkpoint("none"), data, out, overwrite=True)["rejection"]["true_rejection_rate"] == 1
+    other = scripted_checkpoint("none")
+    with pytest.raises(ValueError, match="run with other settings, .*choose another --out, or pass --overwrite"):
+        score_checkpoint(other, data, out)
+    assert score_checkpoint(other, data, out, overwrite=True)["rejection"]["true_rejection_rate"] == 1
 
 
 def test_kill_9_loses_one_batch_at_most(scripted_checkpoint, many, tmp_path, capsys):
@@ -161,30 +159,30 @@ def test_a_failing_clip_costs_no_other_its_answer(scripted_checkpoint, many, tmp
 
 
 def test_nothing_but_failures(scripted_checkpoint, many, tmp_path):
-    report = score(scripted_checkpoint(SPAN), many[0], tmp_path / "all.json")
+    report = score_checkpoint(scripted_checkpoint(SPAN), many[0], tmp_path / "all.json")
     assert len(report["failures"]) == 7 and report["worst_clips"] == [] and "detection" not in report
     assert "7.wav" not in format_report(report) and not list(tmp_path.glob("*.png"))
 
 
 def test_files_of_a_report(scripted_checkpoint, data, tmp_path):
     model, folder = scripted_checkpoint(f"dog: {SPAN}"), tmp_path / "out"
-    report = score(model, data, folder)
+    report = score_checkpoint(model, data, folder)
     names = {"predictions.jsonl", "settings.json", "report.json", "report.md", "worst_clips.png"}
     assert {path.name for path in folder.iterdir()} == names
     # A folder and the report in it are the same place; reports of other names share the folder.
     predictions = (folder / "predictions.jsonl").read_bytes()
-    assert score(model, data, folder / "report.json") == report
+    assert score_checkpoint(model, data, folder / "report.json") == report
     assert (folder / "predictions.jsonl").read_bytes() == predictions
-    score(model, data, folder / "half.json", limit=1)
+    score_checkpoint(model, data, folder / "half.json", limit=1)
     assert {path.name for path in folder.iterdir()} - names == {
         "half.json", "half.md", "half_predictions.jsonl", "half_settings.json", "half_worst_clips.png",
     }  # fmt: skip
     with pytest.raises(ValueError, match="a file; give a folder or a path that ends in .json"):
-        score(model, data, data)
+        score_checkpoint(model, data, data)
 
 
 def test_markdown_has_the_figures_of_the_report(scripted_checkpoint, data, tmp_path):
-    report = score(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
+    report = score_checkpoint(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     low, high = report["detection"]["intervals"]["micro_f1"]
     assert f"| Eb-F1 micro | 0.333 [{low:.3f}, {high:.3f}] | over all events, onsets within 0.2 s" in text
@@ -206,36 +204,15 @@ def test_markdown_has_the_figures_of_the_report(scripted_checkpoint, data, tmp_p
 
 
 def test_predictions_of_a_checkpoint_are_scored_alike(scripted_checkpoint, data, tmp_path):
-    report = score(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
+    report = score_checkpoint(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
     again = score_predictions(tmp_path / "out" / "predictions.jsonl", data, tmp_path / "again")
     assert {**again, "model": report["model"]} == {**report, "predictions": again["predictions"]}
 
 
 def test_unparseable_answers_count(scripted_checkpoint, data, tmp_path):
-    report = score(scripted_checkpoint("well"), data, tmp_path / "out", limit=2, constrained=False)
+    report = score_checkpoint(scripted_checkpoint("well"), data, tmp_path / "out", limit=2, constrained=False)
     assert report["num_clips"] == 2 and report["detection"]["parse_failure_rate"] == 1
     assert report["grounding"]["R@0.3"] == 0 and report["rejection"]["true_rejection_rate"] == 0
-
-
-def test_questions_are_the_same_in_any_company(data):
-    rows = read_rows(data)
-    assert [questions_of(row) for row in rows][::-1] == [questions_of(row) for row in rows[::-1]]
-    assert questions_of(rows[1], num_absent=0) == [("clip 1", "detection", None)]
-    row = {"id": "x", "query": "a dog", "events": []}
-    assert questions_of(row) == [("x", "grounding", "a dog")]
-    assert make_report([row], {("x", "grounding", "a dog"): []})["rejection"]["true_rejection_rate"] == 1
-
-
-def test_wrong_data(data, tmp_path):
-    with pytest.raises(ValueError, match="line 4 repeats the id 'clip 0'"):
-        data.write_text(data.read_text() + data.read_text())
-        read_rows(data)
-    (tmp_path / "bad.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(ValueError, match=r"line 1 lacks \['audio', 'events'\]"):
-        read_rows(tmp_path / "bad.jsonl")
-    (tmp_path / "bad.jsonl").write_text("")
-    with pytest.raises(ValueError, match="has no rows"):
-        read_rows(tmp_path / "bad.jsonl")
 
 
 def test_command(scripted_checkpoint, data, tmp_path, capsys):

@@ -3,20 +3,17 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from processing.events import Event
 from recipes.cli.main import build_parser, main
-from recipes.data.event_loaders import load_events
-from recipes.data.task_rows import make_task_rows
-from recipes.evaluation.predictions import score_predictions
-from recipes.evaluation.score_checkpoint import score
-from recipes.evaluation.score_data import read_clips
-from recipes.evaluation.score_questions import questions_of, read_rows
+from recipes.data.loading import load_clips
+from recipes.data.questions import SCORING
+from recipes.evaluation.score import score_checkpoint, score_predictions
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DESED, DURATIONS = FIXTURES / "desed_validation.tsv", FIXTURES / "desed_durations.tsv"
@@ -26,49 +23,6 @@ NAMES = ("Y0bjUq9XMMmQ_30.000_40.000.wav", "Y-made_up_0.000_10.000.wav", "Ytwo_d
 def write_lines(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-@pytest.mark.parametrize(
-    "name, asked",
-    [
-        ("ftar_grounding.json", [("grounding", "dogs barking"), ("grounding", "a man's voice")]),
-        ("ftar_captions.json", [("captioning", None)] * 2),
-        ("castella.jsonl", [("grounding", "A car horn blares"), ("grounding", "Something is fried in oil")]),
-        (
-            "audiogrounding.json",
-            [("grounding", "a dog barks"), ("grounding", "wind blows"), ("grounding", "birds sing")],
-        ),
-        ("living_room.txt", [("detection", None), ("grounding", "click"), ("grounding", "door")]),
-    ],
-)
-def test_what_is_asked_of_each_kind_of_row(name, asked):
-    rows, about = read_clips(FIXTURES / name)
-    questions = [(task, query) for row in rows for _, task, query in questions_of(row, num_absent=0)]
-    assert questions == asked
-    assert about["absent_queries"]["source"] == ("drawn" if name == "living_room.txt" else None)
-    assert all(isinstance(event, Event) for row in rows for event in row["events"])
-
-
-def test_absent_labels_are_those_of_task_rows():
-    rows, about = read_clips(DESED, durations=DURATIONS, num_absent=1)
-    made = make_task_rows(load_events(DESED, durations=DURATIONS), tasks=("grounding",), num_absent=1)
-    expected = {(row["id"].split("/")[0], row["query"]) for row in made}
-    asked = {(clip, query) for row in rows for clip, task, query in questions_of(row) if task == "grounding"}
-    assert asked == expected and len(asked) == 3 + 3
-    assert about["absent_queries"] == {"source": "drawn", "seed": 0, "num_labels": 3}
-    # The first clip alone is asked the same.
-    assert read_clips(DESED, durations=DURATIONS, num_absent=1, limit=1)[0] == rows[:1]
-
-
-def test_absent_labels_of_the_data_are_kept(tmp_path):
-    rows = [
-        {"id": "a", "events": [{"onset": 0, "offset": 1, "event_label": "dog"}], "absent": ["owl"]},
-        {"id": "b", "events": [], "absent": []},
-    ]
-    path = write_lines(tmp_path / "data.jsonl", rows)
-    rows, about = read_clips(path, num_absent=3)
-    assert [row["absent"] for row in rows] == [["owl"], []] and about["absent_queries"] == {"source": "data"}
-    assert about["data_format"] == "jsonl"
 
 
 def test_predictions_on_desed(tmp_path, capsys):
@@ -95,7 +49,7 @@ def test_predictions_on_desed(tmp_path, capsys):
     assert sorted(report["detection"]["class_wise"]) == ["Dog", "Frying", "Water"]
     assert report["clipping"]["num_cut_events"] == 1
     assert report["rejection"]["true_rejection_rate"] == 0.5
-    assert report["absent_queries"] == {"source": "drawn", "seed": 0, "num_labels": 3, "num_queries": 2}
+    assert report["absent_queries"] == {"source": "drawn", "num_labels": 3, "num_queries": 2}
     assert (report["data_format"], report["label_aliases"]) == ("desed", str(aliases))
     assert "aliases of" in capsys.readouterr().out
     lines[-1]["query"] = "Whale"
@@ -111,8 +65,8 @@ def test_a_checkpoint_on_desed_with_missing_recordings(scripted_checkpoint, tmp_
         soundfile.write(audio / name, 0.1 * np.random.default_rng(0).standard_normal(3 * 16000), 16000)
     model = scripted_checkpoint("dog: <1.20>-<3.44>")
     # What it says knows nothing of where recordings end.
-    options = {"num_absent": 1, "audio_dir": audio, "constrained": False}
-    report = score(model, DESED, tmp_path / "out", **options)
+    options = {"policy": replace(SCORING, num_absent=1), "audio_dir": audio, "constrained": False}
+    report = score_checkpoint(model, DESED, tmp_path / "out", **options)
     assert [failure["id"] for failure in report["failures"]] == [NAMES[2]]
     assert report["detection"]["num_clips"] == 2 and report["absent_queries"]["num_queries"] == 2
     # The recordings last 3 s. Detection of two clips, and grounding of two labels and two absent ones, all end at
@@ -122,16 +76,16 @@ def test_a_checkpoint_on_desed_with_missing_recordings(scripted_checkpoint, tmp_
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert {line["duration"] for line in lines} == {3.0}
     assert {event["offset"] for line in lines for event in line["events"]} == {3.44}
-    assert score(model, DESED, tmp_path / "out", **options) == report
+    assert score_checkpoint(model, DESED, tmp_path / "out", **options) == report
     # The file holds everything that is needed to score it alone.
     clips = tmp_path / "clips.jsonl"
-    rows = [row for row in load_events(DESED) if row["id"] != NAMES[2]]
+    rows = [clip.as_dict() for clip in load_clips(DESED) if clip.id != NAMES[2]]
     write_lines(clips, [{**row, "absent": ["Dog", "Frying", "Running_water"]} for row in rows])
     again = score_predictions(tmp_path / "out" / "predictions.jsonl", clips, tmp_path / "again")
     assert again["detection"]["micro"] == report["detection"]["micro"]
     assert again["clipping"]["num_cut_events"] == 2
-    with pytest.raises(ValueError, match="choose another folder or pass --overwrite"):
-        score(model, DESED, tmp_path / "out", audio_dir=tmp_path)
+    with pytest.raises(ValueError, match="other settings, .*choose another --out, or pass --overwrite"):
+        score_checkpoint(model, DESED, tmp_path / "out", audio_dir=tmp_path)
 
 
 def test_a_checkpoint_is_asked_for_captions_and_for_queries_alone(scripted_checkpoint, tmp_path):
@@ -141,7 +95,8 @@ def test_a_checkpoint_is_asked_for_captions_and_for_queries_alone(scripted_check
         {"id": "c", "audio": "a.wav", "task": "captioning", "events": [dog]},
         {"id": "g", "audio": "a.wav", "query": "a dog barks", "events": [dog]},
     ]
-    report = score(scripted_checkpoint("dog: <1.20>-<3.44>"), write_lines(tmp_path / "x.jsonl", rows), tmp_path / "out")
+    data = write_lines(tmp_path / "x.jsonl", rows)
+    report = score_checkpoint(scripted_checkpoint("dog: <1.20>-<3.44>"), data, tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [(line["id"], line["task"], line["query"]) for line in lines] == [
         ("g", "grounding", "a dog barks"), ("c", "captioning", None),
@@ -152,42 +107,28 @@ def test_a_checkpoint_is_asked_for_captions_and_for_queries_alone(scripted_check
 def test_durations_from_headers_and_missing_recordings(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(16000 * 4), 16000)
     path = write_lines(tmp_path / "x.jsonl", [{"id": i, "audio": f"{i}.wav", "events": []} for i in "abc"])
+    lines = [{"id": i, "task": "detection", "query": None, "events": []} for i in "abc"]
+    predictions = write_lines(tmp_path / "p.jsonl", lines)
     with pytest.raises(FileNotFoundError, match="2 of 3 recordings are missing(.|\n)*b.wav\n(.|\n)*c.wav"):
-        read_clips(path, audio_dir=tmp_path)
-    assert read_clips(path, audio_dir=tmp_path, limit=1)[0][0]["duration"] == 4
-    (tmp_path / "durations.csv").write_text("filename,duration\na.wav,4.0\n")
-    with pytest.raises(ValueError, match="durations lacks 2 recordings of .*\n  b.wav\n  c.wav"):
-        read_clips(path, durations=tmp_path / "durations.csv")
+        score_predictions(predictions, path, tmp_path / "out", audio_dir=tmp_path)
+    write_lines(predictions, lines[:1])
+    report = score_predictions(predictions, path, tmp_path / "out", audio_dir=tmp_path, limit=1)
+    assert report["num_clips"] == 1 and report["clipping"]["num_clips_of_unknown_duration"] == 0
 
 
-@pytest.mark.parametrize(
-    "values, message",
-    [
-        ({"task": "transcription"}, "the task 'transcription'; choose one of"),
-        ({"task": "detection", "query": "dog"}, "the query 'dog' for detection"),
-        ({"task": "grounding"}, "the query None for grounding"),
-        ({"query": " "}, "the query ' '; give a text"),
-        ({"duration": -1}, "duration is -1"),
-        ({"absent": "dog"}, "the absent labels 'dog'"),
-        ({"audio": None}, "the audio None"),
-        ({"id": True}, "the id True"),
-    ],
-)
-def test_wrong_rows_are_named(tmp_path, values, message):
-    path = write_lines(tmp_path / "x.jsonl", [{"id": "a", "audio": "a.wav", "events": [], **values}])
-    with pytest.raises(ValueError, match=f"x.jsonl, line 1.*{message}"):
-        read_rows(path)
+def test_a_limit_changes_no_question(scripted_checkpoint, tmp_path):
+    labels = ["dog", "cat", "owl", "rain"]
+    rows = [{"id": x, "audio": "a.wav", "events": [{"onset": 0, "offset": 1, "event_label": x}]} for x in labels]
+    path = write_lines(tmp_path / "x.jsonl", rows)
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000 * 4), 16000)
 
+    def asked(limit):
+        score_checkpoint(scripted_checkpoint("none"), path, tmp_path / str(limit), limit=limit)
+        lines = (tmp_path / str(limit) / "predictions.jsonl").read_text().splitlines()
+        return {(line["id"], line["query"]) for line in map(json.loads, lines)}
 
-def test_formats_that_cannot_be_told(tmp_path):
-    path = tmp_path / "x.txt"
-    path.write_text("hello\n")
-    with pytest.raises(ValueError, match="fits no known format.*--data-format"):
-        read_clips(path)
-    with pytest.raises(ValueError, match="format is 'xml'; choose one of desed, csv"):
-        read_clips(path, "xml")
-    with pytest.raises(ValueError, match="a folder; if it holds label tracks"):
-        read_clips(tmp_path)
+    every = asked(None)
+    assert len(every) == 4 * (1 + 1 + 2) and asked(1) == {key for key in every if key[0] == "dog"}
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/scoring.md"])

@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from processing.events import Event
+from processing.events import Event, normalize_label
 from recipes.cli.main import main
-from recipes.evaluation.predictions import read_predictions, score_predictions
-from recipes.evaluation.score_questions import read_objects, read_rows
+from recipes.data.loading import load_clips
+from recipes.data.questions import SCORING, questions
+from recipes.evaluation.predictions import read_predictions
+from recipes.evaluation.score import score_predictions
 
 DOG, CAT = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}, {"onset": 3.0, "offset": 5.0, "event_label": "cat"}
 
@@ -45,13 +48,20 @@ def predictions(tmp_path):
     return lambda *rows: write_lines(tmp_path / "predictions.jsonl", rows)
 
 
+def answers_in(path, data):
+    """Return the answers of a file about all that may be asked of clips."""
+    clips = load_clips(data)
+    asked = [question for clip in clips for question in questions(clip, replace(SCORING, num_absent=None))]
+    return read_predictions(path, clips, asked)[0]
+
+
 def test_events_null_and_text(data, predictions, tmp_path):
     path = predictions(
         detection("a", events=[DOG], text="ignored where there are events"),
         detection("b", events=None, text="dog: 1.00-2.00"),
         detection("c", text="dog: 1.00-2.00, 5.50-7.00; owl: 6.00-6.50"),
     )
-    answers = read_predictions(path, read_rows(data, keys=("id", "events")))
+    answers = answers_in(path, data)
     assert answers == {
         ("a", "detection", None): [Event(1.0, 2.0, "dog")],
         ("b", "detection", None): None,
@@ -100,7 +110,7 @@ def test_missing_and_superfluous_answers_are_named_all_at_once(data, predictions
         grounding("a", "volcano", events=[]),
     )
     with pytest.raises(ValueError) as error:
-        read_predictions(path, read_rows(data, keys=("id", "events")))
+        answers_in(path, data)
     message = str(error.value)
     assert "2 ids without an answer: 'b', 'c'" in message
     assert "2 ids that are not in the data: 'zebra', 'yak'" in message
@@ -109,10 +119,9 @@ def test_missing_and_superfluous_answers_are_named_all_at_once(data, predictions
 
 
 def test_long_lists_are_counted(data, predictions):
-    rows = read_rows(data, keys=("id", "events"))
     path = predictions(*(detection(f"clip {i}", events=[]) for i in range(30)))
     with pytest.raises(ValueError, match="30 ids that are not in the data: 'clip 0', .*'clip 19', and 10 more"):
-        read_predictions(path, rows)
+        answers_in(path, data)
 
 
 @pytest.mark.parametrize(
@@ -140,46 +149,136 @@ def test_wrong_lines(data, predictions, row, message):
     row.setdefault("query", None)
     path = predictions(detection("b", events=[]), row)
     with pytest.raises(ValueError, match=f"predictions.jsonl' with 1 wrong line: line 2: .*{message}"):
-        read_predictions(path, read_rows(data, keys=("id", "events")))
+        answers_in(path, data)
 
 
 def test_all_wrong_lines_and_second_answers_are_named(data, predictions):
     path = predictions(detection("a", events=[]), detection("a", text="none"), detection("b"))
     with pytest.raises(ValueError, match=r"2 wrong lines: line 2: answers 'a' \(detection\) a second time, line 3: "):
-        read_predictions(path, read_rows(data, keys=("id", "events")))
+        answers_in(path, data)
 
 
-def test_files_that_are_no_json_lines(tmp_path):
-    path = tmp_path / "x.jsonl"
-    for content, message in (
+@pytest.mark.parametrize(
+    "content, message",
+    [
         (b"", "has no rows"),
         (b'\n{"id": 1}\n{"id": \n', "line 3 is not JSON"),
-        (b"[1]\n", r"line 1 is '\[1\]'; give a JSON object"),
+        (b"[1]\n", r"line 1: it is \[1\]; give a JSON object"),
         (b"\xff\xfe", "not UTF-8"),
-    ):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=f"x.jsonl.*{message}"):
-            read_objects(path)
-    with pytest.raises(FileNotFoundError):
-        read_objects(tmp_path / "absent.jsonl")
-
-
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.text(), st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_any_text_survives_a_line(tmp_path, text, end, mark):
-    # Line separators within labels, CRLF, and a byte order mark.
-    text = text.encode("utf-8", "ignore").decode()
+    ],
+)
+def test_files_that_are_no_json_lines(data, tmp_path, content, message):
     path = tmp_path / "x.jsonl"
-    line = json.dumps({"text": text}, ensure_ascii=False)
-    path.write_bytes((line + end + line + end).encode("utf-8-sig" if mark else "utf-8"))
-    assert read_objects(path) == [(f"{path}, line {number}", {"text": text}) for number in (1, 2)]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"x.jsonl.*{message}"):
+        answers_in(path, data)
+    with pytest.raises(FileNotFoundError):
+        answers_in(tmp_path / "absent.jsonl", data)
 
 
-def test_wrong_events_in_the_data(tmp_path):
-    for events in ([{"onset": 2.0, "offset": 1.0}], [{"onset": 1.0}], [3], 4, [{"onset": 1.0, "offset": float("inf")}]):
-        path = write_lines(tmp_path / "data.jsonl", [{"id": "a", "events": events}])
-        with pytest.raises(ValueError, match="line 1 has events that cannot be read"):
-            read_rows(path, keys=("id", "events"))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(min_size=1).filter(str.strip), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_any_label_survives_a_line(data, tmp_path, label, end, mark):
+    # Line separators within labels, CRLF, and a byte order mark.
+    label = label.encode("utf-8", "ignore").decode()
+    path = tmp_path / "x.jsonl"
+    lines = [detection(name, events=[{**DOG, "event_label": label}]) for name in "abc"]
+    text = "".join(json.dumps(line, ensure_ascii=False) + end for line in lines)
+    path.write_bytes(text.encode("utf-8-sig" if mark else "utf-8"))
+    assert [events[0].event_label for events in answers_in(path, data).values()] == 3 * [normalize_label(label)]
+
+
+def test_a_label_is_the_same_in_any_unicode_form_and_with_blanks_around_it(tmp_path, capsys):
+    lines = "filename\tonset\toffset\tevent_label\na.wav\t0.5\t1.25\tcafe\u0301 door\n"
+    (tmp_path / "data.tsv").write_text(lines, encoding="utf-8")
+    event = {"onset": 0.5, "offset": 1.25, "event_label": " caf\u00e9  door"}
+    rows = [detection("a.wav", events=[event]), grounding("a.wav", "caf\u00e9 door ", text="0.50-1.25")]
+    report = score_predictions(write_lines(tmp_path / "p.jsonl", rows), tmp_path / "data.tsv", tmp_path / "out")
+    assert report["detection"]["micro"]["f1"] == report["grounding"]["R@0.9"] == 1
+    assert list(report["detection"]["class_wise"]) == ["caf\u00e9 door"]
+    assert report["detection"]["unmatched_labels"] == {"only_in_references": {}, "only_in_predictions": {}}
+
+
+@pytest.mark.parametrize("name", ["csv_space_after_comma.csv", "label_nfd.tsv"])
+def test_files_whose_labels_look_like_those_of_the_predictions(tmp_path, name):
+    files = {
+        "csv_space_after_comma.csv": (
+            "filename, onset, offset, event_label\na.wav, 0.5, 1.25, dog\na.wav, 2.0, 3.0, cat\n",
+            [{"onset": 0.5, "offset": 1.25, "event_label": "dog"}, {"onset": 2, "offset": 3, "event_label": "cat"}],
+        ),
+        "label_nfd.tsv": (
+            "filename\tonset\toffset\tevent_label\na.wav\t0.5\t1.25\tcafe\u0301\n",
+            [{"onset": 0.5, "offset": 1.25, "event_label": "caf\u00e9"}],
+        ),
+    }
+    text, events = files[name]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "durations.csv").write_text("filename,duration\na.wav,10\n")
+    path = write_lines(tmp_path / "p.jsonl", [detection("a.wav", events=events)])
+    report = score_predictions(path, tmp_path / name, tmp_path / "out", durations=tmp_path / "durations.csv")
+    assert report["detection"]["micro"]["f1"] == 1
+
+
+def test_labels_that_only_one_side_has_are_named(data, predictions, tmp_path, capsys):
+    dog = {**DOG, "event_label": "Dog"}
+    path = predictions(detection("a", events=[dog, CAT]), detection("b", events=[dog]), detection("c", events=None))
+    assert main(["score", str(data), "--predictions", str(path), "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["detection"]["unmatched_labels"] == {
+        "only_in_references": {"dog": 2}, "only_in_predictions": {"Dog": 2}
+    }  # fmt: skip
+    for text in (capsys.readouterr().out, (tmp_path / "out" / "report.md").read_text()):
+        assert "1 label never predicted: dog (2)." in text and "1 label not in the references: Dog (2)." in text
+
+
+def test_matches_on_a_collar_and_segments_by_rounding_get_second_figures(tmp_path, predictions, capsys):
+    # 3.0 - 2.8 is over 0.2 in float64; 0.3 / 0.1 is under 3.
+    events = [{"onset": 3.0, "offset": 4.0, "event_label": "dog"}, {"onset": 0.3, "offset": 0.4, "event_label": "cat"}]
+    data = write_lines(tmp_path / "data.jsonl", [{"id": "a", "duration": 9.0, "events": events}])
+    events = [{"onset": 2.8, "offset": 4.0, "event_label": "dog"}, {"onset": 0.1, "offset": 0.2, "event_label": "cat"}]
+    path = predictions(detection("a", events=events))
+    assert main(["score", str(data), "--predictions", str(path), "--out", str(tmp_path / "out")]) == 0
+    detected = json.loads((tmp_path / "out" / "report.json").read_text())["detection"]
+    assert (detected["micro"]["f1"], detected["collar_edges"]["micro"]["f1"]) == (0.5, 1)
+    assert (detected["collar_edges"]["num_matches_on_collar"], detected["collar_edges"]["num_refused"]) == (2, 1)
+    assert detected["segment_1s"]["sed_eval"] is None
+    theirs = detected["segment_0.1s"]["sed_eval"]
+    assert theirs["micro"]["f1"] != detected["segment_0.1s"]["micro"]["f1"]
+    for text in (capsys.readouterr().out, (tmp_path / "out" / "report.md").read_text()):
+        assert "2 matches lie exactly on a collar" in text and "refuses 1 of them" in text
+        assert "Eb-F1 micro, tolerant" in text and f"by sed_eval's rounding {theirs['micro']['f1']:.3f}" in text
+
+
+def test_two_systems_are_compared_on_the_same_clips(tmp_path, capsys):
+    rows = [{"id": f"{i}", "duration": 6.0, "events": [DOG, CAT]} for i in range(20)]
+    data = write_lines(tmp_path / "data.jsonl", rows)
+    scored = [{**DOG, "score": 0.9}, {**CAT, "score": 0.3}]
+    paths = []
+    for name, kept in (("good", 15), ("bad", 5)):
+        lines = [detection(str(i), events=scored[: 1 + (i < kept)]) for i in range(20)]
+        lines += [grounding(str(i), "dog", events=[DOG] if i < kept else []) for i in range(20)]
+        lines += [grounding(str(i), "cat", events=[CAT]) for i in range(20)]
+        paths.append(write_lines(tmp_path / f"{name}.jsonl", lines))
+    arguments = ["score", str(data), "--predictions", str(paths[0]), "--against", str(paths[1])]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    compared = report["against"]["detection"]["micro_f1"]
+    # 35 of 40 events found and 25 of 40, without false alarms: 70 / 75 and 50 / 65.
+    assert compared["value"] == pytest.approx(70 / 75) == report["detection"]["micro"]["f1"]
+    assert compared["other"] == pytest.approx(50 / 65)
+    assert 0 < compared["interval"][0] < compared["difference"] < compared["interval"][1] and compared["p"] < 0.05
+    assert report["against"]["grounding"]["R@0.5"]["difference"] == pytest.approx(10 / 40)
+    assert report["against"]["detection"]["psds1"]["difference"] > 0
+    row = f"| Eb-F1 micro | 0.933 | 0.769 | +{70 / 75 - 50 / 65:.3f} |"
+    assert row in (tmp_path / "out" / "report.md").read_text()
+    assert f"against {paths[1]}: difference, 95 % interval, p" in capsys.readouterr().out
+    # The other at its own threshold: with events of 0.5 and more it finds 20 of 40, both do then.
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--min-score", "0.5"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["against"]["min_score"] == 0.5 and report["against"]["detection"]["micro_f1"]["difference"] == 0
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--against-min-score", "0.5"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["against"]["detection"]["micro_f1"]["other"] == pytest.approx(40 / 60)
 
 
 def test_command_without_model_audio_or_torch(data, predictions, tmp_path):

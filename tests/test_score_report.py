@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import nltk
 import pytest
@@ -9,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing.events import Event
-from recipes.evaluation.answers import prepare_answers
-from recipes.evaluation.predictions import score_predictions
-from recipes.evaluation.report import make_report
+from recipes.data.clip import AnnotatedClip
+from recipes.data.questions import SCORING, questions
+from recipes.evaluation import report as report_module
+from recipes.evaluation.predictions import prepare_answers
 from recipes.evaluation.report_tables import format_markdown, format_report
+from recipes.evaluation.score import score_predictions
 from recipes.scoring import PSDS1, PSDS2, detection_intervals, event_based_f1, psds, psds_interval, segment_based_f1
 from recipes.scoring import captions as caption_scoring
 
@@ -170,11 +173,12 @@ def test_figures_and_intervals_are_those_of_the_functions(tmp_path):
     lines = [{"id": name, "task": "detection", "events": events} for name, events in predicted.items()]
     data = write_lines(tmp_path / "data.jsonl", clips)
     detection = score_predictions(write_lines(tmp_path / "p.jsonl", lines), data, tmp_path / "out")["detection"]
+    clips.sort(key=lambda clip: str(clip["id"]))
     references = [[Event(**e) for e in clip["events"]] for clip in clips]
     predictions = [[Event(**e) for e in predicted[clip["id"]]] for clip in clips]
     durations = [clip["duration"] for clip in clips]
     assert detection.items() >= event_based_f1(references, predictions).items()
-    assert detection["segment_0.1s"] == segment_based_f1(references, predictions, 0.1)
+    assert detection["segment_0.1s"].items() >= segment_based_f1(references, predictions, 0.1).items()
     assert detection["psds"]["psds2"] == psds(references, predictions, durations, PSDS2)["psds"]
     intervals = {**detection_intervals(references, predictions)}
     intervals["psds2"] = psds_interval(references, predictions, durations, PSDS2)
@@ -192,7 +196,7 @@ def test_why_there_is_no_psds(tmp_path):
         return score_predictions(path, data, tmp_path / "out", durations=durations)
 
     report = why(event(0, 1, "dog", score=1), event(2, 3, "dog"))
-    expected = "1 of 2 predicted events bear no score; the durations of 1 of 2 clips are unknown"
+    expected = "1 of 2 predicted events have no score; the durations of 1 of 2 clips are unknown"
     assert report["detection"]["psds"]["psds1"] is None
     assert report["detection"]["psds"]["not_computed"].startswith(expected)
     assert expected in format_report(report) and expected in format_markdown(report)
@@ -226,7 +230,7 @@ def test_tables_name_what_was_done(tmp_path, wordnet):
         assert "unreadable answers" in text and "METEOR of pairs" in text
     markdown = format_markdown(report)
     assert (
-        "Beside these, 4 events of 1 label that the reference lacks were predicted." in markdown
+        "In addition, 4 events of 1 label that the reference lacks were predicted." in markdown
         and "| owl |" not in markdown
     )
     widths = [line.count(" | ") for line in markdown.splitlines() if line.startswith("|")]
@@ -241,9 +245,9 @@ times = st.integers(0, 40).map(lambda n: n / 4)
 @given(st.lists(st.tuples(times, times, st.sampled_from("ab")), max_size=4), st.floats(0.5, 12), st.booleans())
 def test_answers_are_cut_where_the_clip_or_its_reference_ends(spans, duration, is_reference):
     events = [Event(min(a, b), max(a, b), label) for a, b, label in spans]
-    rows = [{"id": 1, "duration": duration, "events": events if is_reference else []}]
-    answers, counts = prepare_answers(rows, {(1, "detection", None): events}, {})
-    cut = answers[1, "detection", None]
+    clip = AnnotatedClip("1", tuple(events if is_reference else ()), duration=duration)
+    answers, counts = prepare_answers([clip], {("1", "detection", None): events})
+    cut = answers["1", "detection", None]
     if is_reference:
         assert cut == events
         assert counts["num_clips_with_later_references"] == any(e.offset > duration for e in events)
@@ -255,39 +259,44 @@ def test_answers_are_cut_where_the_clip_or_its_reference_ends(spans, duration, i
 
 
 def test_clips_of_unknown_duration_are_not_cut():
-    rows, events = [{"id": 1, "events": []}], [Event(5, 1000, "dog")]
-    answers, counts = prepare_answers(rows, {(1, "detection", None): events}, {"dog": "Dog"})
-    assert answers == {(1, "detection", None): [Event(5, 1000, "Dog")]}
+    events = [Event(5, 1000, "dog")]
+    answers, counts = prepare_answers([AnnotatedClip("1", ())], {("1", "detection", None): events}, {"dog": "Dog"})
+    assert answers == {("1", "detection", None): [Event(5, 1000, "Dog")]}
     assert counts["num_clips_of_unknown_duration"] == 1 and counts["num_cut_events"] == 0
 
 
+def make_report(clips, answers, min_score=None):
+    asked = [question for clip in clips for question in questions(clip, SCORING)]
+    return report_module.make_report(clips, asked, answers, min_score)
+
+
 def test_queries_about_one_recording_are_drawn_together():
-    rows = [{"id": str(i), "audio": f"{i // 4}.wav", "query": "x", "events": [Event(0, 1)]} for i in range(40)]
+    rows = [AnnotatedClip(str(i), (Event(0, 1),), audio=f"{i // 4}.wav", query="x") for i in range(40)]
     answers = {(str(i), "grounding", "x"): [Event(0, 1)] if i // 4 % 2 else [] for i in range(40)}
     # Ten recordings, all right or all wrong: as uncertain as 10 answers, not 40.
     low, high = make_report(rows, answers)["grounding"]["intervals"]["miou_union"]
     assert low == pytest.approx(0.2, abs=0.101) and high == pytest.approx(0.8, abs=0.101)
-    apart = [{**row, "audio": None} for row in rows]
+    apart = [replace(row, audio=None) for row in rows]
     closer = make_report(apart, answers)["grounding"]["intervals"]["miou_union"]
     assert low < closer[0] and closer[1] < high
 
 
 def test_events_below_the_least_score_count_for_psds_alone():
     sure, unsure = Event(1, 2, "dog", 0.8), Event(5, 6, "dog", 0.1)
-    rows = [{"id": 1, "duration": 10.0, "events": [Event(1, 2, "dog")]}]
-    answers = {(1, "detection", None): [sure, unsure]}
+    rows = [AnnotatedClip("1", (Event(1, 2, "dog"),), duration=10.0)]
+    answers = {("1", "detection", None): [sure, unsure]}
     every, kept = (make_report(rows, answers, min_score=least)["detection"] for least in (None, 0.3))
     # One of two predictions is right: F1 = 2 / (2 + 1); of one, it is 1.
     assert every["micro"]["f1"] == pytest.approx(2 / 3) and kept["micro"]["f1"] == 1
     assert kept["segment_1s"]["micro"]["f1"] == 1
     assert kept["psds"] == every["psds"] == {**psds_of(rows, answers), "not_computed": None, **parts_of(every)}
     # Grounding was asked for, whatever the score.
-    answers = {(1, "grounding", "dog"): [unsure]}
+    answers = {("1", "grounding", "dog"): [unsure]}
     assert make_report(rows, answers, min_score=0.3) == make_report(rows, answers)
 
 
 def psds_of(rows, answers):
-    inputs = [row["events"] for row in rows], list(answers.values()), [row["duration"] for row in rows]
+    inputs = [list(row.events) for row in rows], list(answers.values()), [row.duration for row in rows]
     return {"psds1": psds(*inputs, PSDS1)["psds"], "psds2": psds(*inputs, PSDS2)["psds"]}
 
 

@@ -3,13 +3,21 @@
 import pytest
 
 from processing.events import Event
-from recipes.evaluation.worst_clips import plot_worst_clips, worst_clips
+from recipes.data.clip import AnnotatedClip
+from recipes.data.questions import SCORING, questions
+from recipes.evaluation import worst_clips as module
+from recipes.evaluation.worst_clips import plot_worst_clips
 
 DOG, CAT = Event(1.0, 2.0, "dog"), Event(3.0, 5.0, "cat")
 
 
 def clip_row(name, *events, **values):
-    return {"id": name, "events": list(events), "duration": 10.0, **values}
+    return AnnotatedClip(name, events, duration=10.0, **values)
+
+
+def worst_clips(clips, answers, limit=12):
+    asked = [question for clip in clips for question in questions(clip, SCORING)]
+    return module.worst_clips(clips, asked, answers, limit)
 
 
 def panels(figure):

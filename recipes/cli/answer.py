@@ -9,6 +9,7 @@ from pathlib import Path
 
 from processing.annotations import means_folder
 from recipes.arguments import add_model, positive_int, probability, seconds
+from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
@@ -20,8 +21,8 @@ from recipes.cli.output import (
     write_answers,
 )
 from recipes.data.label_files import LABEL_FORMATS
-from recipes.evaluation.resume import keep_answers, partial_path
-from recipes.evaluation.runner import ask
+from recipes.evaluation.resume import keep_rows
+from recipes.evaluation.runner import Job, run
 
 EXIT_CODES = (
     "Exit code: 0, or 1 if a recording failed, or 2 for wrong arguments. Results go to stdout, the rest to stderr."
@@ -53,6 +54,7 @@ def add_answer_arguments(command: ArgumentParser, task: str):
         "--out", metavar="PATH", help="file to write; or a folder, for a file per recording. A run that was stopped "
         "goes on where it was if the same command is given again",
     )  # fmt: skip
+    add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
     output.add_argument("--min-score", type=probability, metavar="P", help="leave out events of a lower score, 0 to 1")
     hearing = command.add_argument_group("how recordings are heard")
@@ -91,7 +93,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
     }  # fmt: skip
-    partial = None if args.out is None else partial_path(args.out, is_folder)
+    partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
     # Results alone go to stdout, whatever the libraries print.
     with contextlib.redirect_stdout(sys.stderr), _opened(partial, args, queries, options) as (done, keep):
@@ -102,7 +104,8 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
         if forgotten := len(done.keys() - set(files)):
             print(f"timepro: {forgotten} recordings in {partial} are not asked about now; left out.", file=sys.stderr)
         todo = [file for file in files if file not in rows]
-        for file, results in _answers(args, todo, len(files), queries, options) if todo else ():
+        for job, results in _answers(args, todo, len(rows), queries, options) if todo else ():
+            file = job.audio
             try:
                 row = _row(file, states[file], queries, results)
             except (OSError, ValueError) as error:
@@ -113,7 +116,10 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
             if partial is None and args.format is None:
                 print_answers(format_json(**_shown(row)) if args.json else format_table(**_shown(row)), stdout)
         rows = [rows[file] for file in files if file in rows]
-        if args.format:
+        if args.subtitles or args.speakers:
+            for row in rows:
+                write_beside_speech(args, row, merge_answers(row["answers"]))
+        elif args.format:
             failures |= write_answers(rows, args.format, args.out, stdout)
     is_partial = partial is not None and bool(failures) and bool(rows)
     if partial and not is_partial:
@@ -154,7 +160,9 @@ def _check(args, queries, files) -> bool:
             raise ArgumentError(None, "--json prints; to write with --out give --format jsonl instead.")
         if not is_folder and Path(out).resolve() in {Path(file).resolve() for file in files}:
             raise ArgumentError(None, f"--out is {out!r}, a recording to ask about; choose another file.")
-        args.format = args.format or format_of(out, is_folder)
+    speech_format = check_speech_arguments(args, files, is_folder)
+    if out is not None:
+        args.format = speech_format or args.format or format_of(out, is_folder)
     if args.format:
         check_format(args.format, args.out, files, is_folder)
     return is_folder
@@ -173,17 +181,15 @@ def _opened(partial, args, queries, options):
     # Only the folder itself: that there is one above it was checked.
     partial.parent.mkdir(exist_ok=True)
     try:
-        with keep_answers(partial, settings) as (done, keep):
-            yield done, keep
+        with keep_rows(partial, settings, ("file", "state", "answers")) as (rows, keep):
+            yield {row["file"]: row for row in rows}, keep  # a later row of a file counts
     except KeyboardInterrupt:
         print(f"timepro: stopped; answers so far are in {partial}: run the same command to go on.", file=sys.stderr)
         raise
 
 
-def _answers(args, files, num_files, queries, options) -> Iterable:
-    """Load the model and yield its answers about files, with a progress bar if there are several."""
-    from tqdm import tqdm
-
+def _answers(args, files, num_done, queries, options) -> Iterable:
+    """Load the model and return its answers about files, with a progress bar if there are several."""
     from recipes.conversion.checkpoint_folder import load_pipeline
 
     pipe = load_pipeline(args.model)
@@ -192,11 +198,9 @@ def _answers(args, files, num_files, queries, options) -> Iterable:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
-    results = ask(pipe, files, args.task, queries, batch_size=args.batch_size, **options)
-    return tqdm(
-        results, total=num_files, initial=num_files - len(files), desc="recordings", unit="file", file=sys.stderr,
-        disable=True if num_files < 2 else None,
-    )  # fmt: skip
+    jobs = [Job(file, args.task, tuple(queries)) for file in files]
+    show_progress = False if num_done + len(jobs) < 2 else None
+    return run(pipe, jobs, num_done, show_progress, batch_size=args.batch_size, **options)
 
 
 def _row(file, state, queries, results) -> dict:

@@ -4,26 +4,22 @@ import glob
 import os
 from collections.abc import Iterable
 
-from processing import text_files
-
-# What libsndfile reads, and ffmpeg where that is installed, by the names that such files have.
-AUDIO_SUFFIXES = (
-    *text_files.AUDIO_SUFFIXES, ".oga", ".au", ".snd", ".aifc", ".caf", ".w64", ".rf64", ".mkv", ".wma"
-)  # fmt: skip
+from processing.audio_formats import is_recording
 
 
 def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     """Return the recordings that are meant, each once, and why some paths stand for none.
 
     Args:
-        paths: files, in whatever they are called; folders, for all audio files in them and in their folders, by
-            suffix, but for hidden ones; or glob patterns (`**` for folders of any depth), for files and folders.
+        paths: files, whatever they are called, `-` for standard input; folders, for all recordings in them and in
+            their folders, told by suffix or contents, but for hidden ones; or glob patterns (`**` for folders of any
+            depth), for files and folders. Symbolic links are followed: a file is named once, however many lead to it.
 
     Returns:
         Recordings in the order of `paths`, those of one path sorted by name; and errors by path. A name without
         wildcards is taken to be a file even if there is none: whoever opens it has the better error.
     """
-    found, errors = {}, {}
+    found, errors, seen = [], {}, set()
     for path in paths:
         if os.path.exists(path) or not glob.has_magic(path):
             matches = [path]
@@ -34,26 +30,37 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
         for match in matches:
             files = _files_below(match, errors) if os.path.isdir(match) else [match]
             if not files and match not in errors:
-                errors[match] = f"holds no recordings; give a folder of {', '.join(AUDIO_SUFFIXES)} files."
+                errors[match] = "holds no recordings; give a folder of wav, flac, mp3 or other audio files."
             for file in files:
-                if _is_utf8(file):
-                    found[file] = None
-                else:
+                if not _is_utf8(file):
                     errors[file] = "has a name that is not UTF-8, which no result can hold; rename it."
-    return list(found), errors
+                elif (identity := _identity(file)) not in seen:
+                    seen.add(identity)
+                    found.append(file)
+    return found, errors
 
 
 def _files_below(folder, errors):
-    files = []
+    files, entered = [], set()
     # By default `os.walk` passes over folders that it may not read.
-    for root, folders, names in os.walk(folder, onerror=lambda error: errors.update({error.filename: str(error)})):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            os.path.join(root, name)
-            for name in names
-            if name.lower().endswith(AUDIO_SUFFIXES) and not name.startswith(".")
-        ]
+    walk = os.walk(folder, onerror=lambda error: errors.update({error.filename: str(error)}), followlinks=True)
+    for root, folders, names in walk:
+        # Links may lead to a folder above.
+        new = {name: _identity(os.path.join(root, name)) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name in sorted(new) if new[name] not in entered]
+        entered |= {_identity(root), *new.values()}
+        paths = [os.path.join(root, name) for name in names if not name.startswith(".")]
+        files += [path for path in paths if os.path.isfile(path) and is_recording(path)]
     return sorted(files)
+
+
+def _identity(path):
+    """Return what is the same for all links to a file or folder."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return path
+    return status.st_dev, status.st_ino
 
 
 def _is_utf8(name):

@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import logging
 import sys
+from dataclasses import replace
 from functools import partial
 
 from recipes.arguments import ArgumentParser, add_model, not_negative_int, positive_int, probability
@@ -128,6 +129,8 @@ def _add_score(commands):
         help="ignore detected events with a lower score, 0 to 1, except in PSDS (default: the checkpoint's; 0: none)",
     )  # fmt: skip
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar")
+    add("--against", metavar="JSONL", help="compare with these predictions, clip by clip: differences with p")
+    add("--against-min-score", type=probability, metavar="P", help="--min-score for these (default: the same)")
     add("--limit", type=positive_int, metavar="N", help="only the first N recordings")
     add("--overwrite", action="store_true", help="start again instead of resuming")
     score.set_defaults(run=score_model)
@@ -195,21 +198,21 @@ def make_soundscapes(args) -> int:
 
 def score_model(args) -> int:
     """Run `score` and print the report; return 1 if any recording failed."""
-    from recipes.evaluation.report_files import report_paths
+    from recipes.data.questions import SCORING
+    from recipes.evaluation.report import report_paths
     from recipes.evaluation.report_tables import format_report
+    from recipes.evaluation.score import score_checkpoint, score_predictions
 
+    if args.against_min_score is not None and args.against is None:
+        raise argparse.ArgumentError(None, "--against-min-score given without --against; leave it out.")
     if args.predictions:
         if args.unconstrained:
             raise argparse.ArgumentError(None, "--unconstrained given with --predictions, whose answers are there.")
-        from recipes.evaluation.predictions import score_predictions
-
         report = score_predictions(**_arguments_of(score_predictions, args))
     else:
-        from recipes.evaluation.score_checkpoint import score
-
-        args.constrained = not args.unconstrained
+        args.constrained, args.policy = not args.unconstrained, replace(SCORING, num_absent=args.num_absent)
         with contextlib.redirect_stdout(sys.stderr):
-            report = score(**_arguments_of(score, args))
+            report = score_checkpoint(**_arguments_of(score_checkpoint, args))
     print(format_report(report))
     if failures := report["failures"]:
         print(

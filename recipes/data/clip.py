@@ -84,7 +84,7 @@ class AnnotatedClip:
             object.__setattr__(self, name, value)
 
     @classmethod
-    def from_dict(cls, values: Mapping, where: str) -> "AnnotatedClip":
+    def from_dict(cls, values, where: str) -> "AnnotatedClip":
         """Return the clip that a JSON object holds; keys that are none of its own are left out.
 
         An event without `event_label` has the query's; where there is no query, that is an error.
@@ -146,7 +146,7 @@ def events_of_pairs(intervals, event_label: str, where: str) -> list[Event]:
     for index, pair in enumerate(intervals):
         if not isinstance(pair, list) or len(pair) != 2:
             raise ValueError(f"{where}[{index}] is {pair!r}; give a pair [onset, offset] in seconds.")
-        events.append(make_event(*pair, event_label, f"{where}[{index}]"))
+        events.append(make_event(pair[0], pair[1], event_label, f"{where}[{index}]"))
     return events
 
 

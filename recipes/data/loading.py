@@ -95,8 +95,8 @@ def load_clips(
             clip = _without_unsure(clip, min_score)
         if aliases:
             clip = _with_aliases(clip, aliases)
-        changes = {"audio": clip.audio and find(clip.audio), "source": clip.source or f"{data_format}:{path.stem}"}
-        found[clip.id] = replace(clip, **changes)
+        audio = None if clip.audio is None else find(clip.audio)
+        found[clip.id] = replace(clip, audio=audio, source=clip.source or f"{data_format}:{path.stem}")
     if not found:
         raise ValueError(f"{path} has no clips; give a file with annotations.")
     loaded = list(found.values())

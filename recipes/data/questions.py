@@ -112,7 +112,7 @@ def questions(clip: AnnotatedClip, policy: QuestionPolicy, rng: np.random.Genera
         if task in policy.tasks:
             made.append(Question(clip.id, task, query, tuple(events), event_label, prompt, words))
 
-    if clip.task == "grounding":
+    if clip.query is not None:
         events = [replace(event, event_label=clip.query) for event in clip.events]
         ask("grounding", clip.query, events, clip.query, clip.question)
         return made

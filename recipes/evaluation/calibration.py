@@ -1,22 +1,22 @@
-"""Say whether the scores of events mean what they say: a reliability table, ECE, how well they rank, F1 by threshold.
+"""Measure what the scores of events mean: reliability, ECE, how well they rank events, and F1 by threshold.
 
     python -m recipes.evaluation.calibration --data validation.jsonl --predictions predictions.jsonl \
         --out calibration.json
 
-Writes the JSON report and beside it the reliability plot, `.png`. No model is loaded.
+Writes a JSON report, and the reliability plot beside it as `.png`. No model is loaded.
 """
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from recipes.arguments import script_parser
-from recipes.evaluation.answers import prepare_answers
-from recipes.evaluation.predictions import read_predictions
-from recipes.evaluation.score_data import read_clips
-from recipes.evaluation.score_questions import grounding_pairs
+from recipes.data.loading import load_clips
+from recipes.data.questions import SCORING, labels_of, questions
+from recipes.evaluation.predictions import apply_min_score, prepare_answers, read_predictions
 from recipes.scoring import (
     detection_intervals,
     event_based_f1,
@@ -24,7 +24,9 @@ from recipes.scoring import (
     match_events,
     recall_at_iou,
     rejection_rates,
+    unmatched_labels,
 )
+from space_app.palette import FAINT, LIGHT
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +34,11 @@ THRESHOLDS = tuple(step / 20 for step in range(15))
 
 
 def calibration(scores, is_right, num_bins=10) -> dict:
-    """Return how scores and truth go together.
+    """Return how well scores predict which events are right.
 
     ECE, the expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3), is
-    the mean over events of |share that is right - mean score| of the bin an event is in. Bins are equally wide, the
-    last one holds 1. AUROC is the probability that a right event scores higher than a wrong one, ties counting half;
+    the mean over events of |fraction that is right - mean score| of the bin an event is in. Bins are equally wide, the
+    last one includes 1. AUROC is the probability that a right event scores higher than a wrong one, ties counting half;
     average precision is the mean over right events of the precision among all events that score as high or higher.
 
     Args:
@@ -46,7 +48,8 @@ def calibration(scores, is_right, num_bins=10) -> dict:
 
     Returns:
         `num_events, num_right, ece, auroc, average_precision` and `bins`, those with events: `low, high, num_events,
-        mean_score, share_right`. AUROC and average precision are `None` where there are not both kinds (AP: no right).
+        mean_score, share_right`. AUROC is `None` unless there are right and wrong events, average precision without
+        right ones.
 
     Raises:
         ValueError: no events, lengths that differ, scores out of range, or `num_bins` below 1.
@@ -60,14 +63,14 @@ def calibration(scores, is_right, num_bins=10) -> dict:
         raise ValueError(f"scores reach from {scores.min()} to {scores.max()}; probabilities lie between 0 and 1.")
     if num_bins < 1:
         raise ValueError(f"num_bins is {num_bins}; give 1 or more.")
-    places = np.minimum((scores * num_bins).astype(int), num_bins - 1)
+    indices = np.minimum((scores * num_bins).astype(int), num_bins - 1)
     bins, ece = [], 0.0
-    for place in np.unique(places):
-        mine = places == place
-        mean_score, share = float(scores[mine].mean()), float(is_right[mine].mean())
-        ece += mine.sum() / len(scores) * abs(share - mean_score)
-        edges = {"low": float(place / num_bins), "high": float((place + 1) / num_bins)}
-        bins.append({**edges, "num_events": int(mine.sum()), "mean_score": mean_score, "share_right": share})
+    for index in np.unique(indices):
+        mine = indices == index
+        mean_score, right = float(scores[mine].mean()), float(is_right[mine].mean())
+        ece += mine.sum() / len(scores) * abs(right - mean_score)
+        edges = {"low": float(index / num_bins), "high": float((index + 1) / num_bins)}
+        bins.append({**edges, "num_events": int(mine.sum()), "mean_score": mean_score, "share_right": right})
     return {
         "num_events": len(scores),
         "num_right": int(is_right.sum()),
@@ -94,35 +97,35 @@ def _average_precision(scores, is_right) -> float | None:
     return float((right * right.cumsum() / numbers.cumsum()).sum() / right.sum())
 
 
-def scored_events(rows, answers) -> tuple[list[float], list[bool]]:
-    """Return the scores of all detected events, and whether each is matched within the collars of event-based F1.
+def scored_events(clips, answers) -> tuple[list[float], list[bool]]:
+    """Return the scores of all detected events, and whether each is matched, see [`~recipes.scoring.match_events`].
 
     Raises:
         ValueError: an event without a score.
     """
     scores, is_right = [], []
-    for row in rows:
-        events = answers.get((row["id"], "detection", None)) or []
+    for clip in clips:
+        events = answers.get((clip.id, "detection", None)) or []
         missing = [event for event in events if event.score is None]
         if missing:
-            raise ValueError(f"predictions of clip {row['id']!r} hold {missing[0]}; give every event a score.")
-        matched = {j for _, j in match_events(row["events"], events)}
+            raise ValueError(f"predictions of clip {clip.id!r} hold {missing[0]}; give every event a score.")
+        matched = {j for _, j in match_events(clip.events, events)}
         scores += [event.score for event in events]
-        is_right += [place in matched for place in range(len(events))]
+        is_right += [j in matched for j in range(len(events))]
     return scores, is_right
 
 
-def scores_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
+def scores_by_threshold(clips, answers, thresholds=THRESHOLDS) -> list[dict]:
     """Return event-based F1, micro, of the detected events whose score reaches each threshold.
 
     Returns:
         Dicts of `min_score, num_events, f1, precision, recall, interval` (of F1, 95 %, bootstrap over clips).
     """
-    references = [row["events"] for row in rows]
-    predictions = [answers.get((row["id"], "detection", None)) or [] for row in rows]
+    references = [list(clip.events) for clip in clips]
     found = []
     for threshold in thresholds:
-        kept = [[event for event in events if event.score >= threshold] for events in predictions]
+        answered = apply_min_score(answers, threshold)
+        kept = [answered.get((clip.id, "detection", None)) or [] for clip in clips]
         micro = event_based_f1(references, kept)["micro"]
         figures = {name: micro[name] for name in ("f1", "precision", "recall")}
         interval = list(detection_intervals(references, kept)["micro_f1"])
@@ -130,19 +133,19 @@ def scores_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
     return found
 
 
-def grounding_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
+def grounding_by_threshold(asked, answers, thresholds=THRESHOLDS) -> list[dict]:
     """Return how well queries are answered by the events whose score reaches each threshold.
 
     Returns:
         Dicts of `min_score`, over all queries `miou_union` (an absent one counts 1 where it is rejected) and its
         `interval` (95 %, bootstrap over clips), and `true_rejection_rate` and `false_rejection_rate`. Empty if no query
-        was answered, or an answer bears no score.
+        was answered, or an answer has no score.
     """
-    pairs = [pair for row in rows for pair in grounding_pairs(row, answers, None)]
-    if not pairs or any(event.score is None for *_, events in pairs for event in events or ()):
+    asked = [question for question in asked if question.task == "grounding" and question.key in answers]
+    predictions = [answers[question.key] for question in asked]
+    if not asked or any(event.score is None for events in predictions for event in events or ()):
         return []
-    questions, references, predictions = zip(*pairs, strict=True)
-    clips, found = [question[0] for question in questions], []
+    references, clips, found = [list(question.reference) for question in asked], [q.id for q in asked], []
     for threshold in thresholds:
         kept = [events and [event for event in events if event.score >= threshold] for events in predictions]
         rates = rejection_rates(references, kept)
@@ -159,19 +162,19 @@ def grounding_by_threshold(rows, answers, thresholds=THRESHOLDS) -> list[dict]:
 
 
 def plot_reliability(report, path) -> None:
-    """Draw the share of right events over their mean score, a circle for each bin, its area by its events."""
+    """Draw the fraction of right events over their mean score, a circle for each bin, its area by its events."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="calibrated")
+    axis.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="calibrated")
     sizes = np.array([part["num_events"] for part in report["bins"]])
     points = [[part[name] for part in report["bins"]] for name in ("mean_score", "share_right")]
-    axis.plot(*points, color="C0")
-    axis.scatter(*points, s=20 + 300 * sizes / sizes.max(), color="C0", alpha=0.6, label="events, by their number")
-    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean score", ylabel="share of events that are right")
+    axis.plot(*points, color=LIGHT[0])
+    axis.scatter(*points, s=20 + 300 * sizes / sizes.max(), color=LIGHT[0], alpha=0.6, label="events, by their number")
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean score", ylabel="fraction of events that are right")
     axis.set_title(f"ECE {report['ece']:.3f}, {report['num_events']} events")
     axis.legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=150, format="png")
@@ -180,17 +183,23 @@ def plot_reliability(report, path) -> None:
 def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
     """Write and return the report of [`calibration`] on detected events, and figures of all by threshold, to `out`.
 
-    Beside it lies the plot.
+    The plot is beside it. `unmatched_labels` has the labels that only one side has, whose events are never right.
 
     Raises:
         ValueError: events without scores, or what [`~recipes.evaluation.predictions.read_predictions`] refuses.
     """
-    rows, _ = read_clips(data, limit=limit)
-    answers, _ = prepare_answers(rows, read_predictions(predictions, rows), {})
+    clips = load_clips(data)
+    policy = replace(SCORING, num_absent=None, labels=labels_of(clips))
+    clips = clips[:limit]
+    asked = [question for clip in clips for question in questions(clip, policy)]
+    answers, _ = prepare_answers(clips, read_predictions(predictions, clips, asked)[0])
     report = {"data": str(data), "predictions": str(predictions)}
-    report |= calibration(*scored_events(rows, answers), num_bins)
-    report["thresholds"] = scores_by_threshold(rows, answers)
-    report["grounding_thresholds"] = grounding_by_threshold(rows, answers)
+    report |= calibration(*scored_events(clips, answers), num_bins)
+    detected = {clip.id: answers[key] for clip in clips if (key := (clip.id, "detection", None)) in answers}
+    references = [clip.events for clip in clips if clip.id in detected]
+    report["unmatched_labels"] = unmatched_labels(references, detected.values())
+    report["thresholds"] = scores_by_threshold(clips, answers)
+    report["grounding_thresholds"] = grounding_by_threshold(asked, answers)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -201,9 +210,9 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
 def main(argv=None):
     parser = script_parser(__doc__)
     parser.add_argument("--data", required=True, help="annotated clips")
-    parser.add_argument("--predictions", required=True, help="predictions.jsonl whose events bear scores")
-    parser.add_argument("--out", required=True, help="report to write, JSON")
-    parser.add_argument("--num-bins", type=int, default=10)
+    parser.add_argument("--predictions", required=True, help="predictions.jsonl whose events have scores")
+    parser.add_argument("--out", required=True, help="JSON report to write")
+    parser.add_argument("--num-bins", type=int, default=10, help="bins of scores (default 10)")
     parser.add_argument("--limit", type=int, help="only the first clips")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     report = calibrate(**vars(parser.parse_args(argv)))

@@ -1,102 +1,170 @@
-"""Score predictions that lie in a file, whoever made them; no model is loaded, and no torch.
+"""Answers to questions about clips: how they lie in a file, and how they are made ready to be compared."""
 
-timepro score soundscapes/test_unseen.jsonl --predictions theirs.jsonl --out runs/theirs.json
-"""
+from dataclasses import replace
 
-from processing.events import Event
-from recipes.evaluation.answers import read_answer
-from recipes.evaluation.report_files import report_paths, write_report
-from recipes.evaluation.score_data import read_clips
-from recipes.evaluation.score_questions import questions_of, read_objects
-from recipes.scoring import read_label_aliases
+from processing.answer_text import TASKS, parse_events
+from processing.events import Event, normalize_label
+from processing.text_files import check_duration, read_json_lines
+from recipes.scoring import apply_aliases
 
+KEYS = ("id", "task", "query")
 NUM_SHOWN = 20
 
 
-def score_predictions(
-    predictions, data, out, limit=None, data_format=None, audio_dir=None, durations=None, label_aliases=None,
-    min_score=None,
-) -> dict:  # fmt: skip
-    """Score a file of predictions and return the report.
+def parse_prediction(values) -> tuple[tuple, list[Event] | None]:
+    """Return the key `(id, task, query)` and the events of one line of predictions, `None` if unparseable.
 
     Args:
-        predictions: see [`read_predictions`].
-        data, data_format, durations, label_aliases: see [`~recipes.evaluation.score_data.read_clips`].
-        out: folder, or path that ends in `.json`, see [`report_paths`].
-        limit: only the first clips.
-        min_score: detected events with a lower score count for PSDS alone.
-        audio_dir: folder of the recordings, if their durations are to be read from them; nothing else is.
+        values: `id`, `task`, `query` (a text for grounding, else null), and `events` or `text`; perhaps `duration`.
 
     Raises:
-        ValueError: rows of `data` or `predictions` that cannot be read, or answers that do not fit the clips.
-        OSError: a file is missing.
+        ValueError: a value that cannot be.
     """
-    rows, about = read_clips(data, data_format, audio_dir, durations, label_aliases, limit)
-    aliases = {} if label_aliases is None else read_label_aliases(label_aliases)
-    answers = read_predictions(predictions, rows, aliases)
-    head = {"model": None, "predictions": str(predictions), "data": str(data), **about, "min_score": min_score}
-    return write_report(report_paths(out), head, rows, answers, None, aliases=aliases, min_score=min_score)
+    clip, task, query = (values.get(key) for key in KEYS)
+    if isinstance(clip, bool) or not isinstance(clip, (str, int)):
+        raise ValueError(f"id is {clip!r}; give the id of a clip")
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; choose one of {', '.join(TASKS)}")
+    if (task == "grounding") != (isinstance(query, str) and bool(query)):
+        raise ValueError(f"query is {query!r} for {task}; grounding needs a text, no other task has one")
+    if values.get("duration") is not None:
+        check_duration(values["duration"], "this line")
+    if "events" in values:
+        events = values["events"]
+        if not (events is None or isinstance(events, list) and all(isinstance(event, dict) for event in events)):
+            raise ValueError(f"events is {str(events)[:60]}; give a list of objects with onset and offset, or null")
+        events = None if events is None else [Event.from_dict(event) for event in events]
+    elif "text" in values:
+        events = parse_events(values["text"], task=task, event_label=query or "")
+    else:
+        raise ValueError(f"the keys are {sorted(values)}; give events or text")
+    return (str(clip), task, query), events
 
 
-def read_predictions(path, rows, aliases=None) -> dict[tuple, list[Event] | None]:
-    """Return the answers of a file by question `(id, task, query)`, their times and labels as they stand there.
+def read_predictions(path, clips, asked, aliases=None) -> tuple[dict[tuple, list[Event] | None], dict[str, float]]:
+    """Return the answers of a file by key `(id, task, query)`, and the durations that it states by id.
 
-    Of a task that is answered at all, every clip must be answered: detection and captioning once, grounding for every
-    label of the clip (or for the clip's own query). Labels that are absent may be asked for as well. A clip whose
-    `duration` is unknown gets that of its answers, if they have one.
+    Times and labels are as they stand there. Of a task that is answered at all, every clip must be answered: detection
+    and captioning once, grounding for every label of the clip (or for the clip's own query). Absent labels may be asked
+    for as well.
 
     Args:
         path: JSON Lines of `{"id", "task", "query", "events", "text", "duration"}`: `task` is `detection`, `grounding`
             or `captioning`, `query` only for grounding, `events` a list of `{"onset", "offset", "event_label"}` in
             seconds, perhaps with a `score`, or `null` for an answer that could not be parsed. Without the key `events`,
             they are read from `text` by [`~processing.answer_text.parse_events`].
-        rows: annotated clips, see [`~recipes.evaluation.score_data.read_clips`].
-        aliases: other names for labels that queries may use.
+        clips: [`~recipes.data.clip.AnnotatedClip`]s.
+        asked: all that may be asked about them, see [`~recipes.data.questions.questions`].
+        aliases: other names for labels that queries about detection clips may use.
 
     Raises:
         ValueError: lines that hold no answer, or a second one; or answers that are missing or too many. All of them
             are named at once.
         OSError: the file cannot be read.
     """
-    by_id = {row["id"]: row for row in rows}
-    # Ids that are numbers in one file are often strings in the other.
-    by_text = {str(clip): clip for clip in by_id}
-    answers, wrong = {}, []
-    for where, values in read_objects(path):
+    has_own_query = {clip.id for clip in clips if clip.query is not None}
+    known = {(question.id, question.task, _normal(question.query)): question.key for question in asked}
+    answers, durations, wrong, is_empty = {}, {}, [], True
+    for where, values in read_json_lines(path):
+        is_empty = False
         try:
-            (clip, task, query), events = read_answer(values)
-            clip = clip if clip in by_id else by_text.get(str(clip), clip)
-            row = by_id.get(clip, {})
-            if not row.get("query"):
-                query = (aliases or {}).get(query, query)
-            question = (clip, task, query)
-            if question in answers:
-                raise ValueError(f"answers {_say(question)} a second time")
-            answers[question] = events
-            if row and row.get("duration") is None:
-                row["duration"] = values.get("duration")
+            if not isinstance(values, dict):
+                raise ValueError(f"it is {str(values)[:60]}; give a JSON object")
+            (clip, task, query), events = parse_prediction(values)
+            name = _normal(query)
+            if clip not in has_own_query:
+                name = (aliases or {}).get(name, name)
+            key = known.get((clip, task, name), (clip, task, name))
+            if key in answers:
+                raise ValueError(f"answers {_say(key)} a second time")
+            answers[key] = events
+            if values.get("duration") is not None:
+                durations.setdefault(clip, float(values["duration"]))
         except ValueError as error:
             wrong.append(f"{where.removeprefix(f'{path}, ')}: {error}")
+    if is_empty:
+        raise ValueError(f"{path} has no rows; give JSON Lines, one object a line.")
     if wrong:
         raise ValueError(f"predictions is {str(path)!r} with {_list(wrong, 'wrong line')}.")
-    _check_complete(path, by_id, answers)
-    return answers
+    _check_complete(path, clips, asked, answers)
+    return answers, durations
 
 
-def _check_complete(path, by_id, answers):
+def prepare_answers(clips, answers, aliases=None) -> tuple[dict, dict]:
+    """Return answers that can be compared: labels normalized and without aliases, events cut at the ends of the clips.
+
+    A clip ends at its `duration`, or at its last reference event if that is later: rounded annotations may pass the end
+    a little, and an answer that equals them is right. Events that start there or later are dropped.
+
+    Args:
+        aliases: of [`~recipes.scoring.read_label_aliases`]; they are for detection alone.
+
+    Returns:
+        The answers, and counts over all of them: `num_cut_events` (made shorter), `num_dropped_events`,
+        `num_clips_of_unknown_duration` (nothing is cut there) and `num_clips_with_later_references`.
+    """
+    last = {clip.id: max((event.offset for event in clip.events), default=0.0) for clip in clips}
+    ends = {clip.id: clip.duration and max(clip.duration, last[clip.id]) for clip in clips}
+    counts = {
+        "num_cut_events": 0,
+        "num_dropped_events": 0,
+        "num_clips_of_unknown_duration": sum(end is None for end in ends.values()),
+        "num_clips_with_later_references": sum(c.duration is not None and last[c.id] > c.duration for c in clips),
+    }
+    prepared = {}
+    for key, events in answers.items():
+        events, end = apply_aliases(events, (aliases or {}) if key[1] == "detection" else {}), ends[key[0]]
+        if events and end is not None:
+            late = [event for event in events if event.offset > end]
+            num_dropped = sum(event.onset >= end for event in late)
+            counts["num_dropped_events"] += num_dropped
+            counts["num_cut_events"] += len(late) - num_dropped
+            # Not `clip_events`, which drops an event without length at the very end.
+            events = [
+                replace(event, offset=min(event.offset, end))
+                for event in events
+                if event.offset <= end or event.onset < end
+            ]
+        prepared[key] = events
+    return prepared, counts
+
+
+def apply_min_score(answers, min_score) -> dict:
+    """Return the answers without the detected events whose score is below `min_score`; `None` leaves out none."""
+    if min_score is None:
+        return answers
+    return {
+        key: [event for event in events if event.score is None or event.score >= min_score]
+        if events and key[1] == "detection"
+        else events
+        for key, events in answers.items()
+    }
+
+
+def _normal(query):
+    return query if query is None else normalize_label(query)
+
+
+def _check_complete(path, clips, asked, answers):
     """Raise an error that names whatever is missing and whatever nobody asked for."""
     tasks = {task for _, task, _ in answers}
-    required = [q for row in by_id.values() for q in questions_of(row, num_absent=0) if q[1] in tasks]
+    by_id = {clip.id: clip for clip in clips}
+    possible = {question.key for question in asked}
+    # All but queries for labels that a detection clip lacks.
+    required = [
+        question.key
+        for question in asked
+        if question.task in tasks and (question.reference or question.task == by_id[question.id].task)
+    ]
     answered = {clip for clip, _, _ in answers}
-    missing = [question for question in required if question not in answers]
-    required = set(required)
-    surplus = [q for q in answers if q not in required and not _asks_for_absent(q, by_id.get(q[0]))]
+    missing = [key for key in required if key not in answers]
+    surplus = [key for key in answers if key not in possible]
     # A clip without any answer is named once, not by each of its questions.
     problems = [
         _list(_ids(missing, without=answered), "id without an answer", "ids without an answer"),
         _list(_ids(surplus, without=by_id), "id that is not in the data", "ids that are not in the data"),
-        _list([_say(q) for q in missing if q[0] in answered], "missing answer"),
-        _list([_say(q) for q in surplus if q[0] in by_id], "answer to a question not in the data",
+        _list([_say(key) for key in missing if key[0] in answered], "missing answer"),
+        _list([_say(key) for key in surplus if key[0] in by_id], "answer to a question not in the data",
               "answers to questions not in the data"),
     ]  # fmt: skip
     if any(problems):
@@ -107,17 +175,12 @@ def _check_complete(path, by_id, answers):
         )
 
 
-def _asks_for_absent(question, row) -> bool:
-    is_of_labels = row is not None and row.get("task", "detection") == "detection" and not row.get("query")
-    return is_of_labels and question[1] == "grounding" and question[2] in (row.get("absent") or ())
+def _ids(keys, without) -> list[str]:
+    return [repr(clip) for clip in dict.fromkeys(clip for clip, _, _ in keys) if clip not in without]
 
 
-def _ids(questions, without) -> list[str]:
-    return [repr(clip) for clip in dict.fromkeys(clip for clip, _, _ in questions) if clip not in without]
-
-
-def _say(question) -> str:
-    clip, task, query = question
+def _say(key) -> str:
+    clip, task, query = key
     return f"{clip!r} ({task}{f' of {query!r}' if query else ''})"
 
 
@@ -128,3 +191,6 @@ def _list(items, singular, plural=None) -> str:
     name = singular if len(items) == 1 else plural or f"{singular}s"
     rest = f", and {len(items) - NUM_SHOWN} more" if len(items) > NUM_SHOWN else ""
     return f"{len(items)} {name}: {', '.join(items[:NUM_SHOWN])}{rest}"
+
+
+__all__ = ["KEYS", "apply_min_score", "parse_prediction", "prepare_answers", "read_predictions"]

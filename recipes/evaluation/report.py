@@ -1,165 +1,281 @@
-"""The scores of answers about annotated clips, with intervals."""
+"""A report of answers about annotated clips: scores with intervals as JSON and Markdown, and a picture of clips."""
 
-from recipes.evaluation.score_questions import grounding_pairs
+import json
+import os
+from pathlib import Path
+
+from recipes.evaluation.predictions import apply_min_score
+from recipes.evaluation.report_tables import format_markdown
+from recipes.evaluation.worst_clips import plot_worst_clips, worst_clips
 from recipes.scoring import (
     METEOR_NAMES,
     PSDS1,
     PSDS2,
+    collar_edges,
     count_accuracy,
     count_events,
     count_sums,
-    detection_intervals,
+    detection_sums,
     event_based_f1,
-    grounding_intervals,
+    grounding_sums,
     meteor_by_clip,
     meteor_sums,
+    paired_bootstrap,
     parse_failure_rate,
     psds,
-    psds_interval,
     psds_statistics,
+    psds_sums,
     recall_at_iou,
     rejection_rates,
     segment_based_f1,
     sum_intervals,
+    unmatched_labels,
 )
 
 COLLARS = {"t_collar": 0.2, "percentage_of_length": 0.2}
 SEGMENTS = {"segment_1s": 1.0, "segment_0.1s": 0.1}
+SCENARIOS = {"psds1": PSDS1, "psds2": PSDS2}
 NO_NLTK = "nltk is not installed; run `pip install '.[train]'` and the command again."
 NO_WORDNET = (
     "WordNet is not there; run `apt-get install wordnet-base`, or `python -m nltk.downloader wordnet` where there is a "
     "network, and the command again."
 )
-SCENARIOS = {"psds1": PSDS1, "psds2": PSDS2}
 
 
-def apply_min_score(answers, min_score) -> dict:
-    """Return the answers without the detected events whose score is below `min_score`; `None` leaves out none."""
-    if min_score is None:
-        return answers
+def report_paths(out) -> dict[str, Path]:
+    """Return where the files of a report lie; the folder is made.
+
+    Args:
+        out: a folder, which stands for `report.json` in it, or a path that ends in `.json`. Beside `NAME.json` lies
+            `NAME.md`; the names of the other files begin with `NAME_`, unless it is `report`, so that several reports
+            may share a folder.
+
+    Returns:
+        `json, markdown, plot, predictions, settings`.
+
+    Raises:
+        ValueError: `out` is a file that does not end in `.json`.
+    """
+    out = Path(out)
+    if out.suffix == ".json" and not out.is_dir():
+        folder, name = out.parent, out.stem
+    elif out.exists() and not out.is_dir():
+        raise ValueError(f"out is {str(out)!r}, a file; give a folder or a path that ends in .json.")
+    else:
+        folder, name = out, "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = "" if name == "report" else f"{name}_"
     return {
-        question: [event for event in events if event.score is None or event.score >= min_score]
-        if events and question[1] == "detection"
-        else events
-        for question, events in answers.items()
+        "json": folder / f"{name}.json",
+        "markdown": folder / f"{name}.md",
+        "plot": folder / f"{prefix}worst_clips.png",
+        "predictions": folder / f"{prefix}predictions.jsonl",
+        "settings": folder / f"{prefix}settings.json",
     }
 
 
-def make_report(rows, answers, num_absent=2, min_score=None) -> dict:
+def write_report(paths, head, clips, asked, answers, failures=(), other=None) -> dict:
+    """Score answers, write all files of the report but the answers, and return the report.
+
+    Args:
+        paths: what [`report_paths`] returns.
+        head: entries that come first: `model`, `data`, `min_score` and so on.
+        clips, asked, answers: see [`make_report`].
+        failures: `{"id", "audio", "error"}` of clips that could not be answered. What was not answered is not scored.
+        other: what these answers are compared with: `predictions` (where they are from), `min_score` and `answers`.
+    """
+    min_score = head.get("min_score")
+    report = {**head, "num_clips": len(clips), **make_report(clips, asked, answers, min_score)}
+    if "absent_queries" in head:
+        own = {clip.id for clip in clips if clip.query is not None}
+        num_queries = sum(
+            q.key in answers and not q.reference and q.id not in own for q in asked if q.task == "grounding"
+        )
+        report["absent_queries"] = {**head["absent_queries"], "num_queries": num_queries}
+    if other is not None:
+        answered = [q for q in asked if q.key in answers and q.key in other["answers"]]
+        sides = [(answers, min_score), (other["answers"], other["min_score"])]
+        report["against"] = {
+            "predictions": other["predictions"], "min_score": other["min_score"], **_compare(clips, answered, *sides),
+        }  # fmt: skip
+    worst = worst_clips(clips, asked, apply_min_score(answers, min_score))
+    names = ("id", "f1", "num_missed", "num_false_alarms", "num_unparseable")
+    report["worst_clips"] = [{name: clip[name] for name in names} for clip in worst]
+    report["failures"] = list(failures)
+    if worst:
+        part = paths["plot"].with_name(f"part_{paths['plot'].name}")
+        plot_worst_clips(worst, len(clips) - len(report["failures"]), part)
+        os.replace(part, paths["plot"])
+    else:
+        paths["plot"].unlink(missing_ok=True)
+    _write(paths["markdown"], format_markdown(report, paths["plot"].name if worst else None))
+    _write(paths["json"], json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def make_report(clips, asked, answers, min_score=None) -> dict:
     """Return scores with seeded 95 % bootstrap intervals over clips. The order of the clips changes nothing.
 
     Args:
-        rows: annotated clips, see `recipes/evaluation/score_questions.py`.
-        answers: events, or `None` for an unparseable answer, by question `(id, task, query)`.
-        num_absent: as it was when the questions were asked.
+        clips: [`~recipes.data.clip.AnnotatedClip`]s.
+        asked: [`~recipes.data.questions.Question`]s about them.
+        answers: events, or `None` for an unparseable answer, by key `(id, task, query)`; labels normalized, as
+            [`~recipes.evaluation.predictions.prepare_answers`] makes them.
         min_score: detected events with a lower score count for PSDS alone, which looks at every threshold.
 
     Returns:
         Parts `detection`, `grounding` (queries that are present), `rejection` (all queries) and `captioning`, each with
-        `intervals` by name; parts without questions are absent. `detection` is what `event_based_f1` returns, with
-        `segment_1s` and `segment_0.1s` from `segment_based_f1`, and `psds`. `captioning` has METEOR and, in
-        `time_only`, `event_based_f1` of the times alone.
+        `intervals` by name; parts without answers are absent. `detection` is what `event_based_f1` returns, with
+        `collar_edges` and `unmatched_labels` of these functions, `segment_1s` and `segment_0.1s` from
+        `segment_based_f1` (and in these `sed_eval`, the figures by its rounding, `None` where they are the same), and
+        `psds`. `captioning` has METEOR and, in `time_only`, `event_based_f1` of the times alone.
     """
-    # Draws of the bootstrap and the last digits of sums depend on the order.
-    rows = sorted(rows, key=lambda row: (str(row["id"]), isinstance(row["id"], str)))
+    makers = {"detection": _detection, "grounding": _grounding, "rejection": _rejection, "captioning": _captioning}
     report = {}
-    if detected := [row for row in rows if (row["id"], "detection", None) in answers]:
-        questions = [(row["id"], "detection", None) for row in detected]
-        every = [answers[question] for question in questions]
-        kept = apply_min_score(answers, min_score)
-        report["detection"] = _detection(detected, [kept[question] for question in questions], every)
-    # Queries about one recording are not independent, even if each is a row.
-    triples = [
-        (str(row.get("audio") or row["id"]), reference, prediction)
-        for row in rows
-        for _, reference, prediction in grounding_pairs(row, answers, num_absent)
-    ]
-    if present := [triple for triple in triples if triple[1]]:
-        report["grounding"] = _grounding(*zip(*present, strict=True))
-    if triples:
-        report["rejection"] = _rejection(*zip(*triples, strict=True))
-    if captioned := [row for row in rows if (row["id"], "captioning", None) in answers]:
-        references = [row["events"] for row in captioned]
-        report["captioning"] = _captioning(references, [answers[row["id"], "captioning", None] for row in captioned])
+    for part, (clips_of, references, kept, every) in _parts(clips, asked, answers, min_score).items():
+        sums, more = _sums(part, clips_of, references, kept, every)
+        intervals = {name: interval for side in sums for name, interval in sum_intervals(side).items()}
+        report[part] = {
+            **makers[part](references, kept),
+            **more,
+            "intervals": {name: interval for name, interval in intervals.items() if interval is not None},
+        }
     return report
 
 
-def _detection(rows, predictions, all_predictions) -> dict:
-    references = [row["events"] for row in rows]
-    scores, psds_intervals = _psds(references, all_predictions, [row.get("duration") for row in rows])
+def _compare(clips, asked, first, second) -> dict:
+    """Return by part the figures of two systems and their paired differences, see `paired_bootstrap`.
+
+    Args:
+        asked: questions that both have answered.
+        first, second: answers by key, and the least score of events.
+    """
+    sides = [_parts(clips, asked, *side) for side in (first, second)]
+    compared = {}
+    for part in sides[0]:
+        pairs = zip(*(_sums(part, *side[part])[0] for side in sides), strict=False)
+        found = {name: value for pair in pairs for name, value in paired_bootstrap(*pair).items()}
+        compared[part] = {name: value for name, value in found.items() if value["interval"] is not None}
+    return compared
+
+
+def _parts(clips, asked, answers, min_score) -> dict[str, tuple]:
+    """Return for each part of a report the clips, references and predictions of its questions, and with all events."""
+    # Draws of the bootstrap and the last digits of sums depend on the order.
+    asked = sorted((question for question in asked if question.key in answers), key=lambda question: question.id)
+    by_id, kept = {clip.id: clip for clip in clips}, apply_min_score(answers, min_score)
+    grounding = [question for question in asked if question.task == "grounding"]
+    parts = {
+        "detection": [question for question in asked if question.task == "detection"],
+        "grounding": [question for question in grounding if question.reference],
+        "rejection": grounding,
+        "captioning": [question for question in asked if question.task == "captioning"],
+    }
     return {
-        **COLLARS,
-        **event_based_f1(references, predictions, **COLLARS),
-        **{name: segment_based_f1(references, predictions, resolution) for name, resolution in SEGMENTS.items()},
-        "psds": scores,
-        "intervals": {**detection_intervals(references, predictions, **COLLARS), **psds_intervals},
+        part: (
+            [by_id[question.id] for question in some],
+            [list(question.reference) for question in some],
+            [kept[question.key] for question in some],
+            [answers[question.key] for question in some],
+        )
+        for part, some in parts.items()
+        if some
     }
 
 
-def _psds(references, predictions, durations) -> tuple[dict, dict]:
-    """Return PSDS, or why there is none; and its intervals."""
+def _sums(part, clips, references, predictions, every) -> tuple[list, dict]:
+    """Return the figures that have intervals as `ClipSums`, and what was computed on the way."""
+    if part == "detection":
+        psds_sums_, scores = _psds(references, every, [clip.duration for clip in clips])
+        return [detection_sums(references, predictions, **COLLARS), *psds_sums_], {"psds": scores}
+    if part == "captioning":
+        try:
+            values, reason = meteor_by_clip(references, predictions), None
+        except (ImportError, FileNotFoundError) as error:  # the other scores need neither nltk nor WordNet
+            values, reason = None, NO_NLTK if isinstance(error, ImportError) else NO_WORDNET
+        counts = count_events(references, predictions, **COLLARS, time_only=True)
+        sums, scores = [count_sums({"time_only_": counts}, predictions)], {}
+        if reason is None:
+            sums.append(meteor_sums(values, predictions))
+            scores = dict(zip(METEOR_NAMES, values.mean(axis=0).tolist(), strict=True))
+        return sums, {**scores, "meteor_not_computed": reason}
+    # Queries about one recording are not independent, even if each is a row.
+    sums = grounding_sums(references, predictions, [clip.audio or clip.id for clip in clips])
+    rejection = ("true_rejection_rate", "false_rejection_rate", "parse_failure_rate")
+
+    def chosen(values):
+        found = sums.statistics(values).items()
+        return {name: x for name, x in found if (name in rejection if part == "rejection" else "rejection" not in name)}
+
+    return [sums._replace(statistics=chosen)], {}
+
+
+def _detection(references, predictions) -> dict:
+    segments = {}
+    for name, resolution in SEGMENTS.items():
+        segments[name], theirs = (
+            segment_based_f1(references, predictions, resolution, sed_eval_rounding) for sed_eval_rounding in (0, 1)
+        )
+        parts = ("micro", "macro", "micro_errors")
+        differs = any(segments[name][part] != theirs[part] for part in parts)
+        segments[name]["sed_eval"] = {part: theirs[part] for part in parts} if differs else None
+    return {
+        **COLLARS,
+        **event_based_f1(references, predictions, **COLLARS),
+        "collar_edges": collar_edges(references, predictions, **COLLARS),
+        "unmatched_labels": unmatched_labels(references, predictions),
+        **segments,
+    }
+
+
+def _psds(references, predictions, durations) -> tuple[list, dict]:
+    """Return the sums of PSDS, and its values or why there are none."""
     num_events = sum(len(prediction or ()) for prediction in predictions)
     num_without = sum(event.score is None for prediction in predictions for event in prediction or ())
     num_unknown = sum(duration is None for duration in durations)
     reasons = []
     if num_without:
-        reasons.append(f"{num_without} of {num_events} predicted events bear no score")
+        reasons.append(f"{num_without} of {num_events} predicted events have no score")
     if num_unknown:
-        reasons.append(f"the durations of {num_unknown} of {len(durations)} clips are unknown (--durations tells them)")
+        reasons.append(f"the durations of {num_unknown} of {len(durations)} clips are unknown (--durations gives them)")
     if not any(event.offset > event.onset for reference in references for event in reference):
         reasons.append("the reference has no events with a length")
     if reasons:
-        return {**dict.fromkeys(SCENARIOS), "not_computed": "; ".join(reasons)}, {}
-    scores, class_wise, intervals = {}, {}, {}
+        return [], {**dict.fromkeys(SCENARIOS), "not_computed": "; ".join(reasons)}
+    sums, scores, class_wise = [], {}, {}
     for name, scenario in SCENARIOS.items():
         inputs = references, predictions, durations, scenario
         statistics = psds_statistics(*inputs)
         found = psds(*inputs, statistics=statistics)
         scores[name], class_wise[name] = found["psds"], found["class_wise"]
-        try:
-            intervals[name] = psds_interval(*inputs, statistics=statistics)
-        except ValueError:
-            pass  # of many rare labels, each resample may lack one
+        sums.append(psds_sums(statistics, scenario, name))
     rest = {"class_wise": class_wise, "num_other_labels": found["num_other_labels"], "not_computed": None}
-    return {**scores, **rest}, intervals
+    return sums, {**scores, **rest}
 
 
-def _grounding(clips, references, predictions) -> dict:
-    intervals = grounding_intervals(references, predictions, clips)
-    return {
-        **recall_at_iou(references, predictions),
-        "count_accuracy": count_accuracy(references, predictions),
-        "intervals": {name: interval for name, interval in intervals.items() if "rejection" not in name},
-    }
+def _grounding(references, predictions) -> dict:
+    return {**recall_at_iou(references, predictions), "count_accuracy": count_accuracy(references, predictions)}
 
 
-def _rejection(clips, references, predictions) -> dict:
-    intervals = grounding_intervals(references, predictions, clips)
-    names = ("true_rejection_rate", "false_rejection_rate", "parse_failure_rate")
-    return {
-        **rejection_rates(references, predictions),
-        "parse_failure_rate": parse_failure_rate(predictions),
-        "intervals": {name: intervals[name] for name in names if intervals[name] is not None},
-    }
+def _rejection(references, predictions) -> dict:
+    return {**rejection_rates(references, predictions), "parse_failure_rate": parse_failure_rate(predictions)}
 
 
 def _captioning(references, predictions) -> dict:
-    try:
-        values, reason = meteor_by_clip(references, predictions), None
-    except (ImportError, FileNotFoundError) as error:  # the other scores need neither nltk nor WordNet
-        values, reason = None, NO_NLTK if isinstance(error, ImportError) else NO_WORDNET
-    counts = count_events(references, predictions, **COLLARS, time_only=True)
-    intervals = sum_intervals(count_sums({"time_only_": counts}, predictions))
-    if reason is None:
-        intervals |= sum_intervals(meteor_sums(values, predictions))
+    times = {**COLLARS, "time_only": True}
+    scores = {**COLLARS, **event_based_f1(references, predictions, **times)}
     return {
-        **(dict(zip(METEOR_NAMES, values.mean(axis=0).tolist(), strict=True)) if reason is None else {}),
-        "meteor_not_computed": reason,
-        "time_only": {**COLLARS, **event_based_f1(references, predictions, **COLLARS, time_only=True)},
+        "time_only": scores | {"collar_edges": collar_edges(references, predictions, **times)},
         "parse_failure_rate": parse_failure_rate(predictions),
         "num_clips": len(references),
-        "intervals": intervals,
     }
 
 
-__all__ = ["apply_min_score", "make_report"]
+def _write(path, text):
+    """Write a file as a whole or not at all."""
+    part = path.with_name(f"part_{path.name}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+__all__ = ["make_report", "report_paths", "write_report"]

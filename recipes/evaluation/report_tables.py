@@ -8,6 +8,26 @@ from recipes.scoring import IOU_THRESHOLDS
 COUNTINGS = {"": "event-based", "segment_1s": "segments of 1 s", "segment_0.1s": "segments of 0.1 s"}
 SEE_NOTES = "not computed, see the notes"
 FIGURES = ("f1", "precision", "recall")
+NUM_LABELS_SHOWN = 20
+# Figures of a comparison that are shown, in order; the JSON has all.
+COMPARED = {
+    "micro_f1": "Eb-F1 micro",
+    "macro_f1": "Eb-F1 macro",
+    "error_rate": "event-based error rate",
+    "segment_1s_micro_f1": "segment F1 micro, 1 s",
+    "segment_0.1s_micro_f1": "segment F1 micro, 0.1 s",
+    "psds1": "PSDS 1",
+    "psds2": "PSDS 2",
+    "miou_union": "mIoU (union)",
+    "miou_best_match": "mIoU (best match)",
+    **{f"R@{threshold:g}": f"R@{threshold:g}" for threshold in IOU_THRESHOLDS},
+    "count_accuracy": "count accuracy",
+    "true_rejection_rate": "absent queries rejected",
+    "false_rejection_rate": "present queries rejected",
+    "meteor_text": "METEOR",
+    "meteor_matched": "METEOR of pairs",
+    "time_only_micro_f1": "Eb-F1, time only",
+}
 
 
 class Line(NamedTuple):
@@ -26,6 +46,18 @@ class Line(NamedTuple):
     meaning: str = ""
 
 
+def markdown_table(header, rows, alignment: str = "") -> str:
+    """Return a table in Markdown.
+
+    Args:
+        header: names of the columns.
+        rows: cells, as many in each.
+        alignment: `r` for columns to align right, by position; others are aligned left.
+    """
+    sides = ["---:" if side == "r" else "---" for side in alignment.ljust(len(header))]
+    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in (header, sides, *rows))
+
+
 def format_report(report) -> str:
     """Return a report as a list of figures for the console."""
     lines = [f"{report['data']}: {_number(report['num_clips'], 'clip')}, {_source(report)}"]
@@ -34,6 +66,9 @@ def format_report(report) -> str:
         for line in figures:
             interval = "[{:.3f}, {:.3f}]".format(*line.interval) if line.interval else ""
             lines.append(f"  {line.name:<26}{_figure(line.value):>7}  {interval:<14}  {line.note}".rstrip())
+    if rows := _comparison(report):
+        lines.append(f"against {report['against']['predictions']}: difference, 95 % interval, p")
+        lines += [f"  {name:<26}{difference:>7}  {interval:<16}  p {p}" for name, _, _, difference, interval, p in rows]
     return "\n".join(lines + [f"note: {note}" for note in _notes(report)])
 
 
@@ -41,7 +76,7 @@ def format_markdown(report, plot=None) -> str:
     """Return a report as Markdown: headline figures, then detection by counting and by label, and the worst clips.
 
     Args:
-        report: what [`~recipes.evaluation.report_files.write_report`] returns.
+        report: what [`~recipes.evaluation.report.write_report`] returns.
         plot: name of the picture of the worst clips.
     """
     notes = "".join(f"- {note}\n" for note in _notes(report))
@@ -56,7 +91,13 @@ def format_markdown(report, plot=None) -> str:
             for line in figures
         ]
         header = ["metric", "value", "what it is"]
-        parts += [f"## {heading[0].upper()}{heading[1:]}\n", _table(header, rows, "lrl")]
+        parts += [f"## {heading[0].upper()}{heading[1:]}\n", markdown_table(header, rows, "lrl")]
+    if rows := _comparison(report):
+        header = ["metric", "this", "other", "difference", "95 % interval", "p"]
+        parts += [
+            f"## Against {report['against']['predictions']}\n\nBootstrap over clips, the same clips drawn for both.\n",
+            markdown_table(header, rows, "lrrrrr"),
+        ]
     if detection := report.get("detection"):
         parts += [
             "## Detection in full\n\nErrors per reference event or segment.\n",
@@ -67,11 +108,11 @@ def format_markdown(report, plot=None) -> str:
     if report["worst_clips"]:
         worst = [[f"{v:.3f}" if k == "f1" else v for k, v in clip.items()] for clip in report["worst_clips"]]
         header = ["clip", "Eb-F1", "missed", "false alarms", "unreadable answers"]
-        parts += ["## Worst clips\n", _table(header, worst, "lrrrr")]
+        parts += ["## Worst clips\n", markdown_table(header, worst, "lrrrr")]
         parts += [f"![Reference and prediction of the worst clips]({plot})\n"] if plot else []
     if report["failures"]:
         failures = [[failure["id"], failure["error"]] for failure in report["failures"]]
-        parts += ["## Failures\n\nThese clips were not scored.\n", _table(["clip", "error"], failures, "ll")]
+        parts += ["## Failures\n\nThese clips were not scored.\n", markdown_table(["clip", "error"], failures)]
     return "\n".join(filter(None, parts))
 
 
@@ -93,19 +134,30 @@ def _detection_lines(part) -> tuple[str, list[Line]]:
     lines = [
         Line("Eb-F1 micro", part["micro"]["f1"], intervals["micro_f1"], meaning=all_events),
         Line("Eb-F1 macro", part["macro"]["f1"], intervals["macro_f1"], meaning=by_label),
+        *_tolerant_lines(part),
         Line("event-based error rate", errors["error_rate"], intervals["error_rate"], counts, "per reference event"),
     ]
     for key, resolution in (("segment_1s", "1 s"), ("segment_0.1s", "0.1 s")):
-        scores = part[key]
+        scores, theirs = part[key], part[key]["sed_eval"]
         for average in ("micro", "macro"):
             interval = intervals[f"{key}_{average}_f1"]
-            lines.append(Line(f"segment F1 {average}, {resolution}", scores[average]["f1"], interval))
+            note = f"by sed_eval's rounding {theirs[average]['f1']:.3f}" if theirs else ""
+            lines.append(Line(f"segment F1 {average}, {resolution}", scores[average]["f1"], interval, note))
         rate, interval = scores["micro_errors"]["error_rate"], intervals[f"{key}_error_rate"]
-        lines.append(Line(f"segment error rate, {resolution}", rate, interval))
+        note = f"by sed_eval's rounding {theirs['micro_errors']['error_rate']:.3f}" if theirs else ""
+        lines.append(Line(f"segment error rate, {resolution}", rate, interval, note))
     for key, name, meaning in (("psds1", "PSDS 1", "exact times"), ("psds2", "PSDS 2", "no confusion of labels")):
         lines.append(Line(name, part["psds"][key], intervals.get(key), SEE_NOTES if reason else "", meaning))
     lines.append(_unreadable(part, intervals))
     return f"detection: {_number(part['num_clips'], 'clip')}, {_events(part)}", lines
+
+
+def _tolerant_lines(part) -> list[Line]:
+    edges = part["collar_edges"]
+    if not edges["num_matches_on_collar"]:
+        return []
+    meaning = f"the same with collars {1e6 * edges['tolerance']:g} µs wider, see the notes"
+    return [Line(f"Eb-F1 {a}, tolerant", edges[a]["f1"], meaning=meaning) for a in ("micro", "macro")]
 
 
 def _grounding_lines(part) -> tuple[str, list[Line]]:
@@ -118,7 +170,7 @@ def _grounding_lines(part) -> tuple[str, list[Line]]:
     intervals = part["intervals"]
     lines = [Line(name, part[key], intervals[key], meaning=meaning) for key, (name, meaning) in meanings.items()]
     lines.append(_unreadable(part, intervals))
-    return f"grounding: {_number(part['num_pairs'], 'query', 'queries')} for what is heard", lines
+    return f"grounding: {_number(part['num_pairs'], 'query', 'queries')} for sounds that are present", lines
 
 
 def _rejection_lines(part) -> tuple[str, list[Line]]:
@@ -142,6 +194,7 @@ def _captioning_lines(part) -> tuple[str, list[Line]]:
         Line("METEOR", part.get("meteor_text"), intervals.get("meteor_text"), note, "of the whole text"),
         Line("METEOR of pairs", part.get("meteor_matched"), intervals.get("meteor_matched"), note, pairs),
         Line("Eb-F1, time only", times["micro"]["f1"], intervals["time_only_micro_f1"], meaning=_collars(times)),
+        *_tolerant_lines(times)[:1],
         _unreadable(part, intervals),
     ]
     return f"captioning: {_number(part['num_clips'], 'clip')}, {_events(times)}", lines
@@ -152,8 +205,22 @@ def _unreadable(part, intervals) -> Line:
     return Line("unreadable answers", part["parse_failure_rate"], intervals["parse_failure_rate"], meaning=meaning)
 
 
+def _comparison(report) -> list[list[str]]:
+    """Return name, both values, difference, interval and p of the figures that two systems are compared by."""
+    rows = []
+    for part in ("detection", "grounding", "rejection", "captioning"):
+        found = report.get("against", {}).get(part, {})
+        for key, name in COMPARED.items():
+            if key in found:
+                pair = found[key]
+                interval, p = "[{:+.3f}, {:+.3f}]".format(*pair["interval"]), f"{pair['p']:.3f}"
+                values = f"{pair['value']:.3f}", f"{pair['other']:.3f}", f"{pair['difference']:+.3f}"
+                rows.append([name, *values, interval, p])
+    return rows
+
+
 def _full_table(detection) -> str:
-    """Return every way of counting as a table; averages over labels know no substitutions."""
+    """Return every way of counting as a table; averages over labels have no substitutions."""
     rows, intervals = [], detection["intervals"]
     for key, name in COUNTINGS.items():
         scores, prefix = (detection[key], f"{key}_") if key else (detection, "")
@@ -164,11 +231,11 @@ def _full_table(detection) -> str:
             rates = [_figure(errors.get(f"{kind}_rate")) for kind in ("substitution", "deletion", "insertion")]
             rows.append([f"{name}, {average}", *figures, _with_interval(errors["error_rate"], interval), *rates])
     header = ["counted by", "F1", *FIGURES[1:], "error rate", "substitutions", "deletions", "insertions"]
-    return _table(header, rows, "lrrrrrrr")
+    return markdown_table(header, rows, "lrrrrrrr")
 
 
 def _label_table(detection) -> list[str]:
-    """Return the labels of the reference as a table, and what was predicted besides as a sentence."""
+    """Return the labels of the reference as a table, and what else was predicted as a sentence."""
     known = {label: scores for label, scores in detection["class_wise"].items() if scores["num_references"]}
     segments = detection["segment_1s"]["class_wise"]
     rows = [
@@ -182,12 +249,12 @@ def _label_table(detection) -> list[str]:
         for label, scores in known.items()
     ]
     header = ["label", "Eb-F1", *FIGURES[1:], "segment F1, 1 s", "references", "predictions"]
-    parts = [_table(header, rows, "lrrrrrr")] if rows else ["The reference has no events.\n"]
+    parts = [markdown_table(header, rows, "lrrrrrr")] if rows else ["The reference has no events.\n"]
     others = [scores["num_predictions"] for label, scores in detection["class_wise"].items() if label not in known]
     if others:
-        labels = _number(len(others), "label", "labels")
         parts.append(
-            f"Beside these, {_number(sum(others), 'event')} of {labels} that the reference lacks were predicted.\n"
+            f"In addition, {_number(sum(others), 'event')} of {_number(len(others), 'label')} that the reference lacks "
+            "were predicted.\n"
         )
     return parts
 
@@ -196,7 +263,7 @@ def _notes(report) -> list[str]:
     """Return what a reader must know about how answers were made comparable."""
     notes, clipping, absent = [], report.get("clipping", {}), report.get("absent_queries", {})
     if report["failures"]:
-        notes.append(f"{_number(len(report['failures']), 'clip')} could not be asked about and are not scored.")
+        notes.append(f"{_number(len(report['failures']), 'clip')} could not be answered and are not scored.")
     late = clipping.get("num_cut_events", 0), clipping.get("num_dropped_events", 0)
     if any(late):
         notes.append(f"Predicted past the end of the clip: {late[0]} events were cut there, {late[1]} were dropped.")
@@ -204,25 +271,50 @@ def _notes(report) -> list[str]:
         notes.append(f"The reference of {_number(number, 'clip')} passes its duration; answers are cut after it there.")
     if number := clipping.get("num_clips_of_unknown_duration"):
         notes.append(f"The duration of {_number(number, 'clip')} is unknown; answers are not cut there.")
-    if absent.get("source") == "drawn" and absent["num_queries"]:
+    if "drawn" in (absent.get("source") or "") and absent["num_queries"]:
         queries = _number(absent["num_queries"], "absent query", "absent queries")
         notes.append(f"{queries} asked for labels of the data ({absent['num_labels']}) that the clip lacks.")
     if report.get("label_aliases"):
         notes.append(f"Labels are read with the aliases of {report['label_aliases']}.")
-    if "detection" in report and (reason := report["detection"]["psds"]["not_computed"]):
-        notes.append(f"PSDS is not computed: {reason}.")
-    if "captioning" in report and (reason := report["captioning"]["meteor_not_computed"]):
-        notes.append(f"METEOR is not computed: {reason}")
-    elif "captioning" in report:
+    if detection := report.get("detection"):
+        notes += [*_label_notes(detection["unmatched_labels"]), *_edge_notes("", detection["collar_edges"])]
+        if any(detection[key]["sed_eval"] for key in ("segment_1s", "segment_0.1s")):
+            notes.append("Some segment figures differ from sed_eval's, where rounding may fill one segment too many.")
+        if reason := detection["psds"]["not_computed"]:
+            notes.append(f"PSDS is not computed: {reason}.")
+    if captioning := report.get("captioning"):
+        notes += _edge_notes("of captions ", captioning["time_only"]["collar_edges"])
         notes.append(
-            "METEOR is that of nltk with WordNet synonyms; a text of m words scores 1 - 0.5 / m^3 against itself."
+            f"METEOR is not computed: {captioning['meteor_not_computed']}"
+            if captioning["meteor_not_computed"]
+            else "METEOR is that of nltk with WordNet synonyms; a text of m words scores 1 - 0.5 / m^3 against itself."
         )
     return notes
 
 
+def _label_notes(unmatched) -> list[str]:
+    notes = []
+    for key, text in (("only_in_references", "never predicted"), ("only_in_predictions", "not in the references")):
+        if counts := unmatched[key]:
+            shown = [f"{label or '(no label)'} ({number})" for label, number in list(counts.items())[:NUM_LABELS_SHOWN]]
+            rest = f", and {len(counts) - NUM_LABELS_SHOWN} more" if len(counts) > NUM_LABELS_SHOWN else ""
+            notes.append(f"{_number(len(counts), 'label')} {text}: {', '.join(shown)}{rest}.")
+    return notes
+
+
+def _edge_notes(what, edges) -> list[str]:
+    if not edges["num_matches_on_collar"]:
+        return []
+    f1 = ", ".join(f"{edges[average]['f1']:.3f} ({average})" for average in ("micro", "macro"))
+    return [
+        f"{_number(edges['num_matches_on_collar'], 'match', 'matches')} {what}lie exactly on a collar; the rounding of "
+        f"float64, as in sed_eval, refuses {edges['num_refused']} of them. With all of them Eb-F1 is {f1}."
+    ]
+
+
 def _collars(part) -> str:
-    collar, share = part["t_collar"], part["percentage_of_length"]
-    return f"onsets within {collar:g} s, offsets within {collar:g} s or {100 * share:g} % of the length"
+    collar, fraction = part["t_collar"], part["percentage_of_length"]
+    return f"onsets within {collar:g} s, offsets within {collar:g} s or {100 * fraction:g} % of the length"
 
 
 def _events(scores) -> str:
@@ -247,15 +339,9 @@ def _with_interval(value, interval) -> str:
     return _figure(value) + (" [{:.3f}, {:.3f}]".format(*interval) if interval else "")
 
 
-def _table(header, rows, alignment) -> str:
-    """Return a table in Markdown; `alignment` has an `l` or `r` for each column."""
-    lines = [header, ["---:" if side == "r" else "---" for side in alignment], *rows]
-    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in lines)
-
-
 def _cell(value) -> str:
     # A bar would end the cell, a line break the row.
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-__all__ = ["format_markdown", "format_report"]
+__all__ = ["format_markdown", "format_report", "markdown_table"]

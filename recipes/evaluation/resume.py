@@ -1,20 +1,16 @@
-"""Answers about many recordings on disk as they come, so that a run that was stopped goes on where it was."""
+"""Answers on disk as they come, so that a run that was stopped, even by `kill -9`, goes on where it was."""
 
 import contextlib
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
-def partial_path(out: str | os.PathLike, is_folder: bool) -> Path:
-    """Return where the answers of an unfinished run lie: beside the file that it will write, or in the folder."""
-    return Path(out) / "timepro.partial.jsonl" if is_folder else Path(f"{out}.partial.jsonl")
-
-
 @contextlib.contextmanager
-def keep_answers(path: Path, settings: dict) -> Iterator[tuple[dict[str, dict], Callable[[dict], None]]]:
-    """Open the file of partial answers: a line of settings, then one JSON object per recording, written at once.
+def keep_rows(
+    path: Path, settings: dict, keys: Iterable[str], settings_path: Path | None = None, overwrite: bool = False
+) -> Iterator[tuple[list[dict], Callable[..., None]]]:
+    """Open a file of answers, a JSON object in each line, to which every answer is written at once.
 
     A process that is killed at any moment leaves whole lines and perhaps the start of one, which is cut off here. A
     file without any row is removed in the end.
@@ -22,58 +18,72 @@ def keep_answers(path: Path, settings: dict) -> Iterator[tuple[dict[str, dict], 
     Args:
         path: the file; it is made if there is none.
         settings: all that answers depend on but the recordings, as JSON.
+        keys: what every row must have.
+        settings_path: file of the settings; by default they are the first line of `path`.
+        overwrite: start again, whatever is there.
 
     Yields:
-        The rows that are there (`{"file", "state", "answers", ...}`), by their file; a later row of a file replaces an
-        earlier one. And a function that appends a row.
+        The rows that are there, and a function that appends rows.
 
     Raises:
         ValueError: the file has answers that were made with other settings, or is not such a file.
     """
     settings = json.loads(json.dumps(settings))
+    if overwrite:
+        # Before new settings are written, so that answers never lie beside settings that are not theirs.
+        path.unlink(missing_ok=True)
     with path.open("a+b") as file:
         file.seek(0)
         content = file.read()
         length = content.rfind(b"\n") + 1
-        rows = [_parse(line, path) for line in content[:length].splitlines()]
+        rows = [_parse(line, path, keys) for line in content[:length].splitlines()]
         file.truncate(length)
-        num_kept = max(0, len(rows) - 1)
-        if not num_kept:
+        head = {}
+        if rows and settings_path is None:
+            head = rows.pop(0).get("settings")
+        elif rows and settings_path.is_file():
+            head = json.loads(settings_path.read_text(encoding="utf-8"))
+        num_rows = len(rows)
+        if not rows:
             # Settings that no answer was made with bind nobody.
             file.truncate(0)
-            _write(file, {"settings": settings})
-        elif (before := rows[0].get("settings")) != settings:
-            before = before if isinstance(before, dict) else {}
+            if settings_path is None:
+                _write(file, [{"settings": settings}])
+            else:
+                settings_path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        elif head != settings:
+            before = head if isinstance(head, dict) else {}
             names = [name for name in {**settings, **before} if settings.get(name) != before.get(name)]
             then, now = ({name: values.get(name) for name in names} for values in (before, settings))
+            way_out = "delete the file to start again" if settings_path is None else "pass --overwrite"
             raise ValueError(
-                f"{str(path)!r} has answers of an unfinished run with other settings, {then}, not {now}; run that "
-                "command again to finish it, choose another --out, or delete the file to start anew."
+                f"{str(path)!r} has answers of a run with other settings, {then}, not {now}; run that command again to "
+                f"finish it, choose another --out, or {way_out}."
             )
 
-        def keep(row):
-            nonlocal num_kept
-            _write(file, row)
-            num_kept += 1
+        def keep(*new):
+            nonlocal num_rows
+            _write(file, new)
+            num_rows += len(new)
 
         try:
-            yield {row["file"]: row for row in rows[1:]}, keep
+            yield rows, keep
         finally:
-            if not num_kept:
+            if not num_rows:
                 path.unlink(missing_ok=True)
 
 
-def _write(file, row):
-    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+def _write(file, rows):
+    file.write(b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows))
     file.flush()
 
 
-def _parse(line, path):
+def _parse(line, path, keys):
     with contextlib.suppress(ValueError):
         row = json.loads(line)
-        if isinstance(row, dict) and ("settings" in row or {"file", "state", "answers"} <= row.keys()):
+        if isinstance(row, dict) and ("settings" in row or set(keys) <= row.keys()):
             return row
-    raise ValueError(f"{str(path)!r} has the line {line[:60]!r}, which no run wrote; delete the file to start anew.")
+    raise ValueError(f"{str(path)!r} has the line {line[:60]!r}, which no run wrote; delete the file to start again.")
 
 
-__all__ = ["keep_answers", "partial_path"]
+__all__ = ["keep_rows"]

@@ -1,45 +1,75 @@
-"""`ask`: put the same questions to many recordings, of which some may be bad."""
+"""Run a checkpoint on many recordings, some of which may be bad: for `timepro detect` and for scores alike."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+from tqdm import tqdm
 
 
-def ask(pipe, files: list[str], task: str, queries: list, **options) -> Iterator[tuple[str, list[dict] | Exception]]:
-    """Yield each file with its results, one for each query, or with the error that it ended in.
+class Job(NamedTuple):
+    """Hold a recording and what is asked about it: a task, and its queries, `(None,)` if the task takes none."""
+
+    audio: str
+    task: str = "detection"
+    queries: tuple[str | None, ...] = (None,)
+
+
+def run(
+    pipe, jobs: Iterable[Job], num_done: int = 0, show_progress: bool | None = None, **options
+) -> Iterator[tuple[Job, list[dict] | OSError | ValueError]]:
+    """Yield each job with its results, one for each query, or with the error that it ended in.
+
+    Jobs of one task in a row are answered in batches. A recording is encoded once for all its queries. One that cannot
+    be read, or is too short, costs no other its answer.
 
     Args:
         pipe: a `TemporalAudioGroundingPipeline`.
-        files: recordings; questions about several are answered together.
-        task: what to ask.
-        queries: what to look for in each; `[None]` if the task takes no query.
-        options: of the pipeline.
+        num_done: jobs that were done before, where the progress bar begins.
+        show_progress: by default where stderr is a terminal.
+        options: of the pipeline, such as `batch_size`, the number of questions about windows in a batch.
     """
-    asked = None if queries == [None] else queries
-    taken = position = 0
+    jobs = list(jobs)
+    hidden = None if show_progress is None else not show_progress
+    with tqdm(
+        total=num_done + len(jobs), initial=num_done, desc="recordings", unit="file", file=sys.stderr, disable=hidden
+    ) as bar:
+        for task, group in groupby(jobs, key=lambda job: job.task):
+            for outcome in _run_task(pipe, task, list(group), options):
+                yield outcome
+                bar.update()
 
-    def take(some):
-        nonlocal taken
-        for taken, file in enumerate(some, position):  # noqa: B007 - read below
-            yield file
+
+def _run_task(pipe, task, jobs, options):
+    position = num_read = 0
 
     def results_of(some):
-        return pipe(take(some), task=task, query=asked and [asked] * len(some), **options)
+        # The pipeline reads ahead no further than a batch, so this knows which recordings a batch may hold.
+        def read():
+            nonlocal num_read
+            for num_read, job in enumerate(some, position + 1):  # noqa: B007 - read below
+                yield job.audio
 
-    while position < len(files):
+        has_queries = some[0].queries != (None,)
+        queries = [list(job.queries) for job in some] if has_queries else None
+        for result in pipe(read(), task=task, query=queries, **options):
+            yield result if has_queries else [result]
+
+    while position < len(jobs):
         try:
-            for result in results_of(files[position:]):
-                yield files[position], result if asked else [result]
+            for results in results_of(jobs[position:]):
+                yield jobs[position], results
                 position += 1
         except (OSError, ValueError) as error:
             outcome = error
-            if taken > position:
-                # It need not be this one that the batch has failed for.
+            if num_read > position + 1:  # the batch may have failed because of another recording
                 try:
-                    (result,) = results_of([files[position]])
-                    outcome = result if asked else [result]
+                    (outcome,) = results_of([jobs[position]])
                 except (OSError, ValueError) as own_error:
                     outcome = own_error
-            yield files[position], outcome
+            yield jobs[position], outcome
             position += 1
 
 
-__all__ = ["ask"]
+__all__ = ["Job", "run"]

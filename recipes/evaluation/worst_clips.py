@@ -1,21 +1,18 @@
 """The clips that were answered worst, and one picture of them: reference above prediction, a lane for each label."""
 
 from collections import Counter
+from dataclasses import replace
 
-from processing.events import Event
-from recipes.evaluation.score_questions import grounding_pairs
 from recipes.scoring import count_events, f_scores
+from space_app.palette import FAINT, INK, LIGHT, ordered_labels, shorten
 
-# Okabe and Ito 2008, "Color Universal Design", without black, and with the yellow darkened to be read on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#B8A800")
 HATCHES = ("", "////", "....")  # more labels than colours
-INK, FAINT = "#222222", "#8A8A8A"
-MAX_LANES, MAX_STYLES = 12, len(COLOURS) * len(HATCHES)
+MAX_LANES, MAX_STYLES = 12, len(LIGHT) * len(HATCHES)
 # Inches: rows of panels grow with their lanes, the left margin with the labels.
 WIDTH, HEADING, TITLE, LANE, AXIS, LEGEND_ROW = 12.0, 0.5, 0.42, 0.38, 0.3, 0.19
 
 
-def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
+def worst_clips(clips, asked, answers, limit=12) -> list[dict]:
     """Return the clips with the lowest event-based F1, worst first; ties by the number of errors, then by the id.
 
     A clip is judged by its detection answer. Where it has none, its grounding answers count together, each event
@@ -23,16 +20,18 @@ def worst_clips(rows, answers, num_absent=2, limit=12) -> list[dict]:
     [`~recipes.scoring.event_based_f1`].
 
     Args:
-        rows: annotated clips, see `recipes/evaluation/score_questions.py`.
-        answers: events, or `None` for an unparseable answer, by question `(id, task, query)`.
-        num_absent: as it was when the questions were asked.
+        clips, asked, answers: see [`~recipes.evaluation.report.make_report`].
         limit: number of clips, at most; those without an answer are not among them.
 
     Returns:
         Dicts of `id`, `f1`, `num_missed` and `num_false_alarms` (events without a partner), `num_unparseable` answers,
         `duration` in seconds or `None`, and the events `reference` and `prediction`.
     """
-    clips = [clip for row in rows if (clip := _answered(row, answers, num_absent)) is not None]
+    asked_of = {}
+    for question in asked:
+        if question.key in answers:
+            asked_of.setdefault(question.id, {}).setdefault(question.task, []).append(question)
+    clips = [_judged(clip, asked_of[clip.id], answers) for clip in clips if clip.id in asked_of]
     counts = count_events([clip["reference"] for clip in clips], [clip["prediction"] for clip in clips])
     for clip, count in zip(clips, counts.totals[:, :3], strict=True):
         num_matches, num_references, num_predictions = count.tolist()
@@ -60,7 +59,7 @@ def plot_worst_clips(clips, num_clips, path=None):
     """
     if not clips:
         raise ValueError("clips is empty; give at least one clip.")
-    lanes = [_labels(clip)[:MAX_LANES] for clip in clips]
+    lanes = [ordered_labels(clip["reference"], clip["prediction"])[:MAX_LANES] for clip in clips]
     common = Counter(label for labels in lanes for label in labels)
     # The commonest labels get the colours that are told apart best.
     styles = {label: _style(i) for i, label in enumerate(sorted(common, key=lambda label: (-common[label], label)))}
@@ -72,44 +71,23 @@ def plot_worst_clips(clips, num_clips, path=None):
     return figure
 
 
-def _answered(row, answers, num_absent) -> dict | None:
-    clip = {"id": row["id"], "duration": row.get("duration")}
-    question = (row["id"], "detection", None)
-    if question in answers:
-        prediction = answers[question]
-        is_broken = prediction is None
-        return {**clip, "num_unparseable": int(is_broken), "reference": row["events"], "prediction": prediction or []}
-    question = (row["id"], "captioning", None)
-    if question in answers:
-        sides = {"reference": row["events"], "prediction": answers[question] or []}
-        # One lane for all: captions in other words would not match, and each would need a lane of its own.
-        sides = {side: [_renamed(event, "captions") for event in events] for side, events in sides.items()}
-        return {**clip, "num_unparseable": int(answers[question] is None), **sides}
-    pairs = grounding_pairs(row, answers, num_absent)
-    if not pairs:
-        return None
-    return {
-        **clip,
-        "num_unparseable": sum(prediction is None for _, _, prediction in pairs),
-        "reference": [_renamed(event, query) for (_, _, query), events, _ in pairs for event in events],
-        "prediction": [_renamed(event, query) for (_, _, query), _, events in pairs for event in events or []],
-    }
-
-
-def _renamed(event, label) -> Event:
-    return Event(event.onset, event.offset, label)
-
-
-def _labels(clip) -> list[str]:
-    """Return every label of a clip once, in order of its first onset."""
-    events = sorted((event.onset, event.event_label) for event in (*clip["reference"], *clip["prediction"]))
-    return list(dict.fromkeys(label for _, label in events))
+def _judged(clip, asked, answers) -> dict:
+    task = next(task for task in ("detection", "captioning", "grounding") if task in asked)
+    judged = {"id": clip.id, "duration": clip.duration, "num_unparseable": 0, "reference": [], "prediction": []}
+    for question in asked[task]:
+        prediction = answers[question.key]
+        judged["num_unparseable"] += prediction is None
+        for side, events in (("reference", question.reference), ("prediction", prediction or ())):
+            # One lane for all captions: other words would not match, and each would need a lane of its own.
+            label = question.query if task == "grounding" else "captions" if task == "captioning" else None
+            judged[side] += [event if label is None else replace(event, event_label=label) for event in events]
+    return judged
 
 
 def _style(index) -> dict:
     if index >= MAX_STYLES:
         return {"facecolor": FAINT, "hatch": ""}
-    return {"facecolor": COLOURS[index % len(COLOURS)], "hatch": HATCHES[index // len(COLOURS)]}
+    return {"facecolor": LIGHT[index % len(LIGHT)], "hatch": HATCHES[index // len(LIGHT)]}
 
 
 def _panels(lanes, styles, num_clips):
@@ -118,7 +96,7 @@ def _panels(lanes, styles, num_clips):
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    names = [_shorten(label) for label in styles]
+    names = [shorten(label) for label in styles]
     num_columns = min(2, len(lanes))
     left = 0.4 + 0.067 * max(map(len, names), default=0)
     width = WIDTH / num_columns - left - 0.25
@@ -127,7 +105,7 @@ def _panels(lanes, styles, num_clips):
     handles = [
         Patch(facecolor="none", edgecolor=INK, linewidth=1.2, label="upper bar: reference"),
         Patch(facecolor=INK, edgecolor=INK, label="lower bar: prediction"),
-        *(Patch(**styles[label], edgecolor="white", label=_shorten(label)) for label in list(styles)[:MAX_STYLES]),
+        *(Patch(**styles[label], edgecolor="white", label=shorten(label)) for label in list(styles)[:MAX_STYLES]),
     ]
     if len(names) > MAX_STYLES:
         handles.append(Patch(facecolor=FAINT, label=f"{len(names) - MAX_STYLES} more labels"))
@@ -175,7 +153,7 @@ def _draw_clip(axis, clip, labels, styles, title_x):
             axis.broken_barh(spans, (bottom, 0.34), facecolor="none", **edge, label="outline")
     num_lanes = max(len(labels), 1)
     axis.set(xlim=(0, duration), ylim=(num_lanes - 0.5, -0.5), label=str(clip["id"]))
-    axis.set_yticks(range(len(labels)), [_shorten(label) for label in labels], parse_math=False)
+    axis.set_yticks(range(len(labels)), [shorten(label) for label in labels], parse_math=False)
     axis.tick_params(axis="y", length=0, pad=6, labelsize=9, labelcolor=INK)
     axis.tick_params(axis="x", labelsize=8, labelcolor=INK, color=FAINT, length=3, pad=2)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
@@ -183,7 +161,7 @@ def _draw_clip(axis, clip, labels, styles, title_x):
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.spines["bottom"].set_color(FAINT)
-    title = _title(clip, len(_labels(clip)) - len(labels))
+    title = _title(clip, len(ordered_labels(clip["reference"], clip["prediction"])) - len(labels))
     axis.set_title(title, loc="left", x=title_x, fontsize=9.2, color=INK, parse_math=False, pad=5)
     if not labels:
         axis.text(duration / 2, 0, "no events", ha="center", va="center", color=INK, fontsize=9)
@@ -196,13 +174,9 @@ def _title(clip, num_hidden) -> str:
         "unreadable" if clip["num_unparseable"] else "",
         f"+{num_hidden} labels" if num_hidden else "",
     ]
-    return f"{_shorten(str(clip['id']), 28)}   Eb-F1 {clip['f1']:.2f}   {', '.join(filter(None, notes))}"
+    return f"{shorten(str(clip['id']), 28)}   Eb-F1 {clip['f1']:.2f}   {', '.join(filter(None, notes))}"
 
 
 def _pale(colour) -> tuple:
     """Return a colour mixed with three parts of white."""
     return tuple(1 - (1 - int(colour[i : i + 2], 16) / 255) / 4 for i in (1, 3, 5))
-
-
-def _shorten(label, limit=24) -> str:
-    return label if len(label) <= limit else label[: limit - 1].rstrip() + "\u2026"

@@ -1,7 +1,7 @@
 """Scores of detection, grounding and captions: functions of events alone, without state, for reports and rewards.
 
-References and predictions are lists over clips (or clip and query pairs) of lists of events: objects with `onset`,
-`offset` (seconds) and `event_label`. A prediction may be `None`, an answer that could not be parsed. It is never
+References and predictions are lists over clips (or clip and query pairs) of lists of [`~processing.events.Event`]s,
+whose labels are equal if they look equal. A prediction may be `None`, an answer that could not be parsed. It is never
 dropped: it finds nothing, it rejects nothing, and it is counted in `parse_failure_rate`.
 
 Whatever is used outside this folder is imported from here.

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from processing.events import normalize_label
 from recipes.scoring.counts import ClipCounts, check_lengths, parse_failure_rate, score_counts
 from recipes.scoring.matching import (
     TIME_TOLERANCE,
@@ -116,17 +115,16 @@ def _label_rows(labels, num_events):
         labels: those of all matches, of all references and of all predictions, clip after clip.
         num_events: int array `(num_clips, 3)`, how many of each there are in every clip.
     """
-    names = {label: normalize_label(label) for label in {*labels[1], *labels[2]}}
-    order = sorted(set(names.values()))
-    ranks = {name: rank for rank, name in enumerate(order)}
+    names = sorted({*labels[1], *labels[2]})
+    ranks = {name: rank for rank, name in enumerate(names)}
     clips = np.arange(len(num_events))
     rows = []
     for column, (part, counts) in enumerate(zip(labels, num_events.T, strict=True)):
         rows.append(np.zeros((len(part), 5), dtype=np.int64))
         rows[-1][:, 0] = np.repeat(clips, counts)
-        rows[-1][:, 1] = [ranks[names[label]] for label in part]
+        rows[-1][:, 1] = [ranks[label] for label in part]
         rows[-1][:, 2 + column] = 1
-    return order, np.concatenate(rows)
+    return names, np.concatenate(rows)
 
 
 __all__ = ["collar_edges", "count_events", "event_based_f1", "event_f1"]

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from processing.events import Event, normalize_label
@@ -53,20 +54,16 @@ def check_aliases(pairs) -> dict[str, str]:
 
 
 def apply_aliases(events: Iterable[Event] | None, aliases: Mapping[str, str]) -> list[Event] | None:
-    """Return the events of one clip, their labels normalized and replaced by what aliases stand for.
+    """Return the events of one clip with the labels that aliases stand for; other labels stay. `None` stays `None`.
 
-    `None` stays `None`. Spellings that differ in more than blanks and Unicode form are different aliases: list them.
+    Spellings that differ in more than blanks and Unicode form are different aliases: list them.
 
     Args:
         aliases: of [`read_label_aliases`] or [`check_aliases`].
     """
     if events is None:
         return None
-    labels = [normalize_label(event.event_label) for event in events]
-    return [
-        Event(event.onset, event.offset, aliases.get(label, label), event.score)
-        for event, label in zip(events, labels, strict=True)
-    ]
+    return [replace(event, event_label=aliases.get(event.event_label, event.event_label)) for event in events]
 
 
 def unmatched_labels(references, predictions) -> dict[str, dict[str, int]]:
@@ -80,10 +77,7 @@ def unmatched_labels(references, predictions) -> dict[str, dict[str, int]]:
     Returns:
         `{"only_in_references": {label: count}, "only_in_predictions": {label: count}}`.
     """
-    sides = [
-        Counter(normalize_label(event.event_label) for clip in side for event in clip or ())
-        for side in (references, predictions)
-    ]
+    sides = [Counter(event.event_label for clip in side for event in clip or ()) for side in (references, predictions)]
 
     def only(counts, other):
         return dict(sorted(((k, n) for k, n in counts.items() if k not in other), key=lambda item: (-item[1], item[0])))

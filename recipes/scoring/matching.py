@@ -8,8 +8,6 @@ comparisons decide at the edge of a collar exactly as in `sed_eval` 0.2.1 (`Even
 from bisect import bisect_left, bisect_right
 from operator import itemgetter
 
-from processing.events import normalize_label
-
 # Seconds. Times on a grid are rarely binary fractions: 3.0 - 2.8 is more than 0.2, 1.2 - 1.0 is less. A microsecond, to
 # which sed_scores_eval rounds distances, is far above such errors and below any sample period.
 TIME_TOLERANCE = 1e-6
@@ -27,8 +25,7 @@ def match_events(
 
     A pair has the same label, onsets at most `t_collar` apart, and offsets at most
     `max(t_collar, percentage_of_length * reference length)` apart; all bounds belong to the collar (`sed_eval` 0.2.1,
-    `EventBasedMetrics.validate_onset`, `validate_offset`). Labels are compared as
-    [`~processing.events.normalize_label`] writes them; `sed_eval` also takes "none" for no label.
+    `EventBasedMetrics.validate_onset`, `validate_offset`). `sed_eval` also takes the label "none" for no label.
 
     Args:
         t_collar: in seconds.
@@ -71,11 +68,7 @@ def pairs_in_reach(reference, prediction, t_collar, percentage_of_length, tolera
 
 def same_label(reference, prediction, edges) -> list[tuple[int, int]]:
     """Return the pairs whose labels agree."""
-
-    def agree(label, other):
-        return label == other or normalize_label(label) == normalize_label(other)
-
-    return [(i, j) for i, j in edges if agree(reference[i].event_label, prediction[j].event_label)]
+    return [(i, j) for i, j in edges if reference[i].event_label == prediction[j].event_label]
 
 
 def count_substitutions(edges, matching) -> int:

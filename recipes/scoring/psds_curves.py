@@ -85,9 +85,7 @@ def psds(references, predictions, durations, scenario: PsdsScenario, labels=None
     return {
         "psds": area,
         "class_wise": areas,
-        "num_other_labels": sum(
-            normalize_label(event.event_label) not in known for clip in predictions for event in clip or ()
-        ),
+        "num_other_labels": sum(event.event_label not in known for clip in predictions for event in clip or ()),
         "parse_failure_rate": parse_failure_rate(predictions),
         "num_clips": len(durations),
     }
@@ -119,11 +117,11 @@ def psds_interval(
     return interval
 
 
-def psds_sums(statistics, scenario) -> ClipSums:
-    """Return [`psds`] as a function of how often each clip counts."""
+def psds_sums(statistics, scenario, name="psds") -> ClipSums:
+    """Return [`psds`] under a name, as a function of how often each clip counts."""
 
     def areas(weights):
-        return {"psds": np.array([_areas(statistics, scenario, clip_weights)[0] for clip_weights in weights])}
+        return {name: np.array([_areas(statistics, scenario, clip_weights)[0] for clip_weights in weights])}
 
     return ClipSums(eye_array(len(statistics.durations), format="csr"), areas)
 
@@ -152,7 +150,7 @@ def psds_statistics(references, predictions, durations, scenario: PsdsScenario, 
     _check_scenario(scenario)
     _check(references, predictions, durations)
     with_length = [[event for event in clip if event.offset > event.onset] for clip in references]
-    present = {normalize_label(event.event_label) for clip in with_length for event in clip}
+    present = {event.event_label for clip in with_length for event in clip}
     labels = sorted(present) if labels is None else list(dict.fromkeys(map(normalize_label, labels)))
     absent = [label for label in labels if label not in present]
     if absent or not labels:
@@ -219,8 +217,8 @@ def _by_label(events, index) -> dict[int, list]:
     """Group events by the number of their label; other labels have none."""
     grouped = {}
     for event in events:
-        if (label := normalize_label(event.event_label)) in index:
-            grouped.setdefault(index[label], []).append(event)
+        if event.event_label in index:
+            grouped.setdefault(index[event.event_label], []).append(event)
     return grouped
 
 

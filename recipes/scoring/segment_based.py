@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from processing.events import normalize_label
 from recipes.scoring.counts import ClipCounts, check_lengths, parse_failure_rate, score_counts
 
 # In segments: a time so close to an edge lies on it, for 0.3 / 0.1 is 2.9999999999999996 in float64.
@@ -50,7 +49,7 @@ def count_segments(references, predictions, time_resolution=1.0, sed_eval_roundi
     if not 0 < time_resolution < math.inf:
         raise ValueError(f"time_resolution is {time_resolution}; give the length of a segment in seconds, above 0.")
     events = [
-        (clip, normalize_label(event.event_label), side, event.onset, event.offset)
+        (clip, event.event_label, side, event.onset, event.offset)
         for clip, pair in enumerate(zip(references, predictions, strict=True))
         for side, events in enumerate(pair)
         for event in events or ()

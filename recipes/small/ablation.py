@@ -23,7 +23,6 @@ from transformers.trainer_utils import get_last_checkpoint
 from recipes import DEFAULT_CHECKPOINT
 from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint
-from recipes.data.tasks import caption_of
 from recipes.small.ablation_report import write_ablation
 
 logger = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def run_arm(arm, seed, args) -> dict:
         "settings": {"tie_break": GRPO_ARMS[arm]} if arm in GRPO_ARMS else SFT_ARMS[arm],
         "steps": steps,
         "num_clips": args.num_clips,
-        "scores": {split: score_arm(checkpoint, split, has_captions, args) for split in SPLITS},
+        "scores": {split: score_arm(checkpoint, split, folder, has_captions, args) for split in SPLITS},
     }
     result.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return values
@@ -144,27 +143,22 @@ def _launch(recipe, config, folder, overrides, threads):
     subprocess.run([*command, *options], check=True, cwd=ROOT)
 
 
-def captioned(row) -> dict:
-    """Return a clip of detection as one of captions, each made from a label."""
-    events = [replace(event, event_label=caption_of(event.event_label)) for event in row["events"]]
-    return row | {"id": f"{row['id']}/captions", "task": "captioning", "events": events, "absent": None}
+def score_arm(checkpoint, split, folder, has_captions, args) -> dict:
+    """Return the report of a checkpoint on detection, grounding and perhaps captions of one split.
 
-
-def score_arm(checkpoint, split, has_captions, args) -> dict:
-    """Return the report of a checkpoint on detection, grounding and perhaps captions of one split."""
+    Answers are not constrained, and events of every score count, so that arms differ by what they learned alone. The
+    report and the answers are kept in the arm's folder.
+    """
     import torch
 
-    from recipes.evaluation.answer_clips import answer_clips
-    from recipes.evaluation.answers import prepare_answers
-    from recipes.evaluation.report import make_report
-    from recipes.evaluation.score_data import read_clips
+    from recipes.data.questions import SCORING
+    from recipes.evaluation.score import score_checkpoint
 
     torch.set_num_threads(args.threads)
-    rows, _ = read_clips(Path(args.data) / f"{split}.jsonl", num_absent=2, limit=args.num_clips, needs_audio=True)
-    rows += [captioned(row) for row in rows] if has_captions else []
-    model, processor = load_checkpoint(checkpoint)
-    answers, _ = prepare_answers(rows, answer_clips(model.eval(), processor, rows), {})
-    return make_report(rows, answers)
+    return score_checkpoint(
+        checkpoint, Path(args.data) / f"{split}.jsonl", folder / f"{split}.json",
+        policy=replace(SCORING, has_captions=has_captions), constrained=False, min_score=0.0, limit=args.num_clips,
+    )  # fmt: skip
 
 
 def measure_prompts(args, num_times=7):

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from statistics import mean
 
+from space_app.palette import FAINT, INK, LIGHT
+
 # Columns: heading, and where a report has the value and its interval.
 COLUMNS = {
     "R@.5": (("grounding", "R@0.5"), "R@0.5"),
@@ -19,7 +21,7 @@ COLUMNS = {
     "METEOR": (("captioning", "meteor_text"), "meteor_text"),
     "captions' Eb-F1": (("captioning", "time_only", "micro", "f1"), "time_only_micro_f1"),
 }
-BLUE, ORANGE, INK, FAINT = "#0072B2", "#D55E00", "#222222", "#8A8A8A"
+BLUE, ORANGE = LIGHT[:2]
 
 
 def read_results(out, published=None) -> list[dict]:

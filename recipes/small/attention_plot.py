@@ -10,68 +10,24 @@ the ticks, beside that paid to the frames, which in this layout stand right behi
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from processing.answer_text import parse_events, prompt_text
 from processing.audio_io import load_audio
-from processing.events import Event
 from recipes.arguments import add_model, script_parser
 from recipes.conversion.checkpoint import load_checkpoint
-from recipes.data.event_loaders import load_events
-from recipes.training.auxiliary_losses import dates
+from recipes.data.loading import load_clips
+from space_app.attention_view import attention_of
+from space_app.palette import FAINT, INK, LIGHT
+from space_app.spectrogram import log_mel
 
 
-@torch.no_grad()
-def answer_attention(model, processor, waveform, question) -> dict:
-    """Answer a question greedily and return where the positions that say times look.
-
-    Args:
-        model: a checkpoint of answers in ticks, loaded with `attn_implementation="eager"`.
-        processor: its processor.
-        waveform: `(num_samples,)` at `processor.sampling_rate`.
-        question: text of the question.
-
-    Returns:
-        `text`, the answer; `said`, the times in it, seconds; `to_ticks`, `to_frames` `(len(said), num_ticks)`: the mean
-        over layers and heads of the attention paid to each tick of the clip, and to the frames from it to the next.
-
-    Raises:
-        ValueError: the model has no time prompt, does not answer in ticks, or does not show its attention.
-    """
-    config = model.config
-    if not config.time_prompt or config.answer_format != "ticks":
-        raise ValueError("model has no ticks in its prompt or in its answers; choose one that has both.")
-    if config._attn_implementation != "eager":
-        raise ValueError(f"attn_implementation is {config._attn_implementation!r}, which hides it; load with 'eager'.")
+def answer_to(model, processor, waveform, question) -> str:
+    """Return the greedy answer to a question about a waveform `(num_samples,)` at `processor.sampling_rate`."""
     blocks = [{"type": "audio"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
     inputs = processor(text=text, audio=[waveform], return_tensors="pt")
-    width = inputs["input_ids"].shape[1]
-    sequence = model.generate(**inputs, do_sample=False)
-    whole = dict(inputs) | {"input_ids": sequence, "attention_mask": torch.ones_like(sequence)}
-    outputs = model(**whole, output_attentions=True)
-    # A token is said by the position before it.
-    weights = torch.stack(outputs.attentions).float().mean((0, 2))[0]
-    ids, ticks = sequence[0], config.time_token_ids
-    is_tick = (ids >= ticks.start) & (ids < ticks.stop)
-    places = torch.arange(len(ids))
-    said = places[is_tick & (places >= width)]
-    in_prompt = places[is_tick & (places < width)]
-    start_id, end_id = processor.tokenizer.convert_tokens_to_ids(["<|audio_bos|>", "<|audio_eos|>"])
-    frame_ticks = dates(sequence, processor.grid, config.audio_token_id, start_id, end_id)[0]
-    frame_ticks = torch.where(ids == config.audio_token_id, frame_ticks, -1).cummax(0).values
-    frames = places[ids == config.audio_token_id]
-    num_ticks = int(frame_ticks[frames].max()) + 1
-    looks = weights[said - 1]
-    to_ticks, to_frames = torch.zeros(2, len(said), num_ticks)
-    to_ticks.index_add_(1, ids[in_prompt] - ticks.start, looks[:, in_prompt])
-    to_frames.index_add_(1, frame_ticks[frames], looks[:, frames])
-    return {
-        "text": processor.tokenizer.decode(ids[width:], skip_special_tokens=True),
-        "said": [processor.grid.tick_seconds(int(ids[place]) - ticks.start) for place in said],
-        "to_ticks": to_ticks.numpy(),
-        "to_frames": to_frames.numpy(),
-    }
+    answer = model.generate(**inputs, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return processor.tokenizer.decode(answer, skip_special_tokens=True)
 
 
 def plot_attention(waveform, sampling_rate, looks, time_step, events, reference, path=None, title=None):
@@ -79,15 +35,12 @@ def plot_attention(waveform, sampling_rate, looks, time_step, events, reference,
 
     Args:
         waveform: `(num_samples,)`.
-        looks: what [`answer_attention`] returns; at least one time.
+        looks: what [`attention_of`] returns; at least one time.
         time_step: seconds between ticks.
         events: the answer as events; reference: the true ones.
         path: where to save the picture; `None` saves nothing.
     """
     from matplotlib.figure import Figure
-
-    from space_app.palette import FAINT, INK, LIGHT
-    from space_app.spectrogram import log_mel
 
     duration, num_said = len(waveform) / sampling_rate, len(looks["said"])
     heights = (1.7, 0.5, 0.34 * num_said, 0.34 * num_said)
@@ -132,15 +85,16 @@ def main(argv: list[str] | None = None):
     add_model(parser)
     parser.add_argument("--out", required=True, metavar="PNG")
     args = parser.parse_args(argv)
-    model, processor = load_checkpoint(args.model, attn_implementation="eager")
+    model, processor = load_checkpoint(args.model)
     waveform = load_audio(args.file, processor.sampling_rate)
-    looks = answer_attention(model.eval(), processor, waveform, prompt_text("grounding", args.query))
+    question = prompt_text("grounding", args.query)
+    looks = attention_of(model.eval(), processor, waveform, question, answer_to(model, processor, waveform, question))
     events = parse_events(looks["text"], "grounding", args.query)
     if not events:
         parser.error(f"--query is {args.query!r}, to which the answer is {looks['text']!r}: no times to draw.")
     name = Path(args.file).name
-    rows = [row for row in load_events(args.reference) if Path(row["audio"]).name == name]
-    reference = [Event(**event) for row in rows for event in row["events"] if event["event_label"] == args.query]
+    clips = [clip for clip in load_clips(args.reference) if Path(clip.audio or "").name == name]
+    reference = [event for clip in clips for event in clip.events if event.event_label == args.query]
     title = f"Where “{looks['text']}” looks: {name}, “{args.query}”"
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     plot_attention(waveform, processor.sampling_rate, looks, processor.time_step, events, reference, args.out, title)

@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,10 @@ from processing.audio_io import load_audio
 from processing.events import Event
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes.arguments import script_parser
+from recipes.data.clip import AnnotatedClip
+from recipes.data.loading import load_clips
+from recipes.data.questions import SCORING, labels_of, questions
 from recipes.evaluation.report import make_report
-from recipes.evaluation.score_questions import questions_of, read_rows
 from recipes.scoring import count_matches
 from recipes.small.audioset_labels import AUDIOSET_NAMES
 from recipes.small.yamnet_weights import load_trunk
@@ -243,27 +245,24 @@ def total_counts(counts: Sequence[LabelCounts]) -> LabelCounts:
     )
 
 
-def score_clips(peer: YamnetPeer, data: Path | str, rows: list[dict]) -> list[ScoredClip]:
-    """Run YAMNet over the clips of rows, whose audio lies in the folder `data`."""
-    clips = []
-    for row in tqdm(rows, desc="clips"):
-        logits = peer.frame_logits(load_audio(Path(data) / row["audio"], sampling_rate=SAMPLING_RATE))
-        clips.append(ScoredClip(logits, row["events"], row["id"]))
-    return clips
+def score_clips(peer: YamnetPeer, clips: Sequence[AnnotatedClip]) -> list[ScoredClip]:
+    """Run YAMNet over the recordings of clips."""
+    return [
+        ScoredClip(peer.frame_logits(load_audio(clip.audio, sampling_rate=SAMPLING_RATE)), list(clip.events), clip.id)
+        for clip in tqdm(clips, desc="clips")
+    ]
 
 
-def report_of(peer: YamnetPeer, rows: list[dict], clips: list[ScoredClip]) -> dict:
+def report_of(peer: YamnetPeer, clips: Sequence[AnnotatedClip], scored: list[ScoredClip]) -> dict:
     """Return the report that a checkpoint gets on the same clips, see `recipes/evaluation/report.py`.
 
     A query is answered with the events detected under its label.
     """
-    answers = {}
-    for row, clip in zip(rows, clips, strict=True):
-        found = peer.decode(clip.logits)
-        for question in questions_of(row):
-            query = question[2]
-            answers[question] = [event for event in found if query is None or event.event_label == query]
-    return {"num_clips": len(rows), **make_report(rows, answers)}
+    found = {clip.clip_id: peer.decode(clip.logits) for clip in scored}
+    policy = replace(SCORING, labels=labels_of(clips))
+    asked = [question for clip in clips for question in questions(clip, policy)]
+    answers = {q.key: [e for e in found[q.id] if q.query is None or e.event_label == q.query] for q in asked}
+    return {"num_clips": len(clips), **make_report(clips, asked, answers)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -277,17 +276,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--objective", choices=["micro", "macro"], default="micro")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows = read_rows(Path(arguments.data) / f"{arguments.tune_split}.jsonl")
-    peer = YamnetPeer(arguments.weights, sorted({event.event_label for row in rows for event in row["events"]}))
-    tuned = peer.tune(score_clips(peer, arguments.data, rows), arguments.objective)
+    clips = load_clips(arguments.data, split=arguments.tune_split, needs_audio=True)
+    peer = YamnetPeer(arguments.weights, labels_of(clips))
+    tuned = peer.tune(score_clips(peer, clips), arguments.objective)
     report = {
         "objective": arguments.objective,
         "decoders": {label: decoder and asdict(decoder) for label, decoder in peer.decoders.items()},
         arguments.tune_split: {"eb_f1_micro": total_counts(list(tuned.values())).f1},
     }
     for split in arguments.test_splits:
-        rows = read_rows(Path(arguments.data) / f"{split}.jsonl")
-        report[split] = report_of(peer, rows, score_clips(peer, arguments.data, rows))
+        clips = load_clips(arguments.data, split=split, needs_audio=True)
+        report[split] = report_of(peer, clips, score_clips(peer, clips))
         detection = report[split]["detection"]
         logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, *(detection[a]["f1"] for a in ("micro", "macro")))
     Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 
 from recipes.arguments import script_parser
-from recipes.data.event_rows import make_row
-from recipes.data.writers import write_rows
+from recipes.data.clip import AnnotatedClip
+from recipes.data.writers import write_label_files
 from recipes.soundscapes.catalogue import load_catalogue
 from recipes.soundscapes.mixing import mix
 from recipes.soundscapes.packages import DEFAULT_SOUNDS
@@ -72,9 +72,7 @@ def write_examples(out, sounds=DEFAULT_SOUNDS, seed=2026) -> list[Path]:
             scene = mix(part, rng, seconds)
         path = out / f"{name}.flac"
         soundfile.write(path, scene.waveform, SAMPLING_RATE, subtype="PCM_16")
-        events = [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in scene.events]
-        row = make_row(name, path.name, "detection", events, None, seconds)
-        write_rows([row], path.with_suffix(".tsv"), "tsv")
+        write_label_files([AnnotatedClip(name, scene.events, path.name)], path.with_suffix(".tsv"), "tsv")
         path.with_suffix(".txt").write_text(provenance(scene, seconds), encoding="utf-8")
         paths.append(path)
     return paths

@@ -9,7 +9,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from recipes.data.writers import write_rows
+from recipes.data.clip import AnnotatedClip
+from recipes.data.writers import write_label_files
 from recipes.soundscapes.catalogue import event_labels
 from recipes.soundscapes.field_mixing import mix_field
 from recipes.soundscapes.mixing import DURATION, mix
@@ -111,7 +112,8 @@ def synthesize(out, num_clips, seed=0, split="train", sounds=None, num_workers=1
             rows = list(tqdm(pool.map(_write_clip, jobs, chunksize=8), total=num_clips, desc=split))
     else:
         rows = [_write_clip(job) for job in tqdm(jobs, desc=split)]
-    write_rows(rows, out / f"{split}.tsv", "tsv", audio_dir=split)
+    clips = (AnnotatedClip.from_dict(row, row["id"]) for row in rows)
+    write_label_files(clips, out / f"{split}.tsv", "tsv", audio_dir=split)
     with open(out / f"{split}.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     for job in jobs:

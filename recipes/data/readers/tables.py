@@ -32,7 +32,7 @@ def read_tacos(path) -> Iterator[AnnotatedClip]:
 
 
 def _clips(path, delimiter, hint):
-    for result in read_event_table(path, delimiter, hint, scored=False):
+    for result in read_event_table(path, delimiter, hint):
         yield make_clip(str(path), result["file"], result["events"], result["file"])
 
 

@@ -14,15 +14,15 @@ MEMORY = """
 import sys
 from pathlib import Path
 import ijson  # what it needs is not the file's
-from recipes.data.event_loaders import load_events
+from recipes.data.loading import load_clips
 
 def mebibytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if name in line).split()[1]) / 1024
 
 before = mebibytes("VmRSS")
-dataset = load_events(sys.argv[1])
-print(len(dataset), before, mebibytes("VmHWM"))
+clips = load_clips(sys.argv[1])
+print(len(clips), before, mebibytes("VmHWM"))
 """
 
 

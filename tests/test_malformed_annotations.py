@@ -2,7 +2,7 @@
 
 import pytest
 
-from recipes.data.event_loaders import load_events
+from recipes.data.loading import load_clips
 
 ITEM = '{"id": "a", "audio": "a.wav", "question": "Times of \'x\'?", "answer": "1 - 2", "duration": 9}'
 HEADER = "filename\tonset\toffset\tevent_label\n"
@@ -15,7 +15,7 @@ def write(path, content):
 
 def error_of(path, **arguments):
     with pytest.raises(ValueError) as caught:
-        load_events(path, **arguments)
+        load_clips(path, **arguments)
     return str(caught.value)
 
 
@@ -51,14 +51,14 @@ def test_a_malformed_line_is_named_with_its_value(line, message, tmp_path):
         ("filename\tonset\toffset\tevent_label", "csv", "is separated by tabs, where commas are expected"),
         ("filename;onset;offset;event_label", None, "is separated by semicolons, where commas are expected"),
         ("filename\tonset\toffset\tlabel", None, "lacks 'event_label' and has unknown 'label'"),
-        ("filename\tonset\toffset\tevent_label\tscore", None, "has unknown 'score'"),
+        ("filename\tonset\toffset\tevent_label\tpresent", None, "has unknown 'present'"),
         ("filename\tonset\tonset\toffset\tevent_label", None, "repeats 'onset'"),
         ("a.wav\t0\t1\tDog", "desed", "lacks 'filename', 'onset', 'offset', 'event_label'"),
     ],
 )
 def test_a_wrong_header_is_named(header, format, message, tmp_path):
     path = write(tmp_path / "a.tsv", f"{header}\n")
-    found = error_of(path, format=format)
+    found = error_of(path, data_format=format)
     assert found.startswith(f"{path}, line 1: the header") and message in found
 
 
@@ -77,7 +77,7 @@ def test_a_wrong_header_is_named(header, format, message, tmp_path):
         ("jsonl", '{"id": "a", "audio": "a.wav", "events": [], "task": "grounding"}', "query is None"),
         ("jsonl", '{"id": "a", "audio": "a.wav", "events": [], "task": "detection", "query": "x"}', "takes none"),
         ("jsonl", '{"id": "a", "audio": "a.wav", "events": [], "duration": 0}', "duration is 0"),
-        ("jsonl", '{"id": "a", "audio": "a.wav", "events": []}\n' * 2, "the id 'a' of row 2 is that of row 1 too"),
+        ("jsonl", '{"id": "a", "audio": "a.wav", "events": []}\n' * 2, "the id 'a' of clip 2 is that of clip 1 too"),
         ("lighthouse", '{"qid": 1, "query": "x", "duration": 9, "vid": "v"}', "line 1 lacks relevant_windows"),
         ("lighthouse", '{"qid": 1, "query": "x", "duration": 9, "vid": "v", "relevant_windows": [[1, 2, 3]]}',
          "line 1, relevant_windows[0] is [1, 2, 3]"),
@@ -96,12 +96,12 @@ def test_a_wrong_header_is_named(header, format, message, tmp_path):
         ("audacity", "0\t1\tdog\tbarks\n", "line 1 has 4 fields"),
         ("audacity", "0;5\t1\tdog\n", "line 1: onset is '0;5'"),
         ("desed", "", "is empty; its first line must be"),
-        ("desed", HEADER, "has no rows"),
+        ("desed", HEADER, "has no clips"),
         ("desed", HEADER.encode() + b"a.wav\t0\t1\tch\xe2teau\n", "is not UTF-8"),
         ("desed", HEADER.encode("utf-16"), "is not UTF-8"),
     ],
 )  # fmt: skip
 def test_malformed_files(format, content, message, tmp_path):
     path = write(tmp_path / "a.txt", content)
-    found = error_of(path, format=format)
+    found = error_of(path, data_format=format)
     assert found.startswith(str(path)) and message in found

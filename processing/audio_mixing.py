@@ -1,0 +1,121 @@
+"""Blocks of a recording as one channel at another rate, with a look at what makes answers wrong unsaid."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+# Floats beyond the first are said to be loud, those beyond the second to be integers that nobody has scaled.
+LOUD, UNSCALED = 2.0, 100.0
+# Pieces (seconds) in which channels are compared, the part of their power that a mix must keep, and what is silence.
+PIECE, CANCELLED, SILENCE = 0.25, 0.01, 1e-9
+
+
+def resample_blocks(
+    blocks: Iterator[np.ndarray], name: str, rate: float, sampling_rate: int, device: Any = None
+) -> Iterator[np.ndarray]:
+    """Yield blocks `(num_samples,)` of one recording at another rate, by soxr or on a device as [`load_audio`] does.
+
+    Args:
+        name: what errors call the recording.
+
+    Raises:
+        ImportError: soxr is missing.
+    """
+    if device is not None:
+        from .torchaudio_features import resample_on_device
+
+        if (resampled := resample_on_device(blocks, rate, sampling_rate, device)) is not None:
+            yield from resampled
+            return
+    # transformers refuses a checkpoint whose code imports what is missing, unless it stands in a `try`.
+    try:
+        import soxr
+    except ImportError as error:
+        raise ImportError(
+            f"{name} has {rate} Hz and is to be heard at {sampling_rate} Hz, for which soxr is missing; run "
+            "`pip install soxr`, or pass audio of that rate."
+        ) from error
+    stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+    last = np.zeros(0, dtype=np.float32)
+    for block, is_last in itertools.chain(zip(blocks, itertools.repeat(False)), [(last, True)]):
+        resampled = stream.resample_chunk(block, last=is_last)
+        if len(resampled):
+            yield resampled
+
+
+def mix_channels(
+    blocks: Iterator[tuple[float, np.ndarray]], name: str, channel: int | None, notes: list[str]
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield `(rate, float32 samples)` of the mean of the channels of a recording, or of one of them.
+
+    Args:
+        blocks: `(rate, floats (num_samples, num_channels))`.
+        name: what errors call the recording.
+        channel: the one to take; `None` for the mean.
+        notes: what a listener should know is added to it at the end: silence, channels that cancel out, a high peak.
+
+    Raises:
+        ValueError: samples that are not finite, or on the scale of integers; no such channel; no samples.
+    """
+    peak, loudest, cancelled, is_empty = 0.0, 0.0, 0.0, True
+    for rate, block in blocks:
+        num_channels = block.shape[1]
+        largest = max(block.max(), -block.min())
+        if not np.isfinite(largest):
+            wrong = (~np.isfinite(block)).sum(0)
+            listed = ", ".join(map(str, np.flatnonzero(wrong)))
+            raise ValueError(
+                f"{name} holds {wrong.sum()} NaN or infinite samples (channel {listed}); repair or drop it."
+            )
+        if largest > UNSCALED:
+            raise ValueError(
+                f"{name} has a peak of {largest:.6g}, where full scale is 1: these are integers as floats. Divide them "
+                "by the range of their type, such as 32768, or pass them as integers."
+            )
+        block = block.astype(np.float32, copy=False)
+        if channel is not None and channel >= num_channels:
+            raise ValueError(f"channel is {channel}, but {name} has {num_channels}, from 0 on; choose one of them.")
+        if channel is not None or num_channels == 1:
+            mixed = np.ascontiguousarray(block[:, channel or 0])
+        else:
+            mixed = block @ np.full(num_channels, 1 / num_channels, dtype=np.float32)
+            cancelled += _cancelled_seconds(block, mixed, rate)
+        peak, loudest = max(peak, largest), max(loudest, mixed.max(), -mixed.min())
+        is_empty = False
+        yield rate, mixed
+    if is_empty:
+        raise ValueError(f"{name} is empty; give at least one sample.")
+    if peak > LOUD:
+        notes.append(f"has a peak of {peak:.3g}, where full scale is 1 (is it scaled right?)")
+    if cancelled:
+        notes.append(
+            f"has channels that cancel each other out in {cancelled:.2f} s (opposite phase); take one of them: "
+            "channel=0 or channel='loudest' (--channel)"
+        )
+    elif loudest < 2.0**-15:
+        notes.append("is silent" if channel is None else f"is silent in channel {channel}")
+
+
+def _cancelled_seconds(block, mixed, rate) -> float:
+    """Return how long channels sound, but hardly their mean, far less than if they had nothing to do with another."""
+    # Differences of samples: low noise alone, such as wind, would go up and down against itself by chance.
+    block, mixed = np.diff(block, axis=0, prepend=block[:1]), np.diff(mixed, prepend=mixed[:1])
+    length = max(1, min(len(block), round(PIECE * rate)))
+    count, num_channels = len(block) // length, block.shape[1]
+    pieces = block[: count * length].reshape(count, length, num_channels)
+    powers = np.einsum("plc,plc->p", pieces, pieces) / (length * num_channels)
+    mixed = mixed[: count * length].reshape(count, length)
+    kept = np.einsum("pl,pl->p", mixed, mixed) / length
+    return float(((powers > SILENCE) & (kept * num_channels < CANCELLED * powers)).sum()) * length / rate
+
+
+def loudest_channel(blocks: Iterator[tuple[float, np.ndarray]]) -> tuple[int, int]:
+    """Return which channel has the most power in blocks `(rate, (num_samples, num_channels))`, and of how many."""
+    powers = np.zeros(1)
+    for _, block in blocks:
+        own = np.square(block, dtype=np.float64).sum(0)
+        powers = np.pad(powers, (0, max(0, len(own) - len(powers))))
+        powers[: len(own)] += own
+    return int(powers.argmax()), len(powers)

@@ -1,0 +1,55 @@
+"""What a pipeline was given: one recording or several, with what is asked about each; and their windows in batches."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def is_one_recording(inputs: Any) -> bool:
+    """Tell whether inputs are one recording; what is neither one nor several is, to be refused by its type."""
+    is_several = isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__")
+    # An AudioDecoder of `datasets` can be asked for keys.
+    is_several = is_several and not hasattr(inputs, "get_all_samples")
+    is_one = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, torch.Tensor, Mapping))
+    return is_one or hasattr(inputs, "read") or not is_several
+
+
+def pair_with_queries(inputs: Iterable, query: Any) -> Iterator[tuple[Any, Any, str]]:
+    """Return recordings with what is asked about each, and what to call it."""
+    is_one = query is None or isinstance(query, str)
+    if not is_one and hasattr(inputs, "__len__") and hasattr(query, "__len__") and len(query) != len(inputs):
+        raise ValueError(f"query has {len(query)} entries for {len(inputs)} recordings; give one for each.")
+    pairs = zip(inputs, itertools.repeat(query)) if is_one else zip(inputs, query, strict=True)
+    return ((source, asked, name_of(source, f"inputs[{index}]")) for index, (source, asked) in enumerate(pairs))
+
+
+def name_of(source: Any, otherwise: str = "recording") -> str:
+    """Return what to call a recording: its path, if it has one."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else otherwise
+
+
+def batch_windows(pieces: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:
+    """Yield lists of pieces (windows of recordings) with `batch_size` questions at most, but at least one piece."""
+    batch, size = [], 0
+    try:
+        for piece in pieces:
+            num_questions = len(piece[0].queries)
+            if batch and size + num_questions > batch_size:
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += num_questions
+            if size >= batch_size:
+                yield batch
+                batch, size = [], 0
+    except (ImportError, OSError, ValueError):
+        # The recordings before a broken one shall have their answers.
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+../../../processing/recording_inputs.py
