@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from recipes.cli.main import main
 from recipes.soundscapes.catalogue import SoundFile
 from recipes.soundscapes.field_mixing import CODECS, crop, mix_field, through_codec
 from recipes.soundscapes.packages import read_sound_file
 from recipes.soundscapes.sound_bank import SoundBank
+from recipes.soundscapes.synthesize import SPLITS
 
 RATE = 16000
 
@@ -87,3 +89,10 @@ def test_recordings_are_read_out_of_zip_archives_by_any_name(tmp_path):
     gone = SoundFile("door", "event", "deb:some-game=1.0-1:/usr/0snd.pk3!sound/b.wav", "CC0", "a")
     with pytest.raises(FileNotFoundError, match=r"sound/b\.wav"):
         read_sound_file(gone, tmp_path)
+
+
+def test_the_command_line_writes_every_split(capsys):
+    with pytest.raises(SystemExit):
+        main(["synthesize", "--out", "x", "--num-clips", "1", "--split", "no such split"])
+    message = capsys.readouterr().err
+    assert all(repr(split) in message for split in SPLITS)
