@@ -137,8 +137,10 @@ def guess_annotation_format(path: str | os.PathLike) -> str:
     suffix = Path(path).suffix.lower()
     line = next(read_lines(path), "") if suffix in (".txt", ".tsv") else ""
     if "Begin Time" in line:
-        raise ValueError(f"path {str(path)!r} begins with {line.strip()[:60]!r}, as tables of ELAN and Raven do; give "
-                         "it to `timepro score`, or to a reader of recipes.data.")  # fmt: skip
+        raise ValueError(
+            f"path {str(path)!r} begins with {line.strip()[:60]!r}, as tables of ELAN and Raven do; give it to "
+            "`timepro score`, which reads them, or save it as another format."
+        )
     for kind in ANNOTATION_FORMATS.values():
         if kind.suffix.lower() == suffix:
             return kind.name

@@ -5,7 +5,7 @@ Sources: W3C, "WebVTT: The Web Video Text Tracks Format"; SubRip has no standard
 
 import html
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .text_files import make_event
@@ -72,7 +72,14 @@ def read_cues(path, is_vtt: bool) -> tuple[list[str], list[Cue]]:
         first = next((n for n, line in enumerate(lines[1:], 1) if not line or "-->" in line), len(lines))
     cues = []
     for block in _blocks(list(enumerate(lines))[first:], is_vtt):
-        if not (is_vtt and _NO_CUE.match(block[0][1])):
+        said = [line for _, line in block]
+        if is_vtt and _NO_CUE.match(said[0]):
+            continue
+        # SubRip has no rule against empty lines within a cue; a number is the start of one that breaks off.
+        if cues and not is_vtt and not any("-->" in line for line in said) and not said[0].strip().isdigit():
+            cue = cues.pop()
+            cues.append(replace(cue, text="\n".join([cue.text, *map(_without_style, said)])))
+        else:
             cues.append(_read_cue(path, block, _plain_text if is_vtt else _without_style))
     return lines, cues
 

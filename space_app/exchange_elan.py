@@ -14,6 +14,7 @@ import re
 import tempfile
 import warnings
 from pathlib import Path
+from urllib.parse import unquote
 
 from space_app.exchange_tiers import needs_label, split_tiers, whole_milliseconds
 
@@ -102,8 +103,9 @@ def format_elan(result: dict) -> str:
 
 
 def read_eaf(path) -> list[dict]:
-    """Return `[{"file", "duration", "events"}]` of an `.eaf`, tier by tier; the recording is called as the file.
+    """Return `[{"file", "duration", "events"}]` of an `.eaf`, tier by tier.
 
+    The recording is called as the medium that is linked, the first sound if there are several, or else as the file.
     Annotations of annotations (dependent tiers) have no times of their own and are left out.
 
     Raises:
@@ -129,7 +131,9 @@ def read_eaf(path) -> list[dict]:
                 raise ValueError(f"{path}, tier {tier!r}: the annotation {name!r} has no times; align it in ELAN.")
             if label.strip():
                 events.append({"onset": onset / 1000, "offset": offset / 1000, "event_label": label, "score": None})
-    return [{"file": Path(path).stem, "duration": None, "events": events}]
+    media = [item.get("MEDIA_URL", "") for item in eaf.media_descriptors if "audio" in item.get("MIME_TYPE", "audio")]
+    media = [unquote(re.split(r"[/\\]", url)[-1]) for url in media]
+    return [{"file": next(filter(None, media), Path(path).stem), "duration": None, "events": events}]
 
 
 def format_eaf(result: dict) -> str:
@@ -192,7 +196,8 @@ def _without_header(fields) -> list[str] | None:
         if rest or len(set(kinds)) < num_formats or kinds * len(parts) != [_kind(time) for time in times]:
             continue
         values = [_seconds(times[index * num_formats], kinds[0], "") for index in range(len(parts))]
-        if len(parts) == 3 and abs(values[0] + values[2] - values[1]) > 0.0015:
+        # Tables of others look alike, `file<TAB>1.5<TAB>2.5<TAB>label`: durations that fit, or clocks, tell.
+        if abs(values[0] + values[2] - values[1]) > 0.0015 if len(parts) == 3 else "hh:mm:ss.ms" not in kinds:
             continue
         named = [f"{part} Time - {kind}" for part in parts for kind in kinds]
         return [*("Tier", "Participant")[:first], *named, "Annotation"]

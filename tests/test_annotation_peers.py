@@ -74,6 +74,38 @@ def test_pyannote_writes_the_rttm_that_we_do(tmp_path):
     assert result == {"file": "street", "duration": None, "events": [event.as_dict() for event in events]}
 
 
+def test_pyannote_database_reads_our_rttm_with_blanks_in_names_and_labels(tmp_path):
+    util = pytest.importorskip("pyannote.database.util")
+    events = [Event(0.5, 1.25, "dog bark", 0.5), Event(1.0, 2.0, "car_horn"), Event(2.5, 3.0, "dog bark")]
+    path = tmp_path / "a.rttm"
+    write_annotations({"file": "x/my night.wav", "events": events}, path, label_format("rttm"))
+    assert list(util.load_rttm(str(path))) == ["my_night"]
+    found = util.load_rttm(str(path))["my_night"].itertracks(yield_label=True)
+    assert [(segment.start, round(segment.end, 6), label) for segment, _, label in found] == [
+        (0.5, 1.25, "dog_bark"), (1.0, 2.0, "car_horn"), (2.5, 3.0, "dog_bark"),
+    ]  # fmt: skip
+    # By the comments in the file the blanks come back, and underscores stay.
+    (result,) = read_labels(path)
+    assert result == {"file": "my night", "duration": None, "events": [event.as_dict() for event in events]}
+
+
+def test_pympi_reads_our_eaf(tmp_path):
+    elan = pytest.importorskip("pympi.Elan")
+    eaf = elan.Eaf(str(written(tmp_path, "eaf")))
+    assert list(eaf.tiers) == ["dog bark", "dog bark 2", 'R&B "live" <loud>', "Käuzchen 猫"]
+    found = [entry for tier in eaf.tiers for entry in eaf.get_annotation_data_for_tier(tier)]
+    assert found[:2] == [(500, 1250, "dog bark"), (1000, 2112, "dog bark")] and len(found) == len(STREET)
+    assert [media["MEDIA_URL"] for media in eaf.media_descriptors] == ["street.wav"]
+
+
+def test_pysubs2_reads_our_captions(tmp_path):
+    pysubs2 = pytest.importorskip("pysubs2")
+    for format in ("vtt", "srt"):
+        lines = list(pysubs2.load(str(written(tmp_path, format))))
+        assert [(line.start, line.end) for line in lines][:2] == [(500, 1250), (1000, 2112)]
+        assert lines[0].plaintext == "dog bark" and lines[3].plaintext == "Käuzchen 猫"
+
+
 @pytest.mark.parametrize("format", ["tsv", "csv", "audacity"])
 def test_dcase_util_reads_our_tables(format, tmp_path):
     containers = pytest.importorskip("dcase_util.containers")

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from recipes.cli.main import main
-from recipes.cli.output import format_json, format_table
+from recipes.cli.output import format_events, format_json
 from recipes.data.label_files import LABEL_FORMATS, read_labels
-from recipes.evaluation.runner import Job, run
+from recipes.evaluation.runner import Request, run
 
 SPAN = "<1.20>-<3.44>"
 DOG = f"dog: {SPAN}"
@@ -61,14 +61,14 @@ def test_table():
         {"onset": 10, "offset": 12, "event_label": "x", "score": None},
         {"onset": 1.2, "offset": 3.44, "event_label": "dog bark", "score": 0.806},
     ]
-    lines = format_table("a.wav", 12.5, [{"query": None, "events": events}]).splitlines()
+    lines = format_events("a.wav", 12.5, [{"query": None, "events": events}]).splitlines()
     assert lines[0] == "a.wav  (12.50 s)"
     assert [line.split(maxsplit=3) for line in lines[1:]] == [
         ["onset", "offset", "score", "event"], ["1.20", "3.44", "0.81", "dog bark"], ["10.00", "12.00", "-", "x"],
     ]  # fmt: skip
-    assert format_table("a.wav", 1, [{"query": None, "events": []}]).splitlines()[1] == "  no events"
+    assert format_events("a.wav", 1, [{"query": None, "events": []}]).splitlines()[1] == "  no events"
     several = [{"query": "cat", "events": []}, {"query": "x", "events": events}]
-    assert format_table("a.wav", 1, several).splitlines()[-1] == "  no events match 'cat'"
+    assert format_events("a.wav", 1, several).splitlines()[-1] == "  no events match 'cat'"
 
 
 def test_json_names_the_query_where_there_are_several():
@@ -122,7 +122,7 @@ def test_each_failure_in_a_batch_is_its_own(model, clip, tmp_path):
     files = [clip, str(tmp_path / "no.wav"), short, clip, clip, last]
     for task, queries in (("detection", (None,)), ("grounding", ("dog", "cat"))):
         for batch_size in (1, 3, 100):
-            jobs = [Job(file, task, queries) for file in files]
+            jobs = [Request(file, task, queries) for file in files]
             found = [(job.audio, results) for job, results in run(pipe, jobs, batch_size=batch_size)]
             assert [file for file, _ in found] == files
             assert [isinstance(outcome, Exception) for _, outcome in found] == [False, True, True, False, False, True]

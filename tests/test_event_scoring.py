@@ -16,7 +16,7 @@ from recipes.scoring import (
     TIME_TOLERANCE,
     collar_edges,
     count_events,
-    count_matches,
+    count_matched_spans,
     event_based_f1,
     event_f1,
     match_events,
@@ -231,10 +231,11 @@ def test_too_dense_events_are_refused(monkeypatch):
         event_f1([Event(1, 2)] * 40, [Event(1, 2)] * 40)
 
 
-def test_count_matches_takes_lists_and_arrays():
+def test_matched_spans_are_counted_in_lists_and_arrays():
     references, predictions = [(0.0, 1.0), (2.0, 3.0)], [(0.1, 1.1)]
-    assert count_matches(references, predictions) == count_matches(np.array(references), np.array(predictions)) == 1
-    assert count_matches([], predictions) == count_matches(references, []) == 0
+    assert count_matched_spans(references, predictions) == 1
+    assert count_matched_spans(np.array(references), np.array(predictions)) == 1
+    assert count_matched_spans([], predictions) == count_matched_spans(references, []) == 0
 
 
 def test_the_benchmark_finds_equal_figures(capsys):

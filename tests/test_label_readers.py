@@ -114,6 +114,34 @@ WRITTEN = {
         "\ufeffStart (s),End (s),Scientific name,Common name,Confidence,File\n0,3,Strix aluco,,0.5,/x/a.wav\n0,3,S,B,1,b.wav\n",
         "birdnet", [("a.wav", [(0, 3, "Strix aluco")], {}), ("b.wav", [(0, 3, "B")], {})],
     ),
+    "for_r.csv": (
+        "filepath,start,end,scientific_name,common_name,confidence,lat,lon\n/x/a.wav,0.5,1.25,S,dog,0.5,1,2\n",
+        "birdnet", [("a.wav", DOG, {"scores": [0.5]})],
+    ),
+    "kaleidoscope.csv": (
+        "INDIR,FOLDER,IN FILE,OFFSET,DURATION,scientific_name,common_name,confidence\n/x,y,a.wav,0.5,0.75,S,dog,1\n",
+        "birdnet", [("a.wav", DOG, {})],
+    ),
+    "raven_with_commas.csv": (
+        f"{RAVEN}\tSpecies\n1\tWaveform 1\t1\t0.5\t1.25\t0\t0\tdog\n".replace("\t", ","),
+        "raven", [("raven_with_commas", DOG, {})],
+    ),
+    "supervisions.json": (
+        json.dumps([{"id": "s", "recording_id": "rec", "start": 0.5, "duration": 0.75, "text": "dog"}]),
+        "lhotse", [("rec", DOG, {})],
+    ),
+    "empty_line.srt": (
+        "1\n00:00:00,500 --> 00:00:01,250\ndog\n\nfar off\n\n2\n00:00:02,000 --> 00:00:03,000\ncat\n",
+        "srt", [("empty_line", [(0.5, 1.25, "dog far off"), (2, 3, "cat")], {})],
+    ),
+    "soundscape.jams": (
+        (LABELS / "scaper.jams").read_text().replace('"namespace": "scaper"', '"namespace": "sound_event"'),
+        "jams", [("soundscape", [(1, 1.5, "dog_bark")], {"duration": 10.0})],
+    ),
+    "pretty.jams": (
+        json.dumps(json.loads((LABELS / "scaper.jams").read_text().replace("foreground", "background")), indent=2),
+        "jams", [("pretty", [], {"duration": 10.0})],
+    ),
     "studio.json": (
         json.dumps([STUDIO]),
         "label_studio",
@@ -238,6 +266,13 @@ def test_segments_of_kaldi_have_the_labels_of_text(tmp_path):
     (tmp_path / "text").write_text("u1 dog\nu2 car horn\n")
     (clip,) = load_clips(tmp_path / "segments")
     assert found_in(clip) == [*DOG, (2, 3, "car horn")]
+
+
+def test_a_table_without_a_header_that_may_be_anything_is_not_taken_for_elan(tmp_path):
+    for line in ("a.wav\t0.5\t1.25\tdog", "audio/a.wav\tstreet\t0.5\t1.25\tcar", "a\tb\t1\t2\t3\tdog"):
+        (tmp_path / "a.txt").write_text(line + "\n")
+        with pytest.raises(ValueError, match="fits no known format"):
+            guess_format(tmp_path / "a.txt")
 
 
 def test_a_label_that_begins_before_0_is_cut_with_a_warning(caplog):

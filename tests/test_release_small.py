@@ -10,6 +10,8 @@ from modeling_timepro import TimeProAudioForCausalLM
 from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint
+from recipes.data.clip import AnnotatedClip
+from recipes.data.questions import SCORING, questions
 from recipes.evaluation.report import make_report
 from recipes.publishing.model_card import FAILURES, FIGURES, SOUNDS, figures_table, fill
 from recipes.small.release import CARDS, release
@@ -18,7 +20,8 @@ from recipes.small.release import CARDS, release
 @pytest.fixture(scope="module")
 def report():
     dog, siren = Event(1.0, 2.0, "dog bark"), Event(4.0, 6.0, "siren")
-    rows = [{"id": "a", "events": [dog, siren], "absent": ["drum"]}, {"id": "b", "events": [], "absent": ["drum"]}]
+    clips = [AnnotatedClip("a", (dog, siren), absent=("drum",)), AnnotatedClip("b", (), absent=("drum",))]
+    asked = [question for clip in clips for question in questions(clip, SCORING)]
     answers = {
         ("a", "detection", None): [dog],
         ("a", "grounding", "dog bark"): [dog],
@@ -27,7 +30,7 @@ def report():
         ("b", "detection", None): [],
         ("b", "grounding", "drum"): [siren],
     }
-    report = {"num_clips": 2, "model": "m", "data": "d", **make_report(rows, answers)}
+    report = {"num_clips": 2, "model": "m", "data": "d", **make_report(clips, asked, answers)}
     return {**report, "worst_clips": [{"id": "b", "f1": 0.0}], "failures": []}
 
 

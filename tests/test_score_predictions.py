@@ -52,7 +52,7 @@ def answers_in(path, data):
     """Return the answers of a file about all that may be asked of clips."""
     clips = load_clips(data)
     asked = [question for clip in clips for question in questions(clip, replace(SCORING, num_absent=None))]
-    return read_predictions(path, clips, asked)[0]
+    return read_predictions(path, clips, asked).answers
 
 
 def test_events_null_and_text(data, predictions, tmp_path):
@@ -217,6 +217,13 @@ def test_files_whose_labels_look_like_those_of_the_predictions(tmp_path, name):
     path = write_lines(tmp_path / "p.jsonl", [detection("a.wav", events=events)])
     report = score_predictions(path, tmp_path / name, tmp_path / "out", durations=tmp_path / "durations.csv")
     assert report["detection"]["micro"]["f1"] == 1
+
+
+def test_answers_that_ran_out_of_room_are_counted(data, predictions, tmp_path, capsys):
+    rows = [detection(name, text="dog: 1.00-2.00", truncated=name == "b") for name in "abc"]
+    assert main(["score", str(data), "--predictions", str(predictions(*rows)), "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["num_truncated_answers"] == 1
+    assert "1 answer ran out of room" in capsys.readouterr().out
 
 
 def test_labels_that_only_one_side_has_are_named(data, predictions, tmp_path, capsys):

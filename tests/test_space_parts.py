@@ -17,14 +17,17 @@ from huggingface_hub import SpaceCard
 
 from processing import Event
 from recipes import DEFAULT_CHECKPOINT
+from recipes.data.label_files import LABEL_FORMATS
 from recipes.scoring import event_f1, union_iou
 from space_app.answers import Answers, split_queries
-from space_app.checkpoint_code import find_model
+from space_app.checkpoint_code import find_model, load_pipeline
+from space_app.downloads import export_choices, remove_export, write_export
 from space_app.jobs import Job, JobCriteria, OutOfTime, Stopped, run_steps
 from space_app.limits import Limits, read_limits
 from space_app.live_scores import score_file
 from space_app.model_facts import card_figures, card_section, facts_html
 from space_app.recordings import without_folder
+from space_app.reference_labels import read_reference
 from space_app.results_view import error_html, progress_html, summary_html, table_html
 from space_app.service import Service
 from space_app.uploads import Uploads
@@ -311,9 +314,27 @@ def test_the_card_of_the_space_is_valid():
     assert data["sdk_version"] == pins["gradio"] and str(data["python_version"]) == "3.11"
     lines = (ROOT / "space_app" / "requirements.txt").read_text().splitlines()[1:]
     wanted = dict(line.replace("[mcp]", "").split("==") for line in lines)
-    assert wanted == {name: pins[name] for name in wanted} and {"gradio", "torch", "transformers", "jams"} <= set(
-        wanted
-    )
+    assert wanted == {name: pins[name] for name in wanted} and set(wanted) >= {
+        "gradio", "torch", "transformers", "jams", "praatio", "pympi-ling"
+    }  # fmt: skip
+
+
+def test_every_export_of_the_page_is_read_as_reference(scripted_checkpoint, tmp_path):
+    pipe = load_pipeline(str(scripted_checkpoint("none")))
+    dog = {"onset": 1.2, "offset": 3.44, "event_label": "dog bark", "score": 0.5}
+    choices = [format for _, format in export_choices(pipe)]
+    assert choices == [*LABEL_FORMATS]
+    for format in choices:
+        path = write_export(pipe, str(tmp_path), "x/my street.wav", 10.0, [dog], format)
+        (event,) = read_reference(pipe, path, "my street.wav")
+        assert (event.onset, event.offset, event.event_label) == (1.2, 3.44, "dog bark"), format
+        remove_export(path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="holds|choose one of"):
+        write_export(pipe, str(tmp_path), "a.wav", 10.0, [dog], "xml")
+    (tmp_path / "raven.txt").write_bytes((ROOT / "tests" / "fixtures" / "labels" / "raven.txt").read_bytes())
+    with pytest.raises(ValueError, match="tables of ELAN and Raven"):
+        read_reference(pipe, str(tmp_path / "raven.txt"), "a.wav")
 
 
 def test_a_checkpoint_is_found_or_asked_for(monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from recipes.small.yamnet_baseline import (
     YamnetPeer,
     active_runs,
     best_for_all,
-    count_matches,
+    count_matched_spans,
     main,
     total_counts,
 )
@@ -60,9 +60,9 @@ def test_matching_is_one_to_one_and_optimal():
     references = np.array([[0.0, 1.0], [0.15, 1.15]])
     # A greedy choice of the first reference for the first prediction would strand the second.
     predictions = np.array([[0.1, 1.1], [-0.1, 0.9]])
-    assert count_matches(references, predictions) == 2
-    assert count_matches(references, predictions[:1]) == 1
-    assert count_matches(references, np.zeros((0, 2))) == 0
+    assert count_matched_spans(references, predictions) == 2
+    assert count_matched_spans(references, predictions[:1]) == 1
+    assert count_matched_spans(references, np.zeros((0, 2))) == 0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_matching_is_one_to_one_and_optimal():
     [((1.2, 2.0), 1), ((1.21, 2.0), 0), ((0.8, 1.8), 1), ((1.0, 2.21), 0), ((0.79, 2.0), 0)],
 )
 def test_collars_are_inclusive(prediction, expected):
-    assert count_matches(np.array([[1.0, 2.0]]), np.array([prediction])) == expected
+    assert count_matched_spans(np.array([[1.0, 2.0]]), np.array([prediction])) == expected
 
 
 def test_matching_agrees_with_the_scorer():
@@ -78,13 +78,13 @@ def test_matching_agrees_with_the_scorer():
     for _ in range(200):
         times = [np.sort(np.round(rng.uniform(0, 3, (int(rng.integers(0, 6)), 2)), 1), axis=1) for _ in range(2)]
         events = [[Event(float(on), float(off), "snore") for on, off in side] for side in times]
-        assert count_matches(*times) == len(match_events(*events))
+        assert count_matched_spans(*times) == len(match_events(*events))
 
 
 def test_long_events_allow_more_at_the_offset():
-    assert count_matches(np.array([[0.0, 5.0]]), np.array([[0.0, 6.0]])) == 1
-    assert count_matches(np.array([[0.0, 5.0]]), np.array([[0.0, 6.1]])) == 0
-    assert count_matches(np.array([[0.0, 5.0]]), np.array([[0.5, 5.0]])) == 0
+    assert count_matched_spans(np.array([[0.0, 5.0]]), np.array([[0.0, 6.0]])) == 1
+    assert count_matched_spans(np.array([[0.0, 5.0]]), np.array([[0.0, 6.1]])) == 0
+    assert count_matched_spans(np.array([[0.0, 5.0]]), np.array([[0.5, 5.0]])) == 0
 
 
 def test_runs_above_the_thresholds():

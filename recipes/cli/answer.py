@@ -13,16 +13,16 @@ from recipes.cli.beside_speech import add_speech_arguments, check_speech_argumen
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
+    format_events,
     format_json,
     format_of,
-    format_table,
     merge_answers,
     print_answers,
     write_answers,
 )
 from recipes.data.label_files import LABEL_FORMATS
 from recipes.evaluation.resume import keep_rows
-from recipes.evaluation.runner import Job, run
+from recipes.evaluation.runner import Request, run
 
 EXIT_CODES = (
     "Exit code: 0, or 1 if a recording failed, or 2 for wrong arguments. Results go to stdout, the rest to stderr."
@@ -114,7 +114,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
             rows[file] = row
             keep(row)
             if partial is None and args.format is None:
-                print_answers(format_json(**_shown(row)) if args.json else format_table(**_shown(row)), stdout)
+                print_answers(format_json(**_shown(row)) if args.json else format_events(**_shown(row)), stdout)
         rows = [rows[file] for file in files if file in rows]
         if args.subtitles or args.speakers:
             for row in rows:
@@ -198,7 +198,7 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
-    jobs = [Job(file, args.task, tuple(queries)) for file in files]
+    jobs = [Request(file, args.task, tuple(queries)) for file in files]
     show_progress = False if num_done + len(jobs) < 2 else None
     return run(pipe, jobs, num_done, show_progress, batch_size=args.batch_size, **options)
 

@@ -116,7 +116,13 @@ def _add_score(commands):
         help="annotated recordings: what `timepro synthesize` writes, or any format of docs/data-formats.md",
     )  # fmt: skip
     data.add_argument("--data", metavar="DATA", help="the same")
-    add("--data-format", metavar="NAME", help="desed, csv, ... (default: detected from the contents)")
+    # Written out, for importing the readers would slow every command down.
+    add(
+        "--data-format", metavar="NAME", help="default: detected from the contents. Data sets: desed, csv, realdesed, "
+        "tacos, audioset_strong, ftar, audiogrounding, lighthouse, audiotime, aegbench, spotsound, lat_bench, jsonl, "
+        "parquet (trea is recognised and refused). Annotation tools: audacity, vtt, srt, rttm, textgrid, elan, eaf, "
+        "jams, raven, birdnet, audition, reaper, wav_markers, svl, kaldi_segments, ctm, lhotse, label_studio",
+    )  # fmt: skip
     add("--audio-dir", metavar="DIR", help="folder of the recordings (default: that of the data)")
     add("--durations", metavar="TABLE", help="table of filename and duration, where the data lack durations")
     add("--label-aliases", metavar="JSON", help='other names for labels: {"alias": "label", ...}')

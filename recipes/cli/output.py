@@ -10,7 +10,7 @@ from processing.text_files import audio_stem
 from recipes.data.label_files import LABEL_FORMATS, label_format
 
 
-def format_table(file: str, duration: float, answers: list[dict]) -> str:
+def format_events(file: str, duration: float, answers: list[dict]) -> str:
     """Return the events of one recording as an aligned table.
 
     Args:
@@ -83,7 +83,7 @@ def merge_answers(answers: list[dict]) -> list[dict]:
 
 
 def format_json(file: str, duration: float, answers: list[dict]) -> str:
-    """Return a line for each query, which names it if there are several; arguments as in [`format_table`]."""
+    """Return a line for each query, which names it if there are several; arguments as in [`format_events`]."""
     lines = []
     for reply in answers:
         query = {"query": reply["query"]} if len(answers) > 1 else {}

@@ -14,7 +14,7 @@ from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding
 from recipes.data.readers.audioset_strong import read_audioset_strong
 from recipes.data.readers.audiotime import read_audiotime
-from recipes.data.readers.bioacoustics import read_birdnet, read_raven
+from recipes.data.readers.bioacoustics import BIRDNET_LAYOUTS, read_birdnet, read_raven
 from recipes.data.readers.exchange import EXCHANGE_READERS
 from recipes.data.readers.ftar import read_ftar
 from recipes.data.readers.grounding_benchmarks import read_aegbench, read_lat_bench, read_spotsound
@@ -117,8 +117,10 @@ READERS = {
         ),
         is_folder=True,
     ),
-    "raven": Reader(read_raven, _table("begin time (s)", "end time (s)", tabs=True), is_folder=True),
-    "birdnet": Reader(read_birdnet, _table("start (s)", "end (s)", "common name", tabs=False), is_folder=True),
+    "raven": Reader(read_raven, lambda start: {"begin time (s)", "end time (s)"} <= start.columns, is_folder=True),
+    "birdnet": Reader(
+        read_birdnet, lambda start: any(layout <= start.columns for layout in BIRDNET_LAYOUTS), is_folder=True
+    ),
     "audition": Reader(
         read_audition, lambda start: {"name", "start", "duration", "time format"} <= start.columns, is_folder=True
     ),
@@ -135,11 +137,15 @@ READERS = {
     ),
     "lhotse": Reader(
         read_supervisions,
-        lambda start: start.opening[:2] == b"\x1f\x8b" or start.has("lines", "recording_id", "start", "duration"),
+        lambda start: start.opening[:2] == b"\x1f\x8b"
+        or any(start.has(kind, "recording_id", "start", "duration") for kind in ("lines", "list")),
     ),
     "label_studio": Reader(
         read_label_studio,
-        lambda start: start.has("list", "id", "data", "annotations") or start.has("list", "id", "annotator"),
+        lambda start: any(
+            start.has("list", "id", *keys)
+            for keys in (("data", "annotations"), ("data", "completions"), ("annotator",))
+        ),
     ),
 }  # fmt: skip
 

@@ -30,7 +30,7 @@ from space_app.palette import FAINT, LIGHT
 
 logger = logging.getLogger(__name__)
 
-THRESHOLDS = tuple(step / 20 for step in range(15))
+MIN_SCORES = tuple(step / 20 for step in range(15))
 
 
 def calibration(scores, is_right, num_bins=10) -> dict:
@@ -115,7 +115,7 @@ def scored_events(clips, answers) -> tuple[list[float], list[bool]]:
     return scores, is_right
 
 
-def scores_by_threshold(clips, answers, thresholds=THRESHOLDS) -> list[dict]:
+def scores_by_threshold(clips, answers, thresholds=MIN_SCORES) -> list[dict]:
     """Return event-based F1, micro, of the detected events whose score reaches each threshold.
 
     Returns:
@@ -133,7 +133,7 @@ def scores_by_threshold(clips, answers, thresholds=THRESHOLDS) -> list[dict]:
     return found
 
 
-def grounding_by_threshold(asked, answers, thresholds=THRESHOLDS) -> list[dict]:
+def grounding_by_threshold(asked, answers, thresholds=MIN_SCORES) -> list[dict]:
     """Return how well queries are answered by the events whose score reaches each threshold.
 
     Returns:
@@ -192,7 +192,7 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
     policy = replace(SCORING, num_absent=None, labels=labels_of(clips))
     clips = clips[:limit]
     asked = [question for clip in clips for question in questions(clip, policy)]
-    answers, _ = prepare_answers(clips, read_predictions(predictions, clips, asked)[0])
+    answers, _ = prepare_answers(clips, read_predictions(predictions, clips, asked).answers)
     report = {"data": str(data), "predictions": str(predictions)}
     report |= calibration(*scored_events(clips, answers), num_bins)
     detected = {clip.id: answers[key] for clip in clips if (key := (clip.id, "detection", None)) in answers}

@@ -1,13 +1,14 @@
 """Answers to questions about clips: how they lie in a file, and how they are made ready to be compared."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from processing.answer_text import TASKS, parse_events
 from processing.events import Event, normalize_label
 from processing.text_files import check_duration, read_json_lines
 from recipes.scoring import apply_aliases
 
-KEYS = ("id", "task", "query")
+QUESTION_KEYS = ("id", "task", "query")
 NUM_SHOWN = 20
 
 
@@ -20,7 +21,7 @@ def parse_prediction(values) -> tuple[tuple, list[Event] | None]:
     Raises:
         ValueError: a value that cannot be.
     """
-    clip, task, query = (values.get(key) for key in KEYS)
+    clip, task, query = (values.get(key) for key in QUESTION_KEYS)
     if isinstance(clip, bool) or not isinstance(clip, (str, int)):
         raise ValueError(f"id is {clip!r}; give the id of a clip")
     if task not in TASKS:
@@ -41,18 +42,25 @@ def parse_prediction(values) -> tuple[tuple, list[Event] | None]:
     return (str(clip), task, query), events
 
 
-def read_predictions(path, clips, asked, aliases=None) -> tuple[dict[tuple, list[Event] | None], dict[str, float]]:
-    """Return the answers of a file by key `(id, task, query)`, and the durations that it states by id.
+class Predictions(NamedTuple):
+    """Hold answers by key `(id, task, query)`, the durations stated beside them by id, and how many ran out of room."""
 
-    Times and labels are as they stand there. Of a task that is answered at all, every clip must be answered: detection
-    and captioning once, grounding for every label of the clip (or for the clip's own query). Absent labels may be asked
-    for as well.
+    answers: dict[tuple, list[Event] | None]
+    durations: dict[str, float]
+    num_truncated: int
+
+
+def read_predictions(path, clips, asked, aliases=None) -> Predictions:
+    """Return the answers of a file, their times as they are there.
+
+    Of a task that is answered at all, every clip must be answered: detection and captioning once, grounding for every
+    label of the clip (or for the clip's own query). Absent labels may be asked for as well.
 
     Args:
-        path: JSON Lines of `{"id", "task", "query", "events", "text", "duration"}`: `task` is `detection`, `grounding`
-            or `captioning`, `query` only for grounding, `events` a list of `{"onset", "offset", "event_label"}` in
-            seconds, perhaps with a `score`, or `null` for an answer that could not be parsed. Without the key `events`,
-            they are read from `text` by [`~processing.answer_text.parse_events`].
+        path: JSON Lines of `{"id", "task", "query", "events", "text", "duration", "truncated"}`: `task` is `detection`,
+            `grounding` or `captioning`, `query` only for grounding, `events` a list of `{"onset", "offset",
+            "event_label"}` in seconds, perhaps with a `score`, or `null` for an answer that could not be parsed.
+            Without the key `events`, they are read from `text` by [`~processing.answer_text.parse_events`].
         clips: [`~recipes.data.clip.AnnotatedClip`]s.
         asked: all that may be asked about them, see [`~recipes.data.questions.questions`].
         aliases: other names for labels that queries about detection clips may use.
@@ -64,9 +72,8 @@ def read_predictions(path, clips, asked, aliases=None) -> tuple[dict[tuple, list
     """
     has_own_query = {clip.id for clip in clips if clip.query is not None}
     known = {(question.id, question.task, _normal(question.query)): question.key for question in asked}
-    answers, durations, wrong, is_empty = {}, {}, [], True
+    answers, durations, wrong, num_truncated = {}, {}, [], 0
     for where, values in read_json_lines(path):
-        is_empty = False
         try:
             if not isinstance(values, dict):
                 raise ValueError(f"it is {str(values)[:60]}; give a JSON object")
@@ -78,16 +85,17 @@ def read_predictions(path, clips, asked, aliases=None) -> tuple[dict[tuple, list
             if key in answers:
                 raise ValueError(f"answers {_say(key)} a second time")
             answers[key] = events
+            num_truncated += bool(values.get("truncated"))
             if values.get("duration") is not None:
                 durations.setdefault(clip, float(values["duration"]))
         except ValueError as error:
             wrong.append(f"{where.removeprefix(f'{path}, ')}: {error}")
-    if is_empty:
-        raise ValueError(f"{path} has no rows; give JSON Lines, one object a line.")
     if wrong:
         raise ValueError(f"predictions is {str(path)!r} with {_list(wrong, 'wrong line')}.")
+    if not answers:
+        raise ValueError(f"{path} has no rows; give JSON Lines, one object a line.")
     _check_complete(path, clips, asked, answers)
-    return answers, durations
+    return Predictions(answers, durations, num_truncated)
 
 
 def prepare_answers(clips, answers, aliases=None) -> tuple[dict, dict]:
@@ -193,4 +201,4 @@ def _list(items, singular, plural=None) -> str:
     return f"{len(items)} {name}: {', '.join(items[:NUM_SHOWN])}{rest}"
 
 
-__all__ = ["KEYS", "apply_min_score", "parse_prediction", "prepare_answers", "read_predictions"]
+__all__ = ["QUESTION_KEYS", "apply_min_score", "parse_prediction", "prepare_answers", "read_predictions"]

@@ -7,7 +7,7 @@ from recipes.scoring import IOU_THRESHOLDS
 # Keys of the report and how they are called, in the order of the tables.
 COUNTINGS = {"": "event-based", "segment_1s": "segments of 1 s", "segment_0.1s": "segments of 0.1 s"}
 SEE_NOTES = "not computed, see the notes"
-FIGURES = ("f1", "precision", "recall")
+F_SCORES = ("f1", "precision", "recall")
 NUM_LABELS_SHOWN = 20
 # Figures of a comparison that are shown, in order; the JSON has all.
 COMPARED = {
@@ -54,8 +54,9 @@ def markdown_table(header, rows, alignment: str = "") -> str:
         rows: cells, as many in each.
         alignment: `r` for columns to align right, by position; others are aligned left.
     """
-    sides = ["---:" if side == "r" else "---" for side in alignment.ljust(len(header))]
-    return "".join("| " + " | ".join(map(_cell, line)) + " |\n" for line in (header, sides, *rows))
+    lines = ["|" + "|".join(map(_cell, line)) + "|\n" for line in (header, *rows)]
+    sides = "|".join("---:" if side == "r" else "---" for side in alignment.ljust(len(header)))
+    return "".join([lines[0], f"|{sides}|\n", *lines[1:]])
 
 
 def format_report(report) -> str:
@@ -87,7 +88,7 @@ def format_markdown(report, plot=None) -> str:
     ]
     for heading, figures in _sections(report):
         rows = [
-            [line.name, _with_interval(line.value, line.interval), "; ".join(filter(None, (line.meaning, line.note)))]
+            [line.name, with_interval(line.value, line.interval), "; ".join(filter(None, (line.meaning, line.note)))]
             for line in figures
         ]
         header = ["metric", "value", "what it is"]
@@ -225,12 +226,12 @@ def _full_table(detection) -> str:
     for key, name in COUNTINGS.items():
         scores, prefix = (detection[key], f"{key}_") if key else (detection, "")
         for average in ("micro", "macro"):
-            figures = [_with_interval(scores[average][f], intervals[f"{prefix}{average}_{f}"]) for f in FIGURES]
+            figures = [with_interval(scores[average][f], intervals[f"{prefix}{average}_{f}"]) for f in F_SCORES]
             errors = scores[f"{average}_errors"]
             interval = intervals[f"{prefix}error_rate"] if average == "micro" else None
             rates = [_figure(errors.get(f"{kind}_rate")) for kind in ("substitution", "deletion", "insertion")]
-            rows.append([f"{name}, {average}", *figures, _with_interval(errors["error_rate"], interval), *rates])
-    header = ["counted by", "F1", *FIGURES[1:], "error rate", "substitutions", "deletions", "insertions"]
+            rows.append([f"{name}, {average}", *figures, with_interval(errors["error_rate"], interval), *rates])
+    header = ["counted by", "F1", *F_SCORES[1:], "error rate", "substitutions", "deletions", "insertions"]
     return markdown_table(header, rows, "lrrrrrrr")
 
 
@@ -241,14 +242,14 @@ def _label_table(detection) -> list[str]:
     rows = [
         [
             label or "(no label)",
-            *(f"{scores[name]:.3f}" for name in FIGURES),
+            *(f"{scores[name]:.3f}" for name in F_SCORES),
             _figure(segments[label]["f1"]),
             scores["num_references"],
             scores["num_predictions"],
         ]
         for label, scores in known.items()
     ]
-    header = ["label", "Eb-F1", *FIGURES[1:], "segment F1, 1 s", "references", "predictions"]
+    header = ["label", "Eb-F1", *F_SCORES[1:], "segment F1, 1 s", "references", "predictions"]
     parts = [markdown_table(header, rows, "lrrrrrr")] if rows else ["The reference has no events.\n"]
     others = [scores["num_predictions"] for label, scores in detection["class_wise"].items() if label not in known]
     if others:
@@ -264,6 +265,8 @@ def _notes(report) -> list[str]:
     notes, clipping, absent = [], report.get("clipping", {}), report.get("absent_queries", {})
     if report["failures"]:
         notes.append(f"{_number(len(report['failures']), 'clip')} could not be answered and are not scored.")
+    if number := report.get("num_truncated_answers"):
+        notes.append(f"{_number(number, 'answer')} ran out of room; what was said whole counts.")
     late = clipping.get("num_cut_events", 0), clipping.get("num_dropped_events", 0)
     if any(late):
         notes.append(f"Predicted past the end of the clip: {late[0]} events were cut there, {late[1]} were dropped.")
@@ -335,13 +338,15 @@ def _figure(value) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _with_interval(value, interval) -> str:
+def with_interval(value, interval) -> str:
+    """Return a figure and its interval, `0.500 [0.400, 0.600]`."""
     return _figure(value) + (" [{:.3f}, {:.3f}]".format(*interval) if interval else "")
 
 
 def _cell(value) -> str:
     # A bar would end the cell, a line break the row.
-    return " ".join(str(value).split()).replace("|", "\\|")
+    text = " ".join(str(value).split()).replace("|", "\\|")
+    return f" {text} " if text else " "
 
 
-__all__ = ["format_markdown", "format_report", "markdown_table"]
+__all__ = ["format_markdown", "format_report", "markdown_table", "with_interval"]

@@ -18,10 +18,10 @@ from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.formats import guess_format
 from recipes.data.loading import load_clips, measure_durations
 from recipes.data.questions import SCORING, QuestionPolicy, labels_of, questions
-from recipes.evaluation.predictions import KEYS, parse_prediction, prepare_answers, read_predictions
+from recipes.evaluation.predictions import QUESTION_KEYS, parse_prediction, prepare_answers, read_predictions
 from recipes.evaluation.report import report_paths, write_report
 from recipes.evaluation.resume import keep_rows
-from recipes.evaluation.runner import Job, run
+from recipes.evaluation.runner import Request, run
 from recipes.scoring import read_label_aliases
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def score_checkpoint(
     settings["constrained"] = constrained
     # PSDS looks at events of every score.
     options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0}
-    with keep_rows(paths["predictions"], settings, KEYS, paths["settings"], overwrite) as (rows, keep):
+    with keep_rows(paths["predictions"], settings, QUESTION_KEYS, paths["settings"], overwrite) as (rows, keep):
         failures = _answer(model, clips, asked, rows, keep, options)
     wanted, answers, seconds = {question.key for question in asked}, {}, {}
     for row in rows:
@@ -78,7 +78,8 @@ def score_checkpoint(
     if min_score is None:
         config = Path(model) / "processor_config.json"
         min_score = json.loads(config.read_text(encoding="utf-8")).get("min_score") if config.is_file() else None
-    head = {"model": str(model), **about, "min_score": min_score}
+    num_truncated = sum(bool(row.get("truncated")) for row in rows)
+    head = {"model": str(model), **about, "min_score": min_score, "num_truncated_answers": num_truncated}
     clips = _with_durations(clips, seconds)
     return _report(paths, head, clips, policy, asked, answers, aliases, failures, against, against_min_score)
 
@@ -106,8 +107,9 @@ def score_predictions(
     policy = replace(SCORING, num_absent=None)
     clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, False)
     asked = [question for clip in clips for question in questions(clip, policy)]
-    answers, seconds = read_predictions(predictions, clips, asked, aliases)
+    answers, seconds, num_truncated = read_predictions(predictions, clips, asked, aliases)
     head = {"model": None, "predictions": str(predictions), **about, "min_score": min_score}
+    head["num_truncated_answers"] = num_truncated
     clips = _with_durations(clips, seconds)
     return _report(report_paths(out), head, clips, policy, asked, answers, aliases, (), against, against_min_score)
 
@@ -140,7 +142,7 @@ def _with_durations(clips, seconds):
 def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
     """Answer what is not answered in `rows`, append the answers to them, and return the clips that failed."""
     audio = {clip.id: clip.audio for clip in clips}
-    done = {tuple(row[key] for key in KEYS) for row in rows}
+    done = {tuple(row[key] for key in QUESTION_KEYS) for row in rows}
     jobs: dict[tuple, list] = {}
     for question in sorted(asked, key=lambda question: TASKS.index(question.task)):
         jobs.setdefault((question.task, audio[question.id]), []).append(question)
@@ -150,7 +152,7 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
     if todo:
         pipe = load_pipeline(model)
         # Clips may share a recording, and a question about it.
-        some = [Job(path, task, tuple(dict.fromkeys(q.query for q in left))) for (task, path), left in todo.items()]
+        some = [Request(path, task, tuple(dict.fromkeys(q.query for q in left))) for (task, path), left in todo.items()]
         for job, results in run(pipe, some, len(jobs) - len(todo), show_progress=True, **options):
             left = todo[job.task, job.audio]
             if isinstance(results, Exception):
@@ -164,8 +166,9 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
 
 
 def _row(question, result) -> dict:
-    row = dict(zip(KEYS, question.key, strict=True), text=result["text"])
-    return row | {"events": _uncut_events(question, result), "duration": result["duration"]}
+    row = dict(zip(QUESTION_KEYS, question.key, strict=True), text=result["text"])
+    row |= {"events": _uncut_events(question, result), "duration": result["duration"]}
+    return row | ({"truncated": True} if result.get("truncated") else {})
 
 
 def _uncut_events(question, result) -> list[dict] | None:
@@ -187,8 +190,7 @@ def _report(paths, head, clips, policy, asked, answers, aliases, failures, again
     other = None
     if against is not None:
         every = [q for clip in clips for q in questions(clip, replace(policy, num_absent=None))]
-        other, _ = read_predictions(against, clips, every, aliases)
-        other, _ = prepare_answers(clips, other, aliases)
+        other, _ = prepare_answers(clips, read_predictions(against, clips, every, aliases).answers, aliases)
         min_score = head["min_score"] if against_min_score is None else against_min_score
         other = {"predictions": str(against), "min_score": min_score, "answers": other}
     answers, clipping = prepare_answers(clips, answers, aliases)

@@ -3,6 +3,8 @@
 import re
 from collections import Counter
 
+from recipes.evaluation.report_tables import markdown_table, with_interval
+
 # Stands for the id that a checkpoint will have on the Hub; `timepro publish` writes the true one.
 PLACEHOLDER = "OWNER/timepro-small"
 SCORES_URL = f"https://huggingface.co/{PLACEHOLDER}/blob/main/scores.json"
@@ -51,15 +53,12 @@ COLUMNS = {
 
 
 def figures_table(scores: dict[str, dict]) -> str:
-    """Return the Markdown table of scores by name, each a report of `recipes/evaluation/score_checkpoint.py`."""
-    lines = ["| | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name, report in scores.items():
-        cells = [name]
-        for _, value, interval, _ in COLUMNS.values():
-            ends = interval(report)
-            cells.append(f"{value(report):.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else ""))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    """Return the Markdown table of scores by name, each a report of `recipes/evaluation/score.py`."""
+    rows = [
+        [name, *(with_interval(value(report), interval(report)) for _, value, interval, _ in COLUMNS.values())]
+        for name, report in scores.items()
+    ]
+    return markdown_table(["", *COLUMNS], rows)
 
 
 def eval_results(scores: dict[str, dict], model_name: str) -> list:
@@ -124,11 +123,11 @@ def recordings_table(files) -> str:
         files: [`recipes.soundscapes.catalogue.SoundFile`]s.
     """
     counts = Counter((file.package, file.licence, file.split) for file in files)
-    lines = ["| package | licence of the recordings | trained on | held out |", "|---|---|---|---|"]
-    for (registry, name), licence in sorted({key[:2] for key in counts}):
-        numbers = (counts[(registry, name), licence, split] for split in ("train", "heldout"))
-        lines.append(f"| {name} ({registry}) | {licence} | " + " | ".join(map(str, numbers)) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f"{name} ({registry})", licence, *(counts[(registry, name), licence, x] for x in ("train", "heldout"))]
+        for (registry, name), licence in sorted({key[:2] for key in counts})
+    ]
+    return markdown_table(["package", "licence of the recordings", "trained on", "held out"], rows)
 
 
 def fill(text: str, marks: tuple[str, str], content: str) -> str:

@@ -38,7 +38,7 @@ from recipes.scoring.intervals import (
     grounding_sums,
 )
 from recipes.scoring.labels import apply_aliases, check_aliases, read_label_aliases, unmatched_labels
-from recipes.scoring.matching import TIME_TOLERANCE, count_matches, match_events
+from recipes.scoring.matching import TIME_TOLERANCE, count_matched_spans, match_events
 from recipes.scoring.psds_curves import (
     PSDS1,
     PSDS2,
@@ -70,7 +70,7 @@ __all__ = [
     "collar_edges",
     "count_accuracy",
     "count_events",
-    "count_matches",
+    "count_matched_spans",
     "count_segments",
     "count_sums",
     "detection_intervals",

@@ -48,7 +48,7 @@ def match_events(
     return sorted(maximum_matching(edges).items())
 
 
-def count_matches(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> int:
+def count_matched_spans(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> int:
     """Return how many events of one label and clip match, see [`match_events`].
 
     Args:
@@ -207,7 +207,7 @@ def _near(indexed, onset, t_collar):
 __all__ = [
     "TIME_TOLERANCE",
     "check_collars",
-    "count_matches",
+    "count_matched_spans",
     "count_substitutions",
     "match_events",
     "maximum_matching",

@@ -43,7 +43,7 @@ SFT_ARMS = PROMPT_ARMS | {
 # Tie-breaks, by arm of reinforcement learning; the first is where it starts.
 START = "before"
 GRPO_ARMS = {START: None, "GRPO, Eb-F1": "none", "GRPO, product": "product", "GRPO, sum": "sum"}
-SPLITS = ("test_unseen", "test_seen")
+TEST_SPLITS = ("test_unseen", "test_seen")
 
 
 def main(argv: list[str] | None = None):
@@ -99,7 +99,7 @@ def run_arm(arm, seed, args) -> dict:
         "settings": {"tie_break": GRPO_ARMS[arm]} if arm in GRPO_ARMS else SFT_ARMS[arm],
         "steps": steps,
         "num_clips": args.num_clips,
-        "scores": {split: score_arm(checkpoint, split, folder, has_captions, args) for split in SPLITS},
+        "scores": {split: score_arm(checkpoint, split, folder, has_captions, args) for split in TEST_SPLITS},
     }
     result.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return values

@@ -1,14 +1,15 @@
-"""The tables and the picture of an ablation, written into a page of which the rest stands."""
+"""The tables and the picture of an ablation, written into a page whose other text stays."""
 
 import json
 import re
 from pathlib import Path
 from statistics import mean
 
+from recipes.evaluation.report_tables import markdown_table
 from space_app.palette import FAINT, INK, LIGHT
 
 # Columns: heading, and where a report has the value and its interval.
-COLUMNS = {
+FIGURES = {
     "R@.5": (("grounding", "R@0.5"), "R@0.5"),
     "R@.7": (("grounding", "R@0.7"), "R@0.7"),
     "R@.9": (("grounding", "R@0.9"), "R@0.9"),
@@ -47,12 +48,12 @@ def value_of(report, column):
 
     Args:
         report: of `make_report`, or the figures of one as `ablation.json` has them.
-        column: of `COLUMNS`.
+        column: of `FIGURES`.
     """
     if column in report:
         value, interval = report[column]["value"], report[column]["interval"]
         return value, None if interval is None else tuple(interval)
-    path, name = COLUMNS[column]
+    path, name = FIGURES[column]
     value = report
     for key in path:
         value = (value or {}).get(key)
@@ -65,14 +66,14 @@ def arm_table(results, arms, split) -> str:
 
     Arms of several seeds say how many, and have below that the least and the greatest value over them.
     """
-    shown = [column for column in COLUMNS if any(value_of(r["scores"][split], column)[0] is not None for r in results)]
-    lines = ["| | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    shown = [column for column in FIGURES if any(value_of(r["scores"][split], column)[0] is not None for r in results)]
+    rows = []
     for arm in arms:
         mine = [result["scores"][split] for result in results if result["arm"] == arm]
         if mine:
             name = arm if len(mine) == 1 else f"{arm}<br><sub>{len(mine)} seeds</sub>"
-            lines.append(f"| {name} | " + " | ".join(_cell(mine, column) for column in shown) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append([name, *(_cell(mine, column) for column in shown)])
+    return markdown_table(["", *shown], rows)
 
 
 def shared_seeds(results, arms) -> list[dict]:
@@ -105,10 +106,7 @@ def stride_table(results, strides, costs) -> str:
     """
     shown = ("Eb-F1", "R@.5", "mIoU")
     heads = [f"{column}, {split}" for split in ("unseen", "seen") for column in shown]
-    lines = [
-        f"| a tick every | {' | '.join(heads)} | tokens, 10 s | tokens, 30 s | prefill, 10 s | prefill, 30 s |",
-        "|---" * (len(heads) + 5) + "|",
-    ]
+    rows = []
     dense = costs.get(strides.get("none"), {})
     for name, arm in strides.items():
         mine = [result["scores"] for result in results if result["arm"] == arm]
@@ -119,8 +117,9 @@ def stride_table(results, strides, costs) -> str:
         cells += [str(cost[f"tokens_{length}"]) if cost else "" for length in ("10s", "30s")]
         keys = ("prefill_seconds_10s", "prefill_seconds_30s")
         cells += [f"{cost[key] / dense[key]:.2f} x" if cost and dense else "" for key in keys]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, *cells])
+    header = ["a tick every", *heads, "tokens, 10 s", "tokens, 30 s", "prefill, 10 s", "prefill, 30 s"]
+    return markdown_table(header, rows)
 
 
 def plot_strides(results, strides, costs, path):
@@ -211,6 +210,6 @@ def _figures(result) -> dict:
     """Return a result with the figures of the tables alone."""
     scores = {}
     for split, report in result["scores"].items():
-        found = {column: dict(zip(("value", "interval"), value_of(report, column))) for column in COLUMNS}
+        found = {column: dict(zip(("value", "interval"), value_of(report, column))) for column in FIGURES}
         scores[split] = {column: figure for column, figure in found.items() if figure["value"] is not None}
     return result | {"scores": scores}

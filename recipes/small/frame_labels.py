@@ -99,7 +99,7 @@ def read_stems(folder, split, features="stem"):
         return stems, [json.loads(line) for line in file]
 
 
-def labels_of(rows):
+def known_labels(rows):
     """Return the sorted labels that rows hold or say to be absent."""
     return sorted({label for row in rows for label in [*row["absent"], *(e["event_label"] for e in row["events"])]})
 
@@ -158,7 +158,7 @@ def train_frames(
         resume: folder to save to every 50 steps, and to go on from.
     """
     stems, rows = read_stems(folder, split, features)
-    labels = labels_of(rows)
+    labels = known_labels(rows)
     tower, projector = model.model.audio_tower, model.model.multi_modal_projector
     targets = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     torch.manual_seed(seed)

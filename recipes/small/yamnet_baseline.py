@@ -30,7 +30,7 @@ from recipes.data.clip import AnnotatedClip
 from recipes.data.loading import load_clips
 from recipes.data.questions import SCORING, labels_of, questions
 from recipes.evaluation.report import make_report
-from recipes.scoring import count_matches
+from recipes.scoring import count_matched_spans
 from recipes.small.audioset_labels import AUDIOSET_NAMES
 from recipes.small.yamnet_weights import load_trunk
 
@@ -197,7 +197,7 @@ class YamnetPeer:
                 for row, reference in enumerate(references):
                     if len(reference):
                         found = runs[bounds[row] : bounds[row + 1], 1:] * FRAME_SECONDS
-                        counts.num_matched += count_matches(reference, found.tolist())
+                        counts.num_matched += count_matched_spans(reference, found.tolist())
                 options.append((Decoder(window, median, threshold, relative), counts))
         return options
 

@@ -11,7 +11,7 @@ Sources: public tables, Raven Pro's manual, and the column names of BirdNET-Anal
 from collections.abc import Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
-from processing.text_files import make_event, read_number, read_table
+from processing.text_files import make_event, read_lines, read_number, read_table
 from recipes.data.clip import AnnotatedClip, make_clip
 from recipes.data.readers.files import files_of, recording_of
 
@@ -38,7 +38,8 @@ def read_raven(path) -> Iterator[AnnotatedClip]:
     """
     for table in files_of(path, ".txt"):
         found, seen, label_column = {}, set(), None
-        for where, row in read_table(table, (BEGIN, END), "\t", optional=None):
+        delimiter = "\t" if "\t" in next(read_lines(table), "") else ","
+        for where, row in read_table(table, (BEGIN, END), delimiter, optional=None):
             label_column = label_column or _label_column(row, where)
             file = _basename(row.get("Begin File") or row.get("Begin Path") or "") or recording_of(table)
             key = (file, row.get("Selection") or where)
@@ -62,21 +63,39 @@ def read_raven(path) -> Iterator[AnnotatedClip]:
 def read_birdnet(path) -> Iterator[AnnotatedClip]:
     """Yield a clip for every recording of a CSV of BirdNET-Analyzer, or of all `*.csv` of a folder.
 
-    Labels are common names, or scientific ones where these are empty; `Confidence` is the score.
+    Read are its own layout, and those for R and Kaleidoscope. Labels are common names, or scientific ones where these
+    are empty; the confidence is the score.
 
     Raises:
         ValueError: a malformed row.
     """
-    columns = ("Start (s)", "End (s)", "Scientific name", "Common name", "Confidence")
     for table in files_of(path, ".csv"):
         found = {}
-        for where, row in read_table(table, columns, ",", optional=None):
-            file = _basename(row.get("File", "")) or recording_of(table)
-            onset, offset, score = (read_number(row[name], name, where) for name in (*columns[:2], "Confidence"))
-            label = row["Common name"] or row["Scientific name"]
-            found.setdefault(file, []).append(make_event(onset, offset, label, where, score))
+        for where, row in read_table(table, (), ",", optional=None):
+            row = {name.casefold(): text for name, text in row.items()}
+            file, begin, end, common, scientific = _birdnet_columns(row, where)
+            onset, offset, score = (read_number(row[name], name, where) for name in (begin, end, "confidence"))
+            offset = round(onset + offset, 9) if end == "duration" else offset
+            event = make_event(onset, offset, row[common] or row[scientific], where, score)
+            found.setdefault(_basename(row.get(file, "")) or recording_of(table), []).append(event)
         for file, events in (found or {recording_of(table): []}).items():
             yield make_clip(str(table), file, events, file)
+
+
+# Recording, begin, end (or length), common and scientific name.
+_BIRDNET_COLUMNS = (
+    ("file", "start (s)", "end (s)", "common name", "scientific name"),
+    ("filepath", "start", "end", "common_name", "scientific_name"),
+    ("in file", "offset", "duration", "common_name", "scientific_name"),
+)
+BIRDNET_LAYOUTS = tuple(frozenset({*columns[1:], "confidence"}) for columns in _BIRDNET_COLUMNS)
+
+
+def _birdnet_columns(row, where) -> tuple[str, ...]:
+    for columns, layout in zip(_BIRDNET_COLUMNS, BIRDNET_LAYOUTS, strict=True):
+        if layout <= set(row):
+            return columns
+    raise ValueError(f"{where}: the columns {', '.join(row)} are not those of BirdNET-Analyzer, {_BIRDNET_COLUMNS[0]}.")
 
 
 def _label_column(row, where) -> str:

@@ -28,9 +28,10 @@ def read_label_studio(path) -> Iterator[AnnotatedClip]:
     """
     for where, task in read_json_list(path):
         require_keys(task, ("id",), where)
-        if "annotations" in task:
-            require_keys(task, ("data",), where)
-            fields, results = task["data"], _results(task["annotations"], where)
+        if "data" in task:
+            # Versions before 1.0 say completions.
+            annotations = task.get("annotations", task.get("completions", []))
+            fields, results = task["data"], _results(annotations, where)
         else:
             fields = {name: value for name, value in task.items() if isinstance(value, str)}
             results = [
@@ -67,6 +68,8 @@ def _results(annotations, where) -> list[dict]:
 
 
 def _recording(fields, where) -> str:
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: data is {fields!r}; give an object that names the recording.")
     names = ("audio", "file", "url", "sound", "recording")
     found = [fields[name] for name in names if isinstance(fields.get(name), str)]
     found = found or [value for value in fields.values() if isinstance(value, str) and "." in value.rpartition("/")[2]]

@@ -1,4 +1,4 @@
-"""Supervisions of lhotse, as JSON Lines, compressed or not.
+"""Supervisions of lhotse, as JSON Lines, compressed or not, or as a JSON list.
 
     {"id": "night-1", "recording_id": "night", "start": 0.5, "duration": 0.75, "channel": 0, "text": "dog"}
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from processing.text_files import make_event, read_json_lines
 from recipes.data.clip import AnnotatedClip, make_clip, require_keys
+from recipes.data.readers.json_stream import first_byte, read_json_list
 
 
 def read_supervisions(path) -> Iterator[AnnotatedClip]:
@@ -38,7 +39,7 @@ def _lines(path):
     with open(path, "rb") as file:
         is_compressed = file.read(2) == b"\x1f\x8b"
     if not is_compressed:
-        yield from read_json_lines(path)
+        yield from read_json_list(path) if first_byte(path) == b"[" else read_json_lines(path)
         return
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:

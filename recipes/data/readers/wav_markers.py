@@ -30,7 +30,8 @@ def read_wav_markers(path) -> Iterator[AnnotatedClip]:
                 (count,) = _unpack(file, "<I", data)
                 # Number, place in a play list, chunk, where that and its block begin, and the sample in it.
                 found = [_unpack(file, "<II4sIII", data, 4 + 24 * index) for index in range(count)]
-                points = {point[0]: point[5] for point in found}
+                # Some programs fill in one of the two alone.
+                points = {point[0]: point[5] or point[1] for point in found}
             elif name in (b"labl", b"note"):
                 names.setdefault(*_unpack(file, "<I", data), {})[name] = _text(data[4:])
             elif name == b"ltxt":
