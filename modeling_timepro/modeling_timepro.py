@@ -22,9 +22,21 @@ CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ 
 
 @dataclass
 class TimeProAudioModelOutput(BaseModelOutputWithPast):
-    """Output of [`TimeProAudioModel`]; `audio_hidden_states` are the packed frames `(num_frames, hidden_size)`."""
+    """Output of [`TimeProAudioModel`].
+
+    `audio_hidden_states` are the packed frames `(num_frames, hidden_size)` that the language model is given,
+    `encoder_frames` those that a frame grounder is given.
+    """
 
     audio_hidden_states: torch.FloatTensor | None = None
+    encoder_frames: torch.FloatTensor | None = None
+
+
+@dataclass
+class TimeProAudioFeatures(BaseModelOutputWithPooling):
+    """Output of `get_audio_features`: `encoder_frames` `(total frames, size)` beside the projected `pooler_output`."""
+
+    encoder_frames: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -113,7 +125,8 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
                 of computing it from `input_features`; `input_features_mask` still says how long each clip is.
 
         Returns:
-            The tower's output with `pooler_output` `(total frames, hidden_size)`: the real frames of all clips, packed.
+            The tower's output with `pooler_output` `(total frames, hidden_size)`: the real frames of all clips, packed;
+            and `encoder_frames`, what a frame grounder is given of them.
         """
         if input_features_mask is None:
             if input_features is None:
@@ -127,6 +140,9 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         if self.audio_tower.device.type != "meta":
             input_features_mask = input_features_mask.to(self.audio_tower.device)
             input_features = None if input_features is None else input_features.to(self.audio_tower.device)
+        reads_stem = (self.config.frame_grounder or {}).get("frames") == "stem"
+        if reads_stem and stem_features is None:
+            stem_features = self.audio_tower.stem(input_features, input_features_mask)
         if stem_features is None:
             output = self.audio_tower(input_features, input_features_mask)
         elif self.config.audio_config.model_type != "timepro_yamnet":
@@ -138,8 +154,11 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         frames = output.last_hidden_state
         lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
         valid = torch.arange(frames.shape[1], device=frames.device)[None, :] < lengths[:, None]
-        return BaseModelOutputWithPooling(
-            last_hidden_state=frames, pooler_output=self.multi_modal_projector(frames[valid])
+        packed = frames[valid]
+        return TimeProAudioFeatures(
+            last_hidden_state=frames,
+            pooler_output=self.multi_modal_projector(packed),
+            encoder_frames=stem_features[:, : valid.shape[1]][valid] if reads_stem else packed,
         )
 
     def get_placeholder_mask(self, input_ids, num_frames):
@@ -188,8 +207,10 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         has_audio = input_features is not None or stem_features is not None or audio_embeds is not None
         if has_audio and input_ids is None:
             raise ValueError("Audio needs input_ids that mark its frames; with inputs_embeds merge the audio before.")
+        encoder_frames = None
         if audio_embeds is None and has_audio:
-            audio_embeds = self.get_audio_features(input_features, input_features_mask, stem_features).pooler_output
+            features = self.get_audio_features(input_features, input_features_mask, stem_features)
+            audio_embeds, encoder_frames = features.pooler_output, features.encoder_frames
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
             # Decoding steps carry one token that generation cannot make a placeholder: spare them the device sync.
@@ -213,6 +234,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=audio_embeds,
+            encoder_frames=encoder_frames,
         )
 
 
@@ -255,7 +277,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
         self.config.frame_grounder = frame_grounder_settings(settings)
         self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
-        self.frame_grounder.apply(self._initialize_weights)
+        self.frame_grounder.reset_parameters()
 
     def get_audio_features(self, *args, **kwargs):
         """See [`TimeProAudioModel.get_audio_features`]."""
@@ -348,13 +370,14 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states if wants_states or not is_grounded else None,
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
+            encoder_frames=outputs.encoder_frames,
         )
 
     def _ground(self, outputs, input_ids, tokens, rows):
         if self.frame_grounder is None:
             raise ValueError("question_tokens is given but there is no frame grounder; call add_frame_grounder first.")
         counts = (input_ids == self.config.audio_token_id).sum(1)
-        frames = nn.utils.rnn.pad_sequence(outputs.audio_hidden_states.split(counts.tolist()), batch_first=True)
+        frames = nn.utils.rnn.pad_sequence(outputs.encoder_frames.split(counts.tolist()), batch_first=True)
         mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
         states = outputs.hidden_states[-2][rows[:, None], tokens.clamp(min=0)]
         return self.frame_grounder(frames, mask, states, tokens >= 0, rows)
