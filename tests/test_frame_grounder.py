@@ -1,6 +1,7 @@
 """The frame grounder: one logit per audio frame for a question, on every backbone, trained, saved and loaded."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from processing.frame_decoding import frame_coverage, frame_events, refined
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from recipes.conversion.backbone_files import load_backbone
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.small.grounder import question_states, train_grounder
 from recipes.training.collator import TimeProCollator
 from recipes.training.grounder_loss import FRAME_TARGETS, grounder_loss, prepare_grounder
 
@@ -241,3 +243,35 @@ def test_what_frames_cannot_do_is_refused(pipe, waveform, tokenizer_folder):
     model.add_frame_grounder()
     with pytest.raises(ValueError, match="give event_labels"):
         bare(waveform, decode="frames")
+
+
+def test_it_learns_from_stored_stems_with_questions_that_were_read_before(tokenizer_folder, tmp_path):
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rng = np.random.default_rng(0)
+    stems = rng.normal(size=(6, 25, 2304)).astype(np.float16)
+    rows = []
+    for index in range(6):
+        label = ("dog bark", "drum")[index % 2]
+        stems[index, 5:15, index % 2 :: 2] += 2
+        events = [{"onset": 0.4, "offset": 1.2, "event_label": label}]
+        rows.append({"id": str(index), "duration": 2.0, "events": events, "absent": ["siren"], "stem_index": index})
+    np.save(tmp_path / "train_stem.npy", stems)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"batch_size": 4, "num_absent": 2, "split": "train"}
+    assert train_grounder(model, processor, tmp_path, 1, **options) == ["dog bark", "drum", "siren"]
+    states = question_states(model, processor, tmp_path, "train", ["dog bark", "drum"], num_clips=2)
+    assert [len(found) for found in states.values()] == [2, 2]
+
+    def loss():
+        with torch.no_grad():
+            frames, mask = torch.from_numpy(stems[:2].astype(np.float32)), torch.ones(2, 25, dtype=torch.bool)
+            texts = torch.nn.utils.rnn.pad_sequence([states["dog bark"][0], states["drum"][0]], batch_first=True)
+            logits = model.frame_grounder(frames, mask, texts, torch.ones(texts.shape[:2], dtype=torch.bool))
+        targets = torch.from_numpy(frame_coverage([(0.4, 1.2)], 25, 12.5)).expand(2, 25)
+        return grounder_loss(logits, targets).item()
+
+    untrained = loss()
+    train_grounder(model, processor, tmp_path, 20, resume=tmp_path / "resume", **options)
+    assert loss() < 0.8 * untrained and (tmp_path / "resume").exists() is False
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
