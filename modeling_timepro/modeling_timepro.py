@@ -76,7 +76,7 @@ class TimeProTwoLayerProjector(nn.Module):
         return self.linear_2(self.act(self.linear_1(audio_frames)))
 
 
-PROJECTORS = {
+PROJECTOR_CLASSES = {
     "linear": TimeProMultiModalProjector,
     "mlp": TimeProTwoLayerProjector,
     "none": lambda config: nn.Identity(),
@@ -101,7 +101,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.audio_tower = build_audio_tower(config.audio_config)
-        self.multi_modal_projector = PROJECTORS[config.projector](config)
+        self.multi_modal_projector = PROJECTOR_CLASSES[config.projector](config)
         self.language_model = build_language_model(config.text_config)
         self.post_init()
 

@@ -100,7 +100,7 @@ def format_table(lines, delimiter: str) -> str:
 
 
 def is_missing(text: str) -> bool:
-    """Say whether a field of a table stands for no value: empty, or `NaN` as pandas may write it."""
+    """Tell whether a field of a table means that there is no value: empty, or `NaN` as pandas may write it."""
     return text.strip().lower() in ("", "nan")
 
 

@@ -23,7 +23,7 @@ class AnnotationFormat:
         suffix: of its files.
         holds_scores: whether a score is kept.
         holds_many: whether one file holds any number of recordings, and names them. Other formats hold one, which is
-            called as the file.
+            named after the file.
         format: function from recordings `{"file", "stem", "duration", "events"}` of [`Event`]s, or from one, to the
             text of a file; the stem is the name without folder and suffix.
         read: function from a path to recordings `{"file", "duration", "events"}`.
@@ -50,8 +50,8 @@ def write_annotations(
         results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
             `duration` is in seconds, and may be `None` or absent; events are
             `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds.
-        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is called
-            as the recording.
+        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is named
+            after the recording, in subfolders like those of the recordings.
         format: one of [`ANNOTATION_FORMATS`], or a format of your own with the attributes of [`AnnotationFormat`].
         drop_scores: leave scores out where the format has no place for them, instead of an error.
 
@@ -67,9 +67,11 @@ def write_annotations(
     if not means_folder(path):
         _write(path, _text(recordings, kind))
         return [Path(path)]
+    folders = [os.path.dirname(os.path.abspath(recording["file"])) for recording in recordings]
     files = {}
-    for recording in recordings:
-        target = Path(path) / (recording["stem"] + kind.suffix)
+    for recording, folder in zip(recordings, folders, strict=True):
+        below = os.path.relpath(folder, os.path.commonpath(folders))
+        target = Path(path) / below / (recording["stem"] + kind.suffix)
         if target in files:
             raise ValueError(
                 f"{recording['file']!r}: a second recording would be written to {str(target)!r}; rename one of them."
@@ -77,6 +79,7 @@ def write_annotations(
         files[target] = _text([recording], kind)
     os.makedirs(path, exist_ok=True)
     for target, text in files.items():
+        os.makedirs(target.parent, exist_ok=True)
         _write(target, text)
     return list(files)
 
@@ -101,7 +104,7 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
     """Read the events of recordings.
 
     Args:
-        path: a file, or a folder; all its files with the suffix of the format are read then, in order of their names.
+        path: a file, or a folder; all files below it with the suffix of the format are read then, in order.
         format: as in [`write_annotations`]; without it a file's suffix tells. A folder needs it.
 
     Returns:
@@ -121,7 +124,7 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
         raise ValueError(f"path {str(path)!r} is a folder; say which format its files are of with format='...'.")
     else:
         kind = _kind(format)
-        files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() == kind.suffix.lower())
+        files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() == kind.suffix.lower())
         if not files:
             raise FileNotFoundError(f"path {str(path)!r} has no *{kind.suffix}; give a folder of such files.")
     recordings = [_recording(recording, str(file)) for file in files for recording in kind.read(file)]

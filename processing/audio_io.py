@@ -1,6 +1,7 @@
 """`load_audio` and `stream_audio`: recordings of any kind and length as one channel at one sampling rate."""
 
 import errno
+import functools
 import io
 import itertools
 import logging
@@ -9,6 +10,7 @@ import numbers
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
@@ -37,9 +39,9 @@ def load_audio(
 
     Args:
         source: one of
-            - a path, the bytes of a file, or a binary file object, from where it stands. wav, flac, ogg and all that
-              libsndfile reads; mp3, m4a, mp4, aac, webm, mkv, wma and all else that FFmpeg reads where PyAV is
-              installed (`pip install av`);
+            - a path (`-` is standard input), the bytes of a file, or a binary file object, from where it stands: wav,
+              flac, ogg and what else libsndfile reads whole; mp3, m4a, mp4, aac, webm, mkv, wma and all else that
+              FFmpeg reads, where PyAV is installed (`pip install av`);
             - a NumPy array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile, or a tensor
               `(num_samples,)` or `(num_channels, num_samples)`, that of torchaudio. Floats are taken to lie in
               [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
@@ -174,7 +176,17 @@ def _identify(source: Any, sampling_rate: Any, source_sampling_rate: Any) -> tup
         )
     if isinstance(source, memoryview):
         source = bytes(source)
+    if isinstance(source, str) and source == "-":
+        return _standard_input(), None
     return _section(source) if hasattr(source, "read") else source, None
+
+
+@functools.cache
+def _standard_input() -> Section:
+    """Return what was piped into the program, so that it can be read more than once."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ValueError("source is '-', standard input, but nothing is piped into it; give a file.")
+    return _section(sys.stdin.buffer)
 
 
 def _section(file) -> Section:

@@ -224,20 +224,36 @@ class TemporalAudioGroundingPipeline(Pipeline):
         With `is_partial`, the results so far after every batch, too.
         """
         pieces = (piece for source, asked, name in pairs for piece in self._pieces(source, asked, name, **settings))
+        asked, failed = {name: settings[name] for name in ("task", "wording")}, None
         for batch in batch_windows(pieces, batch_size):
             heard = [piece for piece in batch if not isinstance(piece[3], Exception)]
-            asked = {name: settings[name] for name in ("task", "wording")}
-            answers = iter(self.run_single(heard, asked, generate_kwargs, {}) if heard else ())
+            answers = iter(self._answers(heard, asked, generate_kwargs, settings["on_error"]))
             for place, (recording, is_many, window, samples) in enumerate(batch, 1):
-                if isinstance(samples, Exception):
-                    nothing = {"events": None, "duration": None, "text": "", "windows": [], "error": str(samples)}
+                found = samples if isinstance(samples, Exception) else next(answers)
+                if recording is failed:
+                    continue
+                if isinstance(found, Exception):
+                    failed = recording
+                    logger.warning("%s is skipped: %s", recording.name, found)
+                    nothing = {"events": None, "duration": None, "text": "", "windows": [], "error": str(found)}
                     yield [dict(nothing) for _ in recording.queries] if is_many else nothing
                     continue
-                found = list(itertools.islice(answers, len(recording.queries)))
                 recording.add(window, found)
                 if window.is_last or (is_partial and place == len(batch)):
                     results = recording.results(window.is_last)
                     yield results if is_many else results[0]
+
+    def _answers(self, pieces, asked, generate_kwargs, on_error) -> list:
+        """Return for each window its answers, one for each query; or the error that it alone ends in."""
+        try:
+            answers = iter(self.run_single(pieces, asked, generate_kwargs, {}) if pieces else ())
+            return [list(itertools.islice(answers, len(piece[0].queries))) for piece in pieces]
+        except ValueError as error:
+            if on_error == "raise":
+                raise
+            if len(pieces) == 1:
+                return [error]
+            return [found for piece in pieces for found in self._answers([piece], asked, generate_kwargs, on_error)]
 
     def _pieces(
         self, source, asked, name, task, wording, plan, min_score=None, disable_tqdm=None, channel=None, strict=False,
@@ -268,7 +284,6 @@ class TemporalAudioGroundingPipeline(Pipeline):
             if on_error == "raise":
                 is_named = name in (name_of(source), "recording")
                 raise error if is_named else type(error)(f"{name}: {error}") from error
-            logger.warning("%s is skipped: %s", name, error)
             yield recording, is_many, None, error
 
     def preprocess(self, batch, task="detection", wording=0):

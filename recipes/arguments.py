@@ -33,6 +33,25 @@ def add_model(parser, flag="--model", **options):
     parser.add_argument(flag, default=str(DEFAULT_CHECKPOINT), metavar="DIR", help=help, **options)
 
 
+def add_hearing(parser):
+    """Add the arguments of what is heard of a recording, see [`~processing.audio_io.load_audio`]."""
+    parser.add_argument(
+        "--channel", type=channel, metavar="N", help="channel to hear, from 0 on, or 'loudest' (default: their mean)"
+    )
+    parser.add_argument(
+        "--strict", action="store_true",
+        help="make an error of recordings that break off, are damaged, or have another length than they promise "
+        "(default: hear what is there, and warn)",
+    )  # fmt: skip
+
+
+def channel(text: str) -> int | str:
+    """Return a number from 0 on, or `loudest`."""
+    if text != "loudest" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} given; give a number from 0 on, or 'loudest'")
+    return text if text == "loudest" else int(text)
+
+
 def _hyphenated(text):
     name, equals, value = text.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else text

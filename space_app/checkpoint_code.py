@@ -4,10 +4,10 @@ import importlib
 import os
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+CODE_FOLDER = Path(__file__).resolve().parent
 TASK = "temporal-audio-grounding"
 # A checkpoint that was put into this folder, or the one of the project that this folder is part of.
-NEARBY = (HERE / "timepro-small", HERE.parent / "recipes" / "checkpoints" / "timepro-small")
+NEARBY = (CODE_FOLDER / "timepro-small", CODE_FOLDER.parent / "recipes" / "checkpoints" / "timepro-small")
 
 
 def find_model(model: str | None = None) -> str:

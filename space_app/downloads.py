@@ -20,7 +20,7 @@ def export_choices(pipe) -> list[tuple[str, str]]:
 
 
 def write_export(pipe, folder: str, name: str, duration: float, events: list[dict], format: str) -> str:
-    """Write events into a new file and return its path; it is called as the recording.
+    """Write events into a new file and return its path; it is named after the recording.
 
     Scores are left out where a format has no place for them.
 

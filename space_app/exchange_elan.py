@@ -18,9 +18,9 @@ from urllib.parse import unquote
 
 from space_app.exchange_tiers import needs_label, split_tiers, whole_milliseconds
 
-COLUMNS = ("Tier", "Begin Time - ss.msec", "End Time - ss.msec", "Annotation")
+ELAN_COLUMNS = ("Tier", "Begin Time - ss.msec", "End Time - ss.msec", "Annotation")
 _TIME_COLUMN = re.compile(r"(Begin|End|Duration)(?: Time)? - (.+)")
-# Counts of video frames stand beside them or not at all.
+# Counts of video frames are beside them, or not there at all.
 _TIME_FORMATS = ("msec", "ss.msec", "hh:mm:ss.ms")
 _TIME = re.compile(r"(?:(\d+):([0-5]?\d):)?(\d+)(?:\.(\d+))?", re.ASCII)
 _NO_EVENTS = ("Tier", "Participant", "Score", "File", "File Name", "File Path", "")
@@ -77,7 +77,7 @@ def read_elan(path) -> list[dict]:
         labels = [row[name] for name in names if row[name].strip()]
         events += [{"onset": onset, "offset": offset, "event_label": label, "score": score} for label in labels]
     if header is None:
-        raise ValueError(f"{path} is empty; its first line must be {chr(9).join(COLUMNS)!r}.")
+        raise ValueError(f"{path} is empty; its first line must be {chr(9).join(ELAN_COLUMNS)!r}.")
     return [{"file": Path(path).stem, "duration": None, "events": events}]
 
 
@@ -91,7 +91,7 @@ def format_elan(result: dict) -> str:
         ValueError: a blank label, or an event shorter than a millisecond.
     """
     scored = any(event.score is not None for event in result["events"])
-    lines = [[*COLUMNS, "Score"] if scored else COLUMNS]
+    lines = [[*ELAN_COLUMNS, "Score"] if scored else ELAN_COLUMNS]
     for tier, events in split_tiers(result["events"]):
         for event in events:
             label = needs_label(event, result["file"], "ELAN's text")
@@ -105,7 +105,7 @@ def format_elan(result: dict) -> str:
 def read_eaf(path) -> list[dict]:
     """Return `[{"file", "duration", "events"}]` of an `.eaf`, tier by tier.
 
-    The recording is called as the medium that is linked, the first sound if there are several, or else as the file.
+    The recording is named after the linked medium, the first audio file if there are several, else after the file.
     Annotations of annotations (dependent tiers) have no times of their own and are left out.
 
     Raises:
@@ -176,7 +176,7 @@ def _time_columns(header, where) -> dict[str, str]:
             return found
     raise ValueError(
         f"{where}: the header {header} has no begin and end in one of {', '.join(_TIME_FORMATS)}; export with "
-        f"columns such as {', '.join(COLUMNS)}."
+        f"columns such as {', '.join(ELAN_COLUMNS)}."
     )
 
 

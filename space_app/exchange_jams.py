@@ -19,7 +19,7 @@ from pathlib import Path
 def read_jams(path) -> list[dict]:
     """Return `[{"file", "duration", "events"}]` of a JAMS file that has one annotation of events.
 
-    The recording is called as the title says, or else as the file. Of scaper's annotations (`scaper`, `sound_event`)
+    The recording is named by the title, or else after the file. Of scaper's annotations (`scaper`, `sound_event`)
     the foreground is read, with the length of the observation: `event_duration` is that before stretching.
 
     Raises:

@@ -7,7 +7,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-T_COLLAR, PERCENTAGE_OF_LENGTH = 0.2, 0.2
+# Seconds; the tolerance lets 0.2 s apart be within 0.2 s wherever it is in the recording, as in the reports.
+T_COLLAR, PERCENTAGE_OF_LENGTH, TOLERANCE = 0.2, 0.2, 1e-6
 
 
 def score_file(reference: list, prediction: list, time_only: bool = False) -> dict:
@@ -47,8 +48,9 @@ def count_matches(reference, prediction) -> int:
         return 0
     near = [
         [
-            abs(found.onset - true.onset) <= T_COLLAR
-            and abs(found.offset - true.offset) <= max(T_COLLAR, PERCENTAGE_OF_LENGTH * (true.offset - true.onset))
+            abs(found.onset - true.onset) <= T_COLLAR + TOLERANCE
+            and abs(found.offset - true.offset)
+            <= max(T_COLLAR, PERCENTAGE_OF_LENGTH * (true.offset - true.onset)) + TOLERANCE
             for found in prediction
         ]
         for true in reference

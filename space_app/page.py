@@ -12,9 +12,9 @@ from space_app.page_events import PageEvents
 from space_app.play_span import PLAY_SPAN_JS
 from space_app.uploads_only import uploads_only
 
-HERE = Path(__file__).resolve().parent
-EXAMPLES = HERE / "examples"
-FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+PAGE_FOLDER = Path(__file__).resolve().parent
+EXAMPLES = PAGE_FOLDER / "examples"
+PAGE_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 TITLE = "When does it sound?"
 # Labels are read from more files than are written; names, for the dialog.
@@ -24,9 +24,9 @@ LABEL_FILES = [".tsv", ".csv", ".json", ".jsonl", ".txt", ".rttm", ".vtt", ".srt
 
 def page_style() -> dict:
     """Return theme, styles and scripts for `launch`; fonts are the visitor's own, so that nothing is fetched."""
-    theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONT, font_mono=MONO, radius_size="sm")
+    theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=PAGE_FONT, font_mono=MONO, radius_size="sm")
     theme = theme.set(block_border_width="1px", block_shadow="none", block_label_background_fill="transparent")
-    script, style = ((HERE / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("js", "css"))
+    script, style = ((PAGE_FOLDER / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("js", "css"))
     # As `css` Gradio would rewrite the rules for phones until they match nothing.
     return {"theme": theme, "head": f"<style>{style}</style><script>{script}\n{PLAY_SPAN_JS}</script>"}
 

@@ -9,8 +9,8 @@ from space_app.palette import FAINT, INK, LIGHT, WAVE, ink_on, ordered_labels, s
 from space_app.spectrogram import NUM_MELS, checked_waveform, envelope, log_mel, mel_ticks
 
 # Inches: lanes and left margin grow with the labels, everything else keeps its size.
-WIDTH, MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 9.0, 0.85, 0.25, 0.5, 0.55
-WAVE_HEIGHT, MEL_HEIGHT, LANE_HEIGHT, GAP = 0.85, 1.7, 0.42, 0.14
+WIDTH, _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_TOP, _MARGIN_BOTTOM = 9.0, 0.85, 0.25, 0.5, 0.55
+_WAVE_HEIGHT, _MEL_HEIGHT, _LANE_HEIGHT, GAP = 0.85, 1.7, 0.42, 0.14
 
 
 def plot_events(waveform, sampling_rate, events, path=None, title=None, reference=None) -> Figure:
@@ -50,21 +50,21 @@ def plot_events(waveform, sampling_rate, events, path=None, title=None, referenc
 
 
 def _panels(labels):
-    heights = (WAVE_HEIGHT, MEL_HEIGHT, LANE_HEIGHT * max(len(labels), 1) + 0.1)
-    left = max(MARGIN_LEFT, 0.3 + 0.078 * max(map(len, labels), default=0))
-    height = MARGIN_TOP + sum(heights) + 2 * GAP + MARGIN_BOTTOM
+    heights = (_WAVE_HEIGHT, _MEL_HEIGHT, _LANE_HEIGHT * max(len(labels), 1) + 0.1)
+    left = max(_MARGIN_LEFT, 0.3 + 0.078 * max(map(len, labels), default=0))
+    height = _MARGIN_TOP + sum(heights) + 2 * GAP + _MARGIN_BOTTOM
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
     FigureCanvasAgg(figure)
-    axes, top = [], height - MARGIN_TOP
+    axes, top = [], height - _MARGIN_TOP
     for name, panel in zip(("waveform", "spectrogram", "events"), heights, strict=True):
         top -= panel
-        box = [left / WIDTH, top / height, (WIDTH - left - MARGIN_RIGHT) / WIDTH, panel / height]
+        box = [left / WIDTH, top / height, (WIDTH - left - _MARGIN_RIGHT) / WIDTH, panel / height]
         axis = figure.add_axes(box, label=name, sharex=axes[0] if axes else None)
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
         axis.spines["bottom"].set_color(FAINT)
         axis.tick_params(labelsize=8.5, labelcolor=INK, color=FAINT, length=3, labelbottom=False)
-        axis.yaxis.set_label_coords(-0.6 / (WIDTH - left - MARGIN_RIGHT), 0.5)
+        axis.yaxis.set_label_coords(-0.6 / (WIDTH - left - _MARGIN_RIGHT), 0.5)
         axes.append(axis)
         top -= GAP
     return figure, axes

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from recipes.small import ablation
+from recipes.small import ablation, ablation_report
 from recipes.small.ablation_report import (
     arm_table,
+    difference_of,
     fill_tables,
     plot_strides,
     shared_seeds,
@@ -48,6 +49,24 @@ def test_a_table_shows_means_over_seeds_and_only_what_there_is():
         "| 0.500<br><sub>0.400 to 0.600</sub><br><sub>seeds 0.400 to 0.600</sub> "
         "| 0.500<br><sub>seeds 0.400 to 0.600</sub> |\n"
     )
+
+
+def test_a_table_shows_paired_differences_to_the_first_arm():
+    def paired(seed, difference, p):
+        made = result("b", 0.4, seed)
+        pair = {"value": 0.4, "other": 0.4 - difference, "difference": difference, "interval": [0.0, 1.0], "p": p}
+        made["scores"]["test_seen"] |= {"against": {"detection": {"micro_f1": pair}}}
+        return made
+
+    one, two = paired(0, 0.1, 0.01), paired(1, 0.05, 0.2)
+    table = arm_table([result("a", 0.3), one], ["a", "b"], "test_seen")
+    assert table.count("to the first arm") == 1
+    assert "0.400<br><sub>0.300 to 0.500</sub><br><sub>+0.100 to the first arm, p 0.010</sub>" in table
+    assert "+0.075 to the first arm, p < 0.05 in 1 of 2 seeds" in arm_table([one, two], ["b"], "test_seen")
+    # What is published keeps them.
+    kept = ablation_report._figures(one)
+    assert difference_of(kept["scores"]["test_seen"], "Eb-F1") == {"difference": 0.1, "interval": [0.0, 1.0], "p": 0.01}
+    assert arm_table([kept], ["b"], "test_seen") == arm_table([one], ["b"], "test_seen")
 
 
 def test_strides_are_compared_on_the_seeds_that_all_have():

@@ -98,6 +98,13 @@ def test_pympi_reads_our_eaf(tmp_path):
     assert [media["MEDIA_URL"] for media in eaf.media_descriptors] == ["street.wav"]
 
 
+def test_pandas_reads_our_text_for_elan(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.read_csv(written(tmp_path, "elan"), sep="\t", quoting=3)
+    assert list(table["Annotation"]) == ["dog bark", "dog bark", 'R&B "live" <loud>', "Käuzchen 猫"]
+    assert list(table["Begin Time - ss.msec"]) == [0.5, 1.0, 2.112, 3.6] and table["End Time - ss.msec"].max() == 4.0
+
+
 def test_pysubs2_reads_our_captions(tmp_path):
     pysubs2 = pytest.importorskip("pysubs2")
     for format in ("vtt", "srt"):

@@ -1,7 +1,10 @@
 """Streamed windows hold the samples of the whole recording, whatever it is made of."""
 
 import io
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from processing import audio_io
 from processing.audio_io import load_audio, stream_audio, stream_windows
 from processing.windowing import WindowPlan, plan_windows
 
+ROOT = Path(__file__).parents[1]
 PLAN = WindowPlan(3.0, 0.5, 0.5, 3.0)
 
 
@@ -137,8 +141,9 @@ def test_a_fault_inside_is_reported_when_it_is_reached():
         list(windows_of(file.getvalue(), PLAN))
 
 
-def test_few_seconds_are_held(tmp_path):
-    path = tmp_path / "long.flac"
+@pytest.mark.parametrize("suffix", ["flac", "mp3", "ogg"])
+def test_few_seconds_are_held(tmp_path, suffix):
+    path = tmp_path / f"long.{suffix}"
     with soundfile.SoundFile(path, "w", 16000, 1) as file:
         for _ in range(20):
             file.write(noise(30.0, 16000))
@@ -148,3 +153,24 @@ def test_few_seconds_are_held(tmp_path):
     tracemalloc.stop()
     # 600 s are 38 MB; a plan by default looks 30 s ahead, which are 2 MB.
     assert num_windows > 80 and peak < 12e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["mp3", "flac"])
+def test_ten_hours_take_the_memory_of_one_minute(tmp_path, suffix):
+    """Of a process of its own, which C libraries are part of."""
+    peaks, block = {}, noise(60.0, 16000)
+    code = (
+        "import resource, sys; from processing.audio_io import stream_audio\n"
+        "print(sum(map(len, stream_audio(sys.argv[1])[1])) / 16000)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    for minutes in (1, 600):
+        path = tmp_path / f"{minutes}.{suffix}"
+        with soundfile.SoundFile(path, "w", 16000, 1) as file:
+            for _ in range(minutes):
+                file.write(block)
+        done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds, peaks[minutes] = map(float, done.stdout.split())
+        assert seconds == pytest.approx(60 * minutes, abs=0.2)
+    assert peaks[600] < peaks[1] + 20, peaks

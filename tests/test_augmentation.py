@@ -6,7 +6,7 @@ import soundfile
 
 from processing import TimeGrid
 from processing.events import Event
-from recipes.data.augmentation import curriculum, draw_cut, edge_window, group_by_length, join, whole, window
+from recipes.data.augmentation import curriculum, draw_cut, edge_window, group_by_length, join_cuts, whole, window
 from recipes.data.clip import AnnotatedClip
 from recipes.training.collator import TimeProCollator
 
@@ -40,7 +40,7 @@ def test_a_short_event_inside_the_window_is_kept():
 
 def test_joined_clips_follow_one_another_and_a_sound_across_the_seam_is_one_event():
     first, second = clip(0, [(9.0, 10.0, "siren")]), clip(1, [(0.05, 1.0, "siren"), (2.0, 3.0, "drum")])
-    cut = join([whole(first), whole(second)])
+    cut = join_cuts([whole(first), whole(second)])
     assert triples(cut) == [(9.0, 11.0, "siren"), (12.0, 13.0, "drum")]
     assert cut[0].duration == 20.0 and cut[0].absent == ("dog bark",)
     assert [(piece["stem_index"], piece["duration"]) for piece in cut[1]] == [(0, None), (1, None)]
@@ -48,7 +48,7 @@ def test_joined_clips_follow_one_another_and_a_sound_across_the_seam_is_one_even
 
 def test_absent_from_joined_clips_is_what_each_of_them_says_is_absent():
     def absent(*lists):
-        return join([whole(clip(i, [], absent=labels)) for i, labels in enumerate(lists)])[0].absent
+        return join_cuts([whole(clip(i, [], absent=labels)) for i, labels in enumerate(lists)])[0].absent
 
     assert absent(["owl", "hen"], ["hen", "cow"]) == ("hen",)
     assert absent(["owl", "hen"], None) == ("owl", "hen")

@@ -13,7 +13,7 @@ from recipes import DEFAULT_CHECKPOINT
 from recipes.cli.info import describe_checkpoint, description_lines
 from recipes.publishing.card_checks import check_card
 from recipes.publishing.file_checks import check_files, checkpoint_code, is_pickle
-from recipes.publishing.model_card import COLUMNS, eval_results, failures_list, figures_table, recordings_table
+from recipes.publishing.model_card import FIGURE_COLUMNS, eval_results, failures_list, figures_table, recordings_table
 from recipes.soundscapes.catalogue import load_catalogue
 
 # By protocol, written by hand: a call of `os.system`, an empty dict, the list [None], and an empty list in a frame.
@@ -134,12 +134,12 @@ def test_the_card_holds_every_figure_of_its_scores():
     card = ModelCard.load(DEFAULT_CHECKPOINT / "README.md")
     scores = json.loads((DEFAULT_CHECKPOINT / "scores.json").read_text())
     results = card.data.eval_results
-    assert results == eval_results(scores, "timepro-small") and len(results) == 2 * len(COLUMNS)
+    assert results == eval_results(scores, "timepro-small") and len(results) == 2 * len(FIGURE_COLUMNS)
     # Each of them is a cell of the table in the card: four decimals there are three here.
     text = card.text
     for result in results:
         row = next(line for line in text.splitlines() if line.startswith(f"| timepro-small, {result.dataset_config} |"))
-        cell = row.split(" | ")[1 + list(COLUMNS).index(result.metric_name)]
+        cell = row.split(" | ")[1 + list(FIGURE_COLUMNS).index(result.metric_name)]
         assert abs(float(cell.split()[0]) - result.metric_value) < 6e-4
         assert result.source_name and result.source_url.endswith("/scores.json")
     assert failures_list(scores, "timepro-small") in text

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from recipes.cli.main import main
-from recipes.cli.output import format_events, format_json
+from recipes.cli.output import format_answers, format_json
 from recipes.data.label_files import LABEL_FORMATS, read_labels
 from recipes.evaluation.runner import Request, run
 
@@ -61,14 +61,14 @@ def test_table():
         {"onset": 10, "offset": 12, "event_label": "x", "score": None},
         {"onset": 1.2, "offset": 3.44, "event_label": "dog bark", "score": 0.806},
     ]
-    lines = format_events("a.wav", 12.5, [{"query": None, "events": events}]).splitlines()
+    lines = format_answers("a.wav", 12.5, [{"query": None, "events": events}]).splitlines()
     assert lines[0] == "a.wav  (12.50 s)"
     assert [line.split(maxsplit=3) for line in lines[1:]] == [
         ["onset", "offset", "score", "event"], ["1.20", "3.44", "0.81", "dog bark"], ["10.00", "12.00", "-", "x"],
     ]  # fmt: skip
-    assert format_events("a.wav", 1, [{"query": None, "events": []}]).splitlines()[1] == "  no events"
+    assert format_answers("a.wav", 1, [{"query": None, "events": []}]).splitlines()[1] == "  no events"
     several = [{"query": "cat", "events": []}, {"query": "x", "events": events}]
-    assert format_events("a.wav", 1, several).splitlines()[-1] == "  no events match 'cat'"
+    assert format_answers("a.wav", 1, several).splitlines()[-1] == "  no events match 'cat'"
 
 
 def test_json_names_the_query_where_there_are_several():
@@ -292,3 +292,30 @@ def test_rttm_leaves_out_recordings_without_events_and_says_so(scripted_checkpoi
     assert main(arguments) == 0
     assert out.read_text() == "" and "1 recordings without events are left out" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["clip ü.wav", "x.rttm"]
+
+
+def test_standard_input_is_a_recording(model, clip):
+    process = start("detect", "-", "--json", "--model", model, stdin=open(clip, "rb"))
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    (line,) = map(json.loads, stdout.splitlines())
+    assert line["file"] == "-" and line["duration"] == 5.0 and line["events"]
+
+
+def test_labels_lie_in_folders_as_their_recordings_do(model, tmp_path, capsys):
+    for folder in ("a", "b/c"):
+        (tmp_path / "night" / folder).mkdir(parents=True)
+        write_clip(tmp_path / "night" / folder / "x.wav", 2.0)
+    out = tmp_path / "labels"
+    assert main(["detect", str(tmp_path / "night"), "--out", str(out), "--format", "tsv", "--model", model]) == 0
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.tsv")) == ["a/x.tsv", "b/c/x.tsv"]
+
+
+def test_damaged_recordings_are_heard_or_strictly_refused(model, clip, tmp_path, capsys):
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(open(clip, "rb").read()[:400_000])
+    assert main(["detect", str(cut), "--json", "--model", model]) == 0
+    assert json.loads(capsys.readouterr().out)["duration"] == pytest.approx(2.267, abs=0.01)
+    assert main(["detect", str(cut), clip, "--json", "--model", model, "--strict", "--channel", "1"]) == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1 and "breaks off: of the 5.00 s that its header promises" in captured.err

@@ -158,3 +158,28 @@ def test_the_index_names_every_page():
     text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "docs").glob("*.md"):
         assert path.name == "README.md" or f"]({path.name})" in text, path.name
+
+
+SOURCES = [path for name in ("modeling_timepro", "processing", "recipes", "space_app", "tests")
+           for path in sorted((ROOT / name).rglob("*.py")) if "checkpoints" not in path.parts]  # fmt: skip
+FOLDERS = ("modeling_timepro/", "processing/", "recipes/", "space_app/", "tests/", "docs/", "findings/")
+
+
+def test_files_named_in_pages_and_docstrings_exist():
+    """Between backticks: paths from the root, and names of Python files. `NAME` in one stands for any."""
+    names = {path.name for path in (*SOURCES, *ROOT.glob("*.py"))}
+    missing = []
+    others = [*ROOT.glob("*.md"), *(ROOT / "recipes" / "metrics").rglob("*.md"), ROOT / "space_app" / "README.md"]
+    for page in dict.fromkeys([*PAGES, *others, *SOURCES]):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for word in re.findall(r"[\w./*-]+", " ".join(re.findall(r"`([^`\n]+)`", text))):
+            word = word.rstrip(".")
+            if word.startswith(FOLDERS) and "NAME" not in word:
+                is_there = bool(list(ROOT.glob(word.rstrip("/"))))
+            elif re.fullmatch(r"[\w/]+\.py", word) and not word.startswith("/"):
+                is_there = any(str(path).endswith(f"/{word}") for path in SOURCES) if "/" in word else word in names
+            else:
+                continue
+            if not is_there and "NAME" not in word:
+                missing.append(f"{page.relative_to(ROOT)}: {word}")
+    assert not missing, "\n".join(missing)

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import pipeline
 
 from processing.audio_io import load_audio
@@ -287,3 +288,47 @@ def test_a_checkpoint_without_ticks_scores_what_it_says_in_digits(tokenizer_fold
     results = [pipe(noise, task="grounding", query="dog", max_new_tokens=60, do_sample=True) for _ in range(8)]
     events = [event for result in results for event in result["events"]]
     assert events and all(0 <= event["score"] <= 1 for event in events)
+
+
+def test_a_bad_recording_is_named_and_may_be_skipped(detector, grounder, paths, tmp_path, caplog):
+    bad = str(tmp_path / "bad.wav")
+    open(bad, "w").write("this is no audio")
+    good = detector(paths[1])
+    with pytest.raises(ValueError, match="bad.wav' is not audio"):
+        detector([paths[1], bad])
+    with pytest.raises(ValueError, match=r"inputs\[1\]: source holds 1 NaN"):
+        detector([paths[1], np.array([0.0, np.nan, 0.0])])
+    for batch_size in (1, 3, 8):
+        caplog.clear()
+        # The last is too short for the model, which a whole batch would end in.
+        found = detector([paths[1], bad, paths[1], tmp_path / "no.wav", np.zeros(10)], on_error="skip",
+                         batch_size=batch_size)  # fmt: skip
+        assert [result.get("error") is None for result in found] == [True, False, True, False, False]
+        assert found[0] == found[2] == good
+        assert found[1]["events"] is None and "bad.wav' is not audio" in found[1]["error"]
+        assert "bad.wav is skipped" in caplog.text and "no.wav is skipped" in caplog.text and "inputs[4]" in caplog.text
+    many = grounder([bad, paths[1]], task="grounding", query=[["dog", "cat"]] * 2, on_error="skip")
+    assert [[result["events"] is None for result in results] for results in many] == [[True, True], [False, False]]
+    with pytest.raises(ValueError, match="on_error is 'ignore'; choose 'raise' or 'skip'"):
+        detector(paths[1], on_error="ignore")
+
+
+def test_tensors_bytes_and_file_objects_are_recordings(detector, paths):
+    samples, rate = soundfile.read(paths[1], dtype="float32")
+    expected = detector({"array": samples, "sampling_rate": rate})
+    assert detector({"array": torch.from_numpy(samples), "sampling_rate": rate}) == expected
+    sixteen = torch.zeros(2, 64000)
+    assert detector(sixteen)["duration"] == 4.0 and [r["duration"] for r in detector([sixteen, sixteen])] == [4.0, 4.0]
+    with open(paths[1], "rb") as file:
+        assert detector(file) == detector(memoryview(file.read())) == detector(paths[1])
+
+
+def test_a_channel_may_be_chosen_for_all_calls(scripted_checkpoint, tmp_path, caplog):
+    stereo = 0.1 * np.random.default_rng(0).normal(size=(16000, 1)) * [1, -1]
+    soundfile.write(tmp_path / "opposite.wav", stereo, 16000)
+    pipe = load_pipeline(scripted_checkpoint("none"))
+    pipe(tmp_path / "opposite.wav")
+    assert "cancel each other out" in caplog.text
+    caplog.clear()
+    pipe(tmp_path / "opposite.wav", channel=0, strict=True)
+    assert not caplog.records

@@ -13,7 +13,7 @@ from recipes.conversion.checkpoint import load_checkpoint
 from recipes.data.clip import AnnotatedClip
 from recipes.data.questions import SCORING, questions
 from recipes.evaluation.report import make_report
-from recipes.publishing.model_card import FAILURES, FIGURES, SOUNDS, figures_table, fill
+from recipes.publishing.model_card import FAILURES_MARKS, FIGURES_MARKS, RECORDINGS_MARKS, figures_table, fill
 from recipes.small.release import CARDS, release
 
 
@@ -47,13 +47,13 @@ def test_the_table_holds_the_figures_of_the_reports(report):
 
 
 def test_figures_replace_what_stood_between_the_marks():
-    start, end = FIGURES
+    start, end = FIGURES_MARKS
     card = f"above\n{start}\nold | table\n{end}\nbelow\n"
-    filled = fill(card, FIGURES, "| new \\1 |\n")
+    filled = fill(card, FIGURES_MARKS, "| new \\1 |\n")
     assert filled == f"above\n{start}\n| new \\1 |\n{end}\nbelow\n"
-    assert fill(filled, FIGURES, "| new \\1 |\n") == filled
+    assert fill(filled, FIGURES_MARKS, "| new \\1 |\n") == filled
     with pytest.raises(ValueError, match="no marks"):
-        fill("a card", FIGURES, "a table")
+        fill("a card", FIGURES_MARKS, "a table")
 
 
 def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, report, tmp_path):
@@ -64,7 +64,7 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
     cards = (tmp_path / "a.md", tmp_path / "b.md")
     for card in cards:
-        card.write_text(f"{card.name}\n" + "\n".join(FIGURES + FAILURES + SOUNDS))
+        card.write_text(f"{card.name}\n" + "\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
     release(folder, path, path, str(tmp_path / "peer.json"), out, cards)
     (folder / "trainer_state.json").unlink()

@@ -97,6 +97,14 @@ def test_clips_without_a_duration_last_as_long_as_their_recordings(folder):
         samples(folder, stems=True)
 
 
+def test_clips_longer_than_the_ticks_are_refused_before_training(folder):
+    arguments = sft.SFTArguments(data=str(folder))
+    with pytest.raises(
+        ValueError, match=r"5 clips are longer than the 1.6 s of the checkpoint's ticks, 'a' \(2 s\) first"
+    ):
+        sft.load_samples(arguments, TimeGrid(12.5, 0.08, 1.6), "digits", 1, 0)
+
+
 @pytest.mark.parametrize("name", ["events.tsv", "events.csv", "tracks", "moments.jsonl", "clips.parquet"])
 def test_any_format_that_is_scored_is_trained_on(folder, tmp_path, name):
     """Two dogs and a siren, known from five kinds of files."""

@@ -12,7 +12,7 @@ from modeling_timepro.yamnet_encoder import TimeProYamnetEncoder
 from modeling_timepro.yamnet_encoder_config import TimeProYamnetConfig
 from recipes.conversion.checkpoint import load_checkpoint
 from recipes.small import language_model as small_language
-from recipes.small.backbone import join, main
+from recipes.small.backbone import join_backbone, main
 from recipes.small.compare_encoders import main as compare_towers
 
 LABELS = ["dog bark", "siren"]
@@ -75,7 +75,7 @@ def assert_trunk_is_loaded(model, weights):
 
 
 def test_both_parts_are_joined_as_they_are(language_folder, weights):
-    model, processor = join(language_folder, weights)
+    model, processor = join_backbone(language_folder, weights)
     assert_language_is_copied(model, language_folder)
     assert_trunk_is_loaded(model, weights)
     tokenizer = AutoTokenizer.from_pretrained(language_folder)
@@ -87,7 +87,7 @@ def test_both_parts_are_joined_as_they_are(language_folder, weights):
 
 
 def test_the_joined_model_reads_text_like_its_language_model_and_hears(language_folder, weights):
-    model, processor = join(language_folder, weights)
+    model, processor = join_backbone(language_folder, weights)
     language = AutoModelForCausalLM.from_pretrained(language_folder)
     ids = processor.tokenizer("a dog barks at 1.2", return_tensors="pt")["input_ids"]
     with torch.no_grad():

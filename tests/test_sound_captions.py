@@ -151,7 +151,7 @@ def test_events_beside_a_diarisation(film):
 def test_a_speaker_is_not_called_as_a_sound(tmp_path):
     path = tmp_path / "talk.rttm"
     path.write_text("SPEAKER a 1 0 1 <NA> <NA> dog <NA> <NA>\nSPEAKER b 1 0 1 <NA> <NA> ann <NA> <NA>\n")
-    with pytest.raises(ValueError, match="has a speaker 'dog', as an event is called"):
+    with pytest.raises(ValueError, match="has a speaker 'dog', the label of an event too"):
         add_to_speakers(path, "x/a.wav", [Event(0, 1, "dog")])
     with pytest.raises(ValueError, match="is about a, b, not about 'c'"):
         add_to_speakers(path, "c.wav", [])

@@ -19,8 +19,8 @@ from processing.audio_io import load_audio
 from recipes.soundscapes import synthetic_sounds as generators
 from recipes.soundscapes.catalogue import SOUNDS, SoundFile, bank_files, event_labels, load_catalogue
 from recipes.soundscapes.packages import (
-    AUDIO_SUFFIXES,
     DEFAULT_SOUNDS,
+    SOUND_SUFFIXES,
     fetch_packages,
     read_qt_resource,
     read_sound_file,
@@ -79,7 +79,7 @@ def test_every_ref_names_a_package_its_version_and_a_recording_inside(catalogue)
         for path in file.path.split("!"):
             assert path and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
         assert file.path.count("!") == bool(re.search(r"\.(rcc|zip|pk3)\b", file.path))
-        assert file.path.lower().endswith(AUDIO_SUFFIXES), file.ref
+        assert file.path.lower().endswith(SOUND_SUFFIXES), file.ref
 
 
 def test_versions_with_an_epoch_are_no_part_of_the_path():

@@ -1,19 +1,20 @@
-"""`timepro detect`, `ground` and `caption`: ask recordings, and print or write what was answered."""
+"""`timepro detect`, `ground` and `caption`: run a checkpoint on recordings, and print or write the events."""
 
 import contextlib
 import os
 import sys
+import time
 from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from processing.annotations import means_folder
-from recipes.arguments import add_model, positive_int, probability, seconds
+from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
-    format_events,
+    format_answers,
     format_json,
     format_of,
     merge_answers,
@@ -24,54 +25,43 @@ from recipes.data.label_files import LABEL_FORMATS
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
 
-EXIT_CODES = (
-    "Exit code: 0, or 1 if a recording failed, or 2 for wrong arguments. Results go to stdout, the rest to stderr."
-)
+EXIT_CODES = "Exit code: 0, 1 if a recording failed, 2 for wrong arguments. Results go to stdout, the rest to stderr."
 
 
 def add_answer_arguments(command: ArgumentParser, task: str):
-    """Add the arguments of a command that asks recordings; `task` is one of `processing.answer_text.TASKS`."""
+    """Add the arguments of a command that runs on recordings; `task` is one of `processing.answer_text.TASKS`."""
     command.epilog = EXIT_CODES
     command.add_argument(
         "files", nargs="+", metavar="FILE",
-        help="recording of any length; or a folder of them; or a quoted pattern, such as 'night/**/*.flac'",
+        help="recording of any length, - for standard input, folder of recordings, or quoted pattern such as "
+        "'night/**/*.flac'",
     )  # fmt: skip
     if task == "grounding":
-        command.add_argument(
-            "--query", required=True, action="append", metavar="TEXT",
-            help='what to look for, e.g. "dog barking"; may be given several times',
-        )  # fmt: skip
+        query = 'what to look for, e.g. "dog barking"; may be repeated'
+        command.add_argument("--query", required=True, action="append", metavar="TEXT", help=query)
     add_model(command)
     output = command.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")
     form.add_argument(
         "--format", choices=tuple(LABEL_FORMATS), metavar="NAME",
-        help=f"{', '.join(LABEL_FORMATS)} (default: a table, or what --out ends in); scores are left out where a "
-        "format has no place for them",
+        help=f"{', '.join(LABEL_FORMATS)} (default: a table, or the format that --out ends in); formats without a "
+        "place for scores omit them",
     )  # fmt: skip
     output.add_argument(
-        "--out", metavar="PATH", help="file to write; or a folder, for a file per recording. A run that was stopped "
-        "goes on where it was if the same command is given again",
+        "--out", metavar="PATH",
+        help="file to write, or folder for one file per recording. The same command continues a run that was stopped",
     )  # fmt: skip
     add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
-    output.add_argument("--min-score", type=probability, metavar="P", help="leave out events of a lower score, 0 to 1")
-    hearing = command.add_argument_group("how recordings are heard")
-    hearing.add_argument(
-        "--chunk-length", type=seconds, metavar="S",
-        help="seconds of the windows that longer recordings are split into (default: the checkpoint's)",
-    )  # fmt: skip
-    hearing.add_argument(
-        "--stride-length", type=seconds, metavar="S", help="seconds of overlap on each side (default: a sixth)"
-    )
-    hearing.add_argument(
-        "--batch-size", type=positive_int, default=8, metavar="N", help="questions answered together (default 8)"
-    )
-    hearing.add_argument("--max-events", type=positive_int, metavar="N", help="at most so many events in a window")
-    hearing.add_argument(
-        "--unconstrained", action="store_true", help="let the model say anything; what cannot be read is an error"
-    )
+    output.add_argument("--min-score", type=probability, metavar="P", help="omit events with a lower score, 0 to 1")
+    add = command.add_argument_group("windows and decoding").add_argument
+    add("--chunk-length", type=seconds, metavar="S", help="window of longer recordings (default: the checkpoint's)")
+    add("--stride-length", type=seconds, metavar="S", help="overlap on each side of a window (default: a sixth of it)")
+    add("--batch-size", type=positive_int, default=8, metavar="N", help="questions per batch (default 8)")
+    add_hearing(command)
+    add("--max-events", type=positive_int, metavar="N", help="limit the events per window")
+    add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; unreadable ones fail")
     command.set_defaults(task=task)
 
 
@@ -84,7 +74,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
 
     Raises:
         argparse.ArgumentError: arguments that do not fit together, or do not fit the recordings.
-        ValueError, OSError: no such checkpoint, windows that it cannot hear, or a file that cannot be written.
+        ValueError, OSError: no such checkpoint, windows that it cannot take, or a file that cannot be written.
     """
     queries = getattr(args, "query", None) or [None]
     files, failures = find_recordings(args.files)
@@ -92,6 +82,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     options = {
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
+        "channel": args.channel, "strict": args.strict or None,
     }  # fmt: skip
     partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
@@ -102,19 +93,19 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
         if rows:
             print(f"timepro: {len(rows)} of {len(files)} recordings were answered before.", file=sys.stderr)
         if forgotten := len(done.keys() - set(files)):
-            print(f"timepro: {forgotten} recordings in {partial} are not asked about now; left out.", file=sys.stderr)
+            print(f"timepro: {forgotten} recordings in {partial} are not among those given; left out.", file=sys.stderr)
         todo = [file for file in files if file not in rows]
         for job, results in _answers(args, todo, len(rows), queries, options) if todo else ():
             file = job.audio
             try:
                 row = _row(file, states[file], queries, results)
-            except (OSError, ValueError) as error:
+            except (ImportError, OSError, ValueError) as error:
                 failures[file] = str(error)
                 continue
             rows[file] = row
             keep(row)
             if partial is None and args.format is None:
-                print_answers(format_json(**_shown(row)) if args.json else format_events(**_shown(row)), stdout)
+                print_answers(format_json(**_shown(row)) if args.json else format_answers(**_shown(row)), stdout)
         rows = [rows[file] for file in files if file in rows]
         if args.subtitles or args.speakers:
             for row in rows:
@@ -131,7 +122,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     for file, error in failures.items():
         print(f"timepro: {file}: {error}", file=sys.stderr)
     if failures:
-        way_out = f"; answers are kept in {partial}: mend this and run the command again" if is_partial else ""
+        way_out = f"; answers are kept in {partial}: fix this and run the command again" if is_partial else ""
         num_asked = len(failures.keys() | set(files))
         print(f"timepro: {len(failures)} of {num_asked} recordings failed{way_out}.", file=sys.stderr)
     return 1 if failures else 0
@@ -159,7 +150,7 @@ def _check(args, queries, files) -> bool:
         if args.json:
             raise ArgumentError(None, "--json prints; to write with --out give --format jsonl instead.")
         if not is_folder and Path(out).resolve() in {Path(file).resolve() for file in files}:
-            raise ArgumentError(None, f"--out is {out!r}, a recording to ask about; choose another file.")
+            raise ArgumentError(None, f"--out is {out!r}, one of the recordings; choose another file.")
     speech_format = check_speech_arguments(args, files, is_folder)
     if out is not None:
         args.format = speech_format or args.format or format_of(out, is_folder)
@@ -184,7 +175,7 @@ def _opened(partial, args, queries, options):
         with keep_rows(partial, settings, ("file", "state", "answers")) as (rows, keep):
             yield {row["file"]: row for row in rows}, keep  # a later row of a file counts
     except KeyboardInterrupt:
-        print(f"timepro: stopped; answers so far are in {partial}: run the same command to go on.", file=sys.stderr)
+        print(f"timepro: stopped; answers so far are in {partial}: run the same command to continue.", file=sys.stderr)
         raise
 
 
@@ -209,13 +200,18 @@ def _row(file, state, queries, results) -> dict:
         raise results
     for result in results:
         if result["events"] is None:
-            raise ValueError(f"the model's answer {result['text']!r} names no events that could be read")
-    answers = [{"query": query, "events": result["events"]} for query, result in zip(queries, results, strict=True)]
+            raise ValueError(f"the model's answer {result['text']!r} cannot be read")
+    answers = [
+        {"query": query, "events": result["events"], **({"truncated": True} if result.get("truncated") else {})}
+        for query, result in zip(queries, results, strict=True)
+    ]
     return {"file": file, "state": state, "duration": results[0]["duration"], "answers": answers}
 
 
 def _state(file) -> list[int] | None:
-    """Return size and time of change (ns), by which a recording that was replaced is told; `None` if it is missing."""
+    """Return size and time of change (ns), which reveal a replaced recording; `None` if it is missing."""
+    if file == "-":  # never the same twice
+        return [0, time.time_ns()]
     try:
         status = os.stat(file)
     except OSError:

@@ -84,16 +84,16 @@ def add_to_speakers(path, file: str, events: Iterable[Event]) -> str:
     """Return the lines of a diarisation, unchanged, and those of events, in order of their onsets.
 
     Args:
-        path: of an RTTM file about one recording, or about several of which one is called as the recording.
+        path: of an RTTM file about one recording, or about several one of which has the recording's name.
         file: the recording.
 
     Raises:
-        ValueError: none of its recordings, or an event that is called as a speaker.
+        ValueError: none of its recordings, or an event with the name of a speaker.
     """
     name, speakers = _speaker_recording(path, file)
     events = list(events)
     if clash := speakers & {event.event_label for event in events}:
-        raise ValueError(f"{path} has a speaker {clash.pop()!r}, as an event is called; rename the speaker.")
+        raise ValueError(f"{path} has a speaker {clash.pop()!r}, the label of an event too; rename the speaker.")
     if not events:
         return "".join(read_lines(path))
     ours = format_annotations({"file": name, "events": events}, label_format("rttm")).splitlines(keepends=True)

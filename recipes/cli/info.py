@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recipes.conversion.checkpoint_folder import count_parameters, read_config
 
-PACKAGES = (
+REPORTED_PACKAGES = (
     "timepro", "torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "scipy", "soundfile",
     "soxr", "torchaudio", "peft", "trl", "datasets", "accelerate", "gradio",
 )  # fmt: skip
@@ -99,7 +99,7 @@ def _figures(path) -> list[dict]:
 
 def _versions() -> dict[str, str | None]:
     found = {"Python": sys.version.split()[0], "system": platform.platform()}
-    for name in PACKAGES:
+    for name in REPORTED_PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

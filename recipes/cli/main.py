@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-from recipes.arguments import ArgumentParser, add_model, not_negative_int, positive_int, probability
+from recipes.arguments import ArgumentParser, add_hearing, add_model, not_negative_int, positive_int, probability
 from recipes.cli.answer import add_answer_arguments, answer
 
 
@@ -131,6 +131,7 @@ def _add_score(commands):
     add_model(answers)
     answers.add_argument("--predictions", metavar="JSONL", help="score these predictions, without a model")
     add("--batch-size", type=positive_int, default=8, metavar="N", help="questions per batch (default 8)")
+    add_hearing(score)
     add("--num-absent", type=not_negative_int, default=2, metavar="N", help="absent queries per clip (default 2)")
     add(
         "--min-score", type=probability, metavar="P",

@@ -1,6 +1,7 @@
-"""What recordings answered as a table, as JSON, or in a format of other programs; on stdout or in files."""
+"""Events of recordings as a table, as JSON, or in the format of another program; on stdout or in files."""
 
 import json
+import os
 import sys
 from argparse import ArgumentError
 from pathlib import Path
@@ -10,13 +11,13 @@ from processing.text_files import audio_stem
 from recipes.data.label_files import LABEL_FORMATS, label_format
 
 
-def format_events(file: str, duration: float, answers: list[dict]) -> str:
+def format_answers(file: str, duration: float, answers: list[dict]) -> str:
     """Return the events of one recording as an aligned table.
 
     Args:
         file: name of the recording.
         duration: in seconds.
-        answers: `{"query", "events"}`, the first `None` where nothing certain was looked for; times in seconds.
+        answers: `{"query", "events"}`, the query `None` where the task takes none; times in seconds.
     """
     lines = [f"{file}  ({duration:.2f} s)"]
     events = merge_answers(answers)
@@ -32,7 +33,7 @@ def format_events(file: str, duration: float, answers: list[dict]) -> str:
 
 
 def check_format(format: str, out: str | None, files: list[str], is_folder: bool):
-    """Refuse a format that cannot hold what is asked for, before anything is asked.
+    """Refuse a format that cannot hold the results, before the model runs.
 
     Raises:
         argparse.ArgumentError: several recordings for a file that holds one, two for one file, or a missing library.
@@ -44,7 +45,8 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
         )  # fmt: skip
     stems = {}
     for file in files if is_folder or format == "rttm" else ():
-        if (first := stems.setdefault(audio_stem(file), file)) == file:
+        folder = os.path.dirname(os.path.abspath(file)) if is_folder else ""
+        if (first := stems.setdefault((folder, audio_stem(file)), file)) == file:
             continue
         if is_folder:
             raise ArgumentError(
@@ -83,11 +85,12 @@ def merge_answers(answers: list[dict]) -> list[dict]:
 
 
 def format_json(file: str, duration: float, answers: list[dict]) -> str:
-    """Return a line for each query, which names it if there are several; arguments as in [`format_events`]."""
+    """Return a line for each query, which names it if there are several; arguments as in [`format_answers`]."""
     lines = []
     for reply in answers:
         query = {"query": reply["query"]} if len(answers) > 1 else {}
         row = {"file": file, "duration": duration, **query, "events": reply["events"]}
+        row |= {"truncated": True} if reply.get("truncated") else {}
         lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
     return "\n".join(lines)
 

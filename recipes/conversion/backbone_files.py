@@ -72,7 +72,7 @@ def read_backbone(name) -> BackboneFiles:
         ValueError: it is not supported, broken, incomplete, or its parts do not belong together.
     """
     folder = backbone_folder(name)
-    stock = read_config(folder)
+    stock = read_stock_config(folder)
     is_ours = stock.model_type == TimeProAudioConfig.model_type
     config = stock if is_ours else backbone_config(stock)
     key_of = (lambda key: key) if is_ours else (lambda key: backbone_key(stock.model_type, key))
@@ -130,7 +130,7 @@ def backbone_folder(name) -> Path:
     try:
         folder = Path(snapshot_download(str(name), allow_patterns=SMALL_FILES))
         if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-            model_type = read_config(folder).model_type
+            model_type = read_stock_config(folder).model_type
             is_ours = model_type == TimeProAudioConfig.model_type
             names = {
                 file
@@ -148,7 +148,7 @@ def backbone_folder(name) -> Path:
         ) from error
 
 
-def read_config(folder):
+def read_stock_config(folder):
     """Return the configuration of a backbone's folder.
 
     Raises:

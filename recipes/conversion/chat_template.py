@@ -5,7 +5,7 @@ import re
 from transformers.utils.chat_template_utils import render_jinja_template
 
 # ChatML, as every backbone so far writes it: the head of a turn, inside the loop over turns.
-HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
+TURN_HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
 BLOCK = re.compile(r"\{%-?\s*(for|endfor)\b")
 ANSWER = (
     "{% if TURN['role'] == 'assistant' %}{% generation %}"
@@ -33,7 +33,7 @@ def mark_answers(template):
     """
     if re.search(r"\{%-?\s*generation\b", template):
         return template
-    head = HEAD.search(template)
+    head = TURN_HEAD.search(template)
     end = _end_of_loop(template, head.end()) if head else None
     if end is None:
         raise ValueError(

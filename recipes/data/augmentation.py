@@ -44,7 +44,7 @@ def window(clip: AnnotatedClip, start: float, duration: float) -> Cut:
     return replace(clip, events=events, duration=duration, absent=absent), [piece]
 
 
-def join(cuts: list[Cut]) -> Cut:
+def join_cuts(cuts: list[Cut]) -> Cut:
     """Return the clip in which several follow one another; an event that goes on across a seam is one event.
 
     Absent is what all of them lack that say so, and none of them has.
@@ -96,7 +96,7 @@ def draw_cut(clips, index, rng: np.random.Generator, grid, window_fraction=0.0, 
             fits = sum(c.duration for c, _ in [*cuts, cut]) <= grid.max_time
             if fits and cut[0].task == "detection":
                 cuts.append(cut)
-        return join(cuts)
+        return join_cuts(cuts)
     return whole(clip)
 
 

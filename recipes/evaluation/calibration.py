@@ -15,15 +15,18 @@ import numpy as np
 
 from recipes.arguments import script_parser
 from recipes.data.loading import load_clips
-from recipes.data.questions import SCORING, labels_of, questions
-from recipes.evaluation.predictions import apply_min_score, prepare_answers, read_predictions
+from recipes.data.questions import SCORING, labels_of
+from recipes.evaluation.predictions import answerable_questions, apply_min_score, prepare_answers, read_predictions
 from recipes.scoring import (
-    detection_intervals,
-    event_based_f1,
+    TIME_TOLERANCE,
+    count_events,
+    count_sums,
     grounding_intervals,
     match_events,
     recall_at_iou,
     rejection_rates,
+    score_counts,
+    sum_intervals,
     unmatched_labels,
 )
 from space_app.palette import FAINT, LIGHT
@@ -118,6 +121,8 @@ def scored_events(clips, answers) -> tuple[list[float], list[bool]]:
 def scores_by_threshold(clips, answers, thresholds=MIN_SCORES) -> list[dict]:
     """Return event-based F1, micro, of the detected events whose score reaches each threshold.
 
+    Collars have the tolerance of [`~recipes.scoring.match_events`], as where events are told right from wrong.
+
     Returns:
         Dicts of `min_score, num_events, f1, precision, recall, interval` (of F1, 95 %, bootstrap over clips).
     """
@@ -126,9 +131,10 @@ def scores_by_threshold(clips, answers, thresholds=MIN_SCORES) -> list[dict]:
     for threshold in thresholds:
         answered = apply_min_score(answers, threshold)
         kept = [answered.get((clip.id, "detection", None)) or [] for clip in clips]
-        micro = event_based_f1(references, kept)["micro"]
+        counts = count_events(references, kept, tolerance=TIME_TOLERANCE)
+        micro = score_counts(counts)["micro"]
         figures = {name: micro[name] for name in ("f1", "precision", "recall")}
-        interval = list(detection_intervals(references, kept)["micro_f1"])
+        interval = list(sum_intervals(count_sums({"": counts}, kept))["micro_f1"])
         found.append({"min_score": threshold, "num_events": sum(map(len, kept)), **figures, "interval": interval})
     return found
 
@@ -189,9 +195,9 @@ def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
         ValueError: events without scores, or what [`~recipes.evaluation.predictions.read_predictions`] refuses.
     """
     clips = load_clips(data)
-    policy = replace(SCORING, num_absent=None, labels=labels_of(clips))
+    policy = replace(SCORING, labels=labels_of(clips))
     clips = clips[:limit]
-    asked = [question for clip in clips for question in questions(clip, policy)]
+    asked = answerable_questions(predictions, clips, policy)
     answers, _ = prepare_answers(clips, read_predictions(predictions, clips, asked).answers)
     report = {"data": str(data), "predictions": str(predictions)}
     report |= calibration(*scored_events(clips, answers), num_bins)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from processing.answer_text import TASKS, parse_events
 from processing.events import Event, normalize_label
 from processing.text_files import check_duration, read_json_lines
+from recipes.data.questions import Question, QuestionPolicy, questions
 from recipes.scoring import apply_aliases
 
 QUESTION_KEYS = ("id", "task", "query")
@@ -50,6 +51,23 @@ class Predictions(NamedTuple):
     num_truncated: int
 
 
+def answerable_questions(path, clips, policy: QuestionPolicy, aliases=None) -> list[Question]:
+    """Return the questions about clips that a file of predictions may answer: all, but of absent labels those it names.
+
+    A data set may have hundreds of labels, and clips lack nearly all of them.
+
+    Args:
+        path, aliases: see [`read_predictions`], which checks what is only looked at here.
+    """
+    lines = (values for _, values in read_json_lines(path) if isinstance(values, dict))
+    queries = {_normal(query) for values in lines if isinstance(query := values.get("query"), str)}
+    queries |= {(aliases or {}).get(query, query) for query in queries}
+    policy = replace(policy, num_absent=None, labels=tuple(label for label in policy.labels if label in queries))
+    own = {clip.id for clip in clips if clip.query is not None}
+    asked = (question for clip in clips for question in questions(clip, policy))
+    return [q for q in asked if q.reference or q.task != "grounding" or q.id in own or q.query in queries]
+
+
 def read_predictions(path, clips, asked, aliases=None) -> Predictions:
     """Return the answers of a file, their times as they are there.
 
@@ -62,7 +80,7 @@ def read_predictions(path, clips, asked, aliases=None) -> Predictions:
             "event_label"}` in seconds, perhaps with a `score`, or `null` for an answer that could not be parsed.
             Without the key `events`, they are read from `text` by [`~processing.answer_text.parse_events`].
         clips: [`~recipes.data.clip.AnnotatedClip`]s.
-        asked: all that may be asked about them, see [`~recipes.data.questions.questions`].
+        asked: all that may be asked about them, see [`answerable_questions`].
         aliases: other names for labels that queries about detection clips may use.
 
     Raises:
@@ -201,4 +219,11 @@ def _list(items, singular, plural=None) -> str:
     return f"{len(items)} {name}: {', '.join(items[:NUM_SHOWN])}{rest}"
 
 
-__all__ = ["QUESTION_KEYS", "apply_min_score", "parse_prediction", "prepare_answers", "read_predictions"]
+__all__ = [
+    "QUESTION_KEYS",
+    "answerable_questions",
+    "apply_min_score",
+    "parse_prediction",
+    "prepare_answers",
+    "read_predictions",
+]

@@ -274,7 +274,7 @@ def _notes(report) -> list[str]:
         notes.append(f"The reference of {_number(number, 'clip')} passes its duration; answers are cut after it there.")
     if number := clipping.get("num_clips_of_unknown_duration"):
         notes.append(f"The duration of {_number(number, 'clip')} is unknown; answers are not cut there.")
-    if "drawn" in (absent.get("source") or "") and absent["num_queries"]:
+    if absent.get("source") == "drawn" and absent["num_queries"]:
         queries = _number(absent["num_queries"], "absent query", "absent queries")
         notes.append(f"{queries} asked for labels of the data ({absent['num_labels']}) that the clip lacks.")
     if report.get("label_aliases"):

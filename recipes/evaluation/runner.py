@@ -18,7 +18,7 @@ class Request(NamedTuple):
 
 def run(
     pipe, requests: Iterable[Request], num_done: int = 0, show_progress: bool | None = None, **options
-) -> Iterator[tuple[Request, list[dict] | OSError | ValueError]]:
+) -> Iterator[tuple[Request, list[dict] | Exception]]:
     """Yield each request with its results, one for each query, or with the error that it ended in.
 
     Requests of one task in a row are answered in batches. A recording is encoded once for all its queries. One that
@@ -60,12 +60,12 @@ def _run_task(pipe, task, requests, options):
             for results in results_of(requests[position:]):
                 yield requests[position], results
                 position += 1
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             outcome = error
             if num_read > position + 1:  # the batch may have failed because of another recording
                 try:
                     (outcome,) = results_of([requests[position]])
-                except (OSError, ValueError) as own_error:
+                except (ImportError, OSError, ValueError) as own_error:
                     outcome = own_error
             yield requests[position], outcome
             position += 1

@@ -18,7 +18,13 @@ from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.formats import guess_format
 from recipes.data.loading import load_clips, measure_durations
 from recipes.data.questions import SCORING, QuestionPolicy, labels_of, questions
-from recipes.evaluation.predictions import QUESTION_KEYS, parse_prediction, prepare_answers, read_predictions
+from recipes.evaluation.predictions import (
+    QUESTION_KEYS,
+    answerable_questions,
+    parse_prediction,
+    prepare_answers,
+    read_predictions,
+)
 from recipes.evaluation.report import report_paths, write_report
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
@@ -30,7 +36,7 @@ logger = logging.getLogger(__name__)
 def score_checkpoint(
     model, data, out, policy: QuestionPolicy = SCORING, batch_size=8, overwrite=False, constrained=True,
     min_score=None, data_format=None, audio_dir=None, durations=None, label_aliases=None, limit=None, against=None,
-    against_min_score=None,
+    against_min_score=None, channel=None, strict=False,
 ) -> dict:  # fmt: skip
     """Answer every question about the recordings of `data` and return the report.
 
@@ -53,6 +59,7 @@ def score_checkpoint(
             default that of the checkpoint.
         limit: only the first clips.
         against, against_min_score: see [`score_predictions`].
+        channel, strict: what is heard, see [`~processing.audio_io.load_audio`].
 
     Raises:
         ValueError: clips that cannot be read, or answers in `out` that belong to other settings.
@@ -64,8 +71,10 @@ def score_checkpoint(
     settings = {"model": str(model), "weights": weight_states(model), "data": str(Path(data).resolve())}
     settings |= {} if audio_dir is None else {"audio_dir": str(Path(audio_dir).resolve())}
     settings["constrained"] = constrained
+    heard = {name: value for name, value in (("channel", channel), ("strict", strict)) if value not in (None, False)}
+    settings |= heard
     # PSDS looks at events of every score.
-    options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0}
+    options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0, **heard}
     with keep_rows(paths["predictions"], settings, QUESTION_KEYS, paths["settings"], overwrite) as (rows, keep):
         failures = _answer(model, clips, asked, rows, keep, options)
     wanted, answers, seconds = {question.key for question in asked}, {}, {}
@@ -104,9 +113,8 @@ def score_predictions(
         ValueError: clips or predictions that cannot be read, or answers that do not fit the clips.
         OSError: a file is missing.
     """
-    policy = replace(SCORING, num_absent=None)
-    clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, False)
-    asked = [question for clip in clips for question in questions(clip, policy)]
+    clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, SCORING, False)
+    asked = answerable_questions(predictions, clips, policy, aliases)
     answers, seconds, num_truncated = read_predictions(predictions, clips, asked, aliases)
     head = {"model": None, "predictions": str(predictions), **about, "min_score": min_score}
     head["num_truncated_answers"] = num_truncated
@@ -189,7 +197,7 @@ def _uncut_events(question, result) -> list[dict] | None:
 def _report(paths, head, clips, policy, asked, answers, aliases, failures, against, against_min_score) -> dict:
     other = None
     if against is not None:
-        every = [q for clip in clips for q in questions(clip, replace(policy, num_absent=None))]
+        every = answerable_questions(against, clips, policy, aliases)
         other, _ = prepare_answers(clips, read_predictions(against, clips, every, aliases).answers, aliases)
         min_score = head["min_score"] if against_min_score is None else against_min_score
         other = {"predictions": str(against), "min_score": min_score, "answers": other}

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from recipes.publishing.model_card import COLUMNS, FIGURES, figures_table
+from recipes.publishing.model_card import FIGURE_COLUMNS, FIGURES_MARKS, figures_table
 
 # What a card must say, with what to write.
 METADATA = {
@@ -65,7 +65,7 @@ def _check_figures(folder, text, data) -> tuple[list[str], list[str]]:
     for result in results:
         where = f"{result.metric_name or result.metric_type} of {result.dataset_config or result.dataset_name}"
         report = scores.get(f"{data.model_name}, {result.dataset_config}", single)
-        column = COLUMNS.get(result.metric_name)
+        column = FIGURE_COLUMNS.get(result.metric_name)
         if not report or not column:
             problems.append(f"README.md: the reports have no {where}; take it out, or call it as the reports do.")
             continue
@@ -73,7 +73,7 @@ def _check_figures(folder, text, data) -> tuple[list[str], list[str]]:
         # Cards hold four decimals.
         if abs(value - float(result.metric_value)) > 6e-5:
             problems.append(f"README.md: {where} is {result.metric_value}, but the report says {value:.4f}.")
-    if FIGURES[0] in text and figures_table(scores or {data.model_name: single}) not in text:
+    if FIGURES_MARKS[0] in text and figures_table(scores or {data.model_name: single}) not in text:
         problems.append("README.md: its table is not that of the reports; write it anew.")
     return problems, [] if problems else [f"{len(results)} figures of the card agree with the reports."]
 

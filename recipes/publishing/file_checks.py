@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recipes.conversion.checkpoint_folder import read_config
 
-PACKAGES = tuple(Path(__file__).parents[2] / name for name in ("modeling_timepro", "processing"))
+CODE_FOLDERS = tuple(Path(__file__).parents[2] / name for name in ("modeling_timepro", "processing"))
 SETTINGS = ("config.json", "generation_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
             "chat_template.jinja")  # fmt: skip
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -90,7 +90,7 @@ def check_files(folder) -> tuple[list[str], list[str]]:
             problems.append(f"{name} is, or may hold, a pickle, which runs code when it is read; take it away.")
         elif name not in needed and name not in PAPERS:
             problems.append(f"{name} is no part of a checkpoint; move it out of the folder.")
-    sources = {path.name: path for package in PACKAGES for path in package.glob("*.py")}
+    sources = {path.name: path for package in CODE_FOLDERS for path in package.glob("*.py")}
     present = sorted(code & files)
     other = [name for name in present if name not in sources or not _same(folder / name, sources[name])]
     notes = [f"{len(present)} code files, equal to those of this package."]

@@ -1,4 +1,4 @@
-"""Load a checkpoint as strangers do, and ask it something: `python -I load_alone.py DIR [RECORDING QUERY]`.
+"""Load a checkpoint as strangers do, and ask it something: `python -I isolated_load.py DIR [RECORDING QUERY]`.
 
 The process has what `pip install transformers torch soundfile` brings and nothing else: other packages, this one too,
 are hidden, and the network is cut off. The script stands alone, and is run by its path. It prints one JSON object:
@@ -15,7 +15,6 @@ from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
 
 DISTRIBUTIONS = ("transformers", "torch", "soundfile")
 OURS = {"modeling_timepro", "processing", "recipes", "space_app"}
-TASK = "temporal-audio-grounding"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -87,7 +86,7 @@ def main(folder: str, recording: str | None = None, query: str = "dog bark") -> 
     from transformers.dynamic_module_utils import get_imports
 
     options = {"revision": revision} if revision else {}
-    pipe = pipeline(TASK, model=name, trust_remote_code=True, **options)
+    pipe = pipeline("temporal-audio-grounding", model=name, trust_remote_code=True, **options)
     if recording is None:
         recording = 0.1 * torch.randn(pipe.processor.sampling_rate, generator=torch.Generator().manual_seed(0)).numpy()
     result = pipe(recording, task="grounding", query=query, max_new_tokens=32)

@@ -8,9 +8,9 @@ from recipes.evaluation.report_tables import markdown_table, with_interval
 # Stands for the id that a checkpoint will have on the Hub; `timepro publish` writes the true one.
 PLACEHOLDER = "OWNER/timepro-small"
 SCORES_URL = f"https://huggingface.co/{PLACEHOLDER}/blob/main/scores.json"
-FIGURES = ("<!-- figures: written by recipes/small/release.py -->", "<!-- end of figures -->")
-SOUNDS = ("<!-- recordings: written by recipes/small/release.py -->", "<!-- end of recordings -->")
-FAILURES = ("<!-- failures: written by recipes/small/release.py -->", "<!-- end of failures -->")
+FIGURES_MARKS = ("<!-- figures: written by recipes/small/release.py -->", "<!-- end of figures -->")
+RECORDINGS_MARKS = ("<!-- recordings: written by recipes/small/release.py -->", "<!-- end of recordings -->")
+FAILURES_MARKS = ("<!-- failures: written by recipes/small/release.py -->", "<!-- end of failures -->")
 TASK_TYPE, TASK_NAME = "audio-text-to-text", "Sound event detection and temporal audio grounding"
 DATASET_TYPE = "timepro-soundscapes"
 
@@ -32,7 +32,7 @@ def _grounding(metric, **arguments):
 
 
 # Heading in the table, kind of metric in the metadata, and from a report: value, 95 % interval, arguments.
-COLUMNS = {
+FIGURE_COLUMNS = {
     "Eb-F1 micro": ("f1", *_detection("micro")),
     "Eb-F1 macro": ("f1", *_detection("macro")),
     "R@.5": ("recall", *_grounding("R@0.5", iou_threshold=0.5)),
@@ -55,10 +55,10 @@ COLUMNS = {
 def figures_table(scores: dict[str, dict]) -> str:
     """Return the Markdown table of scores by name, each a report of `recipes/evaluation/score.py`."""
     rows = [
-        [name, *(with_interval(value(report), interval(report)) for _, value, interval, _ in COLUMNS.values())]
+        [name, *(with_interval(value(report), interval(report)) for _, value, interval, _ in FIGURE_COLUMNS.values())]
         for name, report in scores.items()
     ]
-    return markdown_table(["", *COLUMNS], rows)
+    return markdown_table(["", *FIGURE_COLUMNS], rows)
 
 
 def eval_results(scores: dict[str, dict], model_name: str) -> list:
@@ -75,7 +75,7 @@ def eval_results(scores: dict[str, dict], model_name: str) -> list:
         model, _, test = name.rpartition(", ")
         if model != model_name:
             continue
-        for heading, (kind, value, interval, arguments) in COLUMNS.items():
+        for heading, (kind, value, interval, arguments) in FIGURE_COLUMNS.items():
             ends = interval(report)
             bounds = {"interval_95": [round(float(end), 4) for end in ends]} if ends else {}
             results.append(
@@ -154,8 +154,10 @@ def fill_card(text: str, scores: dict[str, dict], model_name: str, files) -> str
     """
     from huggingface_hub import ModelCard
 
-    text = fill(text, FIGURES, figures_table(scores))
-    text = fill(fill(text, FAILURES, failures_list(scores, model_name)), SOUNDS, recordings_table(files))
+    text = fill(text, FIGURES_MARKS, figures_table(scores))
+    text = fill(
+        fill(text, FAILURES_MARKS, failures_list(scores, model_name)), RECORDINGS_MARKS, recordings_table(files)
+    )
     card = ModelCard(text)
     card.data.model_name, card.data.eval_results = model_name, eval_results(scores, model_name)
     return str(card)

@@ -130,11 +130,6 @@ def _floats(scores) -> dict[str, float]:
 
 
 __all__ = [
-    "ClipCounts",
-    "check_lengths",
-    "error_rates",
-    "f_scores",
-    "macro_f_scores",
-    "parse_failure_rate",
+    "ClipCounts", "check_lengths", "error_rates", "f_scores", "macro_f_scores", "parse_failure_rate",
     "score_counts",
-]
+]  # fmt: skip

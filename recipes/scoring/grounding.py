@@ -146,13 +146,6 @@ def _union(events) -> list[tuple[float, float]]:
 
 
 __all__ = [
-    "IOU_THRESHOLDS",
-    "IOU_TOLERANCE",
-    "best_match_iou",
-    "count_accuracy",
-    "has_right_count",
-    "is_rejection",
-    "recall_at_iou",
-    "rejection_rates",
-    "union_iou",
-]
+    "IOU_THRESHOLDS", "IOU_TOLERANCE", "best_match_iou", "count_accuracy", "has_right_count", "is_rejection",
+    "recall_at_iou", "rejection_rates", "union_iou",
+]  # fmt: skip

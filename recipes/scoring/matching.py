@@ -205,12 +205,6 @@ def _near(indexed, onset, t_collar):
 
 
 __all__ = [
-    "TIME_TOLERANCE",
-    "check_collars",
-    "count_matched_spans",
-    "count_substitutions",
-    "match_events",
-    "maximum_matching",
-    "pairs_in_reach",
-    "same_label",
-]
+    "TIME_TOLERANCE", "check_collars", "count_matched_spans", "count_substitutions", "match_events",
+    "maximum_matching", "pairs_in_reach", "same_label",
+]  # fmt: skip

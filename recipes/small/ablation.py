@@ -92,14 +92,13 @@ def run_arm(arm, seed, args) -> dict:
         if not (checkpoint / "trainer_state.json").is_file():
             train(arm, seed, folder, args)
         steps = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    has_captions = arm in SFT_ARMS
     values = {
         "arm": arm,
         "seed": seed,
         "settings": {"tie_break": GRPO_ARMS[arm]} if arm in GRPO_ARMS else SFT_ARMS[arm],
         "steps": steps,
         "num_clips": args.num_clips,
-        "scores": {split: score_arm(checkpoint, split, folder, has_captions, args) for split in TEST_SPLITS},
+        "scores": {split: score_arm(checkpoint, split, arm, seed, args) for split in TEST_SPLITS},
     }
     result.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     return values
@@ -143,11 +142,12 @@ def _launch(recipe, config, folder, overrides, threads):
     subprocess.run([*command, *options], check=True, cwd=ROOT)
 
 
-def score_arm(checkpoint, split, folder, has_captions, args) -> dict:
-    """Return the report of a checkpoint on detection, grounding and perhaps captions of one split.
+def score_arm(checkpoint, split, arm, seed, args) -> dict:
+    """Return the report of a checkpoint on detection, grounding and (after SFT) captions of one split.
 
     Answers are not constrained, and events of every score count, so that arms differ by what they learned alone. The
-    report and the answers are kept in the arm's folder.
+    report and the answers are kept in the arm's folder. Where those of the first arm of its kind with this seed are
+    there, the report compares with them, clip by clip.
     """
     import torch
 
@@ -155,9 +155,12 @@ def score_arm(checkpoint, split, folder, has_captions, args) -> dict:
     from recipes.evaluation.score import score_checkpoint
 
     torch.set_num_threads(args.threads)
+    first = next(iter(SFT_ARMS if arm in SFT_ARMS else GRPO_ARMS))
+    other = arm_folder(args.out, first, seed) / f"{split}_predictions.jsonl"
     return score_checkpoint(
-        checkpoint, Path(args.data) / f"{split}.jsonl", folder / f"{split}.json",
-        policy=replace(SCORING, has_captions=has_captions), constrained=False, min_score=0.0, limit=args.num_clips,
+        checkpoint, Path(args.data) / f"{split}.jsonl", arm_folder(args.out, arm, seed) / f"{split}.json",
+        policy=replace(SCORING, has_captions=arm in SFT_ARMS), constrained=False, min_score=0.0, limit=args.num_clips,
+        against=other if arm != first and other.is_file() else None,
     )  # fmt: skip
 
 

@@ -61,6 +61,15 @@ def value_of(report, column):
     return value, None if interval is None else tuple(interval)
 
 
+def difference_of(report, column) -> dict | None:
+    """Return the paired `difference` of a column to the first arm, its `interval` and `p`; `None` if there is none."""
+    if column in report:
+        return report[column].get("paired")
+    path, name = FIGURES[column]
+    found = report.get("against", {}).get(path[0], {}).get(name)
+    return found and {key: found[key] for key in ("difference", "interval", "p")}
+
+
 def arm_table(results, arms, split) -> str:
     """Return the Markdown table of some arms on one test: means over seeds, and below them of the intervals' ends.
 
@@ -93,6 +102,11 @@ def _cell(reports, column) -> str:
         text += f"<br><sub>{low:.3f} to {high:.3f}</sub>"
     if len(values) > 1:
         text += f"<br><sub>seeds {min(values):.3f} to {max(values):.3f}</sub>"
+    pairs = [difference_of(report, column) for report in reports]
+    if None not in pairs:
+        sure = sum(pair["p"] < 0.05 for pair in pairs)
+        text += f"<br><sub>{mean(pair['difference'] for pair in pairs):+.3f} to the first arm, "
+        text += f"p {pairs[0]['p']:.3f}</sub>" if len(pairs) == 1 else f"p < 0.05 in {sure} of {len(pairs)} seeds</sub>"
     return text
 
 
@@ -211,5 +225,7 @@ def _figures(result) -> dict:
     scores = {}
     for split, report in result["scores"].items():
         found = {column: dict(zip(("value", "interval"), value_of(report, column))) for column in FIGURES}
+        for column, figure in found.items():
+            figure |= {"paired": pair} if (pair := difference_of(report, column)) else {}
         scores[split] = {column: figure for column, figure in found.items() if figure["value"] is not None}
     return result | {"scores": scores}

@@ -16,12 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from recipes.arguments import script_parser
-from recipes.small.backbone import join
+from recipes.small.backbone import join_backbone
 from recipes.small.frame_labels import frame_f1, train_frames
 
 logger = logging.getLogger(__name__)
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+ENCODER_THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
 
 
 def small_qwen2_audio(language_model):
@@ -48,13 +48,13 @@ def compare(language_model, weights, features, out, num_steps=600, seed=0) -> di
     report = {"num_steps": num_steps, "seed": seed}
     for name, kind in (("yamnet", "stem"), ("qwen2_audio", "mel")):
         torch.manual_seed(seed)
-        model = join(language_model, weights)[0] if kind == "stem" else small_qwen2_audio(language_model)
+        model = join_backbone(language_model, weights)[0] if kind == "stem" else small_qwen2_audio(language_model)
         head, labels = train_frames(model, tokenizer, features, num_steps, seed=seed, features=kind)
         tower = model.model.audio_tower
         report[name] = {"trained_parameters": sum(p.numel() for p in tower.parameters() if p.requires_grad)}
         for split in ("test_seen", "test_unseen"):
-            scores = frame_f1(model, head, labels, features, split, THRESHOLDS, kind)
-            report[name][split] = {"frame_f1": max(scores), "threshold": THRESHOLDS[scores.index(max(scores))]}
+            scores = frame_f1(model, head, labels, features, split, ENCODER_THRESHOLDS, kind)
+            report[name][split] = {"frame_f1": max(scores), "threshold": ENCODER_THRESHOLDS[scores.index(max(scores))]}
             logger.info("%s, %s: frame F1 %.3f", name, split, max(scores))
     Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report

@@ -139,7 +139,7 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: int = 30) -> f
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def save_checkpoint(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_progress(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write weights, optimiser moments and the step, to resume from; replaces the one before when complete."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
@@ -150,8 +150,8 @@ def save_checkpoint(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.opti
     partial.replace(folder / "resume.safetensors")
 
 
-def load_checkpoint(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer) -> int:
-    """Restore what `save_checkpoint` wrote; return the number of steps taken, 0 if there is none."""
+def load_progress(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer) -> int:
+    """Restore what `save_progress` wrote; return the number of steps taken, 0 if there is none."""
     path = folder / "resume.safetensors"
     if not path.is_file():
         return 0
@@ -207,7 +207,7 @@ def train(
     rest = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak_learning_rate, betas=(0.9, 0.98))
-    first_step = load_checkpoint(out, model, optimizer)
+    first_step = load_progress(out, model, optimizer)
     if first_step:
         logger.info("Resuming after %d steps", first_step)
     batches = packed_batches(tokenizer, batch_size, sequence_length, seed + 1 + first_step)
@@ -239,7 +239,7 @@ def train(
         if step % 50 == 49:
             logger.info("step %d: loss %.4f", step + 1, float(np.mean(losses[-50:])))
         if (step + 1) % save_every == 0:
-            save_checkpoint(out, model, optimizer, step + 1)
+            save_progress(out, model, optimizer, step + 1)
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "resume.safetensors").unlink(missing_ok=True)

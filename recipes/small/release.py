@@ -14,16 +14,16 @@ from pathlib import Path
 from recipes import DEFAULT_CHECKPOINT
 from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
-from recipes.publishing.model_card import FIGURES, figures_table, fill, fill_card
+from recipes.publishing.model_card import FIGURES_MARKS, figures_table, fill, fill_card
 from recipes.soundscapes.catalogue import load_catalogue
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "timepro-small"
 # Seconds of the clips that it learnt from: longer ones are beyond it.
 CHUNK_LENGTH = 10.0
-CARDS = (ROOT / "README.md", ROOT / "MODEL_CARD.md")
+CARDS = (REPOSITORY / "README.md", REPOSITORY / "MODEL_CARD.md")
 
 
 def save_half(model, processor, out) -> None:
@@ -79,7 +79,15 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     for card in cards:
         text = card.read_text(encoding="utf-8")
         is_own = card == cards[-1]
+<<<<<<< HEAD
         text = fill_card(text, scores, NAME, files) if is_own else fill(text, FIGURES, figures_table(scores))
+=======
+        text = (
+            fill_card(text, scores, NAME, load_catalogue())
+            if is_own
+            else fill(text, FIGURES_MARKS, figures_table(scores))
+        )
+>>>>>>> main
         card.write_text(text, encoding="utf-8")
     (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
     logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)

@@ -23,7 +23,11 @@ from recipes.arguments import script_parser
 from recipes.small.yamnet_weights import load_trunk
 from recipes.soundscapes.packages import DEFAULT_SOUNDS
 from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
+<<<<<<< HEAD
 from recipes.soundscapes.synthesize import SPLITS, make_row, row_id, soundscape
+=======
+from recipes.soundscapes.synthesize import SPLITS, soundscape, soundscape_row
+>>>>>>> main
 
 logger = logging.getLogger(__name__)
 _STEM = {}
@@ -44,12 +48,12 @@ def _clip(arguments):
     if weights is None:
         extractor = WhisperFeatureExtractor(feature_size=128)
         mel = extractor(scene.waveform, sampling_rate=SAMPLING_RATE, padding="do_not_pad")["input_features"][0]
-        return np.asarray(mel, dtype=np.float16).T, make_row(scene, index, split, seed)
+        return np.asarray(mel, dtype=np.float16).T, soundscape_row(scene, index, split, seed)
     encoder, extractor = _stem(weights)
     features = extractor(scene.waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
     with torch.inference_mode():
         stem = encoder.stem(features["input_features"])[0].to(torch.float16).numpy()
-    return stem, make_row(scene, index, split, seed)
+    return stem, soundscape_row(scene, index, split, seed)
 
 
 def write_stem_cache(

@@ -14,7 +14,7 @@ import numpy as np
 FOOTER_LENGTH = 48
 TABLE_MAGIC = 0xDB4775248B80FB57
 # TensorFlow's DataType numbers of the types that can be read.
-DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 10: np.dtype("?")}
+TENSORFLOW_DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"), 10: np.dtype("?")}
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
@@ -107,7 +107,7 @@ def read_tensor_bundle(index: bytes, data: bytes) -> dict[str, np.ndarray]:
     for _, handle in block_entries(table_block(index, footer[position:])):
         for key, value in block_entries(table_block(index, handle)):
             entry = bundle_entry(value) if key else {"dtype": 0}
-            dtype = DTYPES.get(entry["dtype"])
+            dtype = TENSORFLOW_DTYPES.get(entry["dtype"])
             if dtype is None:
                 continue
             raw = data[entry["offset"] : entry["offset"] + entry["size"]]

@@ -36,13 +36,12 @@ from recipes.small.yamnet_weights import load_trunk
 
 logger = logging.getLogger(__name__)
 
-SAMPLING_RATE = 16000
 FRAME_SECONDS = 0.04
 LAST_LAYER = 12
 # What is tried for each label; windows and filters in frames of 40 ms (23 frames are YAMNet's own 0.96 s).
 WINDOWS = (1, 3, 7, 13, 23)
 MEDIANS = (1, 5, 11, 21)
-THRESHOLDS = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
+CLASS_THRESHOLDS = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
 # Share of the clip's highest score that a frame must reach besides.
 RELATIVE_THRESHOLDS = (0.0, 0.15, 0.3, 0.5, 0.7)
 
@@ -115,7 +114,7 @@ class YamnetPeer:
 
         The classifier is linear, so averaging its logits over a window equals averaging the features under it.
         """
-        features = self.extractor(waveform, sampling_rate=SAMPLING_RATE, return_tensors="pt")
+        features = self.extractor(waveform, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
         (frames,) = self.trunk(features["input_features"], None, [LAST_LAYER])
         return (frames[0] @ self.weight + self.bias).numpy()
 
@@ -187,7 +186,7 @@ class YamnetPeer:
             for row, clip in enumerate(clips):
                 scores[row, : len(clip.logits)] = self.label_scores(clip.logits, label, window)
             scores = smooth_scores(scores, median)
-            for threshold, relative in itertools.product(THRESHOLDS, RELATIVE_THRESHOLDS):
+            for threshold, relative in itertools.product(CLASS_THRESHOLDS, RELATIVE_THRESHOLDS):
                 runs = active_runs(scores, threshold, relative)
                 # Hopeless, and slow to match.
                 if len(runs) > 20 * num_reference + 20:
@@ -248,7 +247,11 @@ def total_counts(counts: Sequence[LabelCounts]) -> LabelCounts:
 def score_clips(peer: YamnetPeer, clips: Sequence[AnnotatedClip]) -> list[ScoredClip]:
     """Run YAMNet over the recordings of clips."""
     return [
-        ScoredClip(peer.frame_logits(load_audio(clip.audio, sampling_rate=SAMPLING_RATE)), list(clip.events), clip.id)
+        ScoredClip(
+            peer.frame_logits(load_audio(clip.audio, sampling_rate=peer.extractor.sampling_rate)),
+            list(clip.events),
+            clip.id,
+        )
         for clip in tqdm(clips, desc="clips")
     ]
 

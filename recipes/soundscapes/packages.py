@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SOUNDS = Path("~/.cache/timepro/sounds").expanduser()
 BROKEN_ARCHIVE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError)
-AUDIO_SUFFIXES = (".wav", ".ogg", ".oga", ".mp3", ".flac", ".au", ".aif", ".aiff", ".opus")
+SOUND_SUFFIXES = (".wav", ".ogg", ".oga", ".mp3", ".flac", ".au", ".aif", ".aiff", ".opus")
 
 
 def fetch_packages(packages, folder=DEFAULT_SOUNDS) -> None:

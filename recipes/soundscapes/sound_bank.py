@@ -12,11 +12,10 @@ from tqdm import tqdm
 from processing.audio_io import load_audio
 from recipes.soundscapes.catalogue import bank_files, event_labels
 from recipes.soundscapes.packages import DEFAULT_SOUNDS, fetch_packages, read_sound_file
-from recipes.soundscapes.synthetic_sounds import generated_sounds
+from recipes.soundscapes.synthetic_sounds import SAMPLING_RATE, generated_sounds
 
 logger = logging.getLogger(__name__)
 
-SAMPLING_RATE = 16000
 HOP = 160
 # A pause longer than this divides a recording into several sounds.
 MAX_PAUSE = 0.3

@@ -51,7 +51,7 @@ def row_id(index, split, seed):
     return f"{split}-{seed}-{index:06d}"
 
 
-def make_row(scene, index, split, seed):
+def soundscape_row(scene, index, split, seed):
     """Return the JSON Lines row of a soundscape."""
     labels = {event.event_label for event in scene.events}
     name = f"{split}/{index:06d}.flac"
@@ -82,7 +82,7 @@ def _write_clip(arguments):
         if row.get("id") == row_id(index, split, seed):
             return row
     scene = soundscape(index, seed, split, sounds)
-    row = make_row(scene, index, split, seed)
+    row = soundscape_row(scene, index, split, seed)
     soundfile.write(out / row["audio"], scene.waveform, SAMPLING_RATE, subtype="PCM_16")
     # The row is written last: a clip without it is made again.
     row_path.write_text(json.dumps(row), encoding="utf-8")

@@ -79,6 +79,11 @@ def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
         ValueError: a clip that cannot be trained on.
     """
     clips = arguments.load_clips(limit, needs_audio=not arguments.stems, needs_duration=True)
+    if too_long := [clip for clip in clips if clip.duration > grid.max_time]:
+        raise ValueError(
+            f"{len(too_long)} clips are longer than the {grid.max_time:g} s of the checkpoint's ticks, "
+            f"{too_long[0].id!r} ({too_long[0].duration:g} s) first; cut them, with their events."
+        )
     policy = arguments.question_policy(SFT, clips, has_captions=arguments.captions)
     rng = np.random.default_rng(seed)
     fractions = (arguments.window_share, arguments.join_share, arguments.curriculum_share)

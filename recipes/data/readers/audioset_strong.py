@@ -13,7 +13,7 @@ from recipes.data.clip import AnnotatedClip, make_clip
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+LABEL_COLUMNS = ("segment_id", "start_time_seconds", "end_time_seconds", "label")
 _MID = re.compile(r"/(?:m|g|t)/\w+")
 _SEGMENT = re.compile(r".+_[0-9]+")
 
@@ -31,7 +31,7 @@ def read_audioset_strong(path, label_names=None) -> Iterator[AnnotatedClip]:
     if label_names is not None and not isinstance(label_names, Mapping):
         label_names = read_label_names(label_names)
     segments, unknown = {}, {}
-    for where, fields in read_table(path, COLUMNS, "\t"):
+    for where, fields in read_table(path, LABEL_COLUMNS, "\t"):
         segment, mid = fields["segment_id"], fields["label"]
         if not _SEGMENT.fullmatch(segment):
             raise ValueError(f"{where}: segment_id is {segment!r}; give VIDEO_MILLISECONDS, as b0RFKhbpFJA_30000.")

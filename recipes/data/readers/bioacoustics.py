@@ -29,8 +29,8 @@ def read_raven(path) -> Iterator[AnnotatedClip]:
 
     Raven writes a row for each view, waveform and spectrogram: a selection counts once. Where several recordings were
     open together `Begin Time (s)` runs on from one to the next, and `File Offset (s)` is the time in the file. A
-    `Confidence` is the score; rows of BirdNET's `nocall` are no events. A recording that no column names is called as
-    the table.
+    `Confidence` is the score; rows of BirdNET's `nocall` are no events. A recording that no column names is named
+    after the table.
 
     Raises:
         ValueError: a malformed row; no column of labels, or several that may be it; or several recordings without

@@ -5,7 +5,7 @@
 
 Grounding questions quote what is looked for. Dense captions and timeline summaries ask for times and descriptions. The
 fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. The wordings are those of TimeAudio's
-`prompts/train_prompt.json`; so is the pattern of a time span (`instruct_dataset.py`).
+`prompts/train_prompt.json`; so is the pattern of a time span (their `instruct_dataset`).
 """
 
 import re
@@ -16,7 +16,7 @@ from processing.text_files import make_event
 from recipes.data.clip import AnnotatedClip, make_clip, require_keys, require_text
 from recipes.data.readers.json_stream import read_json_list
 
-KEYS = ("id", "audio", "question", "answer", "duration")
+FTAR_KEYS = ("id", "audio", "question", "answer", "duration")
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 # Unlike TimeAudio's, it finds no `1.2 - 3.4` in `-1.2 - 3.4` and no `12 - 0` in `0:12 - 0:22`: these are errors.
 _SPAN = re.compile(rf"(?<![0-9.\-])(?<![0-9]:){_NUMBER}\s*-\s*{_NUMBER}(?![0-9]|[.:][0-9])")
@@ -37,7 +37,7 @@ def read_ftar(path) -> Iterator[AnnotatedClip]:
         ValueError: a malformed item, or a question or answer that is not about times.
     """
     for index, (where, item) in enumerate(read_json_list(path)):
-        require_keys(item, KEYS, where)
+        require_keys(item, FTAR_KEYS, where)
         question, answer, audio = (require_text(item, key, where) for key in ("question", "answer", "audio"))
         query = _QUERY.search(question)
         if not _ASKS_FOR_TIMES.search(question[: query.start()] + question[query.end() :] if query else question):

@@ -37,13 +37,14 @@ def read_aegbench(path) -> Iterator[AnnotatedClip]:
         require_keys(item, ("duration", "categories", "clips"), where)
         id = item.get("benchmark_id", item.get("id"))
         audio = require_text({"audio_path": item.get("audio_rel") or item.get("audio_path")}, "audio_path", where)
-        if not isinstance(item["clips"], list) or not isinstance(item["categories"], list):
-            raise ValueError(f"{where}: clips and categories must be lists.")
+        is_list = isinstance(item["clips"], list) and isinstance(item["categories"], list)
+        if not is_list or not all(isinstance(category, str) for category in item["categories"]):
+            raise ValueError(f"{where}: clips must be a list of objects, and categories one of strings.")
         found: dict[str, list] = {category: [] for category in item["categories"]}
         for index, clip in enumerate(item["clips"]):
             place = f"{where}.clips[{index}]"
             require_keys(clip, ("category", "start", "end"), place)
-            if clip["category"] not in found:
+            if clip["category"] not in item["categories"]:
                 raise ValueError(f"{place}: {clip['category']!r} is not in categories {item['categories']}.")
             found[clip["category"]].append(make_event(clip["start"], clip["end"], clip["category"], place))
         for index, (category, events) in enumerate(found.items()):

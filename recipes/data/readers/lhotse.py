@@ -7,6 +7,7 @@ Source: lhotse's documentation of `SupervisionSegment`.
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 
 from processing.text_files import make_event, read_json_lines
@@ -23,7 +24,8 @@ def read_supervisions(path) -> Iterator[AnnotatedClip]:
     found: dict[str, list] = {}
     for where, item in _lines(path):
         require_keys(item, ("id", "recording_id", "start", "duration"), where)
-        label = (item.get("custom") or {}).get("audio_event") or item.get("text")
+        custom = item.get("custom")
+        label = (custom.get("audio_event") if isinstance(custom, dict) else None) or item.get("text")
         if not isinstance(label, str) or not label.strip():
             raise ValueError(f"{where}: supervision {item['id']!r} has neither custom.audio_event nor text; name it.")
         start, duration = item["start"], item["duration"]
@@ -46,5 +48,5 @@ def _lines(path):
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield f"{path}, line {number}", json.loads(line)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is not JSON Lines in gzip ({error}); fetch or repair it.") from None

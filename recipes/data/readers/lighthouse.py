@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from processing.text_files import read_json_lines
 from recipes.data.clip import AnnotatedClip, events_of_pairs, make_clip, require_keys, require_text
 
-KEYS = ("qid", "query", "duration", "vid", "relevant_windows")
+LIGHTHOUSE_KEYS = ("qid", "query", "duration", "vid", "relevant_windows")
 
 
 def read_moment_retrieval(path) -> Iterator[AnnotatedClip]:
@@ -22,7 +22,7 @@ def read_moment_retrieval(path) -> Iterator[AnnotatedClip]:
         ValueError: a malformed line.
     """
     for where, item in read_json_lines(path):
-        require_keys(item, KEYS, where)
+        require_keys(item, LIGHTHOUSE_KEYS, where)
         query, audio = (require_text(item, key, where) for key in ("query", "vid"))
         events = events_of_pairs(item["relevant_windows"], query, f"{where}, relevant_windows")
         yield make_clip(where, item["qid"], events, audio, item["duration"], query=query)

@@ -7,7 +7,7 @@
     R1,dog,0:00.500,0:01.250,0:00.750
 
 Known from public lists; both programs write the times in the unit of their ruler, of which other than minutes and
-seconds are an error. A list is about one recording, which is called as the file.
+seconds are an error. A list is about one recording, which is named after the file.
 """
 
 import re

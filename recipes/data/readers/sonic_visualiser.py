@@ -15,7 +15,7 @@ from recipes.data.readers.files import files_of
 
 
 def read_svl(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a layer, or those of all `*.svl` of a folder; the recording is called as the file.
+    """Yield the clip of a layer, or those of all `*.svl` of a folder; the recording is named after the file.
 
     Raises:
         ValueError: no such layer, one without a sampling rate, or points that are not times.
