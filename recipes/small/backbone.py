@@ -64,16 +64,12 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
     torch.manual_seed(arguments.seed)
-<<<<<<< HEAD
     if (arguments.checkpoint is None) == (arguments.language_model is None or arguments.weights is None):
         parser.error("give --language-model and --weights, or --checkpoint alone.")
     if arguments.checkpoint:
         model, processor = load_checkpoint(arguments.checkpoint, dtype="float32")
     else:
-        model, processor = join(arguments.language_model, arguments.weights)
-=======
-    model, processor = join_backbone(arguments.language_model, arguments.weights)
->>>>>>> main
+        model, processor = join_backbone(arguments.language_model, arguments.weights)
     if arguments.num_steps:
         head, labels = train_frames(
             model, processor.tokenizer, arguments.stems, arguments.num_steps, learning_rate=arguments.learning_rate,

@@ -79,15 +79,11 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     for card in cards:
         text = card.read_text(encoding="utf-8")
         is_own = card == cards[-1]
-<<<<<<< HEAD
-        text = fill_card(text, scores, NAME, files) if is_own else fill(text, FIGURES, figures_table(scores))
-=======
         text = (
-            fill_card(text, scores, NAME, load_catalogue())
+            fill_card(text, scores, NAME, files)
             if is_own
             else fill(text, FIGURES_MARKS, figures_table(scores))
         )
->>>>>>> main
         card.write_text(text, encoding="utf-8")
     (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
     logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)

@@ -23,11 +23,7 @@ from recipes.arguments import script_parser
 from recipes.small.yamnet_weights import load_trunk
 from recipes.soundscapes.packages import DEFAULT_SOUNDS
 from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
-<<<<<<< HEAD
-from recipes.soundscapes.synthesize import SPLITS, make_row, row_id, soundscape
-=======
-from recipes.soundscapes.synthesize import SPLITS, soundscape, soundscape_row
->>>>>>> main
+from recipes.soundscapes.synthesize import SPLITS, row_id, soundscape, soundscape_row
 
 logger = logging.getLogger(__name__)
 _STEM = {}
