@@ -60,11 +60,11 @@ def tokenizer_folder(tmp_path_factory):
 def make_tiny_checkpoint(tokenizer_folder, answer_format="ticks"):
     """Return a model of random weights, whose ticks go to 4 s, and its processor."""
     import torch
+    from memory_conversion import add_time_tokens
     from transformers import AutoTokenizer
 
     from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
     from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
-    from recipes.conversion.convert import add_time_tokens
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
@@ -218,11 +218,11 @@ def scripted_checkpoint(tmp_path_factory):
     Its layers add nothing, so the last token alone decides the next one. The tokens of the text must differ.
     """
     import torch
+    from memory_conversion import add_time_tokens
 
     from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
     from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
     from recipes.conversion.checkpoint import save_checkpoint
-    from recipes.conversion.convert import add_time_tokens
     from recipes.small.language_model import language_config, train_tokenizer
 
     folders = {}

@@ -6,13 +6,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from memory_conversion import add_time_tokens, load_backbone
 from tiny_backbones import make_stock, save_stock
 from transformers import WhisperFeatureExtractor
 
 from processing import TimeGrid
-from recipes.conversion.backbone_files import load_backbone
 from recipes.conversion.backbones import backbone_key
-from recipes.conversion.convert import add_time_tokens
 
 KINDS = ("qwen2_audio", "qwen2_5_omni_thinker", "audioflamingo3")
 MODELS = [(kind, *shape) for kind in KINDS for shape in (("small", False), ("small", True), ("wide", False))]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import infer_auto_device_map
+from memory_conversion import load_backbone
 from safetensors.torch import load_file
 from tiny_backbones import MAKERS, OMNI_TEMPLATE, make_stock, save_stock
 from transformers import (
@@ -23,7 +24,6 @@ from transformers import (
 )
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
-from recipes.conversion.backbone_files import load_backbone
 from recipes.conversion.backbones import BACKBONES, backbone_config, backbone_key, backbone_processor
 from recipes.conversion.chat_template import mark_answers
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint

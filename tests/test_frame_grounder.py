@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from conftest import make_tiny_checkpoint
+from memory_conversion import load_backbone
 from tiny_backbones import MAKERS, make_stock, save_stock
 
 from modeling_timepro import TimeProAudioConfig
@@ -16,7 +17,6 @@ from processing.answer_text import parse_events, prompt_text
 from processing.events import Event, clip_events
 from processing.frame_decoding import frame_coverage, frame_events, refined
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
-from recipes.conversion.backbone_files import load_backbone
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.small.grounder import question_states, train_grounder
 from recipes.training.collator import TimeProCollator

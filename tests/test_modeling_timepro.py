@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from memory_conversion import add_time_tokens
 from torch import nn
 from torch.nn import functional as F
 from transformers import WhisperFeatureExtractor
@@ -13,7 +14,6 @@ from transformers import WhisperFeatureExtractor
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeGrid, TimeProAudioProcessor, TimeProYamnetFeatureExtractor
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
-from recipes.conversion.convert import add_time_tokens
 from recipes.small.language_model import train_tokenizer
 
 QWEN, YAMNET = "qwen2_audio_encoder", "timepro_yamnet"

@@ -32,7 +32,7 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path, overwrite: bool = False):
+def atomic_folder(out: Path, overwrite: bool = False):
     """Yield an empty folder beside `out` that takes its place when the block ends well, and is removed when not."""
     out = Path(os.path.abspath(out))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,8 @@ from processing import TimeProAudioProcessor
 from recipes.conversion.backbones import backbone_config, backbone_key, backbone_processor
 from recipes.conversion.checkpoint import load_processor
 from recipes.conversion.weight_files import (
-    DTYPES,
     StoredTensor,
     listed,
-    one_file_open,
     shard_names,
     stored_tensors,
 )
@@ -92,22 +90,6 @@ def read_backbone(name) -> BackboneFiles:
     else:
         generation_config = GenerationConfig.from_model_config(config.text_config)
     return BackboneFiles(str(name), folder, config, processor, generation_config, tensors)
-
-
-def load_backbone(name):
-    """Return `(model, processor)` of a backbone in TimePro's classes, still without ticks.
-
-    Raises:
-        FileNotFoundError, ValueError: see [`read_backbone`].
-    """
-    source = read_backbone(name)
-    with one_file_open() as read:
-        weights = {ours: read(stored) for ours, stored in source.tensors.items()}
-    weights.setdefault(HEAD, weights[EMBEDDINGS])
-    model = TimeProAudioForCausalLM._from_config(source.config, dtype=DTYPES[source.dtype]).eval()
-    model.load_state_dict(weights, strict=True)
-    model.generation_config = source.generation_config
-    return model, source.processor
 
 
 def is_hub_id(name) -> bool:

@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
-from recipes.conversion.atomic_folder import check_output_folder, whole_folder
+from recipes.conversion.atomic_folder import atomic_folder, check_output_folder
 from recipes.conversion.backbone_files import (
     EMBEDDINGS,
     HEAD,
@@ -93,35 +93,6 @@ def check_settings(config, answer_format):
         raise ValueError(f"answer_format is {answer_format!r}; choose one of {ANSWER_FORMATS}.")
     if config.num_time_tokens:
         raise ValueError(f"model has {config.num_time_tokens} ticks already; convert the backbone it came from.")
-
-
-def add_time_tokens(
-    model, processor, grid, time_init="mean", answer_format="digits", seed=0, time_prompt=True, time_stride=1
-):
-    """Add the grid's ticks to tokenizer, embeddings and configuration, in place, and return the new processor.
-
-    For a model in memory; [`convert`] does the same to files. Without `time_prompt` no ticks will stand among the audio
-    frames; answers may be written in them all the same.
-
-    Raises:
-        ValueError: the checkpoint has ticks already, or `answer_format` is unknown.
-    """
-    check_settings(model.config, answer_format)
-    number_ids = number_tokens(processor.tokenizer, grid)
-    ids = add_tick_tokens(processor.tokenizer, grid)
-    if ids.stop > model.config.text_config.vocab_size:
-        model.resize_token_embeddings(ids.stop, mean_resizing=False)
-    with torch.no_grad():
-        embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        rows = slice(ids.start, ids.stop)
-        embeddings[rows] = time_embeddings(embeddings[: ids.start], number_ids, time_init, seed)
-        if head is not embeddings:
-            if answer_format == "ticks":
-                head[rows] = tick_head(embeddings[rows], head[: ids.start])
-            else:
-                head[rows] = time_embeddings(head[: ids.start], number_ids, time_init, seed)
-    set_ticks(model.config, model.generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride)
-    return timed_processor(processor, grid, answer_format, time_prompt, time_stride)
 
 
 def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
@@ -213,7 +184,7 @@ def convert(
     end_answers(source.processor, generation_config)
     processor = timed_processor(source.processor, grid, answer_format, time_prompt, time_stride)
     rows = tick_rows(source.tensors, ids, number_ids, time_init, answer_format, seed)
-    with whole_folder(out, overwrite) as folder:
+    with atomic_folder(out, overwrite) as folder:
         write_weights(folder, source.tensors, rows, ids, max_shard_size)
         config.save_pretrained(folder)
         generation_config.save_pretrained(folder)

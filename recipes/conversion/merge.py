@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from safetensors.torch import load_file
 
 from modeling_timepro import TimeProAudioConfig
-from recipes.conversion.atomic_folder import check_output_folder, whole_folder
+from recipes.conversion.atomic_folder import atomic_folder, check_output_folder
 from recipes.conversion.backbone_files import check_weights, is_hub_id
 from recipes.conversion.checkpoint_folder import read_config
 from recipes.conversion.weight_files import DTYPES, one_file_open, read_header, shard_size, stored_tensors, write_shards
@@ -100,7 +100,7 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
                 f"adapter is {str(adapter)!r}, which changes {name} by {expected}, but base is {str(base)!r}, where it "
                 f"is {tensors[name].shape if name in tensors else 'missing'}; give the base that it was trained on."
             )
-    with whole_folder(out, overwrite) as folder, one_file_open() as stored:
+    with atomic_folder(out, overwrite) as folder, one_file_open() as stored:
 
         def read(name):
             weight = stored(tensors[name])

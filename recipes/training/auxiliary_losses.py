@@ -12,6 +12,7 @@ each is taught on its own, at one layer:
   stands.
 """
 
+import re
 from functools import lru_cache
 
 import torch
@@ -19,8 +20,11 @@ from torch.nn import functional as F
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from processing import TimeGrid
+from processing.answer_text import NO_EVENTS, unescape_label
 
 READING_LOSSES = ("clock", "pointer", "name")
+_LABEL = re.compile(r"(?:^|; )((?:[^\\:;]|\\.)+): ")
+_TIME_TOKEN = re.compile(r"<[0-9]+\.[0-9]+>")
 
 
 def dates(input_ids, grid, audio_token_id, start_id, end_id):
@@ -142,3 +146,24 @@ class TimeReading:
             visible = mask[rows].bool() & (torch.arange(length, device=states.device)[None] <= queries[:, None])
         scores = scores.masked_fill(~visible[:, None], torch.finfo(scores.dtype).min)
         return F.cross_entropy(scores.flatten(0, 1), keys.repeat_interleave(len(self.heads)))
+
+
+def label_positions(answer, event_label=None):
+    """Return `[(position, label)]`: where an answer in ticks gives a time, or none, and for which label.
+
+    Positions count characters. In detection the label stands before its times. In grounding the question named it.
+
+    Args:
+        answer: what [`format_events`] writes with `answer_format="ticks"`.
+        event_label: the label that a grounding question means; `None` for detection.
+    """
+    if event_label is not None:
+        starts = [0] if answer == NO_EVENTS else [match.start() for match in _TIME_TOKEN.finditer(answer)]
+        return [(start, event_label) for start in starts]
+    named = [(match.end(), unescape_label(match[1])) for match in _LABEL.finditer(answer)]
+    positions = []
+    for match in _TIME_TOKEN.finditer(answer):
+        before = [label for end, label in named if end <= match.start()]
+        if before:
+            positions.append((match.start(), before[-1]))
+    return positions

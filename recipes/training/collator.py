@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from processing.audio_io import load_audio
-from recipes.training.answer_names import label_places
+from recipes.training.auxiliary_losses import label_positions
 from recipes.training.grounder_loss import question_batch, question_spans
 
 
@@ -160,12 +160,12 @@ class TimeProCollator:
         prompt = text[:start].replace(self.processor.audio_token, audio)
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         answer = tokenizer(turn["answer"] + tokenizer.eos_token, add_special_tokens=False, return_offsets_mapping=True)
-        unlearnt, answer_ids = [-100] * len(prompt_ids), list(answer["input_ids"])
-        tokens = {"input_ids": list(prompt_ids) + answer_ids, "labels": unlearnt + answer_ids}
+        masked, answer_ids = [-100] * len(prompt_ids), list(answer["input_ids"])
+        tokens = {"input_ids": list(prompt_ids) + answer_ids, "labels": masked + answer_ids}
         if self.name_targets:
-            labels = dict(label_places(turn["answer"], turn.get("event_label")))
+            labels = dict(label_positions(turn["answer"], turn.get("event_label")))
             names = [self._first_token(labels.get(start)) for start, _ in answer["offset_mapping"]]
-            tokens["name_targets"] = unlearnt + names
+            tokens["name_targets"] = masked + names
         return tokens
 
     def _first_token(self, label):

@@ -8,7 +8,7 @@ def freeze_time_embeddings(model):
 
     What is looked up of them takes no part in the gradient. That holds for weights that are split over processes too
     (FSDP2, ZeRO-3), of which a hook on the weights would see nothing. Weight decay must spare the embeddings as well,
-    see [`SpareTicks`].
+    see [`NoDecayOnTicks`].
     """
     embeddings, ids = model.get_input_embeddings(), model.config.time_token_ids
 
@@ -41,7 +41,7 @@ def freeze_audio(model):
     model.model.multi_modal_projector.requires_grad_(False)
 
 
-class SpareTicks:
+class NoDecayOnTicks:
     """Make a trainer spare the embeddings weight decay, which would move the frozen tick rows among them."""
 
     def get_decay_parameter_names(self, model):

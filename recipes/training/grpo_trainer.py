@@ -14,7 +14,7 @@ from trl.trainer.utils import pad, split_tensor_dict
 
 from modeling_timepro.modeling_timepro import CACHE_NAME
 from recipes.training.collator import mask_for
-from recipes.training.freezing import SpareTicks
+from recipes.training.freezing import NoDecayOnTicks
 from recipes.training.grpo_resume import EpochSampler, ResumeGeneration
 from recipes.training.packing import pack_answers
 from recipes.training.rewards import adaptive_reward, check_tie_break
@@ -31,7 +31,7 @@ def adaptive_temporal_reward(completions, **kwargs):
     return [0.0] * len(completions)
 
 
-class TimeProGRPOTrainer(SpareTicks, GRPOTrainer):
+class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
     """Train on chats with audio by the rewards of `recipes/training/rewards.py`.
 
     Where `adaptive_temporal_reward` is the first of the reward functions, it becomes the adaptive reward of the second

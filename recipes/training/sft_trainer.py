@@ -10,7 +10,7 @@ from trl import SFTTrainer
 from modeling_timepro import TimeProAudioForCausalLM
 from recipes.training.auxiliary_losses import TimeReading
 from recipes.training.collator import mask_for
-from recipes.training.freezing import SpareTicks
+from recipes.training.freezing import NoDecayOnTicks
 from recipes.training.grounder_loss import FRAME_TARGETS, grounder_loss
 
 AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
@@ -58,7 +58,7 @@ class StopAfterSave(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-class TimeProSFTTrainer(SpareTicks, SFTTrainer):
+class TimeProSFTTrainer(NoDecayOnTicks, SFTTrainer):
     """Train on answers only, computing logits only where a batch has answers.
 
     Args:

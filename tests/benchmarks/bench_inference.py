@@ -20,10 +20,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from memory_conversion import add_time_tokens  # noqa: E402
 from transformers import (  # noqa: E402
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
@@ -34,7 +35,6 @@ from transformers import (  # noqa: E402
 from modeling_timepro import TimeProAudioForCausalLM  # noqa: E402
 from processing import TimeGrid, TimeProAudioProcessor  # noqa: E402
 from recipes.conversion.backbones import backbone_config, backbone_key  # noqa: E402
-from recipes.conversion.convert import add_time_tokens  # noqa: E402
 from recipes.small.language_model import train_tokenizer  # noqa: E402
 
 AUDIO = {"d_model": 640, "encoder_layers": 4, "encoder_attention_heads": 10, "encoder_ffn_dim": 2560}

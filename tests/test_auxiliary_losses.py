@@ -6,8 +6,7 @@ from torch.nn import functional as F
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeGrid
-from recipes.training.answer_names import label_places
-from recipes.training.auxiliary_losses import READING_LOSSES, TimeReading, dates
+from recipes.training.auxiliary_losses import READING_LOSSES, TimeReading, dates, label_positions
 
 # Ids 0 to 9 are text, 1 of them the start of a clip, 10 is a frame, 11 the end of a clip, 20 to 39 are ticks.
 START, FRAME, END, TICKS = 1, 10, 11, range(20, 40)
@@ -189,4 +188,4 @@ def test_the_losses_can_be_learnt(model):
     ],
 )  # fmt: skip
 def test_the_label_of_every_time_of_an_answer(answer, event_label, expected):
-    assert label_places(answer, event_label) == expected
+    assert label_positions(answer, event_label) == expected
