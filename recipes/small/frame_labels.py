@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from recipes.small.language_model import load_checkpoint as load_resumed
-from recipes.small.language_model import save_checkpoint as save_resumed
+from recipes.small.language_model import load_progress, save_progress
 
 # A frame that points at a label with the length of its words' embedding is sure of it: sigmoid(10 * 1 - 5) = 0.993.
 SHARPNESS = 10.0
@@ -172,7 +171,7 @@ def train_frames(
     both = nn.ModuleList([trained, average])
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
-    first = load_resumed(Path(resume), both, optimizer) if resume else 0
+    first = load_progress(Path(resume), both, optimizer) if resume else 0
     weight = torch.tensor(BOUNDARY_POSITIVE_WEIGHT)
     tower.train()
     bar = tqdm(range(first, num_steps), initial=first, total=num_steps, desc="frame labels")
@@ -197,7 +196,7 @@ def train_frames(
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", length=f"{length.item() ** 0.5:.2f}", refresh=False)
         if resume and step % 50 == 49:
-            save_resumed(Path(resume), both, optimizer, step + 1)
+            save_progress(Path(resume), both, optimizer, step + 1)
     trained.load_state_dict(average.module.state_dict())
     tower.eval()
     return head, labels

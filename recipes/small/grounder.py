@@ -22,8 +22,7 @@ from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.label_phrases import paraphrases
 from recipes.small.frame_labels import blank, frame_targets, known_labels, read_stems
-from recipes.small.language_model import load_checkpoint as load_resumed
-from recipes.small.language_model import save_checkpoint as save_resumed
+from recipes.small.language_model import load_progress, save_progress
 from recipes.training.collator import TimeProCollator
 from recipes.training.grounder_loss import grounder_loss, prepare_grounder
 
@@ -77,7 +76,7 @@ def train_grounder(
     heard = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
     head = model.frame_grounder.train()
     optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.02)
-    first = load_resumed(Path(resume), head, optimizer) if resume else 0
+    first = load_progress(Path(resume), head, optimizer) if resume else 0
     bar = tqdm(range(first, num_steps), initial=first, total=num_steps, desc="frame grounder")
     for step in bar:
         rng = np.random.default_rng([seed, step])
@@ -107,7 +106,7 @@ def train_grounder(
             bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
             logger.info("step %d: loss %.4f", step, loss.item())
         if resume and step % 25 == 24:
-            save_resumed(Path(resume), head, optimizer, step + 1)
+            save_progress(Path(resume), head, optimizer, step + 1)
     model.eval()
     return labels
 
