@@ -141,6 +141,3 @@ def build_language_model(config):
     if config.model_type == "qwen2_5_omni_text":
         return TimeProOmniTextModel._from_config(config)
     return AutoModel.from_config(config)
-
-
-__all__ = ["build_audio_tower", "build_language_model"]

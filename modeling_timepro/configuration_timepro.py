@@ -153,5 +153,3 @@ class TimeProAudioConfig(PreTrainedConfig):
 
 
 TimeProAudioConfig.register_for_auto_class()
-
-__all__ = ["TimeProAudioConfig"]

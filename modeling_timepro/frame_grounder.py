@@ -135,6 +135,3 @@ class TimeProFrameGrounder(nn.Module):
 
     def _heads(self, states):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-
-__all__ = ["DECODES", "TimeProFrameGrounder", "frame_grounder_settings"]

@@ -385,5 +385,3 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
 
 TimeProAudioModel.register_for_auto_class("AutoModel")
 TimeProAudioForCausalLM.register_for_auto_class("AutoModelForCausalLM")
-
-__all__ = ["TimeProAudioForCausalLM", "TimeProAudioModel", "TimeProAudioPreTrainedModel"]

@@ -278,13 +278,3 @@ _FORMATS = (
     ("srt", ".srt", False, False, format_srt, partial(_named_as_file, read=read_srt)),
 )
 ANNOTATION_FORMATS = {values[0]: AnnotationFormat(*values) for values in _FORMATS}
-
-__all__ = [
-    "ANNOTATION_FORMATS",
-    "AnnotationFormat",
-    "format_annotations",
-    "guess_annotation_format",
-    "means_folder",
-    "read_annotations",
-    "write_annotations",
-]

@@ -1,33 +1,37 @@
 r"""The grammar of `answer_text.py` as an automaton: which byte, or time token, may follow what an answer says so far.
 
-What it accepts is stricter than the grammar, but for white space that labels may escape where they need not. Beyond
-parsing canonically, an answer
+It accepts less than that grammar. Beyond parsing canonically, an answer
 
 - holds only times from 0 to the end of its clip, the last partial step counted whole, and every offset is at least one
-  step after its onset, for an event of no length is never found;
+  step after its onset: an event of no length is never found;
 - keeps onsets in order, in detection those of one label;
 - never says an event twice: in grounding, and in detection within a label, an event starts when the one before has
   ended or later, and a caption does not return while it still lasts. A model that repeats itself, perhaps a little
   shifted, would make a false alarm each time;
-- names each of a given set of labels once at most. A label of no set may return, to say what comes after its times so
-  far: a ban could only end in another label, for by then nearly all of it is said;
-- names no empty label and, where a set of labels is given, no other ones.
+- names each of a given set of labels once at most. Where no set is given a label may return, to say what comes after
+  its times so far: a ban could only end in another label, because by then nearly all of it is said;
+- names no empty label, none with control characters and, where a set of labels is given, no other ones.
+
+Every answer can be ended from wherever it is, but nothing here makes it end.
 """
 
+import unicodedata
 from bisect import bisect_left
 from functools import cached_property
 from typing import NamedTuple
 
-from .answer_text import ANSWER_FORMATS, NO_EVENTS, TASKS, escape_label, unescape_label
-from .label_characters import WHOLE, end_tail, step_tail
+from .answer_text import ANSWER_FORMATS, NO_EVENTS, TASKS, check_choice, escape_label, unescape_label
+from .events import normalize_label
 from .time_grid import TimeGrid, exact_fraction
 
 _NONE = NO_EVENTS.encode()
-_COMMA, _SEMICOLON, _COLON = b",;:"
+_BACKSLASH, _SPACE, _COMMA, _SEMICOLON, _COLON = b"\\ ,;:"
+# The last character of a label is complete and no space. Any other `tail` is what the last character has so far.
+WHOLE = b"x"
 
 
 class AnswerState(NamedTuple):
-    """Say where an answer stands; a value, so that it can be a key.
+    """Say where an answer is; a value, so that it can be a key.
 
     Args:
         last: multiple of the time step at which the clip ends, rounded up.
@@ -37,8 +41,8 @@ class AnswerState(NamedTuple):
         then: phase after a literal.
         low: multiple at which the next event may start.
         onset, offset: of the current event, in multiples.
-        past: labels there have been; in captioning, and of open labels, with the last offset of each.
-        num_events: intervals written to their end.
+        past: labels so far; in captioning, and of open labels, with the last offset of each.
+        num_events: intervals that are complete.
     """
 
     last: int
@@ -69,9 +73,8 @@ class AnswerGrammar:
     """
 
     def __init__(self, grid: TimeGrid, answer_format: str, task: str, event_labels=None, max_events=None):
-        for name, value, choices in (("answer_format", answer_format, ANSWER_FORMATS), ("task", task, TASKS)):
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+        check_choice("answer_format", answer_format, ANSWER_FORMATS)
+        check_choice("task", task, TASKS)
         if max_events is not None and (not isinstance(max_events, int) or max_events < 1):
             raise ValueError(f"max_events is {max_events!r}; give an integer of 1 or more, or None for any number.")
         self.grid, self.answer_format, self.task, self.max_events = grid, answer_format, task, max_events
@@ -163,7 +166,7 @@ class AnswerGrammar:
         return state
 
     def step_time(self, state: AnswerState, multiple: int) -> AnswerState | None:
-        """Return the state after a whole time, given as its multiple of the step; `None` if it may not stand here."""
+        """Return the state after a whole time, given as its multiple of the step; `None` if it may not come here."""
         low, high = self.time_range(state)
         if not low <= multiple <= high:
             return None
@@ -175,40 +178,6 @@ class AnswerGrammar:
         if self.task == "detection" and self.labels is None:
             state = state._replace(past=(*state.past[:-1], (state.past[-1][0], multiple)))
         return state._replace(phase="end", text=b"", low=multiple)
-
-    def completion(self, state: AnswerState) -> list[bytes | int]:
-        """Return one way to end the answer soon: bytes, and multiples that stand for time tokens.
-
-        Whoever follows it by any number of bytes is told the rest of it again, so it never grows on the way.
-        """
-        parts = []
-        while not self.is_complete(state):
-            if state.phase == "literal":
-                part = state.text
-            elif state.phase == "label":
-                part = self._rest_of_label(state)
-            elif self._may_say_none(state):
-                part = _NONE
-            elif self.in_ticks:
-                part = self.time_range(state)[0]
-            else:
-                part = self.spellings[self._first_time(state, state.text)][len(state.text) :]
-            if isinstance(part, int):
-                state = self.step_time(state, part)
-                parts.append(part)
-                continue
-            state = self.walk(state, part)
-            if parts and isinstance(parts[-1], bytes):
-                part = parts.pop() + part
-            parts.append(part)
-        return parts
-
-    def longest_completion(self, state: AnswerState) -> int:
-        """Return a number of bytes and time tokens that no completion exceeds that starts one token later."""
-        # Eight bytes end an escape, and an `x` for each earlier label makes a label new.
-        label = max(map(len, self.labels)) if self.labels else 8 + len(state.past) + 4
-        time = 1 if self.in_ticks else max(len(self.spellings[0]), len(self.spellings[-1]))
-        return label + 2 * time + 14
 
     def _may_start(self, state) -> bool:
         return state.low < state.last and (self.max_events is None or state.num_events < self.max_events)
@@ -249,10 +218,10 @@ class AnswerGrammar:
         return state._replace(text=text) if not state.past and _NONE.startswith(text) else None
 
     def _name(self, state) -> str:
-        return unescape_label(state.text.decode())
+        return normalize_label(unescape_label(state.text.decode()))
 
     def _ends_label(self, state) -> bool:
-        """Return whether what stands there is a whole label that may have times."""
+        """Return whether the text is a whole label that may have times."""
         if self.labels is not None:
             return state.text in self.labels and self.labels[state.text] not in state.past and self._may_start(state)
         if state.tail != WHOLE:
@@ -261,24 +230,6 @@ class AnswerGrammar:
         if self.task == "captioning":
             return not any(name == caption and state.onset < offset for caption, offset in state.past)
         return self._may_start(state._replace(low=dict(state.past).get(name, 0)))
-
-    def _rest_of_label(self, state) -> bytes:
-        end = b":" if self.task == "detection" else b""
-        if self.task == "detection" and not state.past and _NONE.startswith(state.text):
-            return _NONE[len(state.text) :]
-        if self.labels is not None:
-            # In the order of their length and the same for every prefix, so that the choice does not change.
-            labels = self._label_prefixes[state.text]
-            chosen = min((label for label in labels if self.labels[label] not in state.past), key=_short_first)
-            return chosen[len(state.text) :] + end
-        rest = end_tail(state.tail)
-        while not self._ends_label(state._replace(text=state.text + rest, tail=WHOLE)):
-            rest += WHOLE
-        return rest + end
-
-
-def _short_first(label: bytes):
-    return len(label), label
 
 
 def _by_prefix(values) -> dict[bytes, list]:
@@ -291,7 +242,7 @@ def _by_prefix(values) -> dict[bytes, list]:
 
 
 def _escaped_labels(event_labels, task) -> dict[bytes, str]:
-    labels = list(event_labels)
+    labels = [normalize_label(label) if isinstance(label, str) else label for label in event_labels]
     if task != "detection":
         raise ValueError(f"event_labels is {labels!r} for {task}, whose answers name no classes; give None.")
     for label in labels:
@@ -302,4 +253,39 @@ def _escaped_labels(event_labels, task) -> dict[bytes, str]:
     return {escape_label(label).encode(): label for label in labels}
 
 
-__all__ = ["AnswerGrammar", "AnswerState"]
+def step_tail(tail: bytes, byte: int) -> bytes | None:
+    r"""Return what the last character of an open label has after one more byte; `None` if no label goes on with it.
+
+    Args:
+        tail: `b""` at the start of a label, `b" "` after a space, `b"x"` after another whole character, or the bytes of
+            a character or an escape that is not whole yet.
+    """
+    if tail == b"\\":
+        return WHOLE if byte in b"\\:;lg" else None
+    if byte >= 0x80 or tail[:1] >= b"\x80":
+        return _step_utf8((tail if tail[:1] >= b"\x80" else b"") + bytes((byte,)))
+    if byte == _SPACE:
+        return b" " if tail == WHOLE else None
+    if byte == _BACKSLASH:
+        return b"\\"
+    return None if byte < 0x20 or byte == 0x7F or byte in b"<>:;" else WHOLE
+
+
+def end_tail(tail: bytes) -> bytes:
+    """Return the first bytes that make the last character of an open label whole."""
+    if tail[:1] < b"\x80":
+        return {WHOLE: b"", b"\\": b"\\"}.get(tail, WHOLE)
+    rest = b""
+    while (after := _step_utf8(tail + rest)) not in (None, WHOLE):
+        rest += bytes((next(byte for byte in range(0x80, 0xC0) if _step_utf8(after + bytes((byte,))) is not None),))
+    return rest
+
+
+def _step_utf8(part: bytes) -> bytes | None:
+    try:
+        text = unicodedata.normalize("NFC", f"x{part.decode()}x")
+    except UnicodeDecodeError as error:
+        # Of a cut character Python says that the data ended; every cut character has a safe whole one.
+        return part if error.reason == "unexpected end of data" else None
+    # Events have no other spaces or invisible characters, and a canonical answer escapes controls.
+    return WHOLE if normalize_label(text) == escape_label(text) else None

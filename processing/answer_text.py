@@ -14,6 +14,7 @@ answers that were cut short.
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from .events import Event
 from .lenient_parser import read_foreign_answer
@@ -48,7 +49,7 @@ PROMPTS = {
 
 # Bounded lengths: no clip lasts 10^7 seconds, and no adversarial answer may cost more than linear time.
 _NUMBER = r"[0-9]{1,7}\.([0-9]{2,40})"
-_INTERVAL = re.compile(rf"(<)?({_NUMBER})(?(1)>)\s{{0,4}}-\s{{0,4}}(<)?({_NUMBER})(?(4)>)")
+_INTERVAL = re.compile(rf"((<)?({_NUMBER})(?(2)>))\s{{0,4}}-\s{{0,4}}((<)?({_NUMBER})(?(6)>))")
 _SHORT_ESCAPES = {"\\": "\\", ":": ":", ";": ";", "l": "<", "g": ">"}
 _ESCAPE_OF = {character: "\\" + letter for letter, character in _SHORT_ESCAPES.items()}
 _ESCAPE = re.compile(r"\\(?:([\\:;lg])|u([0-9a-f]{6}))")
@@ -62,6 +63,18 @@ _PROSE_TIME = re.compile(r"[0-9]\s?(?:s|sec|seconds?)?\s?(?:-|to|and)\s?[0-9]")
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>\s*\Z")
 
 
+class SaidEvent(NamedTuple):
+    """Hold an event of an answer, and the characters `(start, end)` that say its label, its onset and its offset.
+
+    `label` is `None` in grounding, where the question names it.
+    """
+
+    event: Event
+    label: tuple[int, int] | None
+    onset: tuple[int, int]
+    offset: tuple[int, int]
+
+
 def prompt_text(task: str, query: str | None = None, wording: int = 0) -> str:
     """Return the question that asks a model for a task.
 
@@ -73,7 +86,7 @@ def prompt_text(task: str, query: str | None = None, wording: int = 0) -> str:
     Raises:
         ValueError: an unknown task or wording, or a query that is missing, empty or superfluous.
     """
-    _check_choice("task", task, TASKS)
+    check_choice("task", task, TASKS)
     wordings = PROMPTS[task]
     if isinstance(wording, bool) or not isinstance(wording, int) or not 0 <= wording < len(wordings):
         raise ValueError(f"wording is {wording!r}; give an integer from 0 to {len(wordings) - 1} for {task}.")
@@ -116,8 +129,8 @@ def format_events(
     Raises:
         ValueError: an unknown task or format, something that is no event, or grounding events of several labels.
     """
-    _check_choice("task", task, TASKS)
-    _check_choice("answer_format", answer_format, ANSWER_FORMATS)
+    check_choice("task", task, TASKS)
+    check_choice("answer_format", answer_format, ANSWER_FORMATS)
     events = list(events)
     for index, event in enumerate(events):
         if not isinstance(event, Event):
@@ -181,7 +194,7 @@ def unescape_label(text: str) -> str | None:
 
 
 def parse_events(
-    text: str, task: str = "detection", event_label: str = "", tolerant: bool = True
+    text: str, task: str = "detection", event_label: str = "", tolerant: bool = True, truncated: bool = False
 ) -> list[Event] | None:
     """Read the events of an answer, in seconds, sorted. No string makes it raise; time is linear in its length.
 
@@ -201,6 +214,8 @@ def parse_events(
         task: one of [`TASKS`]; what the answer was asked for.
         event_label: label of the events in grounding; in other tasks that of events to which the text gives none.
         tolerant: read other models' answers too.
+        truncated: the answer ran out of room. Only what it says whole counts: neither a caption nor a number that more
+            text could go on with. `[]` then also stands for an answer that was cut before its first whole event.
 
     Returns:
         Events; `[]` for an answer that says there are none; `None` for one that cannot be read.
@@ -208,23 +223,57 @@ def parse_events(
     Raises:
         ValueError: `task` is unknown, or `text` or `event_label` is no string.
     """
-    _check_choice("task", task, TASKS)
+    said = said_events(text, task, event_label, tolerant and truncated, truncated)
+    if said is None and tolerant:
+        # A decoder that keeps special tokens leaves the end of the turn in the text.
+        text = _END_OF_TURN.sub("", text)
+        said = said_events(text, task, event_label, True, truncated)
+        if said is None:
+            return _parse_foreign(text.strip(), task, event_label, truncated)
+    return None if said is None else sorted(item.event for item in said)
+
+
+def said_events(
+    text: str, task: str, event_label: str = "", tolerant: bool = False, truncated: bool = False
+) -> list[SaidEvent] | None:
+    """Return the events of a canonical answer in the order of the text, and where it says them.
+
+    Arguments, `None` and errors are those of [`parse_events`]; here `tolerant` keeps the complete events of an answer
+    that was cut short, and skips events that end before they start.
+    """
+    check_choice("task", task, TASKS)
     for name, value in (("text", text), ("event_label", event_label)):
         if not isinstance(value, str):
             raise ValueError(f"{name} is {value!r}; give a string.")
-    text = text.strip()
-    events = _parse_canonical(text, task, event_label, keep_complete=False)
-    if events is None and tolerant:
-        # A decoder that keeps special tokens leaves the end of the turn in the text.
-        text = _END_OF_TURN.sub("", text).strip()
-        events = _parse_canonical(text, task, event_label, keep_complete=True)
-        if events is None:
-            events = _parse_foreign(text, task, event_label)
-    return events
+    start, end = _strip(text, 0, len(text))
+    if text[start:end] == NO_EVENTS or (truncated and NO_EVENTS.startswith(text[start:end])):
+        return []
+    said, decimals = [], set()
+    items = [(start, end)] if task == "grounding" else _split_items(text, start, end)
+    for index, item in enumerate(items):
+        is_last = index == len(items) - 1
+        may_be_cut = is_last and (tolerant or truncated)
+        found = _read_item(text, *_strip(text, *item), task, event_label, may_be_cut, tolerant)
+        if found is None:
+            return None
+        if truncated and is_last and task == "captioning":
+            found = []  # more words could have followed
+        for match, label, label_span in found:
+            onset, offset = float(match[3]), float(match[7])
+            if truncated and match.end() == end and len(match[8]) < len(match[4]):
+                continue  # more digits could have followed
+            decimals |= {len(match[4]), len(match[8])}
+            if onset <= offset:
+                said.append(SaidEvent(Event(onset, offset, label), label_span, match.span(1), match.span(5)))
+            elif not tolerant:
+                return None
+    if not said and truncated:
+        return []
+    return said if said and len(decimals) == 1 else None
 
 
-def _parse_foreign(text: str, task: str, event_label: str) -> list[Event] | None:
-    found = read_foreign_answer(text, caption_first=task == "captioning")
+def _parse_foreign(text: str, task: str, event_label: str, truncated: bool) -> list[Event] | None:
+    found = read_foreign_answer(text, caption_first=task == "captioning", truncated=truncated)
     if found is None:
         return None
     named = [
@@ -233,85 +282,67 @@ def _parse_foreign(text: str, task: str, event_label: str) -> list[Event] | None
     return sorted(Event(*item) for item in named)
 
 
-def _parse_canonical(text: str, task: str, event_label: str, keep_complete: bool) -> list[Event] | None:
-    if text == NO_EVENTS:
-        return []
-    events, decimals = [], set()
-    items = [text] if task == "grounding" else _split_items(text)
-    for index, item in enumerate(items):
-        may_be_cut = keep_complete and index == len(items) - 1
-        found = _parse_item(item.strip(), task, event_label, may_be_cut)
-        if found is None:
-            return None
-        for onset, offset, label in found:
-            decimals |= {len(onset.partition(".")[2]), len(offset.partition(".")[2])}
-            if float(onset) <= float(offset):
-                events.append(Event(float(onset), float(offset), label))
-            elif not keep_complete:
-                return None
-    return sorted(events) if events and len(decimals) == 1 else None
+def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while start < end and text[end - 1].isspace():
+        end -= 1
+    return start, end
 
 
-def _end_of(pattern: re.Pattern[str], text: str, position: int = 0) -> int:
-    match = pattern.match(text, position)
+def _end_of(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:
+    match = pattern.match(text, start, end)
     assert match, "these patterns match the empty text too"
     return match.end()
 
 
-def _split_items(text: str) -> list[str]:
-    items, position = [], 0
+def _split_items(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    items = []
     while True:
-        end = _end_of(_ITEM, text, position)
+        stop = _end_of(_ITEM, text, start, end)
         # It ends at a semicolon, at the end, or at a backslash that has nothing to escape.
-        if end == len(text) or text[end] != ";":
-            return items + [text[position:]]
-        items.append(text[position:end])
-        position = end + 1
+        if stop == end or text[stop] != ";":
+            return [*items, (start, end)]
+        items.append((start, stop))
+        start = stop + 1
 
 
-def _parse_item(item: str, task: str, event_label: str, may_be_cut: bool) -> list[tuple[str, str, str]] | None:
-    """Return onset, offset (as written) and label of the events of one item; `None` breaks the grammar."""
+def _read_item(text, start, end, task, event_label, may_be_cut, may_be_prose):
+    """Return the interval (a match), label and the label's span of each event of an item; `None` breaks the grammar."""
     if task == "grounding":
-        return _parse_intervals(item, event_label, may_be_cut)
+        return _read_intervals(text, start, end, event_label, None, may_be_cut)
     if task == "detection":
-        head = item[: _end_of(_LABEL, item)]
-        label = unescape_label(head.strip())
-        if item[len(head) : len(head) + 1] != ":":
-            return [] if may_be_cut and not _PROSE_TIME.search(item) else None
-        return None if label is None else _parse_intervals(item[len(head) + 1 :].strip(), label, may_be_cut)
-    interval = _INTERVAL.match(item)
-    colon = _COLON.match(item, interval.end()) if interval else None
+        stop = _end_of(_LABEL, text, start, end)
+        span = _strip(text, start, stop)
+        if stop == end or text[stop] != ":":
+            is_prose = may_be_prose and _PROSE_TIME.search(text, start, end)
+            return [] if may_be_cut and not is_prose else None
+        label = unescape_label(text[slice(*span)])
+        return None if label is None else _read_intervals(text, stop + 1, end, label, span, may_be_cut)
+    interval = _INTERVAL.match(text, start, end)
+    colon = _COLON.match(text, interval.end(), end) if interval else None
     if not interval or not colon:
-        is_cut = _CUT_INTERVAL.fullmatch(item) is not None
-        return [] if may_be_cut and is_cut else None
-    caption = unescape_label(item[colon.end() :].strip())
-    return None if caption is None else _parse_intervals(interval[0], caption, False)
+        return [] if may_be_cut and _CUT_INTERVAL.fullmatch(text, start, end) else None
+    span = _strip(text, colon.end(), end)
+    caption = unescape_label(text[slice(*span)])
+    return None if caption is None else _read_intervals(text, start, interval.end(), caption, span, False)
 
 
-def _parse_intervals(text: str, label: str, may_be_cut: bool) -> list[tuple[str, str, str]] | None:
+def _read_intervals(text, start, end, label, span, may_be_cut):
     found = []
-    pieces = text.split(",")
-    for index, piece in enumerate(pieces):
-        match = _INTERVAL.fullmatch(piece.strip())
-        if match and bool(match[1]) == bool(match[4]):
-            found.append((match[2], match[5], label))
-        elif not (may_be_cut and index == len(pieces) - 1 and _CUT_INTERVAL.fullmatch(piece)):
+    while start <= end:
+        stop = text.find(",", start, end)
+        stop = end if stop < 0 else stop
+        match = _INTERVAL.fullmatch(text, *_strip(text, start, stop))
+        if match and bool(match[2]) == bool(match[6]):
+            found.append((match, label, span))
+        elif not (may_be_cut and stop == end and _CUT_INTERVAL.fullmatch(text, start, stop)):
             return None
+        start = stop + 1
     return found
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a `ValueError` that names the argument and the choices unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
-
-
-__all__ = [
-    "ANSWER_FORMATS",
-    "PROMPTS",
-    "TASKS",
-    "escape_text",
-    "format_events",
-    "parse_events",
-    "prompt_text",
-    "snap_event",
-]

@@ -13,20 +13,14 @@ before any logits processor and at temperature 1.
 """
 
 import math
-import re
 from typing import NamedTuple
 
-from .answer_text import TASKS, parse_events, unescape_label
+from .answer_text import said_events
 from .events import Event
-from .token_bytes import drops_first_space, token_bytes
+from .token_vocabulary import drops_first_space, token_bytes
 
 TOLERANCE = 0.2
-SHARE_OF_LENGTH = 0.2
-
-_TIME = r"<?[0-9]+\.[0-9]+>?"
-_INTERVAL = re.compile(rf"({_TIME})-({_TIME})")
-_TIMES_OF_LABEL = re.compile(rf"((?:[^\\:;]|\\.)+): ({_TIME}-{_TIME}(?:, {_TIME}-{_TIME})*)(?:; |\Z)")
-_CAPTION = re.compile(rf"({_TIME})-({_TIME}): ((?:[^\\;]|\\.)+?)(?:; |\Z)")
+OFFSET_FRACTION = 0.2
 
 
 class EventParts(NamedTuple):
@@ -47,6 +41,7 @@ def score_events(
     time_log_probs=None,
     grid=None,
     tolerance: float = TOLERANCE,
+    truncated: bool = False,
 ) -> list[Event] | None:
     """Return the events of an answer with their scores, from 0 to 1.
 
@@ -56,19 +51,21 @@ def score_events(
         log_probs: natural log-probability of each (num_tokens), from unprocessed logits at temperature 1.
         task: one of `TASKS`.
         event_label: label of the events in grounding.
-        time_log_probs: where times are tokens, log-probabilities of all time tokens in order at each place (num_tokens,
-            num_time_tokens), normalised over the whole vocabulary; `None` to count the time that was said alone.
+        time_log_probs: where times are tokens, log-probabilities of all time tokens in order at each position
+            (num_tokens, num_time_tokens), normalised over the whole vocabulary; `None` to count only the time that was
+            said.
         grid: the [`TimeGrid`] of the time tokens; needed with `time_log_probs`.
         tolerance: seconds by which a time may differ and count as right; an offset by a fifth of the length too.
+        truncated: the answer ran out of room: only what it says whole counts.
 
     Returns:
-        Events as [`parse_events`] gives them of a canonical answer, in the same order; `None` if it is none.
+        Events as [`parse_events`] reads them from a canonical answer, in the same order; `None` for any other answer.
 
     Raises:
         ValueError: an unknown task, lengths that differ, log-probabilities above 0 or not a number, or
             `time_log_probs` without `grid`.
     """
-    parts = event_parts(tokenizer, token_ids, log_probs, task, event_label, time_log_probs, grid, tolerance)
+    parts = event_parts(tokenizer, token_ids, log_probs, task, event_label, time_log_probs, grid, tolerance, truncated)
     if parts is None:
         return None
     return [
@@ -78,11 +75,10 @@ def score_events(
 
 
 def event_parts(
-    tokenizer, token_ids, log_probs, task, event_label="", time_log_probs=None, grid=None, tolerance=TOLERANCE
-) -> list[EventParts] | None:
+    tokenizer, token_ids, log_probs, task, event_label="", time_log_probs=None, grid=None, tolerance=TOLERANCE,
+    truncated=False,
+) -> list[EventParts] | None:  # fmt: skip
     """Return what [`score_events`] multiplies, sorted as its events are."""
-    if task not in TASKS:
-        raise ValueError(f"task is {task!r}; choose one of {', '.join(TASKS)}.")
     token_ids, log_probs = [int(token) for token in token_ids], [float(value) for value in log_probs]
     if len(token_ids) != len(log_probs) or (time_log_probs is not None and len(time_log_probs) != len(token_ids)):
         raise ValueError(f"token_ids has {len(token_ids)} tokens, log_probs {len(log_probs)}; give one row for each.")
@@ -92,7 +88,7 @@ def event_parts(
     if (time_log_probs is None) != (grid is None):
         raise ValueError("time_log_probs and grid belong together; give both or neither.")
     text, ends = _spell(tokenizer, token_ids)
-    found = _find_events(text, task, event_label)
+    found = said_events(text, task, event_label, truncated=truncated)
     if found is None:
         return None
 
@@ -113,7 +109,7 @@ def event_parts(
             event,
             log_prob(label) if label else 0.0,
             time_log_prob(onset, tolerance),
-            time_log_prob(offset, max(tolerance, SHARE_OF_LENGTH * event.duration)),
+            time_log_prob(offset, max(tolerance, OFFSET_FRACTION * event.duration)),
         )
         for event, label, onset, offset in found
     ]
@@ -147,31 +143,3 @@ def _tokens_of(span, ends) -> list[int]:
             tokens.append(index)
         start = end
     return tokens
-
-
-def _find_events(text, task, event_label):
-    """Return `(event, span of its label, of its onset, of its offset)` of a canonical answer; `None` of any other."""
-    events = parse_events(text, task, event_label, tolerant=False)
-    if events is None:
-        return None
-    found = []
-    if task == "captioning":
-        for match in _CAPTION.finditer(text):
-            found.append((_times(match, unescape_label(match[3])), match.span(3), match.span(1), match.span(2)))
-    elif task == "detection":
-        for item in _TIMES_OF_LABEL.finditer(text):
-            label = unescape_label(item[1])
-            for match in _INTERVAL.finditer(text, item.start(2), item.end(2)):
-                found.append((_times(match, label), item.span(1), match.span(1), match.span(2)))
-    else:
-        for match in _INTERVAL.finditer(text):
-            found.append((_times(match, event_label), None, match.span(1), match.span(2)))
-    # What parses though it was written otherwise, with other spaces say, has no places that are known.
-    return found if sorted(event for event, *_ in found) == events else None
-
-
-def _times(match, label) -> Event:
-    return Event(float(match[1].strip("<>")), float(match[2].strip("<>")), label)
-
-
-__all__ = ["EventParts", "event_parts", "score_events"]

@@ -135,6 +135,3 @@ def _score(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f"score is {value!r}; give a finite number, or None for no score.")
     return float(value)
-
-
-__all__ = ["Event", "clip_events", "normalize_label", "shift_events"]

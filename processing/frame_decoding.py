@@ -133,22 +133,23 @@ def score_rows(model, processor, waveforms, questions, rows, labels):
 
 
 def frame_answers(processor, rows, scores, options, written=()):
-    """Return for each row `(text, events)` by its frames, by its text and frames, or by its text; and its frame scores.
+    """Return for each row `(text, events, truncated)` by its frames, its text or both, and its frame scores.
 
     Args:
         rows: `{"task", "query", "duration"}`, the last in seconds of the window.
         scores: for each row `{label: (num_frames,)}`.
         options: what [`frame_options`] returned.
-        written: for each row its text and the events of that, `None` where it cannot be read; none for `frames`.
+        written: for each row its text, the events of that, `None` where it cannot be read, and whether it was
+            truncated; none for `frames`.
     """
     answers = []
     for index, (row, parts) in enumerate(zip(rows, scores, strict=True)):
-        text, events = written[index] if written else (None, None)
+        text, events, truncated = written[index] if written else (None, None, False)
         if options["decode"] != "text":
             events = _frame_events_of(parts, row["duration"], options, events)
         if text is None:
             text = format_events(events, row["task"], processor.grid, processor.answer_format)
-        answers.append((text, events, *([(parts, options["frame_rate"])] if options["is_returned"] else ())))
+        answers.append((text, events, truncated, *([(parts, options["frame_rate"])] if options["is_returned"] else ())))
     return answers
 
 

@@ -47,19 +47,21 @@ _EDGES = " \t\r\n\f\v,.:;=|-–—→*#•\"'`()[]{}<>"
 Found = list[tuple[float, float, str | None]]
 
 
-def read_foreign_answer(text: str, caption_first: bool = False) -> Found | None:
+def read_foreign_answer(text: str, caption_first: bool = False, truncated: bool = False) -> Found | None:
     """Find onsets and offsets in seconds, with the label that the text gives each, or `None`.
 
     Args:
         text: any answer.
         caption_first: prefer the words after an interval as its label to those before it.
+        truncated: the text ran out of room, so that words after its last sentence or list item may go on.
 
     Returns:
         A list of `(onset, offset, label)`; `[]` if the text says that nothing matches; `None` if it cannot be read.
     """
     found = _read_json(text)
     if found is None:
-        found = _read_prose(text, caption_first)
+        ends = [match.end() for match in _SENTENCE_END.finditer(text)] if truncated else [len(text)]
+        found = _read_prose(text[: max(ends, default=0)], caption_first)
     if found is None and _REJECTION.search(text):
         found = []
     return found
@@ -219,6 +221,3 @@ def _clean(words: str) -> str:
     while end > start and words[end - 1].strip(_EDGES).lower() in _TRAILING:
         end -= 1
     return " ".join(words[start:end]).strip(_EDGES)
-
-
-__all__ = ["read_foreign_answer"]

@@ -10,21 +10,32 @@ from tqdm import tqdm
 from transformers import Pipeline
 
 from .annotations import format_annotations, read_annotations
-from .answer_text import TASKS, prompt_text
+from .answer_text import TASKS, parse_events, prompt_text
 from .audio_io import stream_audio, stream_windows
-from .constrained_decoding import AnswerConstraint
+from .constrained_decoding import (
+    PIPELINE_SETTINGS,
+    AnswerConstraint,
+    generation_settings,
+    greedy_settings,
+    log_probs_of,
+)
 from .event_scores import score_events
+from .events import clip_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
 from .prefix_cache import prefill_questions
-from .recording_answers import RecordingAnswers, read_answer
 from .recording_inputs import batch_windows, is_one_recording, name_of, pair_with_queries
 from .torchaudio_features import accelerator
-from .windowing import plan_windows
+from .windowing import RecordingAnswers, plan_windows
 
 logger = logging.getLogger(__name__)
 
 # Recordings of more windows than this have a progress bar.
 FEW_WINDOWS = 4
+# What a call is told beside its generation settings, and `pipeline(...)` for all calls.
+CALL_SETTINGS = (
+    "chunk_length_s", "stride_length_s", "return_scores", "min_score", "constrained", "event_labels", "max_events",
+    "disable_tqdm", "decode", "return_frame_scores", "channel", "strict", "on_error",
+)  # fmt: skip
 
 
 class TemporalAudioGroundingPipeline(Pipeline):
@@ -50,40 +61,25 @@ class TemporalAudioGroundingPipeline(Pipeline):
     read_annotations = staticmethod(read_annotations)
     format_frame_scores = staticmethod(format_frame_scores)
 
-    def _sanitize_parameters(
-        self, chunk_length_s=None, stride_length_s=None, return_scores=None, min_score=None, constrained=None,
-        event_labels=None, max_events=None, disable_tqdm=None, decode=None, return_frame_scores=None, channel=None,
-        strict=None, on_error=None, query=None, wording=None, **generate_kwargs,
-    ):  # fmt: skip
+    def __init__(self, model, *args, **kwargs):
+        super().__init__(model, *args, **kwargs)
+        model.generation_config, left_out = greedy_settings(model.generation_config, PIPELINE_SETTINGS)
+        if left_out:
+            logger.info("Answers are greedy: the checkpoint's %s count only if given here.", left_out)
+
+    def _sanitize_parameters(self, query=None, wording=None, generate_kwargs=None, **options):
         """Sort what `pipeline(...)` was given; `__call__` takes its arguments itself."""
         if query is not None or wording is not None:
             raise ValueError(
                 f"query is {query!r} and wording {wording!r} for the pipeline; give them with each recording instead, "
                 "pipe(recording, task=..., query=..., wording=...)."
             )
-        settings = {
-            "chunk_length_s": chunk_length_s,
-            "stride_length_s": stride_length_s,
-            "return_scores": return_scores,
-            "min_score": min_score,
-            "constrained": constrained,
-            "event_labels": event_labels,
-            "max_events": max_events,
-            "disable_tqdm": disable_tqdm,
-            "decode": decode,
-            "return_frame_scores": return_frame_scores,
-            "channel": channel,
-            "strict": strict,
-            "on_error": on_error,
-        }
-        return {name: value for name, value in settings.items() if value is not None}, generate_kwargs, {}
+        settings = {name: options.pop(name, None) for name in CALL_SETTINGS}
+        if twice := sorted(options.keys() & (generate_kwargs or {}).keys()):
+            raise ValueError(f"generate_kwargs holds {', '.join(twice)}, given as an argument too; give each once.")
+        return {k: v for k, v in settings.items() if v is not None}, {**options, **(generate_kwargs or {})}, {}
 
-    def __call__(
-        self, inputs, task="detection", query=None, batch_size=None, wording=0, chunk_length_s=None,
-        stride_length_s=None, return_scores=None, min_score=None, constrained=None, event_labels=None, max_events=None,
-        disable_tqdm=None, decode=None, return_frame_scores=None, channel=None, strict=None, on_error=None,
-        **generate_kwargs,
-    ):  # fmt: skip
+    def __call__(self, inputs, task="detection", query=None, batch_size=None, wording=0, num_workers=None, **options):
         """Ask about recordings.
 
         Args:
@@ -91,18 +87,19 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 `(num_samples, num_channels)` or a tensor `(num_channels, num_samples)` at 16 kHz, `{"array",
                 "sampling_rate"}`, or `{"bytes", "path"}` as a column of `datasets` holds them (`Audio(decode=False)`),
                 or the `AudioDecoder` that it makes of them where torchcodec is installed. Several are a list, or
-                anything that can be iterated, such as a generator or a column.
+                anything that can be iterated, such as a generator, a column or a `KeyDataset`.
             task: `detection` (all events), `grounding` (those that match a query) or `captioning`.
             query: what to look for; only for grounding. A string, or for several recordings a list with one entry for
                 each. In place of a string may be a list of strings: each is then asked, and their results are a list
                 too. The sound is encoded once, however many are asked.
             batch_size: how many questions about windows (one for each window and query) are answered together; 1, or
                 what `pipeline(...)` was given. All queries of one window are, even if they are more.
-            wording: which of the built-in prompt wordings asks.
+            wording: which of the built-in prompt templates asks.
+            num_workers: taken as other pipelines do; recordings are read by this process.
             chunk_length_s, stride_length_s: seconds of windows, and of their overlaps on either side, see
                 [`plan_windows`]. By default windows are as long as the checkpoint's `chunk_length_s`; if it has none,
                 recordings longer than `max_time` are heard in windows of 10 s. Strides are a sixth by default.
-            return_scores: whether events bear scores, from 0 to 1, see [`score_events`]; by default they do.
+            return_scores: whether events have scores, from 0 to 1, see [`score_events`]; by default they do.
             min_score: leave out events of the recording whose score is lower; those of `windows` are all there. By
                 default detection goes by the checkpoint's `min_score`; 0 leaves out none.
             constrained: hold answers to what can be read, see [`AnswerConstraint`]: times in order and within the
@@ -121,27 +118,35 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 see [`load_audio`].
             on_error: `raise`, or `skip` to go on with the next recording: the result of one that cannot be read has
                 `events` and `duration` that are `None`, and `error`, which a warning says too.
+            generate_kwargs: a dict of settings of `model.generate`, which may be given as arguments, too. Answers are
+                greedy unless these say otherwise, whatever the checkpoint's `generation_config` says; of that count
+                the names in `PIPELINE_SETTINGS`. All from `chunk_length_s` on can be given to `pipeline(...)`, too;
+                what is given here counts.
+=======
+            channel, strict: which channel is heard instead of the mean of all, and whether damaged files are errors,
+                see [`load_audio`].
+            on_error: `raise`, or `skip` to go on with the next recording: the result of one that cannot be read has
+                `events` and `duration` that are `None`, and `error`, which a warning says too.
             generate_kwargs: passed to `model.generate`. All from `chunk_length_s` on can be given to `pipeline(...)`,
                 too; what is given here counts.
+>>>>>>> main
 
         Returns:
             One dict, or a list of them for a list, or for anything else to iterate a generator, which reads ahead no
             further than a batch: `events`, list of `{"onset", "offset", "event_label", "score"}` in seconds of the
             recording; `duration` in seconds; `text`, the raw answers, a line for each window, whose times are those of
-            the window; `windows`, for each `start` and `end` in seconds, `text`, and `events` in seconds of the
-            recording, before they were merged. Where an answer cannot be parsed, `events` of the window are `None` and
-            a warning names its times. `events` of the recording are those of the other windows; if there are none, as
-            in recordings of one window, `None`.
+            the window; `truncated`, whether an answer ran out of room (`max_new_tokens`); `windows`, for each `start`
+            and `end` in seconds, `text`, `truncated`, and `events` in seconds of the recording, before they were
+            merged. Of a truncated answer there are the events that it says whole, and a warning. Where an answer cannot
+            be parsed, `events` of the window are `None` and a warning names its times. `events` of the recording are
+            those of the other windows; if there are none, as in recordings of one window, `None`.
 
         Raises:
             ValueError: unknown task, a missing or superfluous query, impossible windows, or audio that `load_audio` or
                 the processor refuses.
             OSError: a file that cannot be opened.
         """
-        given, generate, _ = self._sanitize_parameters(
-            chunk_length_s, stride_length_s, return_scores, min_score, constrained, event_labels, max_events,
-            disable_tqdm, decode, return_frame_scores, channel, strict, on_error, **generate_kwargs,
-        )  # fmt: skip
+        given, generate, _ = self._sanitize_parameters(**options)
         options = self._options(task, query, batch_size, wording, given, generate)
         if is_one_recording(inputs):
             (result,) = self._results([(inputs, query, name_of(inputs))], *options)
@@ -235,7 +240,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 if isinstance(found, Exception):
                     failed = recording
                     logger.warning("%s is skipped: %s", recording.name, found)
-                    nothing = {"events": None, "duration": None, "text": "", "windows": [], "error": str(found)}
+                    nothing = {"events": None, "duration": None, "text": "", "truncated": False, "windows": []}
+                    nothing["error"] = str(found)
                     yield [dict(nothing) for _ in recording.queries] if is_many else nothing
                     continue
                 recording.add(window, found)
@@ -297,87 +303,76 @@ class TemporalAudioGroundingPipeline(Pipeline):
         return {"waveforms": [samples for *_, samples in batch], "questions": questions, "rows": rows}
 
     def _forward(self, model_inputs, return_scores=True, limits=None, frames=None, **generate_kwargs):
-        settings = generate_kwargs.get("generation_config") or self.model.generation_config
-        num_beams, num_answers, max_new_tokens = (
-            generate_kwargs.get(name) or getattr(settings, name, None) or default
-            for name, default in (("num_beams", 1), ("num_return_sequences", 1), ("max_new_tokens", 256))
-        )
-        if num_answers != 1:
-            raise ValueError(f"num_return_sequences is {num_answers}; a question has one answer here, so leave it out.")
         rows, scored = model_inputs["rows"], {}
+        asked = self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"]
         if frames is not None:
-            questions = model_inputs["waveforms"], model_inputs["questions"]
-            scores = score_rows(self.model, self.processor, *questions, rows, frames["labels"])
-            scored = {"frames": scores, "frame_options": frames}
+            scored = {"frames": score_rows(*asked, rows, frames["labels"]), "frame_options": frames}
             if frames["decode"] == "frames":
                 return {"rows": rows, **scored}
-        inputs = prefill_questions(
-            self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"], num_copies=num_beams
-        )
+        config, generate_kwargs = generation_settings(self.model, generate_kwargs)
+        # Any other cache is made by `generate` itself.
+        is_shared = config.use_cache is not False and config.cache_implementation is None
+        inputs = prefill_questions(*asked, num_copies=config.num_beams or 1, use_cache=is_shared)
         # Row i of the inputs and of the answers belongs to rows[i].
         width, processor = inputs["input_ids"].shape[1], self.processor
+        if config.max_new_tokens is None:
+            config.max_new_tokens = config.max_length - width
+            if config.max_new_tokens < 1:
+                raise ValueError(f"max_length is {config.max_length}, but the prompt is {width}; use max_new_tokens.")
+        config.max_length = None
+        eos = config.eos_token_id
+        eos = processor.tokenizer.eos_token_id if eos is None else eos
+        eos = [eos] if isinstance(eos, int) else list(eos)
         limits = {"constrained": True} if limits is None else dict(limits)
-        if limits.pop("constrained"):
-            eos_token_id = getattr(settings, "eos_token_id", None) or processor.tokenizer.eos_token_id
+        is_constrained = limits.pop("constrained")
+        if is_constrained:
             constraint = AnswerConstraint(
                 processor.tokenizer, processor.grid, processor.answer_format, rows[0]["task"],
-                [row["duration"] for row in rows], width, max_new_tokens, eos_token_id, **limits,
+                [row["duration"] for row in rows], width, eos, **limits,
             )  # fmt: skip
             generate_kwargs["logits_processor"] = [*(generate_kwargs.get("logits_processor") or ()), constraint]
-        generate_kwargs["max_new_tokens"] = max_new_tokens
-        if not return_scores:
-            return {"answers": self.model.generate(**inputs, **generate_kwargs)[:, width:], "rows": rows, **scored}
-        outputs = self.model.generate(**inputs, **generate_kwargs, return_dict_in_generate=True, output_logits=True)
+        config.return_dict_in_generate, config.output_logits = True, return_scores
+        outputs = self.model.generate(**inputs, generation_config=config, **generate_kwargs)
         answers = outputs.sequences[:, width:]
-        # In digits a time is several tokens, and has no distribution of its own.
-        ticks = self.model.config.time_token_ids if processor.answer_format == "ticks" else None
-        own, times = _log_probs(answers, outputs.logits, outputs.get("beam_indices"), ticks)
-        return {"answers": answers, "rows": rows, "own": own, "times": times, **scored}
+        is_whole = torch.isin(answers, torch.tensor(eos, device=answers.device)).any(1).tolist()
+        scored |= {"answers": answers, "rows": rows, "is_whole": is_whole, "is_constrained": is_constrained}
+        if return_scores:
+            # In digits a time is several tokens, and has no distribution of its own.
+            ticks = self.model.config.time_token_ids if processor.answer_format == "ticks" else None
+            own, times = log_probs_of(answers, outputs.logits, outputs.get("beam_indices"), ticks)
+            scored |= {"own": own, "times": times}
+        return scored
 
     def postprocess(self, outputs):
-        """Return for each row the text of its answer and the events that it names, `None` if it cannot be parsed."""
+        """Return for each row the text of its answer, the events that it names, and whether it was truncated.
+
+        Events are in seconds of the window; `None` if the text cannot be parsed. Frame scores may follow.
+        """
         rows, answers = outputs["rows"], []
         if "answers" in outputs:
             texts = self.processor.tokenizer.batch_decode(outputs["answers"], skip_special_tokens=True)
-            answers = [
-                (text, read_answer(text, **row, scored=self._score(outputs, index) if "own" in outputs else None))
-                for index, (text, row) in enumerate(zip(texts, rows))
-            ]
+            answers = [(text, self._events(outputs, index, text), not is_whole)
+                       for index, (text, is_whole) in enumerate(zip(texts, outputs["is_whole"]))]  # fmt: skip
         if "frames" in outputs:
             return frame_answers(self.processor, rows, outputs["frames"], outputs["frame_options"], answers)
         return answers
 
-    def _score(self, outputs, index):
-        """Return the events of one answer with their scores, `None` where they are not known."""
-        row, token_ids, own = (outputs[name][index] for name in ("rows", "answers", "own"))
-        soft = {}
-        if outputs["times"] is not None:
-            soft = {"time_log_probs": outputs["times"][index], "grid": self.processor.grid}
-        return score_events(self.processor.tokenizer, token_ids, own, row["task"], row["query"] or "", **soft)
+    def _events(self, outputs, index, text):
+        """Return the events of one answer, with their scores where these are known."""
+        row, truncated = outputs["rows"][index], not outputs["is_whole"][index]
+        question = row["task"], row["query"] or ""
+        events = parse_events(text, *question, tolerant=not outputs["is_constrained"], truncated=truncated)
+        if "own" in outputs:
+            token_ids, own, times = (part if part is None else part[index] for part in (
+                outputs["answers"], outputs["own"], outputs["times"]))  # fmt: skip
+            soft = {} if times is None else {"time_log_probs": times, "grid": self.processor.grid}
+            scored = score_events(self.processor.tokenizer, token_ids, own, *question, **soft, truncated=truncated)
+            # They compare by times and label. What is read tolerantly has no scores.
+            events = scored if scored == events else events
+        # Frames are rounded up to the grid, so a time may pass the end by less than one step.
+        return None if events is None else clip_events(events, row["duration"])
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save a checkpoint directory that loads again; transformers would leave the processor and this code out."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
-
-
-def _log_probs(answers, logits, beam_indices, ticks):
-    """Return natural log-probabilities of the tokens `(num_rows, length)`, and of all ticks there `(..., num_ticks)`.
-
-    Args:
-        ticks: the `range` of their ids; `None` for none.
-    """
-    own, times = [], []
-    # Beam search may go on for a step that none of the best answers took.
-    for place in range(answers.shape[1]):
-        step = logits[place]
-        # A beam's row changes from step to step; -1 stands after its end.
-        step = step if beam_indices is None else step[beam_indices[:, place].clamp(min=0)]
-        log_probs = step.float().log_softmax(-1)
-        own.append(log_probs.gather(1, answers[:, place : place + 1])[:, 0])
-        if ticks is not None:
-            times.append(log_probs[:, ticks.start : ticks.stop])
-    return torch.stack(own, 1), torch.stack(times, 1) if times else None
-
-
-__all__ = ["TemporalAudioGroundingPipeline"]

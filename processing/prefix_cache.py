@@ -15,7 +15,7 @@ CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ 
 
 
 @torch.no_grad()
-def prefill_questions(model, processor, waveforms, questions, num_copies=1):
+def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_cache=True):
     """Return the arguments with which `model.generate` answers all questions about all clips.
 
     Rows are in the order of the questions, those of the first clip first. Answers start after column
@@ -28,15 +28,22 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1):
         questions: for each clip the texts of its questions, see [`prompt_text`]; at least one.
         num_copies: how many sequences `generate` will make of each row: the larger of `num_beams` and
             `num_return_sequences`.
+        use_cache: prefill what questions share. Without, each row has its whole prompt, for a cache of `generate`'s
+            own, or none.
 
     Returns:
         `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns;
-        it is called `cache` from transformers 5.24 on.
+        it is called `cache` from transformers 5.24 on. Without `use_cache`, `audio_embeds` in its place.
 
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
     """
     frames, _, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    if not use_cache:
+        prompts = [[*prefixes[owner][1], *rest] for owner, rest in zip(owners, rests)]
+        ids, mask = _pad_left(prompts, processor.tokenizer.pad_token_id, model.device)
+        embeds = torch.cat([frames[prefixes[owner][0]] for owner in owners])
+        return {"input_ids": ids, "attention_mask": mask, "audio_embeds": embeds}
     ids, mask, cache = _prefill(model, processor, frames, prefixes)
     owners = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(owners.repeat_interleave(num_copies))
@@ -96,7 +103,7 @@ def _encode(model, processor, waveforms, questions):
     counts = [text.count(processor.audio_token) for text in clip_texts]
     heard = model.get_audio_features(**features)
     embeds, frames = heard.pooler_output.split(counts), heard.encoder_frames.split(counts)
-    # What stands up to the last frame is computed once. A template may put the question before it: then no row shares.
+    # What comes before the last frame is computed once. A template may put the question before it: then no row shares.
     prefixes, owners, rests = {}, [], []
     for clip, (texts, clip_text) in enumerate(zip(questions, clip_texts, strict=True)):
         for prompt in _prompts(processor, texts, clip_text):
@@ -136,6 +143,3 @@ def _pad_left(rows, pad_id, device):
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
-
-
-__all__ = ["prefill_questions", "score_frames"]

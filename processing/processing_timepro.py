@@ -295,5 +295,3 @@ class TimeProAudioProcessor(ProcessorMixin):
 
 
 TimeProAudioProcessor.register_for_auto_class()
-
-__all__ = ["TimeProAudioProcessor"]

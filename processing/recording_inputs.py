@@ -23,6 +23,9 @@ def pair_with_queries(inputs: Iterable, query: Any) -> Iterator[tuple[Any, Any, 
     is_one = query is None or isinstance(query, str)
     if not is_one and hasattr(inputs, "__len__") and hasattr(query, "__len__") and len(query) != len(inputs):
         raise ValueError(f"query has {len(query)} entries for {len(inputs)} recordings; give one for each.")
+    if not isinstance(inputs, Iterable) and hasattr(inputs, "__len__"):
+        # A torch data set, as a `KeyDataset` is, need not say otherwise where it ends.
+        inputs = map(inputs.__getitem__, range(len(inputs)))
     pairs = zip(inputs, itertools.repeat(query)) if is_one else zip(inputs, query, strict=True)
     return ((source, asked, name_of(source, f"inputs[{index}]")) for index, (source, asked) in enumerate(pairs))
 

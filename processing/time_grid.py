@@ -153,6 +153,3 @@ class TimeGrid:
         if isinstance(tick, bool) or not isinstance(tick, numbers.Integral) or not 0 <= tick < self.num_ticks:
             raise ValueError(f"tick is {tick!r}; give an integer from 0 to {self.num_ticks - 1}.")
         return int(tick)
-
-
-__all__ = ["TimeGrid"]

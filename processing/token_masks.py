@@ -1,18 +1,21 @@
-"""Which tokens of a vocabulary may follow an unfinished answer, and how many it takes to end it. No tensors here."""
+"""Which tokens of a vocabulary may follow an unfinished answer. No tensors here."""
 
+import itertools
+import re
 from array import array
+from functools import cached_property
 
-from .answer_grammar import AnswerGrammar, AnswerState
-from .label_characters import WHOLE, end_tail
-from .open_labels import OpenLabels
-from .token_bytes import drops_first_space, token_bytes
-from .token_trie import TokenTrie
+from .answer_grammar import WHOLE, AnswerGrammar, AnswerState, end_tail, step_tail
+from .answer_text import unescape_label
+from .token_vocabulary import TokenTrie, drops_first_space, token_bytes
 
 _X, _SPACE = b"x "
+_BACKSLASH = b"\\"
+_CONTINUING = bytes(range(0x80, 0xC0))
 
 
 class AnswerMasks:
-    """Know which tokens may follow a state of the grammar, and how many it takes to end.
+    """Know which tokens may follow a state of the grammar.
 
     Args:
         tokenizer: a fast tokenizer of byte-level BPE or SentencePiece; for `ticks` it has the time tokens.
@@ -37,11 +40,10 @@ class AnswerMasks:
         plain = [(index, spelled) for index, spelled in enumerate(self.bytes_of) if spelled and index not in eos]
         plain = [(index, spelled) for index, spelled in plain if index not in self.tick_of]
         self.trie = TokenTrie(plain)
-        self._spelled = {}
         self._space_ids = self.trie.after(_SPACE).ids
         self.open_labels = self.spaced_labels = None
         if is_open:
-            # Half of a vocabulary starts with the space that stands before a label.
+            # Half of a vocabulary starts with the space that comes before a label.
             spaced = [(index, spelled[1:]) for index, spelled in plain if spelled[0] == _SPACE and len(spelled) > 1]
             self.open_labels = OpenLabels(grammar, plain, self._can_finish)
             self.spaced_labels = OpenLabels(grammar, spaced, self._can_finish)
@@ -53,7 +55,7 @@ class AnswerMasks:
             raise ValueError(f"tokenizer has no single token for {missing}, which answers need; use another one.")
 
     def advance(self, state: AnswerState, token: int, is_first: bool = False) -> AnswerState | None:
-        """Return the state after one more token; `None` if it ends the answer or may not stand here."""
+        """Return the state after one more token; `None` if it ends the answer or may not come here."""
         if token in self.tick_of:
             return self.grammar.step_time(state, self.tick_of[token])
         spelled = self.bytes_of[token] if token < len(self.bytes_of) and token not in self.eos else None
@@ -63,23 +65,13 @@ class AnswerMasks:
             spelled = spelled.removeprefix(b" ")
         return self.grammar.walk(state, spelled)
 
-    def cost(self, state: AnswerState) -> int:
-        """Return how many tokens end an answer at most, the end-of-sequence token not counted."""
-        return sum(1 if isinstance(part, int) else self._num_tokens(part) for part in self.grammar.completion(state))
-
-    def is_tight(self, state: AnswerState | None, remaining: int) -> bool:
-        """Return whether so few tokens remain that some would leave no room to end."""
-        return state is not None and remaining - 2 < self.grammar.longest_completion(state)
-
-    def allowed(self, state, remaining=None, is_first=False) -> tuple[list[int], tuple | None]:
+    def allowed(self, state: AnswerState | None, is_first: bool = False) -> tuple[list[int], tuple | None]:
         """Return the ids of the tokens that may follow, and within an open label its kind, of which there are more.
 
         See [`AnswerMasks.ids_of_kind`] for those.
 
         Args:
-            state: where the answer stands, `None` if it is over.
-            remaining: tokens that may still be generated, the end included; `None` where no end is near, see
-                [`AnswerMasks.is_tight`].
+            state: where the answer is, `None` if it is over.
             is_first: whether nothing was generated yet.
         """
         if state is None:
@@ -88,27 +80,17 @@ class AnswerMasks:
         ids = list(self.eos) if grammar.is_complete(state) else []
         if grammar.in_ticks and state.phase in ("onset", "offset"):
             low, high = grammar.time_range(state)
-            # All of them leave equally much to say.
-            if low <= high and self._fits(grammar.step_time(state, low), remaining):
-                ids += self.tick_ids[low : high + 1]
+            ids += self.tick_ids[low : high + 1] if low <= high else []
         labels, label = self._open_label(state)
         if labels is not None:
-            kind, others = labels.kind_of(label, lambda after: self._may_follow(label, after, remaining))
-            ids += others
-            if labels is self.spaced_labels and self._fits(label, remaining):
-                ids += self._space_ids
-            if remaining is not None:
-                # Of what goes on, only what ends soon.
-                ids += self._on_the_way(state, remaining) + labels.ids_that_end(kind)
-                kind = None
+            kind, others = labels.kind_of(label)
+            is_spaced = labels is self.spaced_labels
+            kind = (is_spaced, *kind)
+            ids += others + (self._space_ids if is_spaced else [])
         else:
-            for spelled_ids, after in self._reachable(self.trie, state):
-                ids += spelled_ids if self._may_follow(state, after, remaining) else []
+            ids += self._reachable(self.trie, state)
         if is_first and self.drops_first_space:
-            ids += self._space_ids if self._fits(state, remaining) else []
-            for spelled_ids, after in self._reachable(self.trie.after(_SPACE), state):
-                ids += spelled_ids if self._fits(after, remaining) else []
-        kind = None if kind is None else (labels is self.spaced_labels, *kind)
+            ids += [*self._space_ids, *self._reachable(self.trie.after(_SPACE), state)]
         return ids, kind
 
     def ids_of_kind(self, kind: tuple) -> array:
@@ -116,8 +98,8 @@ class AnswerMasks:
         is_spaced, *kind = kind
         return (self.spaced_labels if is_spaced else self.open_labels).ids_of(tuple(kind))
 
-    def _open_label(self, state) -> tuple[OpenLabels | None, AnswerState]:
-        """Return what knows the tokens of an open label, and the state within it, if one goes on or starts here."""
+    def _open_label(self, state) -> "tuple[OpenLabels | None, AnswerState]":
+        """Return the tokens of open labels, and the state within a label, if one goes on or starts here."""
         grammar, labels = self.grammar, self.open_labels
         if labels is not None and state.phase == "literal" and (state.text, state.then) == (b" ", "label"):
             labels, state = self.spaced_labels, grammar.step(state, _SPACE)
@@ -125,57 +107,144 @@ class AnswerMasks:
         goes_on = is_label and grammar.step(state._replace(tail=WHOLE), _X) is not None
         return labels if goes_on else None, state
 
-    def _may_follow(self, state, after, remaining) -> bool:
-        # A label that was begun now would have to end at once, whatever it means.
-        is_forced = remaining is not None and self.grammar.labels is None
-        return not (is_forced and _begins_label(self.grammar.task, state, after)) and self._fits(after, remaining)
-
-    def _fits(self, after, remaining) -> bool:
-        return remaining is None or self.cost(after) <= remaining - 2
-
-    def _reachable(self, trie, state):
-        """Yield `(ids, state after)` of the tokens of a trie that may follow."""
-        stack = [(trie, state)]
+    def _reachable(self, trie, state) -> list[int]:
+        """Return the ids of the tokens of a trie that may follow."""
+        ids, stack = [], [(trie, state)]
         while stack:
             trie, before = stack.pop()
             for byte, longer in trie.children.items():
                 after = self.grammar.step(before, byte)
                 if after is not None:
-                    if longer.ids:
-                        yield longer.ids, after
+                    ids += longer.ids
                     stack.append((longer, after))
-
-    def _can_finish(self, tail) -> bool:
-        return self._num_tokens(end_tail(tail)) < float("inf")
-
-    def _on_the_way(self, state, remaining) -> list[int]:
-        """Return the tokens that the completion of a state starts with."""
-        ids, trie = [], self.trie
-        for byte in (self.grammar.completion(state) or [b""])[0]:
-            trie, state = trie.after(byte), self.grammar.step(state, byte)
-            if trie.ids and self._fits(state, remaining):
-                ids += trie.ids
         return ids
 
-    def _num_tokens(self, text: bytes) -> float:
-        """Return the least number of tokens that spell some bytes; infinity where none do."""
-        if text not in self._spelled:
-            least = [0] + [float("inf")] * len(text)
-            for start in range(len(text)):
-                trie = self.trie
-                for end in range(start, len(text)):
-                    trie = trie.after(text[end])
-                    if trie.ids:
-                        least[end + 1] = min(least[end + 1], least[start] + 1)
-            self._spelled[text] = least[-1]
-        return self._spelled[text]
+    def _can_finish(self, tail) -> bool:
+        return all(self.trie.after(byte).ids for byte in end_tail(tail))
 
 
-def _begins_label(task, before, after) -> bool:
-    """Return whether a token goes on to another caption, or from times to another label."""
-    if task == "captioning":
-        return len(after.past) > len(before.past)
-    return before.phase == "end" and (after.phase == "label" or after.then == "label")
+class OpenLabels:
+    """Know which tokens go on with a label of no given set, and which end it.
+
+    Nearly every token of a vocabulary goes on with such a label. What may follow depends on what the last character has
+    so far, on the next times that are possible, and hardly ever on what the label says; so it is worked out once for
+    each *kind* of state, `(tail, endings)`, instead of once for each state.
+
+    Args:
+        grammar: answers with open labels.
+        plain: `(id, bytes)` of the tokens that are text.
+        can_finish: whether the last character can be made whole, from what it has so far.
+    """
+
+    def __init__(self, grammar: AnswerGrammar, plain, can_finish):
+        self.grammar, self.can_finish = grammar, can_finish
+        end = b":" if grammar.task == "detection" else b";"
+        begins_time = re.compile(rb"(?s) ?\Z| [0-9]")
+        self.inner, self.escaping, self.ending = [], [], []
+        # `{ending: {bytes before it: ids}}`, where an ending is `: ` say.
+        self.endings = {}
+        for index, spelled in plain:
+            before, found, behind = spelled.partition(end)
+            if not found:
+                self.inner.append((index, spelled))
+                continue
+            self.ending.append((index, spelled))
+            if _BACKSLASH in spelled:
+                self.escaping.append((index, spelled))
+            elif begins_time.match(behind):
+                self.endings.setdefault(found + behind, {}).setdefault(before, []).append(index)
+        self._inner_ids, self._endings_after = {}, {}
+
+    def kind_of(self, state: AnswerState) -> tuple[tuple, list[int]]:
+        """Return the kind of a state whose label can go on, and the ids that it allows beyond those of its kind."""
+        if state.tail[:1] == _BACKSLASH:
+            # What ends a label may be escaped here.
+            return (state.tail, ()), self._follow(state, self.ending)
+        others = self._follow(state, self.escaping)
+        known = self._known_rests(state)
+        name_length = 1 + max((len(name.encode()) for name, _ in state.past), default=0)
+        # As good as any label that there has not been.
+        fresh = state._replace(text=b"-" * name_length, tail=WHOLE)
+        endings = []
+        for ending, ids_by_rest in self._after(state.tail).items():
+            may_end = self.grammar.walk(fresh, ending) is not None
+            met = known & ids_by_rest.keys()
+            if may_end and not met:
+                endings.append(ending)
+            elif may_end:
+                others += [index for rest, ids in ids_by_rest.items() if rest not in met for index in ids]
+            for rest in met:
+                if self.grammar.walk(state, rest + ending) is not None:
+                    others += ids_by_rest[rest]
+        return (state.tail, tuple(endings)), others
+
+    def ids_of(self, kind: tuple) -> array:
+        """Return the ids that all states of a kind allow, as C integers: there may be as many as tokens."""
+        tail = kind[0]
+        if tail not in self._inner_ids:
+            self._inner_ids[tail] = array("i", self._inside(tail))
+        endings = (ids for ending in kind[1] for ids in self._after(tail)[ending].values())
+        return self._inner_ids[tail] + array("i", itertools.chain.from_iterable(endings))
+
+    def _after(self, tail) -> dict[bytes, dict[bytes, list[int]]]:
+        """Return of `endings` what makes the last character whole, and then ends the label."""
+        if tail not in self._endings_after:
+            self._endings_after[tail] = {
+                ending: kept
+                for ending, ids_by_rest in self.endings.items()
+                if (kept := {rest: ids for rest, ids in ids_by_rest.items() if _step_all(tail, rest) == WHOLE})
+            }
+        return self._endings_after[tail]
+
+    def _known_rests(self, state) -> set[bytes]:
+        """Return the bytes that would make the label one there has been, escapes left out."""
+        cut = len(state.tail) if state.tail[:1] >= b"\x80" else 0
+        whole = unescape_label(state.text[: len(state.text) - cut].decode()).encode()
+        said = whole + state.text[len(state.text) - cut :]
+        names = (name.encode() for name, _ in state.past)
+        return {name[len(said) :] for name in names if name.startswith(said)}
+
+    def _follow(self, state, items) -> list[int]:
+        """Return the ids of `items` that may follow, each followed byte by byte."""
+        return [index for index, spelled in items if self.grammar.walk(state, spelled) is not None]
+
+    def _inside(self, tail):
+        """Yield the ids that stay within a label whose last character has `tail` so far."""
+        if tail[:1] == _BACKSLASH:
+            walked = ((index, _step_all(tail, spelled)) for index, spelled in self.inner)
+            yield from (index for index, after in walked if after is not None and self.can_finish(after))
+            return
+        for rest, (bare_ids, ids, spaced_ids) in self._by_rest_of_character.items():
+            after = _step_all(tail, rest)
+            if after == WHOLE:
+                yield from (*bare_ids, *ids, *spaced_ids)
+            elif after in (b"", b" "):
+                # A label starts with no space, and has no two in a row.
+                yield from ids
+            elif after is not None and self.can_finish(after):
+                yield from bare_ids
+
+    @cached_property
+    def _by_rest_of_character(self) -> dict[bytes, tuple[list[int], list[int], list[int]]]:
+        """What stays within a label, by the bytes that complete a character of the token before.
+
+        For each, the ids of the tokens that are no more than that, and of those where another character than a space
+        follows, or a space does. So one walk through a vocabulary does for all characters that a token may cut.
+        """
+        found = {}
+        for index, spelled in self.inner:
+            rest = spelled[: len(spelled) - len(spelled.lstrip(_CONTINUING))]
+            follows = spelled[len(rest) :]
+            after = _step_all(WHOLE, follows)
+            if after is not None and self.can_finish(after):
+                place = 0 if not follows else 1 + (follows[:1] == b" ")
+                found.setdefault(rest, ([], [], []))[place].append(index)
+        return found
 
 
-__all__ = ["AnswerMasks"]
+def _step_all(tail, spelled) -> bytes | None:
+    for byte in spelled:
+        tail = step_tail(tail, byte)
+        if tail is None:
+            break
+    return tail

@@ -16,17 +16,23 @@ the whole overlap of two windows, its ends included. (Windows that do not overla
 events of one label that touch or cross it.) With a tolerance, to within that of the overlap's ends.
 """
 
+import copy
+import logging
 import math
 import numbers
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .events import Event
 
+logger = logging.getLogger(__name__)
+
 # Seconds; what the embedded checkpoint was trained on.
 DEFAULT_CHUNK_LENGTH_S = 10.0
-# The share of a window that transformers' speech recognition pipeline keeps as overlap on each side.
+# The fraction of a window that transformers' speech recognition pipeline keeps as overlap on each side.
 DEFAULT_STRIDE = 1 / 6
+# How many windows a warning names.
+MAX_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -253,6 +259,94 @@ def _join(earlier: Event, later: Event, border: float) -> Event:
     return Event(onset, offset, later.event_label, max(scores, default=None))
 
 
+class RecordingAnswers:
+    """Gather what a model answers about the windows of one recording, for each of its queries.
+
+    Args:
+        name: what warnings call the recording.
+        task: what was asked, see [`TASKS`].
+        queries: what was looked for; `[None]` where the task takes no query.
+        tolerance: seconds, see [`EventMerger`].
+        min_score: events of the recording whose score is lower are left out; `None` for none.
+    """
+
+    def __init__(
+        self, name: str, task: str, queries: list[str | None], tolerance: float, min_score: float | None = None
+    ):
+        self.min_score = min_score
+        self.name = name
+        self.task = task
+        self.queries = queries
+        self._mergers = [EventMerger(tolerance) for _ in queries]
+        self._events = [[] for _ in queries]
+        self._windows = [[] for _ in queries]
+        self._frames = [[] for _ in queries]
+
+    def add(self, window: Window, answers: list[tuple]):
+        """Take the next window's answers, one for each query.
+
+        Args:
+            answers: the text, its events in seconds of the window (`None` if it cannot be parsed), whether it ran out
+                of room, and its frame scores, if any.
+        """
+        parts = zip(self._mergers, self._events, self._windows, self._frames, answers)
+        for merger, merged, windows, frames, (text, events, truncated, *scores) in parts:
+            frames += [(window, *part) for part in scores]
+            if events is not None:
+                events = _shift(events, window)
+            merged += merger.add(window, events)
+            dicts = None if events is None else [event.as_dict() for event in events]
+            times = {"start": window.start, "end": window.end}
+            windows.append({**times, "text": text, "truncated": truncated, "events": dicts})
+
+    def results(self, is_whole: bool = True) -> list[dict]:
+        """Return a result for each query; after the last window, warn of answers that were cut or cannot be read."""
+        parts = zip(self.queries, self._mergers, self._events, self._windows, self._frames)
+        return [self._result(*one, is_whole) for one in parts]
+
+    def _result(self, query, merger, events, windows, frames, is_whole):
+        # What more windows may change stays open.
+        events = sorted([*events, *(merger if is_whole else copy.copy(merger)).finish()])
+        if self.min_score is not None:
+            events = [event for event in events if event.score is None or event.score >= self.min_score]
+        unread = [window for window in windows if window["events"] is None]
+        cut = [window for window in windows if window["truncated"]]
+        if is_whole:
+            about = f"{len(windows)} answers" + (f" about {query!r}" if query else "")
+            self._warn(unread, f"{about} cannot be parsed", "unknown")
+            self._warn(cut, f"{about} ran out of room", "incomplete: raise max_new_tokens, or hear shorter windows")
+        if frames:
+            from .frame_decoding import joined_scores  # loads torch
+        return {
+            "events": None if len(unread) == len(windows) else [event.as_dict() for event in events],
+            "duration": windows[-1]["end"],
+            "text": "\n".join(window["text"] for window in windows),
+            "truncated": bool(cut),
+            "windows": list(windows),
+            **({"frame_scores": joined_scores(frames)} if frames else {}),
+        }
+
+    def _warn(self, some, what, how):
+        if some:
+            times = ", ".join(f"{window['start']:g}-{window['end']:g} s" for window in some[:MAX_NAMED])
+            times += f" and {len(some) - MAX_NAMED} more" if len(some) > MAX_NAMED else ""
+            first = some[0]["text"]
+            logger.warning(
+                "%s: %d of %s, for instance %r; the events of %s are %s.", self.name, len(some), what, first, times, how
+            )
+
+
+def _shift(events, window):
+    """Return events in seconds of the recording, free of what floating point adds to sums of decimals."""
+    if not window.start:
+        return events
+    shifted = []
+    for event in events:
+        onset, offset = (min(round(time + window.start, 9), window.end) for time in (event.onset, event.offset))
+        shifted.append(replace(event, onset=onset, offset=offset))
+    return shifted
+
+
 def _tidy(seconds: float) -> float:
     """Round off what floating point has added to a sum of decimals."""
     return round(seconds, 9)
@@ -262,6 +356,3 @@ def _seconds(name: str, value) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}; give a number of seconds.")
     return float(value)
-
-
-__all__ = ["EventMerger", "Window", "WindowPlan", "merge_windows", "plan_windows"]

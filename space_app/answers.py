@@ -19,11 +19,11 @@ MAX_QUERIES, MAX_QUERY_LENGTH = 12, 200
 # Compared as what it is, not by what it holds: Gradio hashes what a session keeps.
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What was answered so far.
+    """The answers so far.
 
     Args:
         name: of the recording.
-        task, queries: what was asked; queries are `[None]` unless the task is `grounding`.
+        task, queries: as asked; queries are `[None]` unless the task is `grounding`.
         waveform: `(num_samples,)` at `sampling_rate`.
         results: of the pipeline, one for each query; their events of every score.
         num_windows: of the whole recording.
@@ -58,7 +58,7 @@ class Answers:
         return [w["text"] for result in self.results for w in result["windows"] if w["events"] is None]
 
     def events(self, threshold: float = 0.0) -> list[dict]:
-        """Return the events of all queries that bear at least a score, in order of time."""
+        """Return the events of all queries that have at least a score, in order of time."""
         events = [event for result in self.results for event in result["events"] or ()]
         events = [event for event in events if event["score"] is None or event["score"] >= threshold]
         return sorted(events, key=lambda event: (event["onset"], event["offset"], event["event_label"]))

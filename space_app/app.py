@@ -47,10 +47,10 @@ def main(argv=None):
         model, limits = find_model(arguments.model), read_limits()
     except ValueError as error:
         arguments.parser.error(str(error))
-    # So that what lies in the folder goes, too, when a manager of services ends this.
+    # So that the folder is also deleted when a service manager stops this.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="timepro-", ignore_cleanup_errors=True) as folder:
-        # Uploads lie apart from other programs' files, and go with this one.
+        # Uploads are kept apart from other programs' files, and deleted with this process.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_EXAMPLES_CACHE": os.path.join(folder, "examples")}
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
         from space_app.server import serve

@@ -59,11 +59,11 @@ def add_endpoints(service):
             audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
                 not as an address; it is deleted when it was answered.
             threshold: score from 0 to 1 that events need; by default what the model card recommends.
-            window: seconds of the windows that long recordings are heard in; by default the model's.
+            window: seconds of the windows that long recordings are split into; by default the model's.
             overlap: seconds that windows overlap on either side; by default a sixth.
 
         Returns:
-            events (onset and offset in seconds, event_label, score), duration in seconds, and how much was heard.
+            events (onset and offset in seconds, event_label, score), duration in seconds, and how much was processed.
         """
         async for result in ask(audio, "detection", None, threshold, window, overlap):
             yield result
@@ -76,11 +76,11 @@ def add_endpoints(service):
                 not as an address; it is deleted when it was answered.
             queries: what to listen for, one description a line.
             threshold: score from 0 to 1 that events need; by default 0.
-            window: seconds of the windows that long recordings are heard in; by default the model's.
+            window: seconds of the windows that long recordings are split into; by default the model's.
             overlap: seconds that windows overlap on either side; by default a sixth.
 
         Returns:
-            events (onset and offset in seconds, the query as event_label, score), duration, and how much was heard.
+            events (onset and offset in seconds, the query as event_label, score), duration, and what was processed.
         """
         async for result in ask(audio, "grounding", queries, threshold, window, overlap):
             yield result
@@ -92,11 +92,11 @@ def add_endpoints(service):
             audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
                 not as an address; it is deleted when it was answered.
             threshold: score from 0 to 1 that events need; by default 0.
-            window: seconds of the windows that long recordings are heard in; by default the model's.
+            window: seconds of the windows that long recordings are split into; by default the model's.
             overlap: seconds that windows overlap on either side; by default a sixth.
 
         Returns:
-            events (onset and offset in seconds, the caption as event_label, score), duration, and how much was heard.
+            events (onset and offset in seconds, the caption as event_label, score), duration, and what was processed.
         """
         async for result in ask(audio, "captioning", None, threshold, window, overlap):
             yield result

@@ -1,4 +1,4 @@
-"""`attention_figure`: where an answer looks, a row for each time that it says, on the time axis of the recording."""
+"""`attention_figure`: what an answer attends to, a row for each time in it, on the time axis of the recording."""
 
 import numpy as np
 import plotly.graph_objects as go
@@ -67,7 +67,7 @@ def attention_figure(times, attention, events=None, dark=False, said=None, decim
         traces.append(_cells(times + step / 2, said, name, weights, highest, f"y{suffix}", dark, decimals))
         layout["shapes"] += [_mark(seconds, row, f"y{suffix}", dark) for row, seconds in enumerate(said)]
         layout["shapes"] += [_edge(row, f"y{suffix}", dark) for row in range(1, len(said))]
-    # The keys stand at the right of the first and of the last panel.
+    # The keys are at the right of the first and of the last panel.
     keys = (("line: time said", 1), (f"full colour: {highest:.2g}", 1 - (inner - height) / inner))
     if len(panels) == 1:
         keys = ((" \u00b7 ".join(text for text, _ in keys), 1),)

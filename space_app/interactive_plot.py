@@ -1,7 +1,7 @@
 """`interactive_figure`: a recording to look into, waveform above spectrogram above bars, on one time axis.
 
 The same picture as `space_app/plots.py` draws for paper, for a page: zoom with the mouse, point at a bar to read it.
-Labels stand above their bars, so that nothing needs a legend or a wide margin.
+Labels are above their bars, so that nothing needs a legend or a wide margin.
 """
 
 import math
@@ -233,7 +233,7 @@ def _score_places(lane, duration) -> list[str]:
 
     A tenth of the time axis holds four digits on a phone.
     """
-    room, places = duration / 10, []
+    room, positions = duration / 10, []
     for event, middle in zip(lane["events"], lane["middles"], strict=True):
         later = [
             other.onset
@@ -242,8 +242,8 @@ def _score_places(lane, duration) -> list[str]:
         ]
         is_free = min([*later, duration]) - event.offset >= room
         is_short = event.offset - event.onset < room
-        places.append(("outside" if is_free else "none") if is_short else "inside")
-    return places
+        positions.append(("outside" if is_free else "none") if is_short else "inside")
+    return positions
 
 
 def _hover(event, decimals, kind=None) -> str:

@@ -4,7 +4,7 @@ import html
 import re
 from pathlib import Path
 
-# The figures of a card stand between two marks.
+# The figures of a card are between two marks.
 _FIGURES = re.compile(r"<!-- figures:[^>]*-->\s*(.*?)<!-- end of figures -->", re.DOTALL)
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 # Up to here a language model is a small one.
@@ -42,7 +42,7 @@ def model_facts(pipe, model: str) -> dict:
     """Return what can be said about the loaded model.
 
     Returns:
-        `name`; `num_parameters`; `labels`, those it knows, `[]` for any; `max_time`, seconds heard at once; `figures`,
+        `name`; `num_parameters`; `labels`, those it knows, `[]` for any; `max_time`, seconds of a window; `figures`,
         rows of the card's table that are about it; `limits`, what the card says it cannot; `card`, its text; `url` of
         the card if it is on the Hub, else `None`.
     """

@@ -82,8 +82,8 @@ def _questions(parts, limits, pipe):
         parts["stop"] = gr.Button("Stop", elem_id="stop", min_width=80, visible=False)
     with gr.Accordion("Windows", open=False):
         gr.HTML(
-            "<p class='hint'>Long recordings are heard in overlapping windows. Empty fields leave their lengths to the "
-            "model.</p>", padding=False,
+            "<p class='hint'>Long recordings are processed in overlapping windows. Empty fields leave their lengths "
+            "to the model.</p>", padding=False,
         )  # fmt: skip
         with gr.Row():
             longest = pipe.processor.max_time
@@ -114,7 +114,7 @@ def _questions(parts, limits, pipe):
 
 def _answers(parts, pipe):
     parts["status"] = gr.HTML(
-        "<p class='empty'>The answer will stand here: waveform, spectrogram, and a lane for every kind of sound.</p>",
+        "<p class='empty'>The answer will appear here: waveform, spectrogram, and a lane for every kind of sound.</p>",
         elem_id="status", padding=False,
     )  # fmt: skip
     with gr.Column(visible=False) as parts["results"]:

@@ -1,6 +1,6 @@
-"""The colours of every picture of sounds, for light and for dark pages, and the words that stand beside them.
+"""The colours of every picture of sounds, for light and for dark pages, and the text next to them.
 
-The seven hues were searched so that the two closest lie far apart to the common eye and to those of protanopes,
+The seven hues were searched so that the two closest are far apart for normal vision and for protanopes,
 deuteranopes and tritanopes (simulated as in Machado, Oliveira and Fernandes 2009), each in a contrast of three to one
 or more to its page. tests/test_palette.py holds them to it.
 """

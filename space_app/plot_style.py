@@ -17,7 +17,7 @@ PAGES = {
         "page": "#27272A", "levels": ((0, "#2B2C31"), (0.35, "#50545D"), (0.7, "#A2A9B4"), (1, "#F4F5F7")),
     },
 }  # fmt: skip
-# Pixels. Labels stand above what they name, so that the left margin is the same on a phone and on a desktop.
+# Pixels. Labels are above what they name, so that the left margin is the same on a phone and on a desktop.
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM, HEADING = 44, 10, 34, 46, 26
 
 

@@ -1,4 +1,4 @@
-"""`read_recording`: decode an upload within the limits, without a word about where it lies on this machine."""
+"""`read_recording`: decode an upload within the limits, without revealing its path on this machine."""
 
 import os
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def read_recording(
         path: file.
         limits: [`Limits`] on its size and length.
         check: called again and again, to end the work by an exception.
-        report: told what was found wrong in a recording that could be heard all the same; by default it is logged.
+        report: told what was found wrong in a recording that could be decoded all the same; by default it is logged.
 
     Returns:
         float32 array `(num_samples,)` at `pipe.processor.sampling_rate`.

@@ -14,7 +14,7 @@ def error_html(message: str) -> str:
 
 
 def progress_html(answers) -> str:
-    """Return how much of a recording was heard."""
+    """Return how much of a recording was processed."""
     heard = answers.results[0]["duration"] if answers.results else 0.0
     text = f"Listening to {html.escape(answers.name)}"
     if answers.num_windows > 1:

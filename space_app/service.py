@@ -18,7 +18,7 @@ class Service:
     Args:
         model: checkpoint directory or id on the Hub.
         limits: what one visitor may ask.
-        folder: where uploads, and files to download, lie; deleted by the caller.
+        folder: for uploads and files to download; deleted by the caller.
     """
 
     def __init__(self, model: str, limits: Limits, folder: str):

@@ -30,7 +30,7 @@ class Uploads:
     """Count who needs which upload.
 
     Args:
-        folder: where uploads lie; nothing else is ever deleted.
+        folder: of uploads; nothing else is ever deleted.
         max_bytes: size of an upload, for those within messages to the MCP server; Gradio sees to the others.
     """
 
@@ -155,7 +155,7 @@ class Uploads:
         """Delete what nobody needs; the caller holds the lock."""
         if self._num_incoming:
             return
-        # Uploads that came in lie in folders; what lies beside these was broken off.
+        # Complete uploads are in folders; files outside them were interrupted.
         self._unneeded.update(str(path) for path in self.folder.iterdir() if path.is_file())
         for path in map(Path, self._unneeded):
             if self.folder not in path.parents:

@@ -50,5 +50,6 @@ def add_time_tokens(
                 head[rows] = tick_head(embeddings[rows], head[: ids.start])
             else:
                 head[rows] = time_embeddings(head[: ids.start], number_ids, time_init, seed)
-    set_ticks(model.config, model.generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride)
+    settings = (time_init, answer_format, time_prompt, time_stride)
+    model.generation_config = set_ticks(model.config, model.generation_config, grid, ids, *settings)
     return timed_processor(processor, grid, answer_format, time_prompt, time_stride)

@@ -104,23 +104,23 @@ def test_all_that_is_wrong_is_listed_at_once(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     problems, notes = check_files(folder)
-    assert "logs is an empty folder, and no part of a checkpoint; take it away." in problems
+    assert "logs is an empty folder, and no part of a checkpoint; remove it." in problems
     assert len(problems) == 7
     for start in ("time_grid.py is missing", "tokenizer.json is missing", "leftover.py is no part of a checkpoint",
                   "checkpoint-10/optimizer.pt is, or may hold, a pickle", "scores.json is, or may hold, a pickle",
                   "model.safetensors is not a whole safetensors file"):  # fmt: skip
         assert any(problem.startswith(start) for problem in problems), (start, problems)
-    assert notes == ["code that differs from this package's, published as it stands: events.py."]
+    assert notes == ["code that differs from this package's, published as it is: events.py."]
 
 
 def test_shards_are_weights(folder):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert check_files(folder)[0] == ["model-00002-of-00002.safetensors is missing; save the checkpoint anew."]
+    assert check_files(folder)[0] == ["model-00002-of-00002.safetensors is missing; save the checkpoint again."]
     for name in ("model-00002-of-00002.safetensors", "model.safetensors"):
         shutil.copy(folder / names["a"], folder / name)
-    assert "stands beside model.safetensors.index.json" in check_files(folder)[0][0]
+    assert "there are both model.safetensors and model.safetensors.index.json" in check_files(folder)[0][0]
 
 
 def test_code_of_another_repository_is_refused(folder):

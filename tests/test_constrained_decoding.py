@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from processing import constrained_decoding
-from processing.answer_grammar import AnswerGrammar
-from processing.answer_text import ANSWER_FORMATS, TASKS, format_events, parse_events
+from processing.answer_grammar import AnswerGrammar, step_tail
+from processing.answer_text import ANSWER_FORMATS, TASKS, escape_label, format_events, parse_events
 from processing.constrained_decoding import AnswerConstraint
-from processing.events import Event
-from processing.label_characters import step_tail
+from processing.events import Event, normalize_label
 from processing.time_grid import TimeGrid
 from processing.token_masks import AnswerMasks
 from recipes.conversion.checkpoint import load_processor
@@ -42,6 +41,23 @@ def random_model(tokenizer, seed=0):
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
     return Qwen2ForCausalLM(config).eval()
+
+
+def whole_part(text, task):
+    """Return the longest beginning of an answer that ran out of room, and was held to the grammar, that is whole."""
+    parts = [text] if task == "grounding" else _items(text)
+    last = parts.pop()
+    label, colon, times = last.rpartition(": ") if task == "detection" else ("", "", last)
+    ends = [match.end() for match in re.finditer(r"-<?[0-9]+\.[0-9]+>?(?=,|$)", times)] if task != "captioning" else []
+    if ends and ends[-1] == len(times) and times[-1] != ">" and _decimals(times) < _decimals(times.partition("-")[0]):
+        ends.pop()
+    if ends and (colon or task == "grounding"):
+        parts.append(label + colon + times[: ends[-1]])
+    return "; ".join(parts) or "none"
+
+
+def _decimals(text):
+    return len(text.rpartition(".")[2])
 
 
 def problem_of(text, task, grid, duration, labels=None, max_events=None):
@@ -107,7 +123,7 @@ def answers(tokenizer, grid, task, answer_format, mode, durations, seed, max_new
     # Prompts of different lengths, padded on the left.
     prompt[0, :2], mask[0, :2] = tokenizer.pad_token_id, 0
     constraint = AnswerConstraint(
-        tokenizer, grid, answer_format, task, durations, 5, max_new_tokens, tokenizer.eos_token_id, **limits
+        tokenizer, grid, answer_format, task, durations, 5, tokenizer.eos_token_id, **limits
     )
     torch.manual_seed(seed)
     output = model.generate(
@@ -115,14 +131,15 @@ def answers(tokenizer, grid, task, answer_format, mode, durations, seed, max_new
         suppress_tokens=[3], **MODES[mode],
     )  # fmt: skip
     rows = output[:, 5:]
-    assert ((rows == tokenizer.eos_token_id).sum(-1) >= 1).all(), "an answer was cut"
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+    is_whole = (rows == tokenizer.eos_token_id).any(-1).tolist()
+    assert all(is_whole) or rows.shape[1] == max_new_tokens
+    return list(zip(tokenizer.batch_decode(rows, skip_special_tokens=True), is_whole, strict=True))
 
 
 def check_clips(tokenizers, num_clips, batch_size=8):
     """Answer about so many clips in every way there is; return the number of answers and of those with events."""
     kinds = list(itertools.product(tokenizers, TASKS, ANSWER_FORMATS, MODES))
-    counts = [0, 0]
+    counts = [0, 0, 0]
     for batch in range(num_clips // batch_size):
         name, task, answer_format, mode = kinds[7 * batch % len(kinds)]
         tokenizer, grid = tokenizers[name]
@@ -134,8 +151,14 @@ def check_clips(tokenizers, num_clips, batch_size=8):
             limits["event_labels"] = (None, LABELS[:5])[batch // 2 % 2]
         max_new_tokens = (24, 60)[batch // 3 % 2]
         texts = answers(tokenizer, grid, task, answer_format, mode, durations, batch, max_new_tokens, **limits)
-        for index, text in enumerate(texts):
+        for index, (text, is_whole) in enumerate(texts):
             duration = durations[index // (len(texts) // batch_size)]
+            if not is_whole:
+                part = whole_part(text, task)
+                found = parse_events(text, task, "query", tolerant=False, truncated=True)
+                assert found == parse_events(part, task, "query", tolerant=False), (text, part, name, batch)
+                text = part
+                counts[2] += 1
             wrong = problem_of(text, task, grid, duration, limits.get("event_labels"), limits["max_events"])
             assert wrong is None, (wrong, text, name, task, answer_format, mode, duration, batch)
             counts[0] += 1
@@ -144,15 +167,15 @@ def check_clips(tokenizers, num_clips, batch_size=8):
 
 
 def test_answers_of_random_models_are_valid(tokenizers):
-    num_answers, num_with_events = check_clips(tokenizers, 50, batch_size=1)
-    assert num_answers >= 50 and num_with_events > num_answers / 2
+    num_answers, num_with_events, num_truncated = check_clips(tokenizers, 50, batch_size=1)
+    assert num_answers >= 50 and num_with_events > num_answers / 3 and 5 < num_truncated < num_answers
 
 
 @pytest.mark.slow
 def test_answers_about_a_thousand_clips_are_valid(tokenizers):
-    num_answers, num_with_events = check_clips(tokenizers, 1000)
-    print(num_answers, num_with_events)
-    assert num_answers >= 1000 and num_with_events > num_answers / 2
+    num_answers, num_with_events, num_truncated = check_clips(tokenizers, 1000)
+    print(num_answers, num_with_events, num_truncated)
+    assert num_answers >= 1000 and num_with_events > num_answers / 3
 
 
 MASKS = {}
@@ -161,6 +184,7 @@ free_labels = st.one_of(
     st.text(min_size=1, max_size=8),
     st.text(" \t\n:;\\<>,-noe1.\u3000é犬", min_size=1, max_size=6),
 )
+free_labels = free_labels.map(normalize_label).filter(lambda label: label and "\\u" not in escape_label(label))
 
 
 @settings(max_examples=100)
@@ -192,21 +216,20 @@ def test_every_canonical_answer_is_allowed(tokenizers, data):
     masks, grammar = MASKS[key], MASKS[key].grammar
     state = grammar.start(duration)
     for index, token in enumerate(tokens):
-        assert token in allowed_ids(masks, state, None, index == 0), (text, tokenizer.decode(tokens[:index]))
+        assert token in allowed_ids(masks, state, index == 0), (text, tokenizer.decode(tokens[:index]))
         state = masks.advance(state, token, index == 0)
-        assert masks.cost(state) <= grammar.longest_completion(state)
     assert tokenizer.eos_token_id in allowed_ids(masks, state)
 
 
 # Digits alone stand for times. A label that lasts to the end may not return, one that only starts like it may.
 BEGUN = {
-    "detection": ["", "dog: 0-1; ", "dog: 0-8; ", "d\\u00006fg: 0-8; do", "Ж: 0-2; Д: 0-8; "],
+    "detection": ["", "dog: 0-1; ", "dog: 0-8; ", "Ж: 0-2; Д: 0-8; "],
     "captioning": ["", "0-8: dog; 1-8: ", "0-8: dog; 1-8: do", "0-1: a; 2-3: Ж", "0-8: Ж; 1-8: "],
 }
 
 
-def allowed_ids(masks, state, remaining=None, is_first=False):
-    ids, kind = masks.allowed(state, remaining, is_first)
+def allowed_ids(masks, state, is_first=False):
+    ids, kind = masks.allowed(state, is_first)
     return {*ids, *(masks.ids_of_kind(kind) if kind else ())}
 
 
@@ -238,19 +261,11 @@ def test_what_is_allowed_is_what_the_grammar_goes_on_with(tokenizers, data):
     expected = {token for token in range(len(tokenizer)) if masks.advance(state, token) is not None}
     expected |= {tokenizer.eos_token_id} if masks.grammar.is_complete(state) else set()
     assert allowed_ids(masks, state) == expected
-    remaining = data.draw(st.integers(masks.cost(state) + 1, masks.cost(state) + 12))
-    tight = allowed_ids(masks, state, remaining)
-    assert tight <= expected
-    assert all(
-        masks.cost(after) <= remaining - 2 for token in tight if (after := masks.advance(state, token)) is not None
-    )
 
 
-def constraint(tokenizers, name="small", task="detection", answer_format="ticks", duration=10.0, budget=64, **limits):
+def constraint(tokenizers, name="small", task="detection", answer_format="ticks", duration=10.0, **limits):
     tokenizer, grid = tokenizers[name]
-    return AnswerConstraint(
-        tokenizer, grid, answer_format, task, [duration], 0, budget, tokenizer.eos_token_id, **limits
-    )
+    return AnswerConstraint(tokenizer, grid, answer_format, task, [duration], 0, tokenizer.eos_token_id, **limits)
 
 
 def allowed_after(tokenizers, text, **options):
@@ -293,13 +308,6 @@ def test_a_clip_shorter_than_a_step_has_no_events(tokenizers):
     assert all("none".startswith(token) for token in allowed_after(tokenizers, "", duration=0.0))
 
 
-def test_the_end_comes_within_the_budget(tokenizers):
-    # Another interval takes `,`, a space, two times and `-`, then the end: six tokens, with one time one fewer.
-    text = "<0.80>-<1.04>"
-    assert "," in allowed_after(tokenizers, text, task="grounding", budget=3 + 6)
-    assert allowed_after(tokenizers, text, task="grounding", budget=3 + 4) == {EOS}
-
-
 def test_what_others_ban_is_allowed_where_nothing_else_is(tokenizers):
     made = constraint(tokenizers, max_events=1)
     tokenizer = tokenizers["small"][0]
@@ -317,7 +325,7 @@ def test_threads_may_share_a_tokenizer(tokenizers, monkeypatch):
     prompt = torch.randint(0, 200, (2, 5), generator=torch.Generator().manual_seed(0))
 
     def ask(model):
-        held = AnswerConstraint(tokenizer, grid, "digits", "detection", [9.0, 3.0], 5, 40, tokenizer.eos_token_id)
+        held = AnswerConstraint(tokenizer, grid, "digits", "detection", [9.0, 3.0], 5, tokenizer.eos_token_id)
         options = {"attention_mask": torch.ones_like(prompt), "logits_processor": [held], "max_new_tokens": 40}
         return model.generate(input_ids=prompt, do_sample=False, **options).tolist()
 
@@ -342,9 +350,12 @@ def test_few_label_sets_are_remembered(tokenizers):
     assert allowed_after(tokenizers, "dog bark: <0.80>-<0.88>", event_labels=["dog bark"])
 
 
-def test_labels_hold_no_surrogates():
+@pytest.mark.parametrize(
+    "text", ["\\u00000a", " a", "a  b", "a\u00a0b", "a\u200bb", "a\nb", "a\x85b", "a<", "a\\n"]
+)
+def test_labels_that_events_cannot_have_are_not_written(text):
     tail = b""
-    for byte in b"\\u00d80":
+    for byte in text.encode():
         tail = step_tail(tail, byte)
         if tail is None:
             break
@@ -354,7 +365,6 @@ def test_labels_hold_no_surrogates():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"budget": 1}, "max_new_tokens is 1"),
         ({"duration": 31.0}, "duration is 31.0 s"),
         ({"duration": float("nan")}, "duration is nan s"),
         ({"task": "grounding", "event_labels": ["dog"]}, "event_labels is"),
@@ -373,7 +383,7 @@ def test_refusals(tokenizers, options, message):
 def test_refuses_a_tokenizer_without_time_tokens(tokenizers):
     tokenizer = tokenizers["small"][0]
     with pytest.raises(ValueError, match="lacks time tokens"):
-        AnswerConstraint(tokenizer, TimeGrid(25, 0.04), "ticks", "detection", [1.0], 0, 9, tokenizer.eos_token_id)
+        AnswerConstraint(tokenizer, TimeGrid(25, 0.04), "ticks", "detection", [1.0], 0, tokenizer.eos_token_id)
 
 
 def test_refuses_rows_that_are_no_multiple_of_the_clips(tokenizers):

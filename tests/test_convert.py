@@ -219,8 +219,27 @@ def test_generation_is_kept_from_emitting_placeholders_and_ticks(converted, stoc
     assert settings["suppress_tokens"] == [stock[0].config.audio_token_id, *ticks]
     assert settings["max_new_tokens"] == 256
     kept = stock[0].generation_config
-    names = ("eos_token_id", "pad_token_id", "do_sample", "top_k")
-    assert [settings[name] for name in names] == [getattr(kept, name) for name in names]
+    assert [settings[name] for name in ("eos_token_id", "pad_token_id")] == [kept.eos_token_id, kept.pad_token_id]
+    ours = {"suppress_tokens", "max_new_tokens", "transformers_version"}
+    assert settings.keys() <= ours | {"eos_token_id", "pad_token_id"}
+
+
+def test_how_a_backbone_samples_is_left_out_and_said(make_stock, tmp_path, caplog):
+    stock, folder = make_stock()
+    ends = {"eos_token_id": stock.generation_config.eos_token_id, "pad_token_id": stock.generation_config.pad_token_id}
+    sampling = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.5, "repetition_penalty": 1.1,
+                "no_repeat_ngram_size": 3, "num_beams": 4, "min_new_tokens": 9}  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(ends | sampling))
+    with caplog.at_level("WARNING"):
+        convert(folder, tmp_path / "out")
+    (said,) = [record.getMessage() for record in caplog.records if "generation_config.json" in record.getMessage()]
+    assert all(f"{name}={value!r}" in said for name, value in sampling.items()) and "token_id" not in said
+    assert not sampling.keys() & read(tmp_path / "out", "generation_config.json").keys()
+    # A backbone that samples nothing has nothing to be said about.
+    (folder / "generation_config.json").write_text(json.dumps(ends | {"use_cache": True, "do_sample": False}))
+    caplog.clear()
+    convert(folder, tmp_path / "again")
+    assert "generation_config.json" not in caplog.text
 
 
 def test_a_converted_checkpoint_loads_without_missing_or_unexpected_keys(converted):

@@ -132,7 +132,7 @@ BROKEN = {
     leave_pointer: "is truncated, or is no safetensors file .*; fetch it again",
     lose_tensor_in_file: "lacks 1 tensors that its index tells of",
     lose_tensor: r"lacks 1 of \d+ weights: model.language_model.layers.1.mlp.down_proj.weight",
-    add_tensor: "holds 1 weights that its config.json leaves no place for: .*layers.2.mlp.down_proj.weight",
+    add_tensor: "holds 1 weights unknown to its config.json: .*layers.2.mlp.down_proj.weight",
     add_stranger: "key is 'vision_tower.weight', which no qwen2_audio checkpoint has",
     change_shape: r"has 6 weights of other shapes than its config.json: .*\[48, 32\], not \[64, 32\]",
     quantise: "as I8; give weights that are not quantised",

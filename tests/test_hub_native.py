@@ -16,22 +16,13 @@ from modeling_timepro import TimeProAudioForCausalLM
 from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.conversion.checkpoint_folder import load_pipeline
+from recipes.small.link_code import code_sources
 
 ROOT = Path(__file__).parents[1]
 TASK = "temporal-audio-grounding"
-CODE = {
-    "modeling_timepro": ["backbone_parts", "configuration_timepro", "frame_grounder", "modeling_timepro",
-                         "yamnet_encoder", "yamnet_encoder_config"],
-    "processing": ["subtitles", "annotations", "annotation_tables", "text_files", "answer_grammar", "token_masks",
-                   "audio_decoding", "audio_formats", "audio_io", "audio_mixing", "constrained_decoding",
-                   "frame_decoding", "event_scores", "answer_text", "events", "lenient_parser", "pipeline_timepro",
-                   "processing_timepro", "label_characters", "open_labels", "recording_answers", "recording_inputs",
-                   "prefix_cache", "time_grid", "token_bytes", "token_trie", "torchaudio_features", "windowing",
-                   "yamnet_features"],
-}  # fmt: skip
 DATA = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "processor_config.json",
         "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
-SOURCES = {f"{name}.py": ROOT / package / f"{name}.py" for package, names in CODE.items() for name in names}
+SOURCES = code_sources()
 DOG = {"onset": 1.2, "offset": 3.44, "event_label": "dog", "score": None}
 
 # The packages may be installed, or stand in the working directory: neither must help.
@@ -122,8 +113,8 @@ finish({"answer": pipe(wav), "again": pipeline(TASK, model=parts, **TRUST)(wav, 
 def result_of(event, duration):
     """Return the result for a recording of one window whose answer is the scripted one."""
     text = "dog: <1.20>-<3.44>"
-    window = {"start": 0.0, "end": duration, "text": text, "events": [event]}
-    return {"events": [event], "duration": duration, "text": text, "windows": [window]}
+    window = {"start": 0.0, "end": duration, "text": text, "truncated": False, "events": [event]}
+    return {"events": [event], "duration": duration, "text": text, "truncated": False, "windows": [window]}
 
 
 def visit(script, *arguments, folder):
@@ -336,7 +327,8 @@ def test_wrong_questions_are_named(scripted, clips, arguments, message):
 
 @pytest.mark.skipif(not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy")
 def test_the_embedded_checkpoint_is_current_and_small():
+    advice = "run python -m recipes.small.link_code"
+    assert {path.name for path in DEFAULT_CHECKPOINT.glob("*.py")} == set(SOURCES), advice
     for name, source in SOURCES.items():
-        assert (DEFAULT_CHECKPOINT / name).read_bytes() == source.read_bytes(), f"save {name} into the checkpoint anew"
-    assert {path.name for path in DEFAULT_CHECKPOINT.glob("*.py")} == set(SOURCES)
+        assert (DEFAULT_CHECKPOINT / name).read_bytes() == source.read_bytes(), advice
     assert sum(path.stat().st_size for path in DEFAULT_CHECKPOINT.rglob("*")) <= 25_000_000

@@ -22,7 +22,7 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 STDLIB_ONLY = (
     "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
     "annotation_tables", "subtitles", "annotations", "answer_grammar",
-    "token_masks", "audio_formats", "event_scores", "label_characters", "open_labels", "token_bytes", "token_trie",
+    "token_masks", "audio_formats", "event_scores", "token_vocabulary",
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},

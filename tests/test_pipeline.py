@@ -10,8 +10,7 @@ from transformers import pipeline
 
 from processing.audio_io import load_audio
 from processing.events import Event
-from processing.recording_answers import RecordingAnswers
-from processing.windowing import Window, merge_windows, plan_windows
+from processing.windowing import RecordingAnswers, Window, merge_windows, plan_windows
 from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint_folder import TASK, load_pipeline
 
@@ -172,7 +171,7 @@ def test_unreadable_windows_are_named(caplog):
     dog = Event(1.0, 2.0, "dog")
     recording = RecordingAnswers("street.wav", "grounding", ["dog", "cat"], 0.08)
     for window, events in zip(windows, ([dog], None, [dog])):
-        recording.add(window, [("well" if events is None else "1.00-2.00", events), ("well", None)])
+        recording.add(window, [("well" if events is None else "1.00-2.00", events, False), ("well", None, False)])
     with caplog.at_level(logging.WARNING):
         first, second = recording.results()
     assert spans(first) == [(1.0, 2.0), (21.0, 22.0)] and second["events"] is None

@@ -4,8 +4,10 @@ import logging
 import re
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import soundfile
 
 from processing.audio_io import audio_duration, load_audio, stream_audio
 
@@ -112,3 +114,79 @@ def test_the_bark_in_opposite_phase_is_heard_in_one_channel():
     mono = load_audio(FOLDER / "bark_mono.flac")
     heard = load_audio(FOLDER / "bark_opposite_phase.flac", channel="loudest")
     assert abs(np.corrcoef(mono, heard)[0, 1]) > 0.999
+
+
+def write(path, samples, rate=16000, codec=None, **options):
+    """Write a recording by libsndfile, or by PyAV in a codec; return its bytes."""
+    if codec is None:
+        soundfile.write(path, samples, rate, **options)
+        return path.read_bytes()
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 64000
+        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(
+            stream.codec_context.format, "mono", rate, stream.codec_context.frame_size or 1024
+        )
+        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
+            for packet in stream.encode(part):
+                container.mux(packet)
+    return path.read_bytes()
+
+
+def burst(seconds, at, rate=16000):
+    samples = np.zeros(round(seconds * rate))
+    samples[round(at * rate) :][: rate // 5] = 0.5 * np.sin(2 * np.pi * 700 * np.arange(rate // 5) / rate)
+    return samples
+
+
+def onsets(samples):
+    loud = np.flatnonzero(np.abs(samples) > 0.25) / RATE
+    return [float(time) for time, gap in zip(loud, np.diff(loud, prepend=-1)) if gap > 0.2]
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [("a.wav", None), ("a.flac", None), ("a.aiff", None), ("a.au", None), ("a.ogg", None), ("a.m4a", "aac"),
+     ("a.aac", "aac"), ("a.mp3", "libmp3lame"), ("a.flv", "libmp3lame"), ("a.wma", "wmav2"), ("a.opus", "libopus"),
+     ("a.ts", "aac"), ("a.ac3", "ac3"), ("a.mkv", "flac"), ("a.avi", "libmp3lame")],
+)  # fmt: skip
+def test_joined_recordings_are_heard_one_after_another(name, codec, tmp_path):
+    rates = (48000, 48000) if codec else (16000, 8000)
+    parts = [write(tmp_path / f"{n}{name}", burst(2, 1, rate), rate, codec) for n, rate in enumerate(rates)]
+    (tmp_path / name).write_bytes(b"".join(parts))
+    heard = load_audio(tmp_path / name)
+    assert len(heard) / RATE == pytest.approx(4, abs=0.15)
+    assert onsets(heard) == pytest.approx([1, 3], abs=0.12)
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"])
+@pytest.mark.parametrize("counted", [0, 1, 2**62])
+def test_what_headers_count_is_checked(format, counted, tmp_path, caplog):
+    """None, half, or far more than there is."""
+    data = bytearray(write(tmp_path / "a", burst(2, 1.5), format=format, subtype="PCM_16"))
+    where, size, order, overhead = {
+        "WAV": (data.find(b"data") + 4, 4, "little", 0), "RF64": (data.find(b"ds64") + 16, 8, "little", 0),
+        "W64": (data.find(b"data") + 16, 8, "little", 24), "AIFF": (data.find(b"SSND") + 4, 4, "big", 8),
+        "AU": (8, 4, "big", 0), "CAF": (data.find(b"data") + 4, 8, "big", 4), "FLAC": (22, 4, "big", 0),
+    }[format]  # fmt: skip
+    number = 16000 if format == "FLAC" else 32000 + overhead
+    number = min(counted and (number if counted == 1 else counted), 2 ** (8 * size) - 1)
+    data[where : where + size] = number.to_bytes(size, order)
+    heard = load_audio(bytes(data))
+    assert len(heard) == 32000 and onsets(heard) == pytest.approx([1.5], abs=0.002)
+    assert len(caplog.records) == 1 or counted != 1
+
+
+def test_vorbis_that_was_cut_without_decoding_is_read_to_its_end(tmp_path, caplog):
+    write(tmp_path / "a.ogg", burst(3, 2.7, 44100), 44100, subtype="VORBIS")
+    with av.open(tmp_path / "a.ogg") as source, av.open(tmp_path / "b.ogg", "w") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - 22050, packet.dts - 22050, stream
+                target.mux(packet)
+    heard = load_audio(tmp_path / "b.ogg")
+    assert len(heard) / RATE == pytest.approx(3, abs=0.01) and onsets(heard) == pytest.approx([2.7], abs=0.002)
+    assert "promises 2.50 s, but 3.00 s of sound are there" in caplog.text

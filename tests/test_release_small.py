@@ -1,7 +1,10 @@
 """The embedded checkpoint: how it is stored, and figures in cards that come from reports alone."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -10,10 +13,12 @@ from modeling_timepro import TimeProAudioForCausalLM
 from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint
+from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.data.clip import AnnotatedClip
 from recipes.data.questions import SCORING, questions
 from recipes.evaluation.report import make_report
 from recipes.publishing.model_card import FAILURES_MARKS, FIGURES_MARKS, RECORDINGS_MARKS, figures_table, fill
+from recipes.small.link_code import code_sources, link_code
 from recipes.small.release import CARDS, release
 
 
@@ -81,6 +86,34 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     assert len(scores) == 4
     for scored in scores.values():
         assert set(scored) == {"num_clips", "detection", "grounding", "rejection"}
+
+
+def test_a_release_writes_no_source_that_its_folder_links_to(scripted_checkpoint, report, tmp_path):
+    checkpoint = Path(shutil.copytree(scripted_checkpoint("dog bark"), tmp_path / "trained"))
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": []}))
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
+    card = tmp_path / "card.md"
+    card.write_text("\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
+    out, path = tmp_path / "small", str(tmp_path / "report.json")
+    out.mkdir()
+    (out / "config.json").write_text((checkpoint / "config.json").read_text())
+    link_code(out)
+    sources = {**code_sources(), "README.md": CARDS[-1]}
+    before = {name: source.read_bytes() for name, source in sources.items()}
+    release(checkpoint, path, path, str(tmp_path / "peer.json"), out, (card,))
+    assert before == {name: source.read_bytes() for name, source in sources.items()}
+    assert {item.name: item.resolve() for item in out.iterdir() if item.is_symlink()} == sources
+    assert not [item for item in tmp_path.iterdir() if item.name.startswith(".small")]
+    noise = (0.1 * np.random.default_rng(0).normal(size=16000)).astype(np.float32)
+    assert load_pipeline(out)(noise)["text"] == load_pipeline(checkpoint)(noise)["text"]
+
+
+def test_a_copy_whose_links_lead_nowhere_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "timepro_audio"}')
+    (tmp_path / "events.py").symlink_to("../../nowhere/events.py")
+    with pytest.raises(ValueError, match="events.py links to a file that is not there; copy checkpoints with cp -rL"):
+        load_pipeline(tmp_path)
 
 
 def test_figures_of_fewer_recordings_are_not_released(report, tmp_path):

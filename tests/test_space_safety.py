@@ -5,7 +5,6 @@ import os
 
 import httpx
 import pytest
-import soundfile
 
 pytest.importorskip("gradio")
 
@@ -127,11 +126,10 @@ def test_the_name_of_an_upload_cannot_lead_elsewhere(space_page):
 def test_a_name_with_markup_comes_back_as_text(space_page, tmp_path):
     # Gradio itself strips what is no part of a name; whatever is left is JSON here, and escaped on the page.
     path = tmp_path / "<img src=x onerror=alert(1)>.wav"
-    soundfile.write(tmp_path / "a.wav", [0.0] * 16000, 16000)
-    path.write_bytes((tmp_path / "a.wav").read_bytes()[:3000])
+    path.write_bytes(b"no audio" * 400)
     with open(path, "rb") as file:
         (uploaded,) = HTTP.post(f"{space_page.url}/gradio_api/upload", files={"files": (path.name, file)}).json()
     kind, text = call(
         space_page.url, "detect", {"path": uploaded, "meta": {"_type": "gradio.FileData"}}, None, None, None
     )
-    assert kind == "error" and "breaks off" in text and str(space_page.folder) not in text
+    assert kind == "error" and "is not audio that can be read" in text and str(space_page.folder) not in text

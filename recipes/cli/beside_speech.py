@@ -117,6 +117,3 @@ def _speaker_recording(path, file) -> tuple[str, set[str]]:
 
 def _count(things, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
-
-
-__all__ = ["add_speech_arguments", "add_to_speakers", "check_speech_arguments", "write_beside_speech"]

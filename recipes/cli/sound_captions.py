@@ -128,6 +128,3 @@ def _find_room(taken, first: int, last: int, length: int, margin: int, end: int 
         return None
     free = min([start - margin for start, _ in taken if start >= onset] + [onset + 10**9 if end is None else end])
     return (onset, free) if onset + length <= free else None
-
-
-__all__ = ["CaptionRules", "caption_text", "place_captions", "weave_captions"]

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders that appear complete or not at all."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
         read_config(out)
     except ValueError:
         folders = folders or ["no TimePro checkpoint"]
-    # All of the folder is replaced, so it must be what it is taken for.
+    # The whole folder is replaced, so make sure of what it is.
     if folders:
         raise FileExistsError(
             f"out is {str(out)!r}, which holds {', '.join(folders)}; overwrite replaces checkpoints only."
@@ -33,7 +33,7 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(out: Path, overwrite: bool = False):
-    """Yield an empty folder beside `out` that takes its place when the block ends well, and is removed when not."""
+    """Yield an empty folder next to `out` that replaces it if the block succeeds, and is removed otherwise."""
     out = Path(os.path.abspath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))

@@ -1,4 +1,4 @@
-"""A backbone's folder, looked through before anything is made of it: what is missing or broken is said at once."""
+"""A backbone's folder, checked before anything is made of it, so that what is missing or broken is reported at once."""
 
 import math
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from recipes.conversion.weight_files import (
 )
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
-# What a checkpoint has beside its weights, by any of these names.
+# Further files of a checkpoint, by any of these names.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "tekken.json")
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "README.md"]
@@ -36,11 +36,11 @@ class BackboneFiles:
 
     Args:
         name: the Hub id or folder that was asked for.
-        folder: where its files lie.
+        folder: of its files.
         config: ours, without ticks.
         processor: ours, with the time prompt off.
         generation_config: its own.
-        tensors: where the tensors of our model lie, by our names and in the order of the files.
+        tensors: where the tensors of our model are stored, by our names and in the order of the files.
     """
 
     name: str
@@ -60,7 +60,7 @@ class BackboneFiles:
 
 
 def read_backbone(name) -> BackboneFiles:
-    """Look through a backbone, reading headers but no weights.
+    """Check a backbone, reading headers but no weights.
 
     Args:
         name: folder, or Hub id, of which the needed files are fetched.
@@ -126,7 +126,7 @@ def backbone_folder(name) -> Path:
         if isinstance(error, ValueError) and "backbone" in str(error):
             raise
         raise FileNotFoundError(
-            f"backbone is {str(name)!r}: no such folder, and the Hub does not give it ({error})"
+            f"backbone is {str(name)!r}: no such folder, and the Hub does not return it ({error})"
         ) from error
 
 
@@ -197,7 +197,7 @@ def check_weights(tensors: dict[str, StoredTensor], config, folder) -> None:
         raise ValueError(f"{str(folder)!r} lacks {len(missing)} of {len(shapes)} weights: {listed(missing)}.")
     if unknown := [tensors[name].name for name in tensors if name not in shapes]:
         raise ValueError(
-            f"{str(folder)!r} holds {len(unknown)} weights that its config.json leaves no place for: {listed(unknown)}."
+            f"{str(folder)!r} holds {len(unknown)} weights unknown to its config.json: {listed(unknown)}."
         )
     wrong = [
         f"{tensor.name} is {list(tensor.shape)}, not {list(shapes[name])}"
@@ -211,7 +211,7 @@ def check_weights(tensors: dict[str, StoredTensor], config, folder) -> None:
 
 
 def check_side_files(folder) -> None:
-    """Raise `ValueError` unless a tokenizer and the settings of a feature extractor stand beside the weights."""
+    """Raise `ValueError` unless a tokenizer and the settings of a feature extractor accompany the weights."""
     for what, files in (("a tokenizer", TOKENIZER_FILES), ("a feature extractor", EXTRACTOR_FILES)):
         if not any((folder / file).is_file() for file in files):
             raise ValueError(f"{str(folder)!r} lacks {what} ({' or '.join(files)}); fetch that too.")

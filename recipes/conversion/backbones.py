@@ -36,7 +36,7 @@ class Backbone:
     keys: tuple[tuple[str, str | None], ...]
 
 
-# Checkpoints on the Hub bear the names of older classes; transformers renames while it loads. Both are read.
+# Checkpoints on the Hub have tensor names of older classes, which transformers renames while it loads. Both are read.
 QWEN2_AUDIO_KEYS = (
     (r"(model\.)?audio_tower\.", "model.audio_tower."),
     (r"(model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
@@ -75,7 +75,7 @@ BACKBONES = {
     "audioflamingo3": Backbone(audio_flamingo_fields, QWEN2_AUDIO_KEYS),
     "qwen2_audio": Backbone(qwen2_audio_fields, QWEN2_AUDIO_KEYS),
     "qwen2_5_omni_thinker": Backbone(omni_thinker_fields, OMNI_KEYS),
-    # The whole model: its thinker hears and writes; talker and vocoder speak, and are left out.
+    # The whole model: its thinker listens and writes; talker and vocoder speak, and are left out.
     "qwen2_5_omni": Backbone(omni_thinker_fields, OMNI_KEYS),
 }
 
@@ -136,7 +136,7 @@ def backbone_processor(path, config) -> TimeProAudioProcessor:
             f"audio_token_id is {config.audio_token_id} but the tokenizer has {len(tokenizer)} tokens; config.json and "
             "tokenizer are not of the same backbone."
         )
-    # Some tokenizers carry a template of the language model before it could hear.
+    # Some tokenizers carry a template of the text-only language model.
     templates = [_default_template(source) for source in (settings.get("chat_template"), tokenizer.chat_template)]
     template = next((template for template in templates if template and audio_token in template), None)
     if template is None and audio_token != DEFAULT_AUDIO_TOKEN:

@@ -41,7 +41,7 @@ Audio-Side Time Prompt* (arXiv 2604.13715). Made by `timepro convert`.
 
 
 def base_model_id(source) -> str:
-    """Return what a backbone is called on the Hub: its id, told from the cache too; else the name of its folder."""
+    """Return what a backbone is called on the Hub: its id, also if cached; otherwise the name of its folder."""
     cached = re.search(r"models--([^/]+?)--([^/]+)", str(Path(source.name).absolute()))
     if cached:
         return f"{cached[1]}/{cached[2]}"

@@ -51,7 +51,7 @@ def mark_answers(template):
 
 
 def _end_of_loop(template, start):
-    """Return where the `endfor` of the loop stands that is open at `start`."""
+    """Return the position of the `endfor` of the loop that is open at `start`."""
     depth = 1
     for block in BLOCK.finditer(template, start):
         depth += 1 if block[1] == "for" else -1

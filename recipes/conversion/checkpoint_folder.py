@@ -8,9 +8,6 @@ from pathlib import Path
 from recipes import DEFAULT_CHECKPOINT
 
 TASK = "temporal-audio-grounding"
-# For checkpoints that do not say; transformers would stop after 20 tokens, in the middle of an answer.
-MAX_NEW_TOKENS = 256
-
 
 def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
     """Return the pipeline of a checkpoint folder or Hub id, by the code in the checkpoint (`trust_remote_code`).
@@ -18,21 +15,25 @@ def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
     A local folder is loaded offline, which is also faster.
 
     Raises:
-        ValueError: the folder holds no TimePro checkpoint.
+        ValueError: the folder holds no TimePro checkpoint, or links that lead nowhere.
         OSError: the Hub id cannot be loaded.
     """
     if Path(model).exists() or Path(model) == DEFAULT_CHECKPOINT:
         read_config(model)
+        if dangling := [path for path in sorted(Path(model).glob("*.py")) if not path.exists()]:
+            raise ValueError(f"{dangling[0]} links to a file that is not there; copy checkpoints with cp -rL.")
         # transformers reads these on import, so they work in a fresh process only; later they do no harm.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import pipeline
     from transformers.utils import logging
 
+    from processing.constrained_decoding import MAX_NEW_TOKENS, PIPELINE_SETTINGS, greedy_settings
+
     logging.disable_progress_bar()
     pipe = pipeline(TASK, model=str(model), trust_remote_code=True)
-    settings = pipe.model.generation_config
-    if settings.max_new_tokens is None and settings.max_length is None:
-        settings.max_new_tokens = MAX_NEW_TOKENS
+    # The code of an older checkpoint would sample if its settings say so, or stop after 20 tokens.
+    pipe.model.generation_config, _ = greedy_settings(pipe.model.generation_config, PIPELINE_SETTINGS)
+    pipe.model.generation_config.max_new_tokens = pipe.model.generation_config.max_new_tokens or MAX_NEW_TOKENS
     return pipe
 
 

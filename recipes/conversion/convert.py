@@ -18,6 +18,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from modeling_timepro import TimeProAudioForCausalLM
 from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
+from processing.constrained_decoding import MAX_NEW_TOKENS, TOKEN_SETTINGS, greedy_settings
 from recipes.conversion.atomic_folder import atomic_folder, check_output_folder
 from recipes.conversion.backbone_files import (
     EMBEDDINGS,
@@ -54,19 +55,25 @@ def add_tick_tokens(tokenizer, grid) -> range:
 
 
 def set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride):
-    """Make a configuration and its generation settings say that ticks with these ids exist; the vocabulary grows."""
+    """Make a configuration say that ticks with these ids exist, and return generation settings; the vocabulary grows.
+
+    Of the backbone's own settings only those of tokens are kept: answers are greedy, and may repeat themselves.
+    """
     # Spare rows are used where the backbone has them; otherwise the matrices grow by what is missing.
     config.text_config.vocab_size = max(config.text_config.vocab_size, ids.stop)
     config.time_token_start_id, config.num_time_tokens = ids.start, len(ids)
     config.time_step, config.max_time, config.frame_rate = grid.time_step, grid.max_time, grid.frame_rate
     config.time_init, config.answer_format = time_init, answer_format
     config.time_prompt, config.time_stride = time_prompt, time_stride
+    settings, left_out = greedy_settings(generation_config, TOKEN_SETTINGS)
+    if left_out := {name: value for name, value in left_out.items() if not name.startswith(("output_", "use_cache"))}:
+        named = ", ".join(f"{name}={value!r}" for name, value in left_out.items())
+        logger.warning("left out of generation_config.json, so that answers are greedy: %s", named)
     suppressed = [config.audio_token_id] + ([] if answer_format == "ticks" else list(ids))
-    generation_config.suppress_tokens = suppressed
+    settings.suppress_tokens = suppressed
     # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
-    generation_config.max_new_tokens = 256
-    # Otherwise transformers may make them anew from the configuration.
-    generation_config._from_model_config = False
+    settings.max_new_tokens = MAX_NEW_TOKENS
+    return settings
 
 
 def timed_processor(processor, grid, answer_format, time_prompt, time_stride):
@@ -99,7 +106,7 @@ def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
     """Return the first values of the ticks' rows, `(num_ticks, hidden_size)`, by the name of their matrix.
 
     Args:
-        tensors: where the backbone's tensors lie, by our names.
+        tensors: where the backbone's tensors are stored, by our names.
     """
 
     def read(name, use):
@@ -120,7 +127,7 @@ def write_weights(folder, tensors, rows, ids, max_shard_size):
     """Write the weights of a backbone with ticks as shards into `folder`, under a progress bar.
 
     Args:
-        tensors: where the backbone's tensors lie, by our names.
+        tensors: where the backbone's tensors are stored, by our names.
         rows: what [`tick_rows`] returns; they replace spare rows first and are appended after that.
     """
     ours = dict(tensors)
@@ -177,8 +184,8 @@ def convert(
     tokenizer = source.processor.tokenizer
     number_ids = number_tokens(tokenizer, grid)
     ids = add_tick_tokens(tokenizer, grid)
-    config, generation_config = copy.deepcopy(source.config), source.generation_config
-    set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride)
+    config, settings = copy.deepcopy(source.config), (time_init, answer_format, time_prompt, time_stride)
+    generation_config = set_ticks(config, source.generation_config, grid, ids, *settings)
     config.architectures = [TimeProAudioForCausalLM.__name__]
     config.dtype = DTYPES[source.dtype]
     end_answers(source.processor, generation_config)
@@ -202,7 +209,7 @@ def end_answers(processor, generation_config):
     """Make tokenizer and generation settings agree with the chat template on the token that ends an answer.
 
     Some tokenizers name the end of a document instead, with which training would teach another end than generation
-    awaits.
+    expects.
     """
     tokenizer, answer = processor.tokenizer, "timepro"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]

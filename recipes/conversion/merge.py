@@ -125,7 +125,7 @@ def _base_folder(name) -> Path:
     try:
         return Path(snapshot_download(str(name)))
     except (OSError, ValueError) as error:
-        raise ValueError(f"base is {str(name)!r}: no such folder, and the Hub does not give it ({error}).") from error
+        raise ValueError(f"base is {str(name)!r}: no such folder, and the Hub does not return it ({error}).") from error
 
 
 def _card(adapter, base, name, rank):

@@ -14,8 +14,8 @@ def number_tokens(tokenizer, grid: TimeGrid) -> list[list[int]]:
 def place_weights(num_tokens: int) -> torch.Tensor:
     """Return weights `(num_tokens,)` that shrink by a third from each place to the next and sum to one.
 
-    With a ratio r between places a change of the last of four digits moves the mean by r^3 and an exchange of the last
-    two by r^2 (1 - r); two thirds makes the smaller of them as large as it gets.
+    With a ratio r between positions, a change of the last of four digits moves the mean by r^3 and an exchange of the
+    last two by r^2 (1 - r); two thirds makes the smaller of them as large as it gets.
     """
     weights = (2 / 3) ** torch.arange(num_tokens, dtype=torch.float64)
     return weights / weights.sum()
@@ -57,7 +57,7 @@ def time_embeddings(
 
 
 def column_moments(weight: torch.Tensor, rows: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of each column, on the CPU, some rows at a time to spare memory.
+    """Return mean and standard deviation of each column, on the CPU, some rows at a time to save memory.
 
     Args:
         weight: `(vocab_size, hidden_size)`.
@@ -72,13 +72,13 @@ def tick_head(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     """Return `(num_ticks, hidden_size)` first output weights of ticks that answers are written in.
 
     Each points the way of the tick's own embedding, less what all have in common, at twice the length of other rows:
-    what was read off a tick then says that tick.
+    what was read off a tick then predicts that tick.
 
     Args:
         embeddings: `(num_ticks, hidden_size)` input embeddings of the ticks.
         head: `(vocab_size, hidden_size)` output weights of the other tokens.
     """
     centred = embeddings.float() - embeddings.float().mean(0)
-    # Some rows at a time, to spare memory.
+    # Some rows at a time, to save memory.
     length = 2 * torch.cat([part.float().norm(dim=1) for part in head.split(4096)]).mean()
     return (torch.nn.functional.normalize(centred, dim=1) * length).to(head)

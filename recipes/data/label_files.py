@@ -33,6 +33,3 @@ def read_labels(path: str | os.PathLike, format: str | None = None) -> list[dict
     if format is not None:
         return read_annotations(path, label_format(format))
     return read_annotations(path, guess_exchange_format(path) if os.path.isfile(path) else None)
-
-
-__all__ = ["LABEL_FORMATS", "label_format", "read_labels"]

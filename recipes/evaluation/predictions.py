@@ -217,13 +217,3 @@ def _list(items, singular, plural=None) -> str:
     name = singular if len(items) == 1 else plural or f"{singular}s"
     rest = f", and {len(items) - NUM_SHOWN} more" if len(items) > NUM_SHOWN else ""
     return f"{len(items)} {name}: {', '.join(items[:NUM_SHOWN])}{rest}"
-
-
-__all__ = [
-    "QUESTION_KEYS",
-    "answerable_questions",
-    "apply_min_score",
-    "parse_prediction",
-    "prepare_answers",
-    "read_predictions",
-]

@@ -283,6 +283,3 @@ def _write(path, text):
     part = path.with_name(f"part_{path.name}")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
-
-
-__all__ = ["make_report", "report_paths", "write_report"]

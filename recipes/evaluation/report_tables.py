@@ -355,6 +355,3 @@ def _cell(value) -> str:
     # A bar would end the cell, a line break the row.
     text = " ".join(str(value).split()).replace("|", "\\|")
     return f" {text} " if text else " "
-
-
-__all__ = ["format_markdown", "format_report", "markdown_table", "with_interval"]

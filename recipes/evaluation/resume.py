@@ -84,6 +84,3 @@ def _parse(line, path, keys):
         if isinstance(row, dict) and ("settings" in row or set(keys) <= row.keys()):
             return row
     raise ValueError(f"{str(path)!r} has the line {line[:60]!r}, which no run wrote; delete the file to start again.")
-
-
-__all__ = ["keep_rows"]

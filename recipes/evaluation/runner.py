@@ -69,6 +69,3 @@ def _run_task(pipe, task, requests, options):
                     outcome = own_error
             yield requests[position], outcome
             position += 1
-
-
-__all__ = ["Request", "run"]

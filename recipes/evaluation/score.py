@@ -203,6 +203,3 @@ def _report(paths, head, clips, policy, asked, answers, aliases, failures, again
         other = {"predictions": str(against), "min_score": min_score, "answers": other}
     answers, clipping = prepare_answers(clips, answers, aliases)
     return write_report(paths, head | {"clipping": clipping}, clips, asked, answers, failures, other)
-
-
-__all__ = ["score_checkpoint", "score_predictions"]

@@ -205,6 +205,3 @@ def _read_numbers(name, values) -> list[float]:
 
 def _events(clip) -> list[Event] | None:
     return None if clip is None else [Event(**values) for values in clip]
-
-
-__all__ = ["EventMetric", "count_unmatched_labels", "event_features", "flat_count_scores", "flat_scores", "read_events"]

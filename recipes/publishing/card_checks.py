@@ -1,4 +1,4 @@
-"""Whether a checkpoint's card can be published: its metadata, and its figures against the reports beside it."""
+"""Whether a checkpoint's card can be published: its metadata, and its figures against the reports next to it."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def check_card(folder) -> tuple[list[str], list[str]]:
     if again != data:
         problems.append("README.md: huggingface_hub writes other metadata than it reads here; simplify them.")
     if UNFILLED in text:
-        problems.append(f"README.md: {text.count(UNFILLED)} places say {UNFILLED!r}; fill them in or take them out.")
+        problems.append(f"README.md: {text.count(UNFILLED)} places say {UNFILLED!r}; fill them in or remove them.")
     wrong, notes = _check_figures(Path(folder), text, card.data)
     return problems + wrong, notes
 
@@ -60,7 +60,7 @@ def _check_figures(folder, text, data) -> tuple[list[str], list[str]]:
         note = f"{len(results)} figures in the card, and no scores.json or report.json to compare them with."
         return [], [note if results else "the card has no figures."]
     if not results:
-        return ["README.md: it has no model-index, but reports lie beside it; name their figures."], []
+        return ["README.md: it has no model-index, but reports are next to it; name their figures."], []
     problems = []
     for result in results:
         where = f"{result.metric_name or result.metric_type} of {result.dataset_config or result.dataset_name}"
@@ -74,7 +74,7 @@ def _check_figures(folder, text, data) -> tuple[list[str], list[str]]:
         if abs(value - float(result.metric_value)) > 6e-5:
             problems.append(f"README.md: {where} is {result.metric_value}, but the report says {value:.4f}.")
     if FIGURES_MARKS[0] in text and figures_table(scores or {data.model_name: single}) not in text:
-        problems.append("README.md: its table is not that of the reports; write it anew.")
+        problems.append("README.md: its table is not that of the reports; write it again.")
     return problems, [] if problems else [f"{len(results)} figures of the card agree with the reports."]
 
 

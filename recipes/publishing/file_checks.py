@@ -13,7 +13,7 @@ SETTINGS = ("config.json", "generation_config.json", "processor_config.json", "t
             "chat_template.jinja")  # fmt: skip
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-# What may stand beside what is loaded.
+# Files that are allowed but not loaded.
 PAPERS = ("README.md", "LICENSE", "scores.json", "report.json", "training_log.jsonl", "trainer_state.json")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5")
 
@@ -30,7 +30,7 @@ def checkpoint_code(folder) -> set[str]:
         if (folder / file).is_file():
             names |= _named_classes(json.loads((folder / file).read_text(encoding="utf-8")))
     if foreign := sorted(name for name in names if "--" in name):
-        raise ValueError(f"auto_map names {foreign}, code of another repository; save the checkpoint anew.")
+        raise ValueError(f"auto_map names {foreign}, code of another repository; save the checkpoint again.")
     found, todo = set(), {name.split(".")[0] for name in names}
     while todo:
         file = f"{todo.pop()}.py"
@@ -81,13 +81,13 @@ def check_files(folder) -> tuple[list[str], list[str]]:
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     weights, problems = _weights(folder, files)
     empty = sorted(path.name for path in folder.iterdir() if path.is_dir() and not any(path.iterdir()))
-    problems += [f"{name} is an empty folder, and no part of a checkpoint; take it away." for name in empty]
+    problems += [f"{name} is an empty folder, and no part of a checkpoint; remove it." for name in empty]
     needed = {*SETTINGS, *weights, *code}
-    problems += [f"{name} is missing; save the checkpoint anew." for name in sorted(needed - files)]
+    problems += [f"{name} is missing; save the checkpoint again." for name in sorted(needed - files)]
     for name in sorted(files):
         # The length at the head of safetensors may read as an operation; whether they are whole was looked at.
         if name.endswith(PICKLE_SUFFIXES) or (name not in weights and is_pickle(folder / name)):
-            problems.append(f"{name} is, or may hold, a pickle, which runs code when it is read; take it away.")
+            problems.append(f"{name} is, or may hold, a pickle, which runs code when it is read; remove it.")
         elif name not in needed and name not in PAPERS:
             problems.append(f"{name} is no part of a checkpoint; move it out of the folder.")
     sources = {path.name: path for package in CODE_FOLDERS for path in package.glob("*.py")}
@@ -95,7 +95,7 @@ def check_files(folder) -> tuple[list[str], list[str]]:
     other = [name for name in present if name not in sources or not _same(folder / name, sources[name])]
     notes = [f"{len(present)} code files, equal to those of this package."]
     if other:
-        notes = [f"code that differs from this package's, published as it stands: {', '.join(other)}."]
+        notes = [f"code that differs from this package's, published as it is: {', '.join(other)}."]
     return problems, notes
 
 
@@ -113,12 +113,12 @@ def _weights(folder, files) -> tuple[set[str], list[str]]:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         needed = {INDEX, *index["weight_map"].values()}
         if WEIGHTS in files:
-            problems.append(f"{WEIGHTS} stands beside {INDEX}, which would not be read; take one of them away.")
+            problems.append(f"there are both {WEIGHTS} and {INDEX}, of which one would be ignored; remove one.")
             needed.add(WEIGHTS)
     for name in sorted((needed | shards) & files):
         if name.endswith(".safetensors"):
             try:
                 safe_open(folder / name, "np")
             except SafetensorError as error:
-                problems.append(f"{name} is not a whole safetensors file ({error}); save the checkpoint anew.")
+                problems.append(f"{name} is not a whole safetensors file ({error}); save the checkpoint again.")
     return needed, problems

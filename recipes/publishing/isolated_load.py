@@ -1,8 +1,8 @@
-"""Load a checkpoint as strangers do, and ask it something: `python -I isolated_load.py DIR [RECORDING QUERY]`.
+"""Load a checkpoint as other users do, and run it: `python -I isolated_load.py DIR [RECORDING QUERY]`.
 
 The process has what `pip install transformers torch soundfile` brings and nothing else: other packages, this one too,
-are hidden, and the network is cut off. The script stands alone, and is run by its path. It prints one JSON object:
-`classes` of the pipeline, model and processor; the `result`; `modules`, the packages that the checkpoint's code
+are hidden, and the network is cut off. The script imports nothing of ours, and is run by its path. It prints one JSON
+object: `classes` of the pipeline, model and processor; the `result`; `modules`, the packages that the checkpoint's code
 imported; `unpickled`, the names that pickles asked for; `written`, the paths that were opened to be written.
 """
 

@@ -144,7 +144,7 @@ def fill(text: str, marks: tuple[str, str], content: str) -> str:
 
 
 def fill_card(text: str, scores: dict[str, dict], model_name: str, files) -> str:
-    """Return a model card with its tables, its failures and its `model-index` written anew.
+    """Return a model card with its tables, its failures and its `model-index` rewritten.
 
     Args:
         files: the recordings of [`recordings_table`].

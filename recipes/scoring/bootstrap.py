@@ -135,6 +135,3 @@ def _percentiles(statistics, confidence) -> tuple[float, float] | None:
         return None
     low, high = np.quantile(statistics, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
-
-
-__all__ = ["ClipSums", "bootstrap_interval", "paired_bootstrap", "sum_intervals"]

@@ -125,6 +125,3 @@ def _label_rows(labels, num_events):
         rows[-1][:, 1] = [ranks[label] for label in part]
         rows[-1][:, 2 + column] = 1
     return names, np.concatenate(rows)
-
-
-__all__ = ["collar_edges", "count_events", "event_based_f1", "event_f1"]

@@ -171,6 +171,3 @@ def _pair_values(reference, prediction) -> np.ndarray:
         ],
         dtype=np.float64,
     )
-
-
-__all__ = ["count_sums", "detection_intervals", "detection_sums", "grounding_intervals", "grounding_sums"]

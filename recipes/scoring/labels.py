@@ -83,6 +83,3 @@ def unmatched_labels(references, predictions) -> dict[str, dict[str, int]]:
         return dict(sorted(((k, n) for k, n in counts.items() if k not in other), key=lambda item: (-item[1], item[0])))
 
     return {"only_in_references": only(*sides), "only_in_predictions": only(*sides[::-1])}
-
-
-__all__ = ["apply_aliases", "check_aliases", "read_label_aliases", "unmatched_labels"]

@@ -104,6 +104,3 @@ def _pieces(group, side, start, end):
     groups, edges, active = groups[order], edges[order], np.cumsum(changes[order], axis=0)
     has_length = (groups[:-1] == groups[1:]) & (edges[:-1] < edges[1:])
     return groups[:-1][has_length], edges[:-1][has_length], edges[1:][has_length], active[:-1][has_length]
-
-
-__all__ = ["count_segments", "segment_based_f1"]

@@ -13,15 +13,16 @@ from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.arguments import script_parser
+from recipes.conversion.atomic_folder import atomic_folder
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.publishing.model_card import FIGURES_MARKS, figures_table, fill, fill_card
+from recipes.small.link_code import REPOSITORY, link_code
 from recipes.soundscapes.catalogue import load_catalogue
 
 logger = logging.getLogger(__name__)
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 NAME = "timepro-small"
-# Seconds of the clips that it learnt from: longer ones are beyond it.
+# Seconds of the clips that it was trained on: longer ones are beyond it.
 CHUNK_LENGTH = 10.0
 CARDS = (REPOSITORY / "README.md", REPOSITORY / "MODEL_CARD.md")
 
@@ -39,6 +40,8 @@ def save_half(model, processor, out) -> None:
 
 def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS, min_score=None):
     """Write the checkpoint `out` with all that belongs to it, and the figures into `cards`; the last is its own card.
+
+    A new folder takes the place of `out`, whole or not at all. Where code and card were linked they are linked again.
 
     Args:
         checkpoint: directory that `recipes/training/sft.py` wrote, with its `trainer_state.json`.
@@ -67,14 +70,11 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     }
     model, processor = load_checkpoint(checkpoint, dtype="float32")
     processor.min_score, processor.chunk_length_s = min_score, CHUNK_LENGTH
-    save_half(model, processor, out)
     log = json.loads((checkpoint / "trainer_state.json").read_text())
     steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]
-    (out / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in steps), encoding="utf-8")
     # Paths of the machine that scored, and ids of its clips, say nothing to anybody else.
     local = ("model", "data", "label_aliases", "worst_clips", "failures")
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
-    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     files = [file for file in load_catalogue() if file.split]
     for card in cards:
         text = card.read_text(encoding="utf-8")
@@ -85,7 +85,15 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
             else fill(text, FIGURES_MARKS, figures_table(scores))
         )
         card.write_text(text, encoding="utf-8")
-    (out / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
+    is_linked = any(path.is_symlink() for path in out.glob("*.py"))
+    with atomic_folder(out, overwrite=True) as folder:
+        save_half(model, processor, folder)
+        lines = "".join(json.dumps(entry) + "\n" for entry in steps)
+        (folder / "training_log.jsonl").write_text(lines, encoding="utf-8")
+        (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
+        if is_linked:
+            link_code(folder, beside=out)
     logger.info("wrote %s, %.1f MB", out, sum(path.stat().st_size for path in out.rglob("*")) / 1e6)
 
 

@@ -32,7 +32,7 @@ def load_policy(path, **kwargs):
 
 
 def save_trained(trainer, processor) -> None:
-    """Write what a trainer has made to its `output_dir`: `final/`, adapters merged into it, and `adapter/`, if any."""
+    """Write what was trained to `output_dir`: `final/`, adapters merged into it, and `adapter/`, if any."""
     trainer.accelerator.wait_for_everyone()
     # Of a model that is split over processes (FSDP2, ZeRO-3) each holds a part, so all must help to gather it.
     state_dict = None
@@ -40,7 +40,7 @@ def save_trained(trainer, processor) -> None:
         state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         _write_trained(trainer, processor, state_dict)
-    # Who ends earlier than others may take them along.
+    # A process that ends early may stop the others.
     trainer.accelerator.wait_for_everyone()
 
 
@@ -49,7 +49,7 @@ def _write_trained(trainer, processor, state_dict):
     model = trainer.accelerator.unwrap_model(trainer.model)
     is_adapted = hasattr(model, "merge_and_unload")
     if is_adapted:
-        # Beside it may stand a frozen reference.
+        # There may also be a frozen reference.
         model.save_pretrained(out / "adapter", selected_adapters=["default"], state_dict=state_dict)
     if is_adapted and state_dict is not None:
         merge(out / "adapter", out / "final", overwrite=True)

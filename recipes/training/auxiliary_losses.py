@@ -1,7 +1,7 @@
 """Three auxiliary losses that teach a language model to read times off the audio prompt; none changes the model.
 
 To answer with the tick of an onset, the model must know which label is asked for, some attention head must look at the
-frame in which it starts, and pass on the tick that stands before that frame. A large pretrained model can do all of it
+frame in which it starts, and pass on the tick before that frame. A large pretrained model can do all of it
 already. A small one finds out late or never, since the loss of the answers tells nothing before all are in place; so
 each is taught on its own, at one layer:
 
@@ -30,7 +30,7 @@ _TIME_TOKEN = re.compile(r"<[0-9]+\.[0-9]+>")
 def dates(input_ids, grid, audio_token_id, start_id, end_id):
     """Return the tick `(batch, length)` of each position of a clip, -1 for what is not dated.
 
-    A frame is dated by the tick that belongs before it, whether that stands in the prompt or not. The end of a clip is
+    A frame is dated by the tick that belongs before it, whether that is in the prompt or not. The end of a clip is
     dated by the first tick that is not before it. Frames without a tick, and ends after the last one, are not dated.
 
     Args:
@@ -151,7 +151,7 @@ class TimeReading:
 def label_positions(answer, event_label=None):
     """Return `[(position, label)]`: where an answer in ticks gives a time, or none, and for which label.
 
-    Positions count characters. In detection the label stands before its times. In grounding the question named it.
+    Positions count characters. In detection the label precedes its times. In grounding the question named it.
 
     Args:
         answer: what [`format_events`] writes with `answer_format="ticks"`.

@@ -63,7 +63,7 @@ class TimeProCollator:
     Pieces are `{"audio" or "stem_index", "start", "duration"}` in seconds, see `recipes/data/augmentation.py`; the clip
     is all of them in a row.
 
-    All turns of a clip stand in one sequence after its audio prompt, positions restarting and attention blocked between
+    All turns of a clip follow its audio prompt in one sequence, positions restarting and attention blocked between
     them, which is exactly as if each had been a sequence of its own. With a single turn the mask is the plain one.
 
     Args:

@@ -1,4 +1,4 @@
-"""What full fine-tuning leaves as it is: ticks and constants always, tower and projector where they know enough."""
+"""What full fine-tuning does not change: ticks and constants always, audio encoder and projector if asked."""
 
 import torch
 
@@ -7,8 +7,8 @@ def freeze_time_embeddings(model):
     """Keep the tick rows of the input embeddings from changing in full fine-tuning; return the hook's handle.
 
     What is looked up of them takes no part in the gradient. That holds for weights that are split over processes too
-    (FSDP2, ZeRO-3), of which a hook on the weights would see nothing. Weight decay must spare the embeddings as well,
-    see [`NoDecayOnTicks`].
+    (FSDP2, ZeRO-3), of which a hook on the weights would see nothing. Weight decay must skip the embeddings too, see
+    [`NoDecayOnTicks`].
     """
     embeddings, ids = model.get_input_embeddings(), model.config.time_token_ids
 
@@ -26,14 +26,14 @@ def freeze_time_embeddings(model):
 
 
 def freeze_constants(model):
-    """Keep a tower's positions from changing: sinusoids, which their class freezes and `from_pretrained` forgets to."""
+    """Freeze an encoder's positions: sinusoids, which their class freezes but `from_pretrained` does not."""
     positions = getattr(model.model.audio_tower, "embed_positions", None)
     if positions is not None:
         positions.requires_grad_(False)
 
 
 def freeze_audio(model):
-    """Keep audio tower and projector from changing. A tower that does not learn gains nothing from dropout either."""
+    """Freeze audio encoder and projector, and switch off the encoder's dropout."""
     model.model.audio_tower.requires_grad_(False)
     for module in model.model.audio_tower.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -42,7 +42,7 @@ def freeze_audio(model):
 
 
 class NoDecayOnTicks:
-    """Make a trainer spare the embeddings weight decay, which would move the frozen tick rows among them."""
+    """Make a trainer exempt the embeddings from weight decay, which would change the frozen ticks among them."""
 
     def get_decay_parameter_names(self, model):
         return [name for name in super().get_decay_parameter_names(model) if "embed_tokens" not in name]

@@ -57,7 +57,7 @@ def load_prompts(arguments, processor, seed, limit=None):
     """Return the `Dataset` of prompts: chats about a recording, and the columns that rewards read.
 
     Args:
-        limit: only the first so many rows.
+        limit: use only the first `limit` clips.
 
     Raises:
         ValueError: recordings that are missing, cannot be decoded or are too long or short; all are listed.
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None):
     # TRL would replace the settings of the checkpoint, and with them what must never be said.
     suppressed = model.generation_config.suppress_tokens or [model.config.audio_token_id]
     training.generation_kwargs = {"suppress_tokens": suppressed} | (training.generation_kwargs or {})
-    # With beta > 0 the reference is loaded anew, which for TRL means by the code of the checkpoint.
+    # With beta > 0 TRL loads the reference again, by the code of the checkpoint.
     training.trust_remote_code = training.trust_remote_code or training.beta > 0
     extra = [name for name in EXTRA_REWARDS if getattr(arguments, f"{name}_weight")]
     training.reward_weights = [1.0, 0.0, 0.0, *(getattr(arguments, f"{name}_weight") for name in extra)]
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None):
         logger.warning("%r is an adapter: its settings hold, not lora_*.", model_arguments.model_name_or_path)
     peft_config = None if is_adapter else adapter_config(model_arguments)
     if peft_config is None and not is_adapter:
-        # The tower and its projector stay as they were: their frames can then be computed once per clip.
+        # The audio encoder and projector stay frozen, so that frames are computed once per clip.
         freeze_audio(model)
         freeze_time_embeddings(model)
     trainer = TimeProGRPOTrainer(

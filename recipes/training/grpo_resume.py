@@ -1,7 +1,7 @@
-"""What makes a killed GRPO run go on exactly: an order of prompts known from the epoch, and where generation stands.
+"""How a killed GRPO run resumes exactly: prompts in an order that the epoch determines, and whole generations.
 
 TRL draws the orders of all epochs from one generator, so that a run resumed in a later epoch sees the first one's order
-again, and it counts passes anew, so that answers may be generated at other steps than before.
+again, and it restarts its count of passes, so that answers may be generated at other steps than before.
 """
 
 import logging
@@ -62,7 +62,7 @@ class ResumeGeneration(TrainerCallback):
         self.trainer, self.epoch = trainer, 0
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        # Generated answers serve so many passes; where a cycle begins with a step, so many steps.
+        # Passes, and steps, for which the same generated answers are used.
         cycle = args.steps_per_generation * self.trainer.num_iterations
         num_steps = cycle // math.gcd(cycle, args.gradient_accumulation_steps)
         advice = (

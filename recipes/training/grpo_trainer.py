@@ -1,7 +1,7 @@
-"""TRL's GRPOTrainer for audio: every pass hears, every clip is encoded once and every prompt is computed once.
+"""TRL's GRPOTrainer for audio: every pass has the audio, every clip is encoded and every prompt computed once.
 
 The stock trainer gives the audio to generation alone: log-probabilities of the old, the reference and the current
-policy are computed deaf. Here the embeddings of a clip travel with its answers to all of them.
+policy are computed without it. Here the embeddings of a clip travel with its answers to all of them.
 """
 
 import logging
@@ -99,7 +99,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
                 f"a batch of {len(prompts)} prompts is not made of groups of {size} equal ones; make the batch of each "
                 "process a multiple of num_generations."
             )
-        heard, ids, clips = {}, [], []
+        encoded, ids, clips = {}, [], []
         for prompt in unique:
             inputs = self.processing_class.apply_chat_template(
                 [prompt],
@@ -117,21 +117,21 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
                 for block in message["content"]
                 if block["type"] == "audio"
             )
-            if sources not in heard:
-                heard[sources] = self._encode(inputs)
-            clips.append(heard[sources])
+            if sources not in encoded:
+                encoded[sources] = self._encode(inputs)
+            clips.append(encoded[sources])
         self._clips = [clips[index // size] for index in range(len(prompts))]
         return [ids[index // size] for index in range(len(prompts))], None, {}
 
     def _encode(self, inputs):
-        """Return what the model is given of the clips of one prompt: embeddings, or features while these are learnt."""
+        """Return what the model is given of the clips of one prompt: embeddings, or features if these are trained."""
         names = ("input_features", "input_features_mask")
         features = {name: inputs[name].to(self.accelerator.device) for name in names if name in inputs}
         if not features or self._is_audio_trained:
             return features
         model, tower = self.accelerator.unwrap_model(self.model), self._base_model.model.audio_tower
         gather_for(model, "get_audio_features")
-        # What is not learnt has no use for dropout.
+        # What is not trained needs no dropout.
         training = tower.training
         tower.eval()
         with torch.no_grad(), self.accelerator.autocast():
@@ -235,7 +235,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
     ):
-        """Return log-probabilities and entropies `(batch, logits_to_keep)` of the answers, heard."""
+        """Return log-probabilities and entropies `(batch, logits_to_keep)` of the answers, given the audio."""
         batch_size = batch_size or len(input_ids)
         parts = [
             self._score(model, input_ids[rows], attention_mask[rows], logits_to_keep, self._clips[rows])
@@ -263,9 +263,9 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             return outputs.log_probs[:, -width:], None if entropy is None else entropy[:, -width:]
         # Rows of one prompt hold the same clips; equal prompts about other clips are others.
         keys = [(id(clip), tuple(prompt.tolist())) for clip, prompt in zip(clips, prompts, strict=True)]
-        places = {}
-        owners = [places.setdefault(key, len(places)) for key in keys]
-        firsts = [owners.index(place) for place in places.values()]
+        positions = {}
+        owners = [positions.setdefault(key, len(positions)) for key in keys]
+        firsts = [owners.index(position) for position in positions.values()]
         answers = [ids[prompt_width:][mask[prompt_width:]] for ids, mask in zip(input_ids, kept, strict=True)]
         packed = pack_answers([prompts[row] for row in firsts], answers, owners, self._tokenizer.pad_token_id)
         model_config, mask = self._base_model.config, packed.inputs["attention_mask"]

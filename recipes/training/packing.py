@@ -1,7 +1,7 @@
 """Several answers to one prompt in one sequence: the prompt is computed once, forward and backward.
 
 A row is `[prompt but its last token][last token, answer 1][last token, answer 2]...`; positions restart at the last
-token of the prompt, and attention is blocked between answers (`branch_mask`). That token stands before every answer,
+token of the prompt, and attention is blocked between answers (`branch_mask`). That token precedes every answer,
 since each has to be predicted from it.
 """
 

@@ -20,7 +20,7 @@ TIED_VARIANCE = 1e-6
 def read_answers(completions, task, events, query=None) -> list[tuple]:
     """Return `(task, reference, prediction)` of every completion; a prediction is `None` where it cannot be read.
 
-    A grounding answer names no label, so that both sides bear the query's.
+    A grounding answer names no label, so both sides get the query's.
     """
     queries = [None] * len(completions) if query is None else query
     read = []
@@ -95,10 +95,10 @@ REWARDS = {
 def adaptive_reward(main, auxiliary, tie_break="product", auxiliary_weight=1.0):
     """Return the adaptive temporal reward (arXiv 2604.13715) and which groups were tied.
 
-    Where the main reward tells the answers of a group apart it stands alone. Where it does not (its variance is below
-    1e-6) the auxiliary reward joins it: by the element-wise `product`, as in the paper, which teaches nothing where the
-    main reward is 0 throughout; or by the `sum` main + weight * auxiliary, which teaches then too; or not at all
-    (`none`).
+    Where the main reward distinguishes the answers of a group, it is used alone. Where it does not (its variance is
+    below 1e-6) the auxiliary reward joins it: by the element-wise `product`, as in the paper, which teaches nothing
+    where the main reward is 0 throughout; by the `sum` main + weight * auxiliary, which teaches then too; or not at
+    all (`none`).
 
     Args:
         main, auxiliary: `(num_groups, num_generations)`; a group must be whole.

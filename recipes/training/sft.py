@@ -2,8 +2,8 @@
 
     accelerate launch recipes/sft.py --config recipes/configs/sft/small.yaml
 
-Every clip becomes one sequence: its audio prompt, then detection, grounding of each label heard and of labels that are
-absent. The loss is taken on the answers only. Ticks stay frozen. Resumes with --resume_from_checkpoint DIR.
+Every clip becomes one sequence: its audio prompt, then detection, and grounding of labels that are present and absent.
+The loss is taken on the answers only. Ticks stay frozen. Resumes with --resume_from_checkpoint DIR.
 """
 
 import logging

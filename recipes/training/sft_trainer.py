@@ -63,7 +63,7 @@ class TimeProSFTTrainer(NoDecayOnTicks, SFTTrainer):
 
     Args:
         time_label_sigma: seconds of the soft targets of time tokens; 0 for plain cross entropy.
-        audio_learning_rate: peak learning rate of audio tower and projector; by default that of the rest.
+        audio_learning_rate: peak learning rate of audio encoder and projector; by default that of the rest.
         answer_weight, grounder_weight: weights of the answers' loss and of that of the frame grounder; 0 for none.
         reading_weights: weights of the losses of `recipes/training/auxiliary_losses.py`, by name; none by default.
     """

@@ -94,7 +94,7 @@ def measure(model, tokenizer, grid, inputs, labels, num_tokens, repeats) -> dict
 
     def constrain():
         return AnswerConstraint(
-            tokenizer, grid, "ticks", "detection", [10.0] * batch_size, width, num_tokens, eos, event_labels=labels
+            tokenizer, grid, "ticks", "detection", [10.0] * batch_size, width, eos, event_labels=labels
         )
 
     start = time.process_time()

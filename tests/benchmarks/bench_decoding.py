@@ -37,7 +37,7 @@ def processor_seconds(tree: Path, *arguments) -> float:
     """Return the processor time of a process that imports the code of a tree, and streams a file if one is given."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"PYTHONPATH": str(tree)}
-    subprocess.run([sys.executable, "-c", CODE, *arguments], check=True, env=environment, capture_output=True)
+    subprocess.run([sys.executable, "-c", CODE, *arguments], check=True, env=environment, cwd=tree, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -1,7 +1,8 @@
-"""Which bytes a token of any fast tokenizer stands for, halves of a UTF-8 character included."""
+"""The tokens of any fast tokenizer: the bytes each stands for, halves of characters included, and a trie of them."""
 
 import json
 import weakref
+from functools import cached_property
 
 # Lists by the number of tokens, for tokens may be added later.
 _KNOWN = weakref.WeakKeyDictionary()
@@ -71,4 +72,31 @@ def _sentencepiece(token: str) -> bytes:
     return token.replace("▁", " ").encode()
 
 
-__all__ = ["drops_first_space", "token_bytes"]
+class TokenTrie:
+    """Hold the tokens that start alike, by the bytes that follow.
+
+    Branches are sorted only once they are walked: a grammar allows few of them, and all of 150,000 tokens take seconds.
+
+    Args:
+        items: `(id, bytes)` of tokens that agree in their first `depth` bytes.
+    """
+
+    def __init__(self, items, depth=0):
+        self.ids = [index for index, spelled in items if len(spelled) == depth]
+        self._items, self._depth = items, depth
+
+    @cached_property
+    def children(self) -> dict[int, "TokenTrie"]:
+        """What starts alike and goes on, by the next byte."""
+        depth, groups = self._depth, {}
+        for item in self._items:
+            if len(item[1]) > depth:
+                groups.setdefault(item[1][depth], []).append(item)
+        return {byte: TokenTrie(items, depth + 1) for byte, items in groups.items()}
+
+    def after(self, byte: int) -> "TokenTrie":
+        """Return what goes on with a byte; an empty trie where nothing does."""
+        return self.children.get(byte, _EMPTY)
+
+
+_EMPTY = TokenTrie([])

@@ -1,1 +1,0 @@
-../../../processing/label_characters.py

@@ -1,1 +1,0 @@
-../../../processing/open_labels.py

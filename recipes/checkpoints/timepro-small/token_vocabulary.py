@@ -1,0 +1,1 @@
+../../../processing/token_vocabulary.py
