@@ -9,6 +9,7 @@ import soundfile
 import torch
 from conftest import make_tiny_checkpoint
 from memory_conversion import load_backbone
+from peft import LoraConfig, get_peft_model
 from tiny_backbones import MAKERS, make_stock, save_stock
 
 from modeling_timepro import TimeProAudioConfig
@@ -275,3 +276,24 @@ def test_it_learns_from_stored_stems_with_questions_that_were_read_before(tokeni
     train_grounder(model, processor, tmp_path, 20, resume=tmp_path / "resume", **options)
     assert loss() < 0.8 * untrained and (tmp_path / "resume").exists() is False
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_beside_an_adapter_it_is_trained_in_full_and_stays_when_they_are_merged(checkpoint, tmp_path):
+    model, processor = copy.deepcopy(checkpoint[0]), checkpoint[1]
+    settings = LoraConfig(target_modules=["q_proj"], r=2)
+    prepare_grounder(model, is_alone=False, peft_config=settings)
+    adapted = get_peft_model(model, settings)
+    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert all("lora_" in name or "frame_grounder" in name for name in trained)
+    assert any("frame_grounder" in name for name in trained)
+    batch = TimeProCollator(processor, frame_targets=True)([sample(tmp_path, TURNS)])
+    inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS}
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+    grounder_loss(adapted(**inputs).frame_logits, batch[FRAME_TARGETS]).backward()
+    optimizer.step()
+    before = logits_of(adapted.eval(), batch)
+    merged = adapted.merge_and_unload()
+    save_checkpoint(merged, processor, tmp_path / "merged")
+    loaded, _ = load_checkpoint(tmp_path / "merged")
+    torch.testing.assert_close(logits_of(loaded.eval(), batch), before, rtol=1e-4, atol=1e-5)
+    assert (before - logits_of(checkpoint[0], batch)).abs().max() > 1e-4
