@@ -37,3 +37,11 @@ def package(session):
     """Build sdist and wheel, and run what an empty directory has of them."""
     session.install("-c", "constraints.txt", "-e", ".[train,dev]")
     session.run("python", "-m", "pytest", "-q", "-m", "slow", "tests/test_packaging.py")
+
+
+@nox.session(python="3.11")
+def suite(session):
+    """Run the suites that transformers tests its own models with; it fetches them from the package index."""
+    session.install("-c", "constraints.txt", "-e", ".[train,test]", "pip", "wheel")
+    command = ["python", "-m", "pytest", "-q", "-s", "-m", "slow", "tests/test_transformers_suite.py"]
+    session.run(*command, *session.posargs)

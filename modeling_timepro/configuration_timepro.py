@@ -1,12 +1,17 @@
 """Configuration of TimePro: an audio tower, a projector, a language model, and the time prompt between them."""
 
 import copy
+import math
 
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from .frame_grounder import frame_grounder_settings
 from .yamnet_encoder_config import TimeProYamnetConfig
+
+try:
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError:  # transformers 5.19
+    SubConfigSpec = None
 
 PROJECTORS = ("linear", "mlp", "none")
 TIME_INITS = ("mean", "place", "random")
@@ -56,7 +61,9 @@ class TimeProAudioConfig(PreTrainedConfig):
         time_prompt: whether the processor interleaves ticks with the audio frames.
         time_step: seconds between two ticks.
         time_stride: only every so many ticks stand among the audio frames.
-        max_time: seconds that the ticks cover; longer audio is refused by the processor.
+        max_audio_time: seconds that the ticks cover; longer audio is refused by the processor. `max_time` reads and
+            sets it too, but it is not stored by that name, of which transformers makes a limit on the seconds that
+            `generate` may take.
         time_init: how the tick embeddings were initialised: `mean` (the paper), `place` or `random`.
         frame_rate: audio frames per second that reach the language model.
         answer_format: how answers write times, `digits` (`1.24`) or `ticks` (`<1.24>`).
@@ -66,13 +73,17 @@ class TimeProAudioConfig(PreTrainedConfig):
     """
 
     model_type = "timepro_audio"
-    sub_configs_defaults = {
-        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_audio_encoder"),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
-    }
+    if SubConfigSpec is None:
+        sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig}
+    else:
+        sub_configs_defaults = {
+            "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_audio_encoder"),
+            "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+        }
     # TRL reads `image_token_id` of any model that has a processor.
-    attribute_map = {"image_token_id": "audio_token_id"}
-    keys_to_ignore_at_inference = ["past_key_values", "cache"]
+    attribute_map = {"image_token_id": "audio_token_id", "max_time": "max_audio_time"}
+    # `Trainer.evaluate` takes all other outputs for predictions, and concatenates them over batches.
+    keys_to_ignore_at_inference = ["past_key_values", "cache", "audio_hidden_states"]
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -85,7 +96,7 @@ class TimeProAudioConfig(PreTrainedConfig):
     time_prompt: bool = True
     time_step: float = 0.04
     time_stride: int = 1
-    max_time: float = 30.0
+    max_audio_time: float = 30.0
     time_init: str = "mean"
     frame_rate: float = 25.0
     answer_format: str = "digits"
@@ -100,12 +111,19 @@ class TimeProAudioConfig(PreTrainedConfig):
         elif isinstance(self.text_config, dict):
             fields = {key: value for key, value in self.text_config.items() if key != "model_type"}
             self.text_config = AutoConfig.for_model(self.text_config.get("model_type", "qwen2"), **fields)
+        self.max_audio_time = kwargs.pop("max_time", self.max_audio_time)
         # Several Auto classes share this checkpoint, and registering a class keeps only one of them.
         kwargs["auto_map"] = {**AUTO_MAP, **(kwargs.get("auto_map") or {})}
-        kwargs.setdefault("custom_pipelines", copy.deepcopy(CUSTOM_PIPELINES))
+        # The installed package registers its pipeline; named here, it would be the checkpoint's that `pipeline()` runs.
+        is_installed = type(self).__module__.startswith("modeling_timepro.")
+        kwargs["custom_pipelines"] = {} if is_installed else copy.deepcopy(CUSTOM_PIPELINES)
         self.frame_grounder = frame_grounder_settings(self.frame_grounder)
         super().__post_init__(**kwargs)
         self._check()
+        # What reads sub-configurations alone, as servers do, must find in them what holds for the whole.
+        self.text_config.tie_word_embeddings = self.tie_word_embeddings
+        if self.audio_config.model_type == TimeProYamnetConfig.model_type:
+            self.audio_config.max_source_positions = math.ceil(self.max_audio_time * self.frame_rate)
 
     def _check(self):
         if self.projector not in PROJECTORS:
@@ -120,7 +138,7 @@ class TimeProAudioConfig(PreTrainedConfig):
             raise ValueError(f"time_init is {self.time_init!r}; choose one of {TIME_INITS}.")
         if self.answer_format not in ANSWER_FORMATS:
             raise ValueError(f"answer_format is {self.answer_format!r}; choose one of {ANSWER_FORMATS}.")
-        for name in ("time_step", "max_time", "frame_rate"):
+        for name in ("time_step", "max_audio_time", "frame_rate"):
             value = getattr(self, name)
             if not value > 0:
                 raise ValueError(f"{name} is {value}; give a positive number.")
@@ -143,6 +161,7 @@ class TimeProAudioConfig(PreTrainedConfig):
         output = super().to_dict()
         # `pipeline()` replaces the class names in here by classes, which JSON cannot write.
         output["custom_pipelines"] = copy.deepcopy(CUSTOM_PIPELINES)
+        output["text_config"]["tie_word_embeddings"] = self.tie_word_embeddings
         return output
 
     @property

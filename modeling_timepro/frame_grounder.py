@@ -8,6 +8,7 @@ layer, at the text tokens that follow the audio.
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.masking_utils import create_bidirectional_mask
 
 from .yamnet_encoder import TRUNK_BLOCKS, ContextLayer, rotary_angles
 from .yamnet_encoder_config import TimeProYamnetConfig
@@ -82,6 +83,7 @@ class TimeProFrameGrounder(nn.Module):
         super().__init__()
         settings, text_size = config.frame_grounder, config.text_config.hidden_size
         size, self.num_heads = settings["hidden_size"], settings["num_attention_heads"]
+        self.config = config
         self.context = TimeProYamnetConfig(
             hidden_size=size,
             num_attention_heads=self.num_heads,
@@ -94,6 +96,9 @@ class TimeProFrameGrounder(nn.Module):
         self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
         self.match = nn.Linear(3 * size, size)
         self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
+        # Attention is computed as it is set for the whole model.
+        for layer in self.layers:
+            layer.attention.config = config
         self.norm = nn.LayerNorm(size)
         self.score = nn.Linear(size, 1)
 
@@ -129,8 +134,11 @@ class TimeProFrameGrounder(nn.Module):
         angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         mask = None if bool(frame_mask.all()) else frame_mask
+        attention_mask = mask
+        if mask is not None:
+            attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
         for layer in self.layers:
-            states = layer(states, cos, sin, mask)
+            states = layer(states, cos, sin, mask, attention_mask)
         return self.score(self.norm(states))[..., 0].float()
 
     def _heads(self, states):

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
-from transformers.activations import ACT2FN
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple, torch_compilable_check
 
-from .backbone_parts import build_audio_tower, build_language_model
+from .backbone_parts import build_audio_tower, build_language_model, build_projector
 from .configuration_timepro import TimeProAudioConfig
 from .frame_grounder import TimeProFrameGrounder, frame_grounder_settings
 
 # transformers 5.24 renamed the key-value cache, in arguments and outputs.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+AUDIO_INPUTS = ("input_features", "input_features_mask", "stem_features", "audio_embeds")
 
 
 @dataclass
@@ -40,47 +41,22 @@ class TimeProAudioFeatures(BaseModelOutputWithPooling):
 
 
 @dataclass
-class TimeProAudioCausalLMOutput(TimeProAudioModelOutput):
+class TimeProAudioCausalLMOutput(CausalLMOutputWithPast):
     """Output of [`TimeProAudioForCausalLM`].
 
     `logits` are `(batch, kept positions, vocab_size)`, `frame_logits` `(num_questions, num_frames)`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    audio_hidden_states: torch.FloatTensor | None = None
     frame_logits: torch.FloatTensor | None = None
 
 
-class TimeProMultiModalProjector(nn.Module):
-    """Map tower frames `(..., audio hidden size)` to the language model's `(..., hidden size)`, in one linear layer."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.linear = nn.Linear(config.audio_config.hidden_size, config.text_config.hidden_size, bias=True)
-
-    def forward(self, audio_frames):
-        return self.linear(audio_frames)
-
-
-class TimeProTwoLayerProjector(nn.Module):
-    """Map tower frames to the language model's size in two linear layers with an activation between them."""
-
-    def __init__(self, config):
-        super().__init__()
-        size, bias = config.text_config.hidden_size, config.projector_bias
-        self.linear_1 = nn.Linear(config.audio_config.hidden_size, size, bias=bias)
-        self.act = ACT2FN[config.projector_hidden_act]
-        self.linear_2 = nn.Linear(size, size, bias=bias)
-
-    def forward(self, audio_frames):
-        return self.linear_2(self.act(self.linear_1(audio_frames)))
-
-
-PROJECTOR_CLASSES = {
-    "linear": TimeProMultiModalProjector,
-    "mlp": TimeProTwoLayerProjector,
-    "none": lambda config: nn.Identity(),
-}
+def stack_clips(clips):
+    """Return clips of servers, a list of `(..., num_mel_frames)`, as one tensor, zeros after shorter ones."""
+    if not isinstance(clips, (list, tuple)):
+        return clips
+    length = max(clip.shape[-1] for clip in clips)
+    return torch.stack([nn.functional.pad(clip, (0, length - clip.shape[-1])) for clip in clips])
 
 
 class TimeProAudioPreTrainedModel(PreTrainedModel):
@@ -101,7 +77,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.audio_tower = build_audio_tower(config.audio_config)
-        self.multi_modal_projector = PROJECTOR_CLASSES[config.projector](config)
+        self.multi_modal_projector = build_projector(config)
         self.language_model = build_language_model(config.text_config)
         self.post_init()
 
@@ -115,25 +91,32 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         """Return the number of audio frames of clips with `mel_lengths` (any shape, long) 10 ms mel frames."""
         return self.audio_tower.output_lengths(mel_lengths)
 
-    def get_audio_features(self, input_features=None, input_features_mask=None, stem_features=None, **kwargs):
+    @can_return_tuple
+    def get_audio_features(
+        self,
+        input_features=None,
+        input_features_mask=None,
+        stem_features=None,
+        **kwargs: Unpack[TransformersKwargs],
+    ):
         """Encode clips to embeddings of the language model.
 
         Args:
-            input_features: `(num_clips, num_mel_bins, num_mel_frames)` log-mel features.
+            input_features: `(num_clips, num_mel_bins, num_mel_frames)` log-mel features, or a list of such of one clip.
             input_features_mask: `(num_clips, num_mel_frames)`, 1 for real mel frames; all real when `None`.
             stem_features: `(num_clips, max_frames, stem size)` cached output of a YAMNet tower's frozen stem, instead
                 of computing it from `input_features`; `input_features_mask` still says how long each clip is.
+            kwargs: `output_hidden_states`, `output_attentions` of the tower, `return_dict`.
 
         Returns:
             The tower's output with `pooler_output` `(total frames, hidden_size)`: the real frames of all clips, packed;
             and `encoder_frames`, what a frame grounder is given of them.
         """
+        input_features, input_features_mask = stack_clips(input_features), stack_clips(input_features_mask)
         if input_features_mask is None:
             if input_features is None:
                 raise ValueError("stem_features without input_features_mask; pass the mask of the mel frames too.")
-            input_features_mask = torch.ones(
-                (input_features.shape[0], input_features.shape[-1]), dtype=torch.long, device=input_features.device
-            )
+            input_features_mask = torch.ones_like(input_features[:, 0], dtype=torch.long)
         if input_features is not None:
             input_features = input_features.to(self.audio_tower.dtype)
         # A tower that is offloaded stands on no device; accelerate moves what its layers are given.
@@ -143,34 +126,61 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         reads_stem = (self.config.frame_grounder or {}).get("frames") == "stem"
         if reads_stem and stem_features is None:
             stem_features = self.audio_tower.stem(input_features, input_features_mask)
+        lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
+        kwargs["return_dict"] = True
         if stem_features is None:
-            output = self.audio_tower(input_features, input_features_mask)
+            output = self.audio_tower(input_features, input_features_mask, **kwargs)
         elif self.config.audio_config.model_type != "timepro_yamnet":
             raise ValueError("stem_features is given but only a timepro_yamnet tower has a frozen stem.")
         else:
-            lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
             frames = torch.arange(stem_features.shape[1], device=lengths.device)
-            output = self.audio_tower(stem_features=stem_features, stem_mask=frames[None, :] < lengths[:, None])
+            stem_mask = frames[None, :] < lengths[:, None]
+            output = self.audio_tower(stem_features=stem_features, stem_mask=stem_mask, **kwargs)
         frames = output.last_hidden_state
-        lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
-        valid = torch.arange(frames.shape[1], device=frames.device)[None, :] < lengths[:, None]
+        valid = torch.arange(frames.shape[1], device=frames.device)[None, :] < lengths[:, None].to(frames.device)
         packed = frames[valid]
         return TimeProAudioFeatures(
             last_hidden_state=frames,
             pooler_output=self.multi_modal_projector(packed),
             encoder_frames=stem_features[:, : valid.shape[1]][valid] if reads_stem else packed,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
         )
 
-    def get_placeholder_mask(self, input_ids, num_frames):
-        """Return the `(batch, length)` mask of audio placeholders; raise unless there are exactly `num_frames`."""
-        mask = input_ids == self.config.audio_token_id
-        num_placeholders = int(mask.sum())
-        if num_placeholders != num_frames:
-            raise ValueError(
-                f"input_ids has {num_placeholders} audio placeholders (id {self.config.audio_token_id}) but the audio "
-                f"gives {num_frames} frames; pass the processor's input_features and input_ids together."
-            )
+    def get_placeholder_mask(self, input_ids, num_frames, inputs_embeds=None):
+        """Return the `(batch, length)` mask of audio placeholders; raise unless there are exactly `num_frames`.
+
+        Without `input_ids`, placeholders are the places of `inputs_embeds` that hold the placeholder's embedding.
+        """
+        if input_ids is None:
+            token = torch.tensor(self.config.audio_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+        else:
+            mask = input_ids == self.config.audio_token_id
+        num_placeholders = mask.sum()
+        torch_compilable_check(
+            num_placeholders == num_frames,
+            lambda: (
+                f"{'input_ids' if inputs_embeds is None else 'inputs_embeds'} has {int(num_placeholders)} audio "
+                f"placeholders (id {self.config.audio_token_id}) but the audio gives {num_frames} frames; pass the "
+                "processor's input_features and input_ids together."
+            ),
+        )
         return mask
+
+    def get_rope_index(self, input_ids=None, attention_mask=None, inputs_embeds=None, **kwargs):
+        """Return positions, which padding does not take, and their shift after the prompt (batch, 1), always 0.
+
+        Positions are `(batch, length)`, in models of several axes `(3, batch, length)` and the same on all of them.
+        vLLM asks for them.
+        """
+        shape = (input_ids if inputs_embeds is None else inputs_embeds[..., 0]).shape
+        if attention_mask is None:
+            attention_mask = torch.ones(shape, dtype=torch.long, device=self.device)
+        positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if self.config.text_config.model_type == "qwen2_5_omni_text":
+            positions = positions.expand(3, *shape)
+        return positions, positions.new_zeros(shape[0], 1)
 
     @can_return_tuple
     def forward(
@@ -185,8 +195,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         use_cache=None,
         audio_embeds=None,
         stem_features=None,
-        cache=None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ):
         """Run the language model over text, ticks and audio frames.
 
@@ -196,36 +205,38 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             audio_embeds: `(total frames, hidden_size)` packed embeddings from an earlier `get_audio_features`, in place
                 of `input_features`, so that one clip need not be encoded twice.
             attention_mask: `(batch, length)`, or `(batch, 1, length, length)` for several answers after one prompt.
-            inputs_embeds: `(batch, length, hidden_size)`, in place of `input_ids` and with the audio already merged.
-            past_key_values, cache: keys and values of the tokens before, by its old or its new name.
+            inputs_embeds: `(batch, length, hidden_size)`, in place of `input_ids`; with the audio already merged, or
+                with audio given beside it that goes where the placeholder's embedding stands.
+            past_key_values: keys and values of the tokens before; from transformers 5.24 on called `cache`.
 
         Raises:
             ValueError: placeholders and frames differ in number, in either direction.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
-        has_audio = input_features is not None or stem_features is not None or audio_embeds is not None
-        if has_audio and input_ids is None:
-            raise ValueError("Audio needs input_ids that mark its frames; with inputs_embeds merge the audio before.")
         encoder_frames = None
-        if audio_embeds is None and has_audio:
-            features = self.get_audio_features(input_features, input_features_mask, stem_features)
-            audio_embeds, encoder_frames = features.pooler_output, features.encoder_frames
+        if audio_embeds is None and (input_features is not None or stem_features is not None):
+            heard = self.get_audio_features(input_features, input_features_mask, stem_features, return_dict=True)
+            audio_embeds, encoder_frames = heard.pooler_output, heard.encoder_frames
+        # Decoding steps carry one token that generation cannot make a placeholder: spare them the device sync.
+        is_checked = audio_embeds is not None or (input_ids is not None and input_ids.shape[1] > 1)
+        if is_checked:
+            num_frames = 0 if audio_embeds is None else len(audio_embeds)
+            mask = self.get_placeholder_mask(input_ids, num_frames, inputs_embeds)
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-            # Decoding steps carry one token that generation cannot make a placeholder: spare them the device sync.
-            if has_audio or input_ids.shape[1] > 1:
-                mask = self.get_placeholder_mask(input_ids, len(audio_embeds) if has_audio else 0)
-            if has_audio:
-                mask = mask.to(inputs_embeds.device).unsqueeze(-1).expand_as(inputs_embeds)
-                frames = audio_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
-                inputs_embeds = inputs_embeds.masked_scatter(mask, frames)
+        if audio_embeds is not None:
+            mask = mask.to(inputs_embeds.device).unsqueeze(-1).expand_as(inputs_embeds)
+            frames = audio_embeds.to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, frames)
+        # By the other name it may be the cache of a server, which attention takes from the keyword arguments.
+        if past_key_values is not None:
+            kwargs[CACHE_NAME] = past_key_values
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=use_cache,
-            **{CACHE_NAME: past_key_values if cache is None else cache},
             **kwargs,
         )
         return TimeProAudioModelOutput(
@@ -242,6 +253,8 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
     """TimePro with its language-modelling head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
 
     def __init__(self, config):
         super().__init__(config)
@@ -249,17 +262,12 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.frame_grounder = TimeProFrameGrounder(config) if config.frame_grounder else None
         self.post_init()
-        self._unlimit_generation()
-
-    def _unlimit_generation(self):
-        """Undo that transformers reads `config.max_time` as the seconds after which `generate` breaks off an answer."""
-        if self.generation_config is not None and self.generation_config.max_time == self.config.max_time:
-            self.generation_config.max_time = None
 
     def adjust_generation_fn(self, *args, **kwargs):
-        """Load the generation settings of a checkpoint; part of `from_pretrained`."""
+        """Load generation settings, without the longest clip that older checkpoints name as a limit on computing."""
         super().adjust_generation_fn(*args, **kwargs)
-        self._unlimit_generation()
+        if self.generation_config.max_time == self.config.max_audio_time:
+            self.generation_config.max_time = None
 
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()
@@ -283,30 +291,54 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         """See [`TimeProAudioModel.get_audio_features`]."""
         return self.model.get_audio_features(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, *args, is_first_iteration=False, **kwargs):
-        """Pass audio to the prefill only; transformers drops the inputs that it knows by name, not these two."""
-        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            inputs.pop("audio_embeds", None)
-            inputs.pop("stem_features", None)
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        """Pass on the audio of what is not in the cache yet; transformers drops the inputs that it knows by name."""
+        cache = kwargs.get(CACHE_NAME)
+        num_cached = 0 if cache is None else cache.get_seq_length()
+        # An assistant's first tokens come with a cache that is still empty.
+        if cache is not None and num_cached == 0:
+            is_first_iteration = True
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        audio = {name: inputs.get(name) for name in AUDIO_INPUTS}
+        if num_cached and any(value is not None for value in audio.values()):
+            for name in AUDIO_INPUTS:
+                inputs.pop(name, None)
+            # Of a conversation that goes on, the frames of earlier clips are in the cache.
+            if is_first_iteration and inputs.get("input_ids") is not None:
+                inputs |= self._rest_of_audio(input_ids, inputs["input_ids"], audio)
         return inputs
+
+    def _rest_of_audio(self, all_ids, rest_ids, audio):
+        """Return the frames whose placeholders are among the last, not the first, of all tokens."""
+        all_counts, counts = ((ids == self.config.audio_token_id).sum(1) for ids in (all_ids, rest_ids))
+        if not counts.any():
+            return {}
+        frames = audio.pop("audio_embeds")
+        if frames is None:
+            frames = self.get_audio_features(**audio, return_dict=True).pooler_output
+        if len(frames) == all_counts.sum():
+            parts = zip(frames.split(all_counts.tolist()), counts.tolist())
+            frames = torch.cat([part[len(part) - count :] for part, count in parts])
+        return {"audio_embeds": frames}
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **kwargs):
         """Repeat samples for beams or several answers; clips are no rows of a batch, so frames go with their sample."""
-        names = ("input_features", "input_features_mask", "stem_features", "audio_embeds")
-        has_audio = any(kwargs.get(name) is not None for name in names)
-        if expand_size > 1 and has_audio and input_ids is not None:
-            audio = {name: kwargs.pop(name, None) for name in names}
+        has_audio = any(kwargs.get(name) is not None for name in AUDIO_INPUTS)
+        if expand_size > 1 and has_audio:
+            audio = {name: kwargs.pop(name, None) for name in AUDIO_INPUTS}
             frames = audio.pop("audio_embeds")
             if frames is None:
-                frames = self.get_audio_features(**audio).pooler_output
-            counts = self.model.get_placeholder_mask(input_ids, len(frames)).sum(1).tolist()
+                frames = self.get_audio_features(**audio, return_dict=True).pooler_output
+            embeds = kwargs.get("inputs_embeds")
+            ids = input_ids if embeds is None else None
+            counts = self.model.get_placeholder_mask(ids, len(frames), embeds).sum(1).tolist()
             frames = torch.cat([part for part in frames.split(counts) for _ in range(expand_size)])
-            input_ids, kwargs = super()._expand_inputs_for_generation(
-                expand_size, is_encoder_decoder, input_ids, **kwargs
-            )
-            return input_ids, kwargs | {"audio_embeds": frames}
-        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        repeated = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if expand_size > 1 and has_audio:
+            repeated[1]["audio_embeds"] = frames
+        return repeated
 
     @can_return_tuple
     def forward(
@@ -323,10 +355,9 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
         logits_to_keep=0,
         audio_embeds=None,
         stem_features=None,
-        cache=None,
         question_tokens=None,
         question_rows=None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ):
         """Predict the next token; arguments as in [`TimeProAudioModel.forward`].
 
@@ -351,7 +382,6 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             audio_embeds=audio_embeds,
             stem_features=stem_features,
-            cache=cache,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

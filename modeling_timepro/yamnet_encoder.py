@@ -8,6 +8,8 @@ convolutions, and its weights are buffers, so it stays frozen.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,8 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
 from .yamnet_encoder_config import NUM_TRUNK_LAYERS, TimeProYamnetConfig
 
@@ -54,8 +61,18 @@ class FrozenConv2d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, groups: int = 1):
         super().__init__()
         self.groups = groups
-        self.register_buffer("weight", torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
+        shape = out_channels, in_channels // groups, kernel_size, kernel_size
+        self.register_buffer("weight", self.initial_weight(shape))
         self.register_buffer("bias", torch.zeros(out_channels))
+
+    @staticmethod
+    def initial_weight(shape: Sequence[int]) -> torch.Tensor:
+        """Return what stands in for the pretrained weight until it is loaded: always the same, as buffers should be.
+
+        Its spread, He et al.'s sqrt(2 / fan in), keeps the signal alive through 27 rectified layers.
+        """
+        weight = (2 / math.prod(shape[1:]) ** 0.5) * torch.arange(math.prod(shape)).float().square().sin().view(shape)
+        return weight.to(torch.get_default_dtype())
 
     def forward(self, states: torch.Tensor, **geometry: Any) -> torch.Tensor:
         """Convolve (batch, in_channels, time, frequency); `geometry` is stride, padding and dilation."""
@@ -140,27 +157,28 @@ class YamnetTrunk(nn.Module):
 class ContextAttention(nn.Module):
     """Attend in both directions, with rotary positions (relative, so that the length of a clip is free)."""
 
+    is_causal = False
+    num_key_value_groups = 1
+
     def __init__(self, config: TimeProYamnetConfig):
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
+        self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, mask: torch.Tensor | None):
-        """Map (batch, num_frames, hidden_size) to the same shape; `mask` is bool (batch, num_frames)."""
-        batch, num_frames, hidden_size = states.shape
+        """Map (batch, num_frames, hidden_size) to the same shape, and return the attention weights too, if known.
+
+        `mask` is what [`create_bidirectional_mask`] makes for the attention implementation.
+        """
+        batch, num_frames, _ = states.shape
         qkv = self.qkv(states).view(batch, num_frames, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = rotate(qkv[0], cos, sin), rotate(qkv[1], cos, sin), qkv[2]
-        attention_mask = None if mask is None else mask[:, None, None, :]
-        if self.config._attn_implementation == "eager":
-            scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-            if attention_mask is not None:
-                scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-            attended = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-        else:
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
-        return self.out(attended.transpose(1, 2).reshape(batch, num_frames, hidden_size))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, weights = attend(self, query, key, value, mask, scaling=self.scaling)
+        return self.out(attended.flatten(2)), weights
 
 
 class ContextLayer(GradientCheckpointingLayer):
@@ -179,13 +197,24 @@ class ContextLayer(GradientCheckpointingLayer):
         self.mlp_out = nn.Linear(config.intermediate_size, hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, mask: torch.Tensor | None = None):
-        """Map (batch, num_frames, hidden_size) to the same shape; `mask` is bool (batch, num_frames) or None."""
-        states = states + self.dropout(self.attention(self.attention_norm(states), cos, sin, mask))
+    def forward(
+        self,
+        states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ):
+        """Map (batch, num_frames, hidden_size) to the same shape.
+
+        `mask` is bool (batch, num_frames) or None, `attention_mask` what attention takes in its place.
+        """
+        states = states + self.dropout(self.attention(self.attention_norm(states), cos, sin, attention_mask)[0])
         local = self.conv_norm(states)
         if mask is not None:
             local = local * mask[:, :, None]
-        local = F.silu(self.conv(local.transpose(1, 2)).transpose(1, 2))
+        # Matrix products of some servers want their input contiguous.
+        local = F.silu(self.conv(local.transpose(1, 2)).transpose(1, 2).contiguous())
         states = states + self.dropout(self.conv_out(local))
         return states + self.dropout(self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(states)))))
 
@@ -199,7 +228,10 @@ class TimeProYamnetEncoder(PreTrainedModel):
     input_modalities = ("audio",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
     _no_split_modules = ["ContextLayer", "SeparableBlock"]  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": ContextLayer, "attentions": ContextAttention}  # noqa: RUF012
 
     def __init__(self, config: TimeProYamnetConfig):
         super().__init__(config)
@@ -214,8 +246,7 @@ class TimeProYamnetEncoder(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, FrozenConv2d):
-            # Only seen until the pretrained trunk is loaded; keeps the signal alive through 27 rectified layers.
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
+            init.copy_(module.weight, module.initial_weight(module.weight.shape))
             init.zeros_(module.bias)
 
     def output_lengths(self, mel_lengths: torch.Tensor | int) -> torch.Tensor | int:
@@ -258,13 +289,14 @@ class TimeProYamnetEncoder(PreTrainedModel):
             stem_features = stem_features * length_mask(self.output_lengths(mask.sum(1)), num_frames)[:, :, None]
         return stem_features
 
+    @merge_with_config_defaults
+    @capture_outputs
     def forward(
         self,
         input_features: torch.Tensor | None = None,
         input_features_mask: torch.Tensor | None = None,
         stem_features: torch.Tensor | None = None,
         stem_mask: torch.Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput | tuple[torch.Tensor]:
         """Encode a batch, from mel features or from stored stem features.
@@ -274,7 +306,7 @@ class TimeProYamnetEncoder(PreTrainedModel):
             input_features_mask: (batch, num_mel_frames), 1 for audio.
             stem_features: (batch, num_frames, stem_size) as `stem` returns them, in place of `input_features`.
             stem_mask: (batch, num_frames), 1 for audio; goes with `stem_features`.
-            return_dict: False for a plain tuple.
+            kwargs: `output_hidden_states`, `output_attentions` (known with `eager` attention alone), `return_dict`.
 
         Returns:
             `last_hidden_state` (batch, num_frames, hidden_size), zero in frames of padding.
@@ -294,15 +326,17 @@ class TimeProYamnetEncoder(PreTrainedModel):
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
 
-        states = self.dropout(self.stem_projection(stem_features.to(self.stem_projection.weight.dtype)))
+        # Weights in 4 or 8 bits have no floating-point type; the frozen convolutions keep theirs.
+        states = self.dropout(self.stem_projection(stem_features.to(self.trunk.stem.weight.dtype)))
+        attention_mask = None
+        if mask is not None:
+            attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
         head_size = self.config.hidden_size // self.config.num_attention_heads
         angles = rotary_angles(states.shape[1], head_size, self.config.rope_theta, states.device)
         cos, sin = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
         for layer in self.layers:
-            states = layer(states, cos, sin, mask)
+            states = layer(states, cos, sin, mask, attention_mask)
         states = self.norm(states)
         if mask is not None:
             states = states * mask[:, :, None]
-        if return_dict is False:
-            return (states,)
         return BaseModelOutput(last_hidden_state=states)

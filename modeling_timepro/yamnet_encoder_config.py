@@ -25,6 +25,7 @@ class TimeProYamnetConfig(PretrainedConfig):
         dropout: dropout on every residual branch of the context layers, while training.
         rope_theta: base of the rotary position embedding.
         initializer_range: standard deviation of the initial weights of the context layers.
+        max_source_positions: audio frames of the longest clip; the encoder takes any number, servers plan with this.
 
     Raises:
         ValueError: for sizes that do not fit together.
@@ -45,6 +46,7 @@ class TimeProYamnetConfig(PretrainedConfig):
         dropout: float = 0.1,
         rope_theta: float = 10000.0,
         initializer_range: float = 0.02,
+        max_source_positions: int = 750,
         **kwargs: Any,
     ):
         if num_mel_bins != 64:
@@ -73,4 +75,5 @@ class TimeProYamnetConfig(PretrainedConfig):
         self.dropout = dropout
         self.rope_theta = rope_theta
         self.initializer_range = initializer_range
+        self.max_source_positions = max_source_positions
         super().__init__(**kwargs)

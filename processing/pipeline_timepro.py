@@ -122,14 +122,6 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 greedy unless these say otherwise, whatever the checkpoint's `generation_config` says; of that count
                 the names in `PIPELINE_SETTINGS`. All from `chunk_length_s` on can be given to `pipeline(...)`, too;
                 what is given here counts.
-=======
-            channel, strict: which channel is heard instead of the mean of all, and whether damaged files are errors,
-                see [`load_audio`].
-            on_error: `raise`, or `skip` to go on with the next recording: the result of one that cannot be read has
-                `events` and `duration` that are `None`, and `error`, which a warning says too.
-            generate_kwargs: passed to `model.generate`. All from `chunk_length_s` on can be given to `pipeline(...)`,
-                too; what is given here counts.
->>>>>>> main
 
         Returns:
             One dict, or a list of them for a list, or for anything else to iterate a generator, which reads ahead no

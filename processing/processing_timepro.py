@@ -7,11 +7,14 @@ from functools import lru_cache
 import numpy as np
 from transformers import ProcessorMixin
 
-from .answer_text import escape_text
 from .audio_io import load_audio
+from .chat_messages import block_sound, prepare_message
 from .time_grid import TimeGrid
 
-# Qwen2-Audio's template, with the assistant's answers marked for completion-only losses.
+# Text of all roles but the assistant's can spell neither a tick nor a placeholder, as by `escape_text`, also where a
+# server renders the template without the processor.
+ESCAPE = "replace('<', '< ') | replace('<  ', '< ') | replace('< \\n', '<\\n')"
+# Qwen2-Audio's template, with the assistant's answers marked for completion-only losses, and tool calls as Qwen2.5's.
 CHAT_TEMPLATE = (
     "{% set audio_count = namespace(value=0) %}"
     "{% for message in messages %}"
@@ -22,20 +25,22 @@ CHAT_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}"
     "{% generation %}"
     "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for content in message['content'] %}{{ content['text'] }}{% endfor %}{% endif %}"
+    "{% else %}{% for content in message['content'] or [] %}{{ content['text'] }}{% endfor %}{% endif %}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "\n<tool_call>\n{{ (call['function'] or call) | tojson }}\n</tool_call>{% endfor %}"
     "<|im_end|>{% endgeneration %}{{ '\\n' }}"
-    "{% elif message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% elif message['content'] is string %}{{ message['content'] | ESCAPE }}<|im_end|>\n"
     "{% else %}"
-    "{% for content in message['content'] %}"
-    "{% if content['type'] == 'audio' %}"
+    "{% for content in message['content'] or [] %}"
+    "{% if content['type'] in ('audio', 'input_audio', 'audio_url') %}"
     "{% set audio_count.value = audio_count.value + 1 %}"
     "Audio {{ audio_count.value }}: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% elif 'text' in content %}{{ content['text'] | ESCAPE }}{% endif %}"
     "{% endfor %}<|im_end|>\n"
     "{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+).replace("ESCAPE", ESCAPE)
 
 
 @lru_cache(maxsize=1024)
@@ -102,6 +107,8 @@ class TimeProAudioProcessor(ProcessorMixin):
         if getattr(feature_extractor, "max_length_seconds", max_time) < max_time:
             feature_extractor.max_length_seconds = max_time
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        # Answers go on where prompts end; on the right, padding would come between. The collator pads by itself.
+        tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         if time_prompt:
             vocabulary = tokenizer.get_vocab()
@@ -141,6 +148,19 @@ class TimeProAudioProcessor(ProcessorMixin):
             return self.audio_token * num_frames
         return clip_text(self.grid, self.audio_token, num_frames, self.time_stride)
 
+    def __call__(self, text=None, audio=None, **kwargs):
+        """Return the model's inputs of prompts and of the clips that their placeholders stand for, in the same order.
+
+        Args:
+            text: a prompt, or a list of prompts.
+            audio: a clip, or a list of clips, each of them what [`load_audio`] takes.
+            kwargs: those of any processor of transformers. With `padding=True` prompts are padded on the left.
+
+        Raises:
+            ValueError: placeholders and clips differ in number, or audio that cannot be used.
+        """
+        return super().__call__(text=text, audio=audio, **kwargs)
+
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
         """Put text and audio into lists and decode audio that is not an array yet."""
         if images is not None or videos is not None:
@@ -159,8 +179,8 @@ class TimeProAudioProcessor(ProcessorMixin):
             num_tokens = sum(item.count(self.audio_token) for item in text)
             if num_tokens != num_clips:
                 raise ValueError(
-                    f"text holds {num_tokens} {self.audio_token} but {num_clips} clips are given as audio; give a clip "
-                    "for each."
+                    f"text holds {num_tokens} {self.audio_token} but {num_clips} clips are given as audio: the number "
+                    f"of {self.audio_token} tokens in the prompts should be the same as the number of clips."
                 )
         return None, text, None, audio
 
@@ -244,40 +264,39 @@ class TimeProAudioProcessor(ProcessorMixin):
     def replace_audio_token(self, audio_inputs, audio_idx, **kwargs):
         return self.expand_audio(audio_inputs["num_audio_frames"][audio_idx])
 
-    def apply_chat_template(self, conversation, chat_template=None, tokenize=False, **kwargs):
+    def apply_chat_template(
+        self, conversation, chat_template=None, tokenize=False, audio_url_schemes=("data",), **kwargs
+    ):
         """Render (and with `tokenize=True` process) one conversation or a list of them.
 
         Text of every role but the assistant's is escaped, so that a query can spell neither a tick nor a placeholder.
-        Audio blocks are `{"type": "audio", "audio" | "path" | "url": array, path, bytes or load_audio's dict}`.
+        Blocks of audio, whose sound is an array, path, bytes or dict of [`load_audio`], are any of
+
+            {"type": "audio", "audio" | "path" | "url": sound}
+            {"type": "input_audio", "input_audio": {"data": base64, "format": "wav"}}
+            {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,..."}}
+
+        Args:
+            audio_url_schemes: schemes that an `audio_url` may have, of `data`, `file`, `http` and `https`. The last
+                three make this process read files and hosts that whoever wrote the message has chosen.
+
+        Raises:
+            ValueError: a block that is neither text nor audio that can be read; the answer would be about silence.
         """
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if batched else [conversation]
         device = (kwargs.get("processor_kwargs") or kwargs).get("device")
-        conversations = [[self._prepare(message, tokenize, device) for message in turns] for turns in conversations]
+
+        def load(block):
+            sound = block_sound(block, audio_url_schemes)
+            return {"type": "audio"} if sound is None else {"type": "audio", "audio": self._load(sound, device)}
+
+        conversations = [
+            [prepare_message(message, load if tokenize else None) for message in turns] for turns in conversations
+        ]
         return super().apply_chat_template(
             conversations if batched else conversations[0], chat_template=chat_template, tokenize=tokenize, **kwargs
         )
-
-    def _prepare(self, message, load, device=None):
-        message = dict(message)
-        escape = (lambda text: text) if message["role"] == "assistant" else escape_text
-        if isinstance(message["content"], str):
-            message["content"] = escape(message["content"])
-            return message
-        blocks = []
-        for block in message["content"]:
-            # Arrow fills the keys of other blocks with None.
-            block = {key: value for key, value in block.items() if value is not None}
-            # The template prints the text of a block of any type but audio.
-            if "text" in block:
-                block["text"] = escape(block["text"])
-            if block.get("type") == "audio" and load:
-                source = next((block[key] for key in ("audio", "path", "url") if key in block), None)
-                if source is not None:
-                    block = {"type": "audio", "audio": self._load(source, device)}
-            blocks.append(block)
-        message["content"] = blocks
-        return message
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
         """Save the processor; the pipeline's code travels with it, since transformers saves it with neither."""
@@ -291,6 +310,8 @@ class TimeProAudioProcessor(ProcessorMixin):
     def to_dict(self):
         output = super().to_dict()
         output.pop("audio_token_id", None)
+        # Written by every save, and lost by the instance that was saved.
+        output["auto_map"] = {"AutoProcessor": "processing_timepro.TimeProAudioProcessor"}
         return copy.deepcopy(output)
 
 

@@ -154,8 +154,8 @@ def test_inputs_that_contradict_are_refused(model):
     for wrong in (batch | {"inputs_embeds": embeds}, audio, {}):
         with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
             model(**wrong)
-    with pytest.raises(ValueError, match="with inputs_embeds merge the audio before"):
-        model(inputs_embeds=embeds, **audio)
+    with pytest.raises(ValueError, match="inputs_embeds has 0 audio placeholders"):
+        model(inputs_embeds=torch.zeros_like(embeds), **audio)
     with pytest.raises(ValueError, match="stem_features without input_features_mask"):
         model(input_ids=batch["input_ids"], stem_features=torch.zeros(1, 12, 8))
     if model.config.audio_config.model_type == QWEN:

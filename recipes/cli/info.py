@@ -32,6 +32,8 @@ def describe_checkpoint(folder: str | os.PathLike) -> dict:
     config = read_config(folder)
     path = Path(folder) / "processor_config.json"
     processor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    # Older checkpoints call it as `GenerationConfig` calls something else.
+    max_time = config.get("max_audio_time", config.get("max_time"))
     return {
         "folder": str(Path(folder).resolve()),
         "backbone": [config.get(part, {}).get("model_type") for part in ("audio_config", "text_config")],
@@ -39,12 +41,12 @@ def describe_checkpoint(folder: str | os.PathLike) -> dict:
         "frame_rate": config.get("frame_rate"),
         "ticks": {
             "number": config.get("num_time_tokens", 0), "step": config.get("time_step"),
-            "max_time": config.get("max_time"), "init": config.get("time_init"), "stride": config.get("time_stride", 1),
+            "max_time": max_time, "init": config.get("time_init"), "stride": config.get("time_stride", 1),
         },
         "time_prompt": bool(config.get("time_prompt")),
         "answer_format": config.get("answer_format"),
         "min_score": processor.get("min_score"),
-        "chunk_length_s": processor.get("chunk_length_s") or config.get("max_time"),
+        "chunk_length_s": processor.get("chunk_length_s") or max_time,
         "labels": config.get("event_labels") or None,
         "figures": _figures(Path(folder) / "README.md"),
         "versions": _versions(),

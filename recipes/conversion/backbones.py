@@ -16,7 +16,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer
 
 from modeling_timepro import TimeProAudioConfig
 from processing import TimeProAudioProcessor
-from recipes.conversion.chat_template import mark_answers
+from recipes.conversion.chat_template import escape_questions, mark_answers
 
 # Qwen2-Audio's, whose template is also ours by default.
 DEFAULT_AUDIO_TOKEN = "<|AUDIO|>"
@@ -146,7 +146,7 @@ def backbone_processor(path, config) -> TimeProAudioProcessor:
     return TimeProAudioProcessor(
         AutoFeatureExtractor.from_pretrained(path),
         tokenizer,
-        chat_template=mark_answers(template) if template else None,
+        chat_template=escape_questions(mark_answers(template)) if template else None,
         audio_token=audio_token,
         audio_bos_token=marks[0],
         audio_eos_token=marks[1],

@@ -1,16 +1,25 @@
-"""Mark the assistant's answers in a backbone's chat template, for losses on answers alone."""
+"""A backbone's chat template, made ours: answers marked, for losses on them alone, and text of others escaped."""
 
 import re
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from processing.answer_text import escape_text
+from processing.processing_timepro import ESCAPE
+
 # ChatML, as every backbone so far writes it: the head of a turn, inside the loop over turns.
 TURN_HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
 BLOCK = re.compile(r"\{%-?\s*(for|endfor)\b")
+# What may print the text of a question.
+PRINTED = re.compile(r"\{\{(-?)\s*(\w+\[['\"](?:content|text)['\"]\]|\w+\.(?:content|text|value))\s*(-?)\}\}")
+GENERATION = re.compile(r"\{%-?\s*generation\b.*?\bendgeneration\b", re.DOTALL)
+TICK = "A <1.04> or <|AUDIO|>?"
 ANSWER = (
     "{% if TURN['role'] == 'assistant' %}{% generation %}"
     "{% if TURN['content'] is string %}{{ TURN['content'] }}"
-    "{% else %}{% for part in TURN['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{% else %}{% for part in TURN['content'] or [] %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{% for call in TURN['tool_calls'] or [] %}"
+    "\n<tool_call>\n{{ (call['function'] or call) | tojson }}\n</tool_call>{% endfor %}"
     "<|im_end|>{% endgeneration %}{{ '\\n' }}{% else %}"
 )
 QUESTION = {"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "When?"}]}
@@ -23,6 +32,32 @@ CONVERSATIONS = (
     [QUESTION, ANSWERS[0], {"role": "user", "content": "And now?"}, ANSWERS[1], QUESTION],
     [{"role": "system", "content": "Listen."}, QUESTION, ANSWERS[0]],
 )
+
+
+def escape_questions(template):
+    """Return a chat template that escapes the text of questions, wherever it prints them as they are.
+
+    Servers render the template themselves, without the processor, and a question could then spell ticks.
+    """
+    answers = [match.span() for match in GENERATION.finditer(template)]
+    for match in reversed(list(PRINTED.finditer(template))):
+        start, end = match.span()
+        if any(first < start < last for first, last in answers):
+            continue
+        escaped = f"{template[:start]}{{{{{match[1]} {match[2]} | {ESCAPE} {match[3]}}}}}{template[end:]}"
+        if _render(escaped) == _render(template) and _questions(escaped) != _questions(template):
+            template = escaped
+    return template
+
+
+def is_escaped(template) -> bool:
+    """Tell whether questions that spell special tokens are rendered escaped, in both forms that a message may have."""
+    return all(escape_text(TICK) in text for text in _questions(template))
+
+
+def _questions(template):
+    conversations = [[{"role": "user", "content": content}] for content in (TICK, [{"type": "text", "text": TICK}])]
+    return render_jinja_template(conversations, chat_template=template)[0]
 
 
 def mark_answers(template):

@@ -37,10 +37,11 @@ def parse_prediction(values) -> tuple[tuple, list[Event] | None]:
             raise ValueError(f"events is {str(events)[:60]}; give a list of objects with onset and offset, or null")
         events = None if events is None else [Event.from_dict(event) for event in events]
     elif "text" in values:
-        events = parse_events(values["text"], task=task, event_label=query or "")
+        events = parse_events(values["text"], task, query or "", truncated=bool(values.get("truncated")))
     else:
         raise ValueError(f"the keys are {sorted(values)}; give events or text")
-    return (str(clip), task, query), events
+    # What was cut before its first event says neither what there is nor that there is nothing.
+    return (str(clip), task, query), None if values.get("truncated") and not events else events
 
 
 class Predictions(NamedTuple):

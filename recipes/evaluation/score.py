@@ -182,7 +182,7 @@ def _row(question, result) -> dict:
 def _uncut_events(question, result) -> list[dict] | None:
     """Return the events of an answer with the times that it says: the pipeline has cut them at the recording's end."""
     events = result["events"]
-    said = parse_events(result["text"], question.task, question.query or "")
+    said = parse_events(result["text"], question.task, question.query or "", truncated=result["truncated"])
     if events is None or said is None:
         return events
     # Where the text is not all there is to an answer, the pipeline's word counts.

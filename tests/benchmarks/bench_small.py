@@ -1,0 +1,122 @@
+"""Time timepro-small on clips of 10 s, one thread, beside YAMNet alone and another copy of this repository.
+
+    python tests/benchmarks/bench_small.py [--baseline FOLDER] [--clips 64] [--batch-size 16] [--rounds 3]
+
+Prints one JSON line. All figures are of the processor's time, which other processes disturb least, and medians over
+rounds in which every program runs once, turn by turn. `seconds` are those of detection on all clips, `tower` those of
+mel features' way through the audio tower in it, and `yamnet` those of YAMNet at its published 25 Hz, the frozen trunk
+alone; `per_minute` is the processor's time for a minute of sound. Clips are cut from the examples of the Space, each
+from another place, and `baseline_*` are the figures of the other copy on the same clips. `equal` is whether both find
+the same events in the examples themselves, to the step of a tick.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 10
+
+
+def make_clips(num_clips):
+    """Return clips of 10 s and the examples themselves, at 16 kHz."""
+    import numpy as np
+    import soundfile
+    import soxr
+
+    examples = []
+    for path in sorted((ROOT / "space_app" / "examples").glob("*.flac")):
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        examples.append(soxr.resample(samples.mean(1), rate, 16000).astype(np.float32))
+    whole = np.concatenate(examples)
+    starts = np.random.default_rng(0).integers(0, len(whole), num_clips)
+    return [np.take(whole, range(start, start + SECONDS * 16000), mode="wrap") for start in starts], examples
+
+
+def serve(num_clips, batch_size):
+    """Run a round for each line of stdin, and answer with a line of JSON; what is measured is found by `sys.path`."""
+    import time
+
+    import torch
+
+    from recipes.conversion.checkpoint_folder import load_pipeline
+
+    torch.set_num_threads(1)
+    clips, examples = make_clips(num_clips)
+    pipe = load_pipeline()
+    tower, spent = pipe.model.model.audio_tower, []
+    forward = tower.forward
+
+    def timed(*args, **options):
+        start = time.process_time()
+        output = forward(*args, **options)
+        spent.append(time.process_time() - start)
+        return output
+
+    tower.forward = timed
+    events = [[tuple(event.values())[:3] for event in result["events"]] for result in pipe(examples)]
+    pipe(clips[:batch_size], batch_size=batch_size)
+    for _ in sys.stdin:
+        spent.clear()
+        start = time.process_time()
+        pipe(clips, batch_size=batch_size)
+        figures = {"seconds": time.process_time() - start, "tower": sum(spent)}
+        features = pipe.processor.feature_extractor(clips[:batch_size], sampling_rate=16000, return_tensors="pt")
+        start = time.process_time()
+        with torch.no_grad():
+            tower.trunk(features["input_features"], None, [12])
+        figures["yamnet"] = (time.process_time() - start) * num_clips / len(clips[:batch_size])
+        print(json.dumps(figures | {"events": events}), flush=True)
+
+
+def start(tree, num_clips, batch_size):
+    """Start a process that serves by the code of a folder."""
+    command = [sys.executable, __file__, "--serve", "--clips", str(num_clips), "--batch-size", str(batch_size)]
+    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+
+
+def ask(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--baseline", type=Path, help="another copy of this repository, to be timed turn by turn")
+    parser.add_argument("--clips", type=int, default=64, help="how many clips (default 64)")
+    parser.add_argument("--batch-size", type=int, default=16, help="clips that are answered together (default 16)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.clips, arguments.batch_size)
+        return
+    trees = {"": ROOT} | ({"baseline_": arguments.baseline.resolve()} if arguments.baseline else {})
+    processes = {name: start(tree, arguments.clips, arguments.batch_size) for name, tree in trees.items()}
+    rounds = [{name: ask(process) for name, process in processes.items()} for _ in range(arguments.rounds)]
+    figures = {"clips": arguments.clips, "batch_size": arguments.batch_size}
+    for name in trees:
+        for key in ("seconds", "tower", "yamnet"):
+            figures[name + key] = round(statistics.median(one[name][key] for one in rounds), 3)
+        figures[name + "per_minute"] = round(figures[name + "seconds"] * 60 / SECONDS / arguments.clips, 3)
+    if arguments.baseline:
+        ratios = [one["baseline_"]["seconds"] / one[""]["seconds"] for one in rounds]
+        figures["times_as_fast"] = round(statistics.median(ratios), 2)
+        figures["equal"] = rounds[0][""]["events"] == rounds[0]["baseline_"]["events"]
+    print(json.dumps(figures))
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
