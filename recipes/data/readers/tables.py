@@ -1,13 +1,12 @@
 """Tables with a header as clips: DESED's TSV, the same with commas, RealDESED's, TACOS's, and durations.
 
-See `processing/annotation_tables.py` for DESED's. RealDESED has `annotations.csv` with the column `class`; TACOS has
+See `processing/text_files.py` for DESED's. RealDESED has `annotations.csv` with the column `class`; TACOS has
 `annotations_strong.csv` with the column `text`, known from public readers; further columns of both are passed over.
 """
 
 from collections.abc import Iterator
 
-from processing.annotation_tables import read_event_table
-from processing.text_files import check_duration, make_event, read_lines, read_number, read_table
+from processing.text_files import check_duration, make_event, read_event_table, read_lines, read_number, read_table
 from recipes.data.clip import AnnotatedClip, make_clip
 
 
