@@ -400,7 +400,6 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states if wants_states or not is_grounded else None,
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
-            encoder_frames=outputs.encoder_frames,
         )
 
     def _ground(self, outputs, input_ids, tokens, rows):
