@@ -6,7 +6,7 @@ import gradio as gr
 
 from space_app.answers import default_threshold, split_queries
 from space_app.jobs import Stopped
-from space_app.uploads_only import uploads_only
+from space_app.uploads import uploads_only
 
 logger = logging.getLogger(__name__)
 

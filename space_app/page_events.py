@@ -13,9 +13,8 @@ from space_app.downloads import remove_export, write_export
 from space_app.interactive_attention import attention_figure
 from space_app.interactive_plot import interactive_figure
 from space_app.jobs import Stopped
-from space_app.live_scores import score_file
 from space_app.prompt_view import prompt_html
-from space_app.reference_labels import read_reference
+from space_app.reference_labels import read_reference, score_file
 from space_app.results_view import error_html, progress_html, scores_html, summary_html, table_html
 
 logger = logging.getLogger(__name__)

@@ -25,11 +25,10 @@ from space_app.checkpoint_code import find_model, load_pipeline
 from space_app.downloads import export_choices, remove_export, write_export
 from space_app.jobs import Job, JobCriteria, OutOfTime, Stopped, run_steps
 from space_app.limits import Limits, read_limits
-from space_app.live_scores import score_file
 from space_app.model_facts import card_figures, card_section, facts_html
 from space_app.page_events import PageEvents
 from space_app.recordings import without_folder
-from space_app.reference_labels import read_reference
+from space_app.reference_labels import read_reference, score_file
 from space_app.results_view import error_html, progress_html, summary_html, table_html
 from space_app.service import Service
 from space_app.uploads import Uploads
