@@ -143,3 +143,22 @@ class TimeProFrameGrounder(nn.Module):
 
     def _heads(self, states):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class FrameGroundedModel:
+    """What a causal language model needs to use a frame grounder, which it holds as `frame_grounder`, or `None`."""
+
+    def add_frame_grounder(self, **settings):
+        """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
+        self.config.frame_grounder = frame_grounder_settings(settings)
+        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
+        self.frame_grounder.reset_parameters()
+
+    def _ground(self, outputs, input_ids, tokens, rows):
+        if self.frame_grounder is None:
+            raise ValueError("question_tokens is given but there is no frame grounder; call add_frame_grounder first.")
+        counts = (input_ids == self.config.audio_token_id).sum(1)
+        frames = nn.utils.rnn.pad_sequence(outputs.encoder_frames.split(counts.tolist()), batch_first=True)
+        mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
+        states = outputs.hidden_states[-2][rows[:, None], tokens.clamp(min=0)]
+        return self.frame_grounder(frames, mask, states, tokens >= 0, rows)

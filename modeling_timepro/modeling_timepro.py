@@ -14,7 +14,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, torch_compi
 
 from .backbone_parts import build_audio_tower, build_language_model, build_projector
 from .configuration_timepro import TimeProAudioConfig
-from .frame_grounder import TimeProFrameGrounder, frame_grounder_settings
+from .frame_grounder import FrameGroundedModel, TimeProFrameGrounder
 
 # transformers 5.24 renamed the key-value cache, in arguments and outputs.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -249,7 +249,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         )
 
 
-class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
+class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, GenerationMixin):
     """TimePro with its language-modelling head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -280,12 +280,6 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, value):
         self.lm_head = value
-
-    def add_frame_grounder(self, **settings):
-        """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
-        self.config.frame_grounder = frame_grounder_settings(settings)
-        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
-        self.frame_grounder.reset_parameters()
 
     def get_audio_features(self, *args, **kwargs):
         """See [`TimeProAudioModel.get_audio_features`]."""
@@ -369,8 +363,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             question_rows: `(num_questions,)` the row of `input_ids` that each is in.
         """
         is_grounded, wants_states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
-        if is_grounded or wants_states is not None:
-            kwargs["output_hidden_states"] = wants_states or is_grounded
+        kwargs |= {"output_hidden_states": True} if is_grounded or wants_states else {}
         outputs = self.model(
             input_ids=input_ids,
             input_features=input_features,
@@ -401,15 +394,6 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
         )
-
-    def _ground(self, outputs, input_ids, tokens, rows):
-        if self.frame_grounder is None:
-            raise ValueError("question_tokens is given but there is no frame grounder; call add_frame_grounder first.")
-        counts = (input_ids == self.config.audio_token_id).sum(1)
-        frames = nn.utils.rnn.pad_sequence(outputs.encoder_frames.split(counts.tolist()), batch_first=True)
-        mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
-        states = outputs.hidden_states[-2][rows[:, None], tokens.clamp(min=0)]
-        return self.frame_grounder(frames, mask, states, tokens >= 0, rows)
 
 
 TimeProAudioModel.register_for_auto_class("AutoModel")

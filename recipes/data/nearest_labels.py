@@ -48,7 +48,7 @@ def _words(text):
 def _noun_similarity():
     """Return a function of two words, always 0 where WordNet is not to be had."""
     try:
-        from recipes.scoring.captions import open_wordnet
+        from recipes.scoring import open_wordnet
 
         reader = open_wordnet(None)
     except (ImportError, FileNotFoundError):

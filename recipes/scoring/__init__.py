@@ -18,6 +18,7 @@ from recipes.scoring.captions import (
     meteor,
     meteor_by_clip,
     meteor_sums,
+    open_wordnet,
     text_meteor,
 )
 from recipes.scoring.counts import ClipCounts, check_lengths, f_scores, parse_failure_rate, score_counts
