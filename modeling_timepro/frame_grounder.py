@@ -1,8 +1,8 @@
 """A head that answers a question frame by frame: the question's states of the language model, attended by audio frames.
 
-One forward pass gives one logit for each frame, without decoding. The frames are those that the language model is
-given, so the head fits any backbone; what it reads of the language model are the states that enter its last layer, at
-the text tokens that follow the audio.
+One forward pass gives one logit for each frame, without decoding. The frames are those of the backbone's own encoder,
+before and beside the language model; what the head reads of the language model are the states that enter its last
+layer, at the text tokens that follow the audio.
 """
 
 import torch
@@ -10,12 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.masking_utils import create_bidirectional_mask
 
-from .yamnet_encoder import ContextLayer, rotary_angles
+from .yamnet_encoder import TRUNK_BLOCKS, ContextLayer, rotary_angles
 from .yamnet_encoder_config import TimeProYamnetConfig
 
 DECODES = ("text", "frames", "both")
+# What stands for a frame: the encoder's output, or, of a YAMNet encoder, its frozen stem.
+FRAMES = ("encoder", "stem")
 # Sizes of the head; then how scores become events, see `frame_decoding.py`.
 FRAME_GROUNDER = {
+    "frames": "encoder",
     "hidden_size": 128,
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
@@ -39,8 +42,9 @@ def frame_grounder_settings(settings):
     if not isinstance(settings, dict) or set(settings) - set(FRAME_GROUNDER):
         raise ValueError(f"frame_grounder is {settings!r}; give None, or a dict with some of {sorted(FRAME_GROUNDER)}.")
     settings = {**FRAME_GROUNDER, **settings}
-    if settings["decode"] not in DECODES:
-        raise ValueError(f"frame_grounder has decode {settings['decode']!r}; choose one of {DECODES}.")
+    for name, choices in (("decode", DECODES), ("frames", FRAMES)):
+        if settings[name] not in choices:
+            raise ValueError(f"frame_grounder has {name} {settings[name]!r}; choose one of {choices}.")
     if settings["hidden_size"] % settings["num_attention_heads"]:
         raise ValueError(
             f"frame_grounder has hidden_size {settings['hidden_size']} and num_attention_heads "
@@ -52,6 +56,20 @@ def frame_grounder_settings(settings):
     if not 0 < settings["threshold"] < 1:
         raise ValueError(f"frame_grounder has threshold {settings['threshold']}; give a number between 0 and 1.")
     return settings
+
+
+def frame_size(config):
+    """Return the size of the frames that the head is given.
+
+    Raises:
+        ValueError: the stem of an encoder that has none.
+    """
+    audio = config.audio_config
+    if config.frame_grounder["frames"] == "encoder":
+        return getattr(audio, "output_dim", audio.hidden_size)
+    if audio.model_type != TimeProYamnetConfig.model_type:
+        raise ValueError("frame_grounder has frames 'stem', but only a timepro_yamnet encoder has one; use 'encoder'.")
+    return sum(TRUNK_BLOCKS[layer][0] for layer in audio.stem_layers)
 
 
 class TimeProFrameGrounder(nn.Module):
@@ -72,8 +90,9 @@ class TimeProFrameGrounder(nn.Module):
             intermediate_size=2 * size,
             dropout=settings["dropout"],
         )
-        self.frame_norm, self.text_norm = nn.LayerNorm(text_size), nn.LayerNorm(text_size)
-        self.frame_in = nn.Linear(text_size, size)
+        self.frame_norm, self.text_norm = nn.LayerNorm(frame_size(config)), nn.LayerNorm(text_size)
+        self.frame_in = nn.Linear(frame_size(config), size)
+        self.dropout = nn.Dropout(settings["dropout"])
         self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
         self.match = nn.Linear(3 * size, size)
         self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
@@ -83,18 +102,26 @@ class TimeProFrameGrounder(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.score = nn.Linear(size, 1)
 
+    def reset_parameters(self):
+        """Draw weights large enough that the question tells from the first step on; few frames sound, says the bias."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.constant_(self.score.bias, -2.5)
+
     def forward(self, frames, frame_mask, question_states, question_mask, clips=None):
         """Return the logits `(num_questions, num_frames)`, float32; those of padding mean nothing.
 
         Args:
-            frames: `(num_clips, num_frames, hidden_size)` frames as the language model is given them.
+            frames: `(num_clips, num_frames, size)` frames of the encoder.
             frame_mask: bool `(num_clips, num_frames)`, true for frames that are no padding.
             question_states: `(num_questions, num_tokens, hidden_size)` what enters the language model's last layer.
             question_mask: bool `(num_questions, num_tokens)`.
             clips: `(num_questions,)` index of the clip that each question is about; by default one question each.
         """
         dtype = self.score.weight.dtype
-        heard = self.frame_in(self.frame_norm(frames.to(dtype)))
+        heard = self.frame_in(self.dropout(self.frame_norm(frames.to(dtype))))
         query = self.query(heard)
         clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
         heard, query, frame_mask = heard[clips], query[clips], frame_mask[clips]
@@ -116,3 +143,22 @@ class TimeProFrameGrounder(nn.Module):
 
     def _heads(self, states):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class FrameGroundedModel:
+    """What a causal language model needs to use a frame grounder, which it holds as `frame_grounder`, or `None`."""
+
+    def add_frame_grounder(self, **settings):
+        """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
+        self.config.frame_grounder = frame_grounder_settings(settings)
+        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
+        self.frame_grounder.reset_parameters()
+
+    def _ground(self, outputs, input_ids, tokens, rows):
+        if self.frame_grounder is None:
+            raise ValueError("question_tokens is given but there is no frame grounder; call add_frame_grounder first.")
+        counts = (input_ids == self.config.audio_token_id).sum(1)
+        frames = nn.utils.rnn.pad_sequence(outputs.encoder_frames.split(counts.tolist()), batch_first=True)
+        mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
+        states = outputs.hidden_states[-2][rows[:, None], tokens.clamp(min=0)]
+        return self.frame_grounder(frames, mask, states, tokens >= 0, rows)

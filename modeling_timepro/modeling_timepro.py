@@ -14,7 +14,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, torch_compi
 
 from .backbone_parts import build_audio_tower, build_language_model, build_projector
 from .configuration_timepro import TimeProAudioConfig
-from .frame_grounder import TimeProFrameGrounder, frame_grounder_settings
+from .frame_grounder import FrameGroundedModel, TimeProFrameGrounder
 
 # transformers 5.24 renamed the key-value cache, in arguments and outputs.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -23,9 +23,21 @@ AUDIO_INPUTS = ("input_features", "input_features_mask", "stem_features", "audio
 
 @dataclass
 class TimeProAudioModelOutput(BaseModelOutputWithPast):
-    """Output of [`TimeProAudioModel`]; `audio_hidden_states` are the packed frames `(num_frames, hidden_size)`."""
+    """Output of [`TimeProAudioModel`].
+
+    `audio_hidden_states` are the packed frames `(num_frames, hidden_size)` that the language model is given,
+    `encoder_frames` those that a frame grounder is given.
+    """
 
     audio_hidden_states: torch.FloatTensor | None = None
+    encoder_frames: torch.FloatTensor | None = None
+
+
+@dataclass
+class TimeProAudioFeatures(BaseModelOutputWithPooling):
+    """Output of `get_audio_features`: `encoder_frames` `(total frames, size)` beside the projected `pooler_output`."""
+
+    encoder_frames: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -97,7 +109,8 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             kwargs: `output_hidden_states`, `output_attentions` of the tower, `return_dict`.
 
         Returns:
-            The tower's output with `pooler_output` `(total frames, hidden_size)`: the real frames of all clips, packed.
+            The tower's output with `pooler_output` `(total frames, hidden_size)`: the real frames of all clips, packed;
+            and `encoder_frames`, what a frame grounder is given of them.
         """
         input_features, input_features_mask = stack_clips(input_features), stack_clips(input_features_mask)
         if input_features_mask is None:
@@ -110,6 +123,9 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         if self.audio_tower.device.type != "meta":
             input_features_mask = input_features_mask.to(self.audio_tower.device)
             input_features = None if input_features is None else input_features.to(self.audio_tower.device)
+        reads_stem = (self.config.frame_grounder or {}).get("frames") == "stem"
+        if reads_stem and stem_features is None:
+            stem_features = self.audio_tower.stem(input_features, input_features_mask)
         lengths = self.get_audio_lengths(input_features_mask.sum(-1).long())
         kwargs["return_dict"] = True
         if stem_features is None:
@@ -122,9 +138,11 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             output = self.audio_tower(stem_features=stem_features, stem_mask=stem_mask, **kwargs)
         frames = output.last_hidden_state
         valid = torch.arange(frames.shape[1], device=frames.device)[None, :] < lengths[:, None].to(frames.device)
-        return BaseModelOutputWithPooling(
+        packed = frames[valid]
+        return TimeProAudioFeatures(
             last_hidden_state=frames,
-            pooler_output=self.multi_modal_projector(frames[valid]),
+            pooler_output=self.multi_modal_projector(packed),
+            encoder_frames=stem_features[:, : valid.shape[1]][valid] if reads_stem else packed,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
@@ -196,10 +214,10 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
+        encoder_frames = None
         if audio_embeds is None and (input_features is not None or stem_features is not None):
-            audio_embeds = self.get_audio_features(
-                input_features, input_features_mask, stem_features, return_dict=True
-            ).pooler_output
+            heard = self.get_audio_features(input_features, input_features_mask, stem_features, return_dict=True)
+            audio_embeds, encoder_frames = heard.pooler_output, heard.encoder_frames
         # Decoding steps carry one token that generation cannot make a placeholder: spare them the device sync.
         is_checked = audio_embeds is not None or (input_ids is not None and input_ids.shape[1] > 1)
         if is_checked:
@@ -227,10 +245,11 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=audio_embeds,
+            encoder_frames=encoder_frames,
         )
 
 
-class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
+class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, GenerationMixin):
     """TimePro with its language-modelling head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -261,12 +280,6 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, value):
         self.lm_head = value
-
-    def add_frame_grounder(self, **settings):
-        """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
-        self.config.frame_grounder = frame_grounder_settings(settings)
-        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
-        self.frame_grounder.apply(self._initialize_weights)
 
     def get_audio_features(self, *args, **kwargs):
         """See [`TimeProAudioModel.get_audio_features`]."""
@@ -350,8 +363,7 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             question_rows: `(num_questions,)` the row of `input_ids` that each is in.
         """
         is_grounded, wants_states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
-        if is_grounded or wants_states is not None:
-            kwargs["output_hidden_states"] = wants_states or is_grounded
+        kwargs |= {"output_hidden_states": True} if is_grounded or wants_states else {}
         outputs = self.model(
             input_ids=input_ids,
             input_features=input_features,
@@ -382,15 +394,6 @@ class TimeProAudioForCausalLM(TimeProAudioPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
         )
-
-    def _ground(self, outputs, input_ids, tokens, rows):
-        if self.frame_grounder is None:
-            raise ValueError("question_tokens is given but there is no frame grounder; call add_frame_grounder first.")
-        counts = (input_ids == self.config.audio_token_id).sum(1)
-        frames = nn.utils.rnn.pad_sequence(outputs.audio_hidden_states.split(counts.tolist()), batch_first=True)
-        mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
-        states = outputs.hidden_states[-2][rows[:, None], tokens.clamp(min=0)]
-        return self.frame_grounder(frames, mask, states, tokens >= 0, rows)
 
 
 TimeProAudioModel.register_for_auto_class("AutoModel")

@@ -38,7 +38,7 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
     """
-    frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    frames, _, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
     if not use_cache:
         prompts = [[*prefixes[owner][1], *rest] for owner, rest in zip(owners, rests)]
         ids, mask = _pad_left(prompts, processor.tokenizer.pad_token_id, model.device)
@@ -65,8 +65,8 @@ def score_frames(model, processor, waveforms, questions):
     Returns:
         for each clip an array `(num_questions, num_frames)` of probabilities, float32.
     """
-    frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
-    _, mask, cache = _prefill(model, processor, frames, prefixes)
+    embeds, frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    _, mask, cache = _prefill(model, processor, embeds, prefixes)
     owners = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(owners)
     rest_ids, rest_mask = _pad_left(rests, processor.tokenizer.pad_token_id, model.device)
@@ -89,7 +89,9 @@ def score_frames(model, processor, waveforms, questions):
 
 
 def _encode(model, processor, waveforms, questions):
-    """Return the frames of each clip, the prompts up to the last frame, and for each question its prompt and rest."""
+    """Return of each clip the embeddings and encoder frames, the prompts up to the last frame, and for each question
+    its prompt and rest.
+    """
     if len(waveforms) != len(questions) or not all(questions):
         raise ValueError(
             f"questions has {[len(texts) for texts in questions]} texts for {len(waveforms)} clips; give one or more "
@@ -99,7 +101,8 @@ def _encode(model, processor, waveforms, questions):
     names = ("input_features", "input_features_mask")
     features = {name: features[name].to(model.device) for name in names}
     counts = [text.count(processor.audio_token) for text in clip_texts]
-    frames = model.get_audio_features(**features).pooler_output.split(counts)
+    heard = model.get_audio_features(**features)
+    embeds, frames = heard.pooler_output.split(counts), heard.encoder_frames.split(counts)
     # What comes before the last frame is computed once. A template may put the question before it: then no row shares.
     prefixes, owners, rests = {}, [], []
     for clip, (texts, clip_text) in enumerate(zip(questions, clip_texts, strict=True)):
@@ -108,17 +111,17 @@ def _encode(model, processor, waveforms, questions):
             prefix = (clip, tuple(prompt[:end]))
             owners.append(prefixes.setdefault(prefix, len(prefixes)))
             rests.append(prompt[end:])
-    return frames, list(prefixes), owners, rests
+    return embeds, frames, list(prefixes), owners, rests
 
 
-def _prefill(model, processor, frames, prefixes):
+def _prefill(model, processor, embeds, prefixes):
     """Put prompts `(clip, token ids)` through the model; return their ids, mask and cache."""
     ids, mask = _pad_left([prefix for _, prefix in prefixes], processor.tokenizer.pad_token_id, model.device)
     outputs = model(
         input_ids=ids,
         attention_mask=mask,
         position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        audio_embeds=torch.cat([frames[clip] for clip, _ in prefixes]),
+        audio_embeds=torch.cat([embeds[clip] for clip, _ in prefixes]),
         use_cache=True,
         logits_to_keep=1,
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -16,7 +17,7 @@ from scipy.signal import butter, fftconvolve, sosfilt
 
 from processing.audio_io import load_audio
 from recipes.soundscapes import synthetic_sounds as generators
-from recipes.soundscapes.catalogue import SOUNDS, SoundFile, event_labels, load_catalogue
+from recipes.soundscapes.catalogue import SOUNDS, SoundFile, bank_files, event_labels, load_catalogue
 from recipes.soundscapes.packages import (
     DEFAULT_SOUNDS,
     SOUND_SUFFIXES,
@@ -45,11 +46,18 @@ def offline(monkeypatch, tmp_path):
 
 
 def test_a_recording_series_stands_in_one_split(catalogue):
-    splits = {}
+    splits, fields = {}, {}
     for file in catalogue:
-        splits.setdefault(file.group, set()).add(file.split)
+        if file.split:
+            splits.setdefault(file.group, set()).add(file.split)
+        if file.field:
+            fields.setdefault(file.package, set()).add(file.field)
     assert all(found in ({"train"}, {"heldout"}) for found in splits.values())
-    assert {file.split for file in catalogue} == {"train", "heldout"}
+    assert all(len(found) == 1 for found in fields.values())
+    assert {file.split for file in catalogue} == {"train", "heldout", None}
+    assert {file.field for file in catalogue} == {"train", "validation", "test", None}
+    # What any test is made of, no bank for training has.
+    assert not any(file.split == "heldout" and file.field == "train" for file in catalogue)
 
 
 def test_the_catalogue_holds_every_listed_file_once(catalogue):
@@ -57,8 +65,9 @@ def test_the_catalogue_holds_every_listed_file_once(catalogue):
     assert len(catalogue) == len(listed) == len({file.ref for file in catalogue})
     for file, (name, entry, item) in zip(catalogue, listed, strict=True):
         assert (file.label, file.kind) == (name.replace("_", " "), entry["kind"])
-        assert set(item) == {"ref", "licence", "group", "split"} and all(item.values())
-    assert {file.kind for file in catalogue} == {"event", "background"}
+        assert {"ref", "licence", "group"} < set(item) <= {"ref", "licence", "group", "split", "field"}
+        assert all(item.values())
+    assert {file.kind for file in catalogue} == {"event", "background", "distractor"}
 
 
 def test_every_ref_names_a_package_its_version_and_a_recording_inside(catalogue):
@@ -69,7 +78,7 @@ def test_every_ref_names_a_package_its_version_and_a_recording_inside(catalogue)
         assert version.startswith("=" if registry == "deb" else "==") and version.lstrip("=")[:1].isdigit(), file.ref
         for path in file.path.split("!"):
             assert path and not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
-        assert file.path.count("!") == (".rcc" in file.path)
+        assert file.path.count("!") == bool(re.search(r"\.(rcc|zip|pk3)\b", file.path))
         assert file.path.lower().endswith(SOUND_SUFFIXES), file.ref
 
 
@@ -87,6 +96,7 @@ def test_versions_with_an_epoch_are_no_part_of_the_path():
 def test_every_label_has_independent_recordings_or_a_generator_and_both_splits(catalogue):
     generated = {name.replace("_", " ") for name, e in json.loads(SOUNDS.read_text()).items() if e.get("generator")}
     assert generated == {"speech", "siren", "phone ring"}
+    catalogue = [file for file in catalogue if file.split]
     labels = event_labels()
     assert labels == sorted({file.label for file in catalogue if file.kind == "event"}) and len(labels) >= 15
     rich = 0
@@ -99,9 +109,22 @@ def test_every_label_has_independent_recordings_or_a_generator_and_both_splits(c
     assert {f.split for f in catalogue if f.kind == "background"} == {"train", "heldout"}
 
 
+def test_labels_divided_by_package_have_independent_recordings_to_learn_from_and_to_test(catalogue):
+    labels = event_labels("field_train")
+    assert len(labels) >= 40 and set(event_labels()) < set(labels) and labels == event_labels("field_test")
+    generated = {name.replace("_", " ") for name, e in json.loads(SOUNDS.read_text()).items() if e.get("generator")}
+    for label in labels:
+        files = [file for file in catalogue if file.label == label]
+        assert len({file.group for file in files}) >= 5 or label in generated, label
+        assert {"train", "test"} <= {file.field for file in files} or label in generated, label
+    for bank in ("field_train", "field_validation", "field_test"):
+        kinds = {file.kind for file in bank_files(bank)}
+        assert kinds == {"event", "background", "distractor"}
+
+
 def test_no_heldout_recording_is_in_training_under_another_name(catalogue):
     """Packages copy from the same archives, so recordings of a label are compared sample by sample."""
-    files = [file for file in catalogue if file.label != "speech"]
+    files = [file for file in catalogue if file.label != "speech" and file.split]
     packages = {file.package for file in files}
     if not all((DEFAULT_SOUNDS / registry / name).is_dir() for registry, name in packages):
         pytest.skip("the packages with the recordings are not unpacked here")
@@ -145,11 +168,12 @@ def test_a_series_in_both_splits_is_refused(tmp_path):
     ]
     path = tmp_path / "sounds.json"
     path.write_text(json.dumps({"dog_bark": {"kind": "event", "files": files}}))
-    with pytest.raises(ValueError, match=r"\['one dog'\] stand in train and heldout"):
+    with pytest.raises(ValueError, match=r"\['one dog'\] are in train and heldout"):
         load_catalogue(path)
     files[1]["group"] = "another dog"
     path.write_text(json.dumps({"dog_bark": {"kind": "event", "files": files}}))
-    assert [file.label for file in load_catalogue(path)] == ["dog bark"] * 2 and event_labels(path) == ["dog bark"]
+    assert [file.label for file in load_catalogue(path)] == ["dog bark"] * 2
+    assert event_labels("train", path) == ["dog bark"]
 
 
 def write_rcc(tree, version):
@@ -301,9 +325,9 @@ def test_a_download_that_was_cut_short_counts_as_missing(tmp_path, offline, name
     assert not (tmp_path / "pypi" / "tiny-sounds").exists()
 
 
-def test_train_and_heldout_share_no_voice_and_no_sentence():
+def test_train_heldout_and_validation_share_no_voice_and_no_sentence():
     for parts in (VOICES, SENTENCES):
-        assert not set(parts["train"]) & set(parts["heldout"])
+        assert len(set().union(*parts.values())) == sum(map(len, parts.values()))
         assert all(len(set(part)) == len(part) for part in parts.values())
 
 
@@ -311,6 +335,8 @@ BANDS = {
     # The lowest and the highest tone that each generator can choose.
     ("siren", "train"): (450, 750 * 1.95),
     ("siren", "heldout"): (560, 640 * 2.2),
+    ("siren", "validation"): (760, 860 * 2.2),
+    ("phone ring", "validation"): (1550, 1800 * 1.35),
     ("phone ring", "train"): (700, 1500 * 1.35),
     ("phone ring", "heldout"): (1000, 1150 * 1.35),
 }
@@ -318,7 +344,7 @@ BANDS = {
 
 def test_sirens_and_ringers_are_reproducible_and_sound_where_they_should():
     names = {}
-    for split in ("train", "heldout"):
+    for split in VOICES:
         for make in (generators._sirens, generators._phones):
             once, again = make(split), make(split)
             for (label, name, waveform), (*_, same) in zip(once, again, strict=True):
@@ -336,7 +362,7 @@ def test_sirens_and_ringers_are_reproducible_and_sound_where_they_should():
 
 @needs_espeak
 def test_speech_is_spoken_by_every_voice_of_a_split(monkeypatch):
-    monkeypatch.setattr(generators, "SENTENCES", {"train": ["Can you hear me now?"], "heldout": ["Come here."]})
+    monkeypatch.setattr(generators, "SENTENCES", {split: [f"Can you hear me now, {split}?"] for split in VOICES})
     names = {}
     for split, voices in VOICES.items():
         speech = [(name, waveform) for label, name, waveform in generated_sounds(split) if label == "speech"]

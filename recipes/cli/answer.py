@@ -189,9 +189,23 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
+    for query in queries:
+        if warning := _untaught(query, pipe.model.config.event_labels):
+            print(f"timepro: {warning}", file=sys.stderr)
     jobs = [Request(file, args.task, tuple(queries)) for file in files]
     show_progress = False if num_done + len(jobs) < 2 else None
     return run(pipe, jobs, num_done, show_progress, batch_size=args.batch_size, **options)
+
+
+def _untaught(query, labels) -> str | None:
+    """Return a warning if a query is none of the labels that a checkpoint was trained on, in no known words."""
+    from recipes.data.nearest_labels import is_taught, nearest_labels
+
+    if query is None or labels is None or is_taught(query, labels):
+        return None
+    near = nearest_labels(query, labels)
+    offer = f"the nearest of its labels are {', '.join(near)}" if near else f"its labels are {', '.join(labels)}"
+    return f"warning: this checkpoint was not trained on {query!r}; {offer}."
 
 
 def _row(file, state, queries, results) -> dict:

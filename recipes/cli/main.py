@@ -94,7 +94,9 @@ def _add_synthesize(commands):
     add("--out", required=True, metavar="DIR", help="folder to write")
     add("--num-clips", required=True, type=positive_int, metavar="N", help="number of clips")
     add("--seed", required=True, type=int, metavar="S", help="the same seed gives the same clips")
-    splits = ("train", "validation", "test_seen", "test_unseen")
+    splits = (
+        "train", "validation", "test_seen", "test_unseen", "train_field", "validation_field", "test_field"
+    )  # fmt: skip
     add("--split", default="train", choices=splits, help="which recordings to mix (default train)")
     add("--sounds", metavar="DIR", help="folder of the recordings, downloaded there if missing")
     add("--num-workers", type=positive_int, default=1, metavar="K", help="number of processes (default 1)")

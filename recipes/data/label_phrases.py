@@ -1,5 +1,7 @@
 """How the built-in labels are said in other words, and described in a sentence."""
 
+from recipes.data.paraphrases import taught_paraphrases
+
 # Label: (who or what, what it does, as a noun phrase).
 PHRASES = {
     "dog bark": ("a dog", "barks", "dog barking"),
@@ -51,10 +53,11 @@ PHRASES = {
 
 def paraphrases(label: str) -> tuple[str, ...]:
     """Return ways to ask for a label; the label itself comes first, and alone where no others are known."""
-    if label not in PHRASES:
-        return (label,)
-    subject, verb, noun = PHRASES[label]
-    return (label, noun, f"{subject} {verb}" if subject[:2] in ("a ", "an") else noun)
+    words = []
+    if label in PHRASES:
+        subject, verb, noun = PHRASES[label]
+        words = [noun, f"{subject} {verb}" if subject[:2] in ("a ", "an") else noun]
+    return tuple(dict.fromkeys([label, *words, *taught_paraphrases(label)]))
 
 
 def caption_of(label: str) -> str:

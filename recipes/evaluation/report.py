@@ -13,10 +13,12 @@ from recipes.scoring import (
     PSDS2,
     collar_edges,
     count_accuracy,
+    count_accuracy_by_number,
     count_events,
     count_sums,
     detection_sums,
     event_based_f1,
+    false_alarms_by_number,
     grounding_sums,
     meteor_by_clip,
     meteor_sums,
@@ -224,6 +226,7 @@ def _detection(references, predictions) -> dict:
         **event_based_f1(references, predictions, **COLLARS),
         "collar_edges": collar_edges(references, predictions, **COLLARS),
         "unmatched_labels": unmatched_labels(references, predictions),
+        "false_alarms_by_number": false_alarms_by_number(references, predictions, **COLLARS),
         **segments,
     }
 
@@ -254,7 +257,11 @@ def _psds(references, predictions, durations) -> tuple[list, dict]:
 
 
 def _grounding(references, predictions) -> dict:
-    return {**recall_at_iou(references, predictions), "count_accuracy": count_accuracy(references, predictions)}
+    return {
+        **recall_at_iou(references, predictions),
+        "count_accuracy": count_accuracy(references, predictions),
+        "count_accuracy_by_number": count_accuracy_by_number(references, predictions),
+    }
 
 
 def _rejection(references, predictions) -> dict:

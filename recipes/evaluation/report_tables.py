@@ -149,6 +149,11 @@ def _detection_lines(part) -> tuple[str, list[Line]]:
         lines.append(Line(f"segment error rate, {resolution}", rate, interval, note))
     for key, name, meaning in (("psds1", "PSDS 1", "exact times"), ("psds2", "PSDS 2", "no confusion of labels")):
         lines.append(Line(name, part["psds"][key], intervals.get(key), SEE_NOTES if reason else "", meaning))
+    for number, found in part["false_alarms_by_number"].items():
+        note = _number(found["num_clips"], "clip")
+        meaning = "predicted events that match none"
+        name = f"false alarms per clip, {number} in the reference"
+        lines.append(Line(name, found["false_alarms_per_clip"], None, note, meaning))
     lines.append(_unreadable(part, intervals))
     return f"detection: {_number(part['num_clips'], 'clip')}, {_events(part)}", lines
 
@@ -170,6 +175,9 @@ def _grounding_lines(part) -> tuple[str, list[Line]]:
     }
     intervals = part["intervals"]
     lines = [Line(name, part[key], intervals[key], meaning=meaning) for key, (name, meaning) in meanings.items()]
+    for number, found in part["count_accuracy_by_number"].items():
+        note = _number(found["num_pairs"], "query", "queries")
+        lines.append(Line(f"count accuracy, {number} in the reference", found["count_accuracy"], None, note))
     lines.append(_unreadable(part, intervals))
     return f"grounding: {_number(part['num_pairs'], 'query', 'queries')} for sounds that are present", lines
 

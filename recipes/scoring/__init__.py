@@ -9,6 +9,7 @@ Whatever is used outside this folder is imported from here.
 # ruff: noqa: F401
 
 from recipes.scoring.bootstrap import ClipSums, bootstrap_interval, paired_bootstrap, sum_intervals
+from recipes.scoring.by_number import count_accuracy_by_number, false_alarms_by_number
 from recipes.scoring.captions import (
     METEOR_NAMES,
     caption_meteor,
@@ -17,6 +18,7 @@ from recipes.scoring.captions import (
     meteor,
     meteor_by_clip,
     meteor_sums,
+    open_wordnet,
     text_meteor,
 )
 from recipes.scoring.counts import ClipCounts, check_lengths, f_scores, parse_failure_rate, score_counts

@@ -192,7 +192,7 @@ _NO_WORDNET = types.SimpleNamespace(synsets=lambda word: ())
 @functools.cache
 def _wordnet(folder):
     """Return WordNet as `single_meteor_score` needs it: one synset of all synonyms of a word, kept once looked up."""
-    reader = _reader(folder)
+    reader = open_wordnet(folder)
 
     @functools.lru_cache(maxsize=1 << 16)
     def synsets(word):
@@ -202,7 +202,13 @@ def _wordnet(folder):
     return types.SimpleNamespace(synsets=synsets)
 
 
-def _reader(folder):
+def open_wordnet(folder):
+    """Return WordNet 3.0 as nltk reads it; `None` looks where `meteor` does.
+
+    Raises:
+        ImportError: nltk is not installed.
+        FileNotFoundError: no WordNet is there.
+    """
     import nltk
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM, TimeProYamnetConfig
 from processing import TimeProAudioProcessor, TimeProYamnetFeatureExtractor
 from recipes.arguments import script_parser
-from recipes.conversion.checkpoint import save_checkpoint
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.small.frame_labels import frame_f1, train_frames
 from recipes.small.yamnet_weights import load_trunk
 
@@ -52,21 +52,34 @@ def join_backbone(language_model, weights):
 
 def main(argv=None):
     parser = script_parser(__doc__)
-    parser.add_argument("--language-model", required=True, help="directory of the small language model")
-    parser.add_argument("--weights", required=True, help="YAMNet's safetensors file")
+    parser.add_argument("--language-model", help="directory of the small language model")
+    parser.add_argument("--weights", help="YAMNet's safetensors file")
+    parser.add_argument("--checkpoint", help="checkpoint whose tower and projector learn further, in place of the two")
     parser.add_argument("--stems", required=True, help="directory of stored stem features: train, validation")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--num-steps", type=int, default=600, help="steps of the frame-level loss; 0 to skip it")
+    parser.add_argument("--split", default="train", help="which stems to learn from (default: train)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
     torch.manual_seed(arguments.seed)
-    model, processor = join_backbone(arguments.language_model, arguments.weights)
+    if (arguments.checkpoint is None) == (arguments.language_model is None or arguments.weights is None):
+        parser.error("give --language-model and --weights, or --checkpoint alone.")
+    if arguments.checkpoint:
+        model, processor = load_checkpoint(arguments.checkpoint, dtype="float32")
+    else:
+        model, processor = join_backbone(arguments.language_model, arguments.weights)
     if arguments.num_steps:
-        tokenizer = processor.tokenizer
-        head, labels = train_frames(model, tokenizer, arguments.stems, arguments.num_steps, seed=arguments.seed)
+        head, labels = train_frames(
+            model, processor.tokenizer, arguments.stems, arguments.num_steps, learning_rate=arguments.learning_rate,
+            seed=arguments.seed, split=arguments.split, is_continued=bool(arguments.checkpoint),
+            resume=f"{arguments.out}.resume",
+        )  # fmt: skip
         model.config.event_labels = labels
-        logger.info("frame F1 on validation: %.3f", frame_f1(model, head, labels, arguments.stems)[0])
+        validation = arguments.split.replace("train", "validation")
+        scores = frame_f1(model, head, labels, arguments.stems, validation, (0.2, 0.3, 0.4, 0.5))
+        logger.info("frame F1 on %s at 0.2, 0.3, 0.4, 0.5: %s", validation, [round(score, 3) for score in scores])
     save_checkpoint(model, processor, arguments.out)
 
 

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+
+from recipes.small.language_model import load_progress, save_progress
 
 # A frame that points at a label with the length of its words' embedding is sure of it: sigmoid(10 * 1 - 5) = 0.993.
 SHARPNESS = 10.0
@@ -137,37 +140,48 @@ def count_frames(model, stems):
     return encode_frames(model, torch.from_numpy(stems[:1].astype(np.float32))).shape[1]
 
 
-def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0, features="stem"):
+def train_frames(
+    model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0, features="stem", split="train",
+    is_continued=False, resume=None,
+):  # fmt: skip
     """Train tower and projector on frame labels, in place; return `(head, labels)`.
+
+    What remains is a running average of the weights, which is steadier than the last of them.
 
     Args:
         model: a TimePro model.
         tokenizer: its language model's tokenizer.
-        folder: stored features of the split `train`.
+        folder: stored features of the split.
         features: which were stored, `stem` for a YAMNet tower and `mel` for a Qwen2-Audio tower.
+        is_continued: keep what the projector has learnt, in place of a fresh start.
+        resume: folder to save to every 50 steps, and to go on from.
     """
-    stems, rows = read_stems(folder, "train", features)
+    stems, rows = read_stems(folder, split, features)
     labels = known_labels(rows)
     tower, projector = model.model.audio_tower, model.model.multi_modal_projector
     targets = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     head = FrameHead(*label_directions(model.get_input_embeddings(), tokenizer, labels))
-    with torch.no_grad():
-        projector.linear.weight.normal_(std=0.02 * head.scale)
-        projector.linear.bias.zero_()
-    parameters = [p for part in (tower, projector, head) for p in part.parameters() if p.requires_grad]
+    if not is_continued:
+        with torch.no_grad():
+            projector.linear.weight.normal_(std=0.02 * head.scale)
+            projector.linear.bias.zero_()
+    trained = nn.ModuleList([tower, projector, head])
+    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(min(0.99, 1 - 10 / num_steps)))
+    both = nn.ModuleList([trained, average])
+    parameters = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
-    )
+    first = load_progress(Path(resume), both, optimizer) if resume else 0
     weight = torch.tensor(BOUNDARY_POSITIVE_WEIGHT)
     tower.train()
-    bar = tqdm(range(num_steps), desc="frame labels")
+    bar = tqdm(range(first, num_steps), initial=first, total=num_steps, desc="frame labels")
     for step in bar:
+        rng = np.random.default_rng([seed, step])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
         chosen = np.sort(rng.integers(0, len(rows), batch_size))
         heard = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
             frames = encode_frames(model, heard)
         sounding, boundary, length = head(frames)
         loss = F.binary_cross_entropy_with_logits(sounding, targets[0][chosen])
@@ -178,9 +192,12 @@ def train_frames(model, tokenizer, folder, num_steps=600, batch_size=32, learnin
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
+        average.update_parameters(trained)
         if step % 20 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", length=f"{length.item() ** 0.5:.2f}", refresh=False)
+        if resume and step % 50 == 49:
+            save_progress(Path(resume), both, optimizer, step + 1)
+    trained.load_state_dict(average.module.state_dict())
     tower.eval()
     return head, labels
 

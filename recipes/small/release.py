@@ -75,11 +75,12 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     # Paths of the machine that scored, and ids of its clips, say nothing to anybody else.
     local = ("model", "data", "label_aliases", "worst_clips", "failures")
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
+    files = [file for file in load_catalogue() if file.split]
     for card in cards:
         text = card.read_text(encoding="utf-8")
         is_own = card == cards[-1]
         text = (
-            fill_card(text, scores, NAME, load_catalogue())
+            fill_card(text, scores, NAME, files)
             if is_own
             else fill(text, FIGURES_MARKS, figures_table(scores))
         )

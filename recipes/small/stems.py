@@ -23,7 +23,7 @@ from recipes.arguments import script_parser
 from recipes.small.yamnet_weights import load_trunk
 from recipes.soundscapes.packages import DEFAULT_SOUNDS
 from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
-from recipes.soundscapes.synthesize import SPLITS, soundscape, soundscape_row
+from recipes.soundscapes.synthesize import SPLITS, row_id, soundscape, soundscape_row
 
 logger = logging.getLogger(__name__)
 _STEM = {}
@@ -57,7 +57,8 @@ def write_stem_cache(
 ):
     """Mix `num_clips` soundscapes and store their features and rows in `out`.
 
-    The clips are those that `synthesize` writes for the same seed and split.
+    The clips are those that `synthesize` writes for the same seed and split. A run that was interrupted goes on after
+    its last whole clip, and one with more clips after those of the run before.
 
     Args:
         weights: YAMNet's `safetensors` file; for stems only.
@@ -75,16 +76,44 @@ def write_stem_cache(
     out, weights = Path(out), None if weights is None else str(weights)
     out.mkdir(parents=True, exist_ok=True)
     load_bank(SPLITS[split], sounds)
-    jobs = [(index, seed, split, sounds, weights) for index in range(num_clips)]
+    path, rows_path = out / f"{split}_{features}.npy", out / f"{split}.jsonl"
+    lines = _whole_rows(rows_path, split, seed) if path.is_file() else []
+    jobs = [(index, seed, split, sounds, weights) for index in range(len(lines), num_clips)]
+    if not jobs:
+        return
     first, _ = _clip(jobs[0])
     shape = (num_clips, *first.shape)
-    stems = np.lib.format.open_memmap(out / f"{split}_{features}.npy", mode="w+", dtype=np.float16, shape=shape)
-    with ProcessPoolExecutor(num_workers) as pool, open(out / f"{split}.jsonl", "w", encoding="utf-8") as rows:
+    if lines and np.load(path, mmap_mode="r", allow_pickle=False).shape != shape:
+        # For more clips than before.
+        before = np.load(path, mmap_mode="r", allow_pickle=False)
+        stems = np.lib.format.open_memmap(path.with_suffix(".part"), mode="w+", dtype=np.float16, shape=shape)
+        stems[: len(lines)] = before[: len(lines)]
+        path.with_suffix(".part").replace(path)
+    else:
+        stems = np.lib.format.open_memmap(path, mode="r+" if lines else "w+", dtype=np.float16, shape=shape)
+    rows_path.write_text("".join(lines), encoding="utf-8")
+    with ProcessPoolExecutor(num_workers) as pool, open(rows_path, "a", encoding="utf-8") as rows:
         results = pool.map(_clip, jobs, chunksize=8) if num_workers > 1 else map(_clip, jobs)
-        for index, (stem, row) in enumerate(tqdm(results, total=num_clips, desc=f"{split} features")):
+        results = tqdm(results, initial=len(lines), total=num_clips, desc=f"{split} features")
+        for index, (stem, row) in enumerate(results, len(lines)):
             stems[index] = stem
             rows.write(json.dumps({**row, "stem_index": index}) + "\n")
+            rows.flush()
     stems.flush()
+
+
+def _whole_rows(path, split, seed):
+    """Return the lines of the clips that an earlier run of the same seed has written whole."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
+        try:
+            is_whole = line.endswith("\n") and json.loads(line)["id"] == row_id(len(lines), split, seed)
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            break
+        lines.append(line)
+    return lines
 
 
 def main(argv=None):

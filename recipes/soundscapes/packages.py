@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -115,14 +116,19 @@ def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:
     if not inner:
         return path.read_bytes()
     if zipfile.is_zipfile(path):
-        # Games keep theirs in zip archives of other names (.pk3), some of more than a gigabyte.
-        with zipfile.ZipFile(path) as archive:
-            found = archive.read(inner) if inner in archive.namelist() else None
+        archive = _open_zip(path)
+        found = archive.read(inner) if inner in archive.NameToInfo else None
     else:
         found = read_qt_resource(path.read_bytes(), inner)
     if found is None:
         raise FileNotFoundError(f"{path} has no inner file {inner!r}; the catalogue wants {file.ref}.")
     return found
+
+
+@lru_cache(maxsize=4)
+def _open_zip(path):
+    """Open a zip archive once: games keep theirs under other names (.pk3), some with more than 10,000 files."""
+    return zipfile.ZipFile(path)
 
 
 def read_qt_resource(data: bytes, wanted: str) -> bytes | None:

@@ -60,10 +60,10 @@ def grounder_loss(logits, targets):
     return F.binary_cross_entropy_with_logits(logits[is_real], targets[is_real].to(logits.dtype))
 
 
-def prepare_grounder(model, is_alone, peft_config=None):
+def prepare_grounder(model, is_alone, peft_config=None, frames="encoder"):
     """Give a model the head if it has none; train it alone, or see that an adapter trains and keeps it as well."""
     if model.frame_grounder is None:
-        model.add_frame_grounder()
+        model.add_frame_grounder(frames=frames)
     if is_alone:
         model.requires_grad_(False)
         model.frame_grounder.requires_grad_(True)

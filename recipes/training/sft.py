@@ -58,6 +58,9 @@ class SFTArguments(DataArguments):
     grounder_weight: float = option(
         0.0, "weight of the loss of a frame grounder, which the model is given if it has none; 0: no frame grounder"
     )
+    grounder_frames: str = option(
+        "encoder", "what a new frame grounder hears: the encoder's frames, or (stem) a YAMNet encoder's frozen stem"
+    )
     answer_weight: float = option(1.0, "weight of the answers' loss; 0: train the frame grounder and nothing else")
     max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
     dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
@@ -150,7 +153,7 @@ def main(argv: list[str] | None = None):
         freeze_constants(model)
         freeze_time_embeddings(model)
     if arguments.grounder_weight:
-        prepare_grounder(model, not arguments.answer_weight, peft_config)
+        prepare_grounder(model, not arguments.answer_weight, peft_config, arguments.grounder_frames)
     max_length, training.max_length = training.max_length, None
     reading_weights = {name: getattr(arguments, f"{name}_weight") for name in READING_LOSSES}
     has_names = bool(arguments.name_weight) and processor.answer_format == "ticks"

@@ -1,0 +1,134 @@
+"""Train the small checkpoint's frame grounder alone, with the language model's part computed beforehand.
+
+    python -m recipes.small.grounder --checkpoint DIR --stems DIR --out DIR [--num-steps 600]
+
+`recipes/sft.py` with `answer_weight: 0` puts every question through the language model in every step. Here each label
+is asked about a few clips once, and what the language model makes of these questions is kept; a step then trains the
+head with such states of any of the clips. This is ten times as fast, and the head learns not to depend on the clip in
+which a question was asked. The head hears the encoder's frozen stem.
+"""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from processing.answer_text import PROMPTS, prompt_text
+from recipes.arguments import script_parser
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.data.label_phrases import paraphrases
+from recipes.small.frame_labels import blank, frame_targets, known_labels, read_stems
+from recipes.small.language_model import load_progress, save_progress
+from recipes.training.collator import TimeProCollator
+from recipes.training.grounder_loss import grounder_loss, prepare_grounder
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def question_states(model, processor, folder, split, labels, num_clips=16, seed=0):
+    """Return what enters the language model's last layer at each label's questions, asked about a few clips.
+
+    Returns:
+        for each label a list of `(num_tokens, hidden_size)`, one for each clip, in varying words.
+    """
+    stems, rows = read_stems(folder, split)
+    rng = np.random.default_rng([seed, 1])
+    collator = TimeProCollator(processor, stems, frame_targets=True)
+    states = {label: [] for label in labels}
+    for place in tqdm(rng.permutation(len(rows))[:num_clips], desc="questions"):
+        turns = []
+        for label in labels:
+            words = paraphrases(label)
+            query = label if rng.random() < 0.5 else words[int(rng.integers(len(words)))]
+            question = prompt_text("grounding", query, int(rng.integers(len(PROMPTS["grounding"]))))
+            turns.append({"question": question, "answer": "none", "event_label": label})
+        piece = {"stem_index": int(place), "start": 0.0, "duration": None}
+        batch = collator([{"pieces": [piece], "turns": turns}])
+        names = ("input_ids", "attention_mask", "position_ids", "stem_features", "input_features_mask")
+        inputs = {name: batch[name] for name in names}
+        outputs = model.model(**inputs, output_hidden_states=True)
+        for label, tokens in zip(labels, batch["question_tokens"], strict=True):
+            states[label].append(outputs.hidden_states[-2][0, tokens[tokens >= 0]])
+    return states
+
+
+def train_grounder(
+    model, processor, folder, num_steps=600, batch_size=16, num_absent=3, learning_rate=1e-3, seed=0,
+    split="train_field", resume=None,
+):  # fmt: skip
+    """Train the frame grounder of a model on stored stems, in place; return the labels that it was asked about.
+
+    Args:
+        folder: stored stems of the split.
+        num_absent: labels that a clip lacks, asked about beside those that it has.
+        resume: folder to save to every 25 steps, and to go on from.
+    """
+    stems, rows = read_stems(folder, split)
+    labels = known_labels(rows)
+    prepare_grounder(model, is_alone=True, frames="stem")
+    states = question_states(model.eval(), processor, folder, split, labels, seed=seed)
+    targets, _ = frame_targets(rows, labels, stems.shape[1], model.config.frame_rate)
+    heard = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
+    head = model.frame_grounder.train()
+    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.02)
+    first = load_progress(Path(resume), head, optimizer) if resume else 0
+    bar = tqdm(range(first, num_steps), initial=first, total=num_steps, desc="frame grounder")
+    for step in bar:
+        rng = np.random.default_rng([seed, step])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
+        chosen = np.sort(rng.integers(0, len(rows), batch_size))
+        clips, asked = [], []
+        for clip, row in enumerate(chosen):
+            absent = rng.permutation([index for index in range(len(labels)) if index not in heard[row]])
+            for label in [*heard[row], *absent[:num_absent]]:
+                clips.append(clip)
+                asked.append(int(label))
+        questions = [states[labels[label]][int(rng.integers(len(states[labels[label]])))] for label in asked]
+        padded = nn.utils.rnn.pad_sequence(questions, batch_first=True)
+        sizes = torch.tensor([len(question) for question in questions])
+        is_token = torch.arange(padded.shape[1]) < sizes[:, None]
+        frames = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
+        clips = torch.tensor(clips)
+        logits = head(frames, torch.ones(frames.shape[:2], dtype=torch.bool), padded, is_token, clips)
+        wanted = [targets[chosen[clip], :, label] for clip, label in zip(clips, asked, strict=True)]
+        loss = grounder_loss(logits, torch.stack(wanted))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            logger.info("step %d: loss %.4f", step, loss.item())
+        if resume and step % 25 == 24:
+            save_progress(Path(resume), head, optimizer, step + 1)
+    model.eval()
+    return labels
+
+
+def main(argv=None):
+    parser = script_parser(__doc__)
+    parser.add_argument("--checkpoint", required=True, help="checkpoint whose frame grounder is trained")
+    parser.add_argument("--stems", required=True, help="directory of stored stem features")
+    parser.add_argument("--out", required=True, help="directory to write")
+    parser.add_argument("--split", default="train_field", help="which stems to learn from (default: train_field)")
+    parser.add_argument("--num-steps", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO)
+    torch.manual_seed(arguments.seed)
+    model, processor = load_checkpoint(arguments.checkpoint, dtype="float32")
+    train_grounder(
+        model, processor, arguments.stems, arguments.num_steps, seed=arguments.seed, split=arguments.split,
+        resume=f"{arguments.out}.resume",
+    )  # fmt: skip
+    save_checkpoint(model, processor, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
