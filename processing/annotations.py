@@ -8,10 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .annotation_tables import format_event_table, format_label_track, read_event_table, read_label_track
 from .events import Event
-from .subtitles import format_srt, format_vtt, read_srt, read_vtt
-from .text_files import audio_stem, check_duration, read_json_lines, read_lines
+from .text_files import (
+    audio_stem,
+    check_duration,
+    format_event_table,
+    format_label_track,
+    read_event_table,
+    read_json_lines,
+    read_label_track,
+    read_lines,
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,7 @@ def write_annotations(
     """Write the events of recordings.
 
     What a format cannot hold is an error, and then nothing is written. The exception is the duration, which a recording
-    says itself: only json and jsonl keep it. WebVTT and SRT round times to milliseconds; the others give them back to
-    the last digit.
+    says itself: only json and jsonl keep it. Times are given back to the last digit.
 
     Args:
         results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
@@ -274,7 +280,5 @@ _FORMATS = (
     ("json", ".json", True, True, _format_json, _read_json),
     ("jsonl", ".jsonl", True, True, _format_json_lines, _read_json_lines),
     ("audacity", ".txt", False, False, format_label_track, partial(_named_as_file, read=read_label_track)),
-    ("vtt", ".vtt", False, False, format_vtt, partial(_named_as_file, read=read_vtt)),
-    ("srt", ".srt", False, False, format_srt, partial(_named_as_file, read=read_srt)),
 )
 ANNOTATION_FORMATS = {values[0]: AnnotationFormat(*values) for values in _FORMATS}

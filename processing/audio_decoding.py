@@ -56,26 +56,28 @@ def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | 
         ImportError: PyAV is needed and missing.
     """
     known, start = find_format(file)
-    joints = find_joints(file, start, known)
-    if len(joints) > 1:
-        ends = [*joints[1:], file.length]
-        parts = [
-            Section(file.file, file.start + begin, file.start + end) for begin, end in zip(joints, ends, strict=True)
-        ]
-        return None, None, (item for part in parts for item in decode(part, faults, notes)[2])
     name, parts = known.name if known else None, None
     if name in ("wav", "w64", "aiff", "au", "caf"):
         parts = find_samples(file, start, open_by_libsndfile, faults)
-    elif name == "flac" and (count := count_flac_samples(file, start)):
+    joints = [start] if parts else find_joints(file, start, known)
+    if name == "ogg":
+        parts, is_simple = find_ogg_links(file, start, faults)
+        joints, parts = ([start], parts) if is_simple else ([part.start for part in parts], None)
+    if len(joints) > 1:
+        ends = [*joints[1:], file.length]
+        sections = [
+            Section(file.file, file.start + begin, file.start + end) for begin, end in zip(joints, ends, strict=True)
+        ]
+        return None, None, (item for section in sections for item in decode(section, faults, notes)[2])
+    if name == "flac" and (count := count_flac_samples(file, start)):
         parts = [SoundPart(start, file.length, {}, count)]
-    elif name == "ogg":
-        parts = find_ogg_links(file, start, faults)
-        parts = None if parts and len(parts) == 1 and _begins_before_zero(file) else parts
+    elif name == "ogg" and parts and len(parts) == 1 and _begins_before_zero(file):
+        parts = None
     elif name == "rare":
         parts = [SoundPart(0, file.length, {}, None)]
     sounds = [open_by_libsndfile(file, part) for part in parts or ()]
     if not parts or not all(sounds):
-        return None, *_decode_by_ffmpeg(file, known, faults, notes)
+        return None, *_decode_by_ffmpeg(file, start, known, faults, notes)
     promised = sum(sound.frames / sound.samplerate for sound in sounds)
     certain = promised if all(part.num_samples is not None for part in parts) else None
     return certain, promised, _read_by_libsndfile(sounds, faults)
@@ -155,14 +157,14 @@ def _import_av(known):
     return av
 
 
-def _decode_by_ffmpeg(file, known, faults, notes):
+def _decode_by_ffmpeg(file, start, known, faults, notes):
     """Return the seconds that a container promises, and a generator of blocks, see [`decode`]."""
     av = _import_av(known)
     logs: list[tuple] = []
     with _listening(av, logs):
         try:
             container = av.open(
-                Section(file.file, file.start, file.start + file.length), metadata_errors="replace",
+                Section(file.file, file.start + start, file.start + file.length), metadata_errors="replace",
                 options={"format_whitelist": known.demuxers if known else DEMUXERS},
             )  # fmt: skip
         except (av.FFmpegError, UnicodeError) as error:
@@ -213,7 +215,9 @@ def _choose_track(container, notes):
     """Return the default track with sound, and name the others."""
     tracks = container.streams.audio
     if not tracks:
-        raise ValueError("has no sound track; give a recording with sound.")
+        if any(track.type in ("video", "subtitle") for track in container.streams):
+            raise ValueError("has no sound track; give a recording with sound.")
+        raise ValueError("breaks off or is damaged (it describes no track whole); give a whole file.")
     chosen = next((track for track in tracks if track.disposition & track.disposition.default), tracks[0])
     if len(tracks) > 1:
         others = ", ".join(f"{1 + tracks.index(track)} ({_describe(track)})" for track in tracks if track != chosen)
@@ -284,7 +288,9 @@ def _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs):
                 yield kind[0], _join(pending, kind)
                 pending = []
     if not sounding:
-        raise ValueError(f"has sound that FFmpeg cannot decode ({_reason(bad)}); give a whole file.")
+        raise ValueError(
+            f"has sound that FFmpeg cannot decode ({_reason(bad) if bad else 'it breaks off'}); give a whole file."
+        )
     if num_bad:
         faults.append(f"has {num_bad} packets that cannot be decoded ({_reason(bad)})")
     said = [text.strip() for level, who, text in logs if level <= av.logging.ERROR and who == container.format.name]
@@ -365,4 +371,6 @@ def _join(arrays, kind) -> np.ndarray:
 def _reason(error) -> str:
     """Return what FFmpeg said, or what PyAV made of it."""
     said = getattr(error, "log", None)
+    # Which is long, and of no use to anyone.
+    said = None if said and "whitelist" in said[2] else said
     return said[2].strip() if said else getattr(error, "strerror", None) or str(error)

@@ -27,12 +27,14 @@ class SoundFormat(NamedTuple):
     joint: bytes
 
 
+# Of the bits of a block of WavPack that says that it is the first of several channels.
+FIRST_OF_WAVPACK = b"[" + b"".join(rb"\x%02x" % byte for byte in range(256) if byte & 8) + b"]"
 # The first six are read by libsndfile where that is exact, all others by FFmpeg. Suffixes that other kinds of files
 # have too, such as .ts and .raw, are left out: these recordings are known by their contents.
 FORMATS = tuple(
     SoundFormat(name, rb"(?s)" + magic, suffixes, demuxers, b"".join(joint))
     for name, magic, suffixes, demuxers, *joint in (
-        ("wav", rb"(?:RIF[FX]|RF64|BW64)....WAVE", ".wav .wave .bwf .rf64", "wav"),
+        ("wav", rb"(?:RIF[FX]|RF64|BW64)....WAVE", ".wav .wave .bwf .rf64", "wav", rb"RIF[FX]....WAVE"),
         ("w64", rb"riff\x2e\x91\xcf\x11", ".w64", "w64"),
         ("aiff", rb"FORM....AIF[FC]", ".aif .aiff .aifc", "aiff"),
         ("au", rb"\.snd|dns\.", ".au .snd", "au"),
@@ -43,7 +45,8 @@ FORMATS = tuple(
         ("raw AAC", rb"\xff[\xf0\xf1\xf8\xf9]|\x56[\xe0-\xff]", ".aac .adts", "aac,loas"),
         ("mp4", rb"....(?:ftyp(?!avi[fs]|hei[cfx]|mif1|msf1|crx )|styp|moo[vf]|mdat|wide|skip|free)",
          ".m4a .mp4 .m4b .m4r .m4v .mov .3gp .3g2", "mov", rb"\0[^\0-\x07]ftyp"),
-        ("matroska", rb"\x1aE\xdf\xa3", ".webm .mkv .mka .weba", "matroska"),
+        ("matroska", rb"\x1aE\xdf\xa3", ".webm .mkv .mka .weba", "matroska",
+         rb"\x1aE\xdf\xa3.{1,60}?\x42\x82.(?:webm|matroska)"),
         ("asf", rb"0&\xb2u\x8ef\xcf\x11", ".wma .wmv .asf", "asf", rb"0&\xb2u\x8ef\xcf\x11\xa6\xd9"),
         ("avi", rb"RIFF....AVI ", ".avi", "avi", rb"RIFF....AVI LIST"),
         ("flv", rb"FLV\x01", ".flv", "flv", rb"FLV\x01[\1\4\5]\0\0\0\x09"),
@@ -53,22 +56,22 @@ FORMATS = tuple(
         ("dts", rb"\x7f\xfe\x80\x01|DTSHDHDR", ".dts", "dts,dtshd"),
         ("amr", rb"#!AMR", ".amr .awb", "amr"),
         ("mlp", rb"....\xf8\x72\x6f[\xba\xbb]", ".mlp .thd", "mlp,truehd"),
-        ("wavpack", rb"wvpk", ".wv", "wv"),
+        ("wavpack", rb"wvpk", ".wv", "wv", rb"wvpk.{4}.\x04\0.{5}\0{4}.{5}", FIRST_OF_WAVPACK),
         ("ape", rb"MAC ", ".ape", "ape"),
         ("tta", rb"TTA[12]", ".tta", "tta", rb"TTA1[\1-\3]\0"),
         ("tak", rb"tBaK", ".tak", "tak"),
         ("musepack", rb"MP\+|MPCK", ".mpc", "mpc,mpc8"),
         ("dsd", rb"DSD |FRM8", ".dsf .dff", "dsf,iff"),
         ("real", rb"\.RMF|\.ra\xfd", ".ra .rm .rmvb", "rm"),
-        ("voc", rb"Creative Voice File", ".voc", "voc"),
-        ("sphere", rb"NIST_1A", ".sph", "nistsphere"),
+        ("voc", rb"Creative Voice File", ".voc", "voc", rb"Creative Voice File\x1a"),
+        ("sphere", rb"NIST_1A", ".sph", "nistsphere", rb"NIST_1A\n +\d+\n"),
         ("mxf", rb"\x06\x0e\x2b\x34", ".mxf", "mxf"),
         ("qcp", rb"RIFF....QLCM", ".qcp", "qcp"),
         ("oma", rb"ea3\x03|EA3\x01", ".oma .aa3", "oma"),
-        ("nut", rb"nut/multimedia", ".nut", "nut"),
+        ("nut", rb"nut/multimedia", ".nut", "nut", rb"nut/multimedia container\0"),
         ("wtv", rb"\xb7\xd8\x00\x20", ".wtv", "wtv"),
         ("swf", rb"[FC]WS[\x03-\x20]", ".swf", "swf"),
-        ("sox", rb"\.SoX|XoS\.", ".sox", "sox"),
+        ("sox", rb"\.SoX|XoS\.", ".sox", "sox", rb"\.SoX[\x1c-\xff]\0\0\0"),
         ("ircam", rb"\x64\xa3[\x01-\x04]\0|\0[\x01-\x04]\xa3\x64", ".ircam", "ircam"),
         ("rare", rb"FORM....(?:8SVX|16SV)|PVF1|2BIT| paf|fap |Extended Instrument", ".svx .8svx .pvf .paf .avr", ""),
         ("gsm", rb"(?:[\xd0-\xdf].{32}){4}", ".gsm", "gsm"),
@@ -105,7 +108,7 @@ def find_joints(file: "Section", start: int, known: SoundFormat | None) -> list[
             place = position - len(overlap) + match.start() - 2 * (known.name == "mp4")
             if place > joints[-1]:
                 joints.append(place)
-        position, overlap = position + len(data), text[-15:]
+        position, overlap = position + len(data), text[-79:]
     return joints
 
 
@@ -209,7 +212,7 @@ def find_samples(file: Section, start: int, open_sound: Callable, faults: list[s
                     f"has a header that promises {declared / width / rate:.2f} s, but "
                     f"{(end - position) / width / rate:.2f} s of sound are there, which were all read"
                 )
-        elif not unknown:
+        elif not unknown and declared + position - end >= width:
             faults.append(
                 f"breaks off: of the {declared / width / rate:.2f} s that its header promises "
                 f"{(end - position) / width / rate:.2f} s are there"
@@ -294,6 +297,8 @@ def _what_follows(file, position, magic):
             return behind
         if TAGS.match(head):
             return 0
+        if head[:4] == b"data":
+            return None
         ends = [place + length for name, place, length in _chunks(file, behind, layout, extra, align) if name.isascii()]
         if ends and 0 <= ends[-1] - file.length + 1 <= align:
             return 0
@@ -342,8 +347,8 @@ def _flac_frame(frame: bytes, head: bytes) -> tuple[int, int] | None:
     return begin, begin + samples
 
 
-def find_ogg_links(file: Section, start: int, faults: list[str]) -> list[SoundPart] | None:
-    """Return the recordings that are chained in an Ogg file; `None` unless each is one stream that libsndfile reads."""
+def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[SoundPart], bool]:
+    """Return the recordings that are chained in an Ogg file, and whether each is one stream that libsndfile reads."""
     links, serials, position, last, missing, has_ended = [], {}, start, 0, 0, 0
     while True:
         head = file.at(position, 27)
@@ -369,11 +374,10 @@ def find_ogg_links(file: Section, start: int, faults: list[str]) -> list[SoundPa
         else:
             missing += max(0, sequence - serials.get(serial, sequence - 1) - 1)
         serials[serial], last, has_ended, position = sequence, flags & 2, flags & 4, end
-    if not links or any(len(codecs) != 1 or not re.match(rb"\x01vorbis|OpusHead", codecs[0]) for _, codecs in links):
-        return None
     if missing:
         faults.append(f"lacks {missing} pages in between")
     if not has_ended:
         faults.append("breaks off: its last page is missing")
-    ends = [link[0] for link in links[1:]] + [file.length]
-    return [SoundPart(begin, end, {}, None) for (begin, _), end in zip(links, ends, strict=True)]
+    ends = [link[0] for link in links[1:]] + [file.length] * bool(links)
+    parts = [SoundPart(begin, end, {}, None) for (begin, _), end in zip(links, ends, strict=True)]
+    return parts, all(len(codecs) == 1 and re.match(rb"\x01vorbis|OpusHead", codecs[0]) for _, codecs in links)

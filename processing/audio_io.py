@@ -264,8 +264,8 @@ def _open(source, rate, faults, notes) -> tuple[float | None, float | None, Gene
     def read():
         try:
             yield from blocks
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from error
+        except (ImportError, ValueError) as error:
+            raise type(error)(f"{name} {error}") from error
         finally:
             _close(file, source)
         if _state(source) != before:

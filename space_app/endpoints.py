@@ -6,7 +6,7 @@ import gradio as gr
 
 from space_app.answers import default_threshold, split_queries
 from space_app.jobs import Stopped
-from space_app.uploads_only import uploads_only
+from space_app.uploads import uploads_only
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,20 @@ def as_json(answers, threshold: float) -> dict:
         "is_whole": answers.is_whole,
         "threshold": threshold,
     }
+
+
+def _described(what: str, threshold: str, label: str, *more: str) -> str:
+    """Return the docstring of an endpoint: Gradio and MCP take a description of an argument from one line alone."""
+    lines = [
+        "audio: recording (wav, flac, ogg, mp3 and others), over MCP as a data: URL (data:audio/wav;base64,...); web "
+        "addresses are refused, whatever the format of this argument says. It is deleted once it was answered.",
+        *more,
+        f"threshold: score from 0 to 1 that events need; {threshold}.",
+        "window: seconds of the windows that long recordings are split into; by default the model's.",
+        "overlap: seconds that windows overlap on either side; by default a sixth.",
+    ]
+    returns = f"events (onset and offset in seconds, {label}, score), duration in seconds, and how much was processed."
+    return "\n".join([what, "", "Args:", *(f"    {line}" for line in lines), "", "Returns:", f"    {returns}"])
 
 
 def add_endpoints(service):
@@ -52,54 +66,29 @@ def add_endpoints(service):
             service.uploads.release(audio)
 
     async def detect(audio, threshold=None, window=None, overlap=None):
-        """Find every sound event in a recording. Long recordings are answered window by window: results so far come
-        first, the last one is whole.
-
-        Args:
-            audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
-                not as an address; it is deleted when it was answered.
-            threshold: score from 0 to 1 that events need; by default what the model card recommends.
-            window: seconds of the windows that long recordings are split into; by default the model's.
-            overlap: seconds that windows overlap on either side; by default a sixth.
-
-        Returns:
-            events (onset and offset in seconds, event_label, score), duration in seconds, and how much was processed.
-        """
         async for result in ask(audio, "detection", None, threshold, window, overlap):
             yield result
 
     async def ground(audio, queries, threshold=None, window=None, overlap=None):
-        """Find the sound events that match descriptions, such as "dog bark", or that there are none.
-
-        Args:
-            audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
-                not as an address; it is deleted when it was answered.
-            queries: what to listen for, one description a line.
-            threshold: score from 0 to 1 that events need; by default 0.
-            window: seconds of the windows that long recordings are split into; by default the model's.
-            overlap: seconds that windows overlap on either side; by default a sixth.
-
-        Returns:
-            events (onset and offset in seconds, the query as event_label, score), duration, and what was processed.
-        """
         async for result in ask(audio, "grounding", queries, threshold, window, overlap):
             yield result
 
     async def caption(audio, threshold=None, window=None, overlap=None):
-        """Describe what happens in a recording, with times. Models that were not taught to caption name labels.
-
-        Args:
-            audio: recording: wav, flac, ogg, mp3 and others, over MCP as a data: URL (data:audio/wav;base64,...) and
-                not as an address; it is deleted when it was answered.
-            threshold: score from 0 to 1 that events need; by default 0.
-            window: seconds of the windows that long recordings are split into; by default the model's.
-            overlap: seconds that windows overlap on either side; by default a sixth.
-
-        Returns:
-            events (onset and offset in seconds, the caption as event_label, score), duration, and what was processed.
-        """
         async for result in ask(audio, "captioning", None, threshold, window, overlap):
             yield result
+
+    detect.__doc__ = _described(
+        "Find every sound event in a recording. Long recordings are answered window by window: results so far come "
+        "first, the last one is whole.", "by default what the model card recommends", "event_label",
+    )  # fmt: skip
+    ground.__doc__ = _described(
+        'Find the sound events that match descriptions, such as "dog bark", or that there are none.', "by default 0",
+        "the query as event_label", "queries: what to listen for, one description a line.",
+    )  # fmt: skip
+    caption.__doc__ = _described(
+        "Describe what happens in a recording, with times. Models that were not trained to caption name labels.",
+        "by default 0", "the caption as event_label",
+    )  # fmt: skip
 
     def model():
         """Tell which model listens here, the labels that it knows, its measured figures, and the limits on recordings.

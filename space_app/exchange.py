@@ -1,4 +1,4 @@
-"""Formats of other programs that need a library, which no checkpoint carries: RTTM, TextGrid, ELAN and JAMS.
+"""Formats of other programs that no checkpoint carries: WebVTT, SubRip, RTTM, TextGrid, ELAN and JAMS.
 
 The page and the command share them. A format is like those of the checkpoint's `annotations.py`, whose functions take
 it in place of a name: `pipe.format_annotations(result, EXCHANGE_FORMATS["rttm"])`.
@@ -13,6 +13,7 @@ from space_app.exchange_elan import format_eaf, format_elan, is_elan, read_eaf, 
 from space_app.exchange_jams import format_jams, read_jams
 from space_app.exchange_praat import format_textgrid, read_textgrid
 from space_app.exchange_rttm import format_rttm, read_rttm
+from space_app.exchange_subtitles import format_srt, format_vtt, read_srt, read_vtt
 
 
 class ExchangeFormat(NamedTuple):
@@ -30,6 +31,8 @@ class ExchangeFormat(NamedTuple):
 EXCHANGE_FORMATS = {
     kind.name: kind
     for kind in (
+        ExchangeFormat("vtt", ".vtt", False, False, format_vtt, read_vtt),
+        ExchangeFormat("srt", ".srt", False, False, format_srt, read_srt),
         ExchangeFormat("rttm", ".rttm", True, True, format_rttm, read_rttm),
         ExchangeFormat("textgrid", ".TextGrid", False, False, format_textgrid, read_textgrid, "praatio"),
         ExchangeFormat("elan", ".txt", True, False, format_elan, read_elan),

@@ -13,16 +13,15 @@ SCALES = {
 }
 
 
-def attention_figure(times, attention, events=None, dark=False, said=None, decimals=2) -> go.Figure:
+def attention_figure(times, attention, said, dark=False, decimals=2) -> go.Figure:
     """Draw attention over the ticks of a prompt, one row of cells for each time said.
 
     Args:
         times: seconds of the ticks `(num_ticks,)`, evenly spaced; at least one.
         attention: weights `(num_said, num_ticks)`, zero or more, or a dict of such by what they are paid to, as
             `{"ticks": ..., "frames": ...}`; each gets a panel, all one scale of colours.
-        events: the answer, as objects or dicts with `onset` and `offset` (seconds), whose times are said in turn.
+        said: the times said `(num_said,)`, seconds.
         dark: colours for a dark page.
-        said: the times said `(num_said,)`, seconds; `None` takes those of the events.
         decimals: of the times shown.
 
     Returns:
@@ -34,8 +33,6 @@ def attention_figure(times, attention, events=None, dark=False, said=None, decim
     times = np.asarray(times, dtype=float)
     panels = {"ticks": attention} if not isinstance(attention, dict) else attention
     panels = {name: np.asarray(weights, dtype=float) for name, weights in panels.items()}
-    if said is None:
-        said = [_get(event, side) for event in events or () for side in ("onset", "offset")]
     said = [float(seconds) for seconds in said]
     for name, weights in panels.items():
         if weights.shape != (len(said), len(times)) or not weights.size:
@@ -73,10 +70,6 @@ def attention_figure(times, attention, events=None, dark=False, said=None, decim
         keys = ((" \u00b7 ".join(text for text, _ in keys), 1),)
     layout["annotations"] += [quiet_key(text, dark, top) for text, top in keys]
     return go.Figure(data=traces, layout=layout)
-
-
-def _get(event, name):
-    return event[name] if isinstance(event, dict) else getattr(event, name)
 
 
 def _cells(middles, said, name, weights, highest, axis, dark, decimals):

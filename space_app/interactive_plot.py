@@ -5,6 +5,7 @@ Labels are above their bars, so that nothing needs a legend or a wide margin.
 """
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,9 @@ from space_app.plot_style import (
 )
 from space_app.spectrogram import NUM_MELS, checked_waveform, envelope, log_mel, mel_ticks
 
+# In the head of a Gradio page this makes bars play their spans in its player of recordings; where there are several
+# players, give the one that is meant `elem_classes="plays-spans"`.
+PLAY_SPAN_JS = (Path(__file__).parent / "play_span.js").read_text(encoding="utf-8")
 MAX_COLUMNS = 1000  # of waveform and spectrogram: more than a screen shows, and the same bytes for an hour
 LOWEST_DECIBELS = -70
 # Pixels: panels keep their height, the picture grows with its lanes.

@@ -7,10 +7,10 @@ import gradio as gr
 from space_app.answers import MAX_QUERIES, default_threshold
 from space_app.downloads import export_choices, remove_export
 from space_app.endpoints import add_endpoints
+from space_app.interactive_plot import PLAY_SPAN_JS
 from space_app.model_facts import facts_html
 from space_app.page_events import PageEvents
-from space_app.play_span import PLAY_SPAN_JS
-from space_app.uploads_only import uploads_only
+from space_app.uploads import uploads_only
 
 PAGE_FOLDER = Path(__file__).resolve().parent
 EXAMPLES = PAGE_FOLDER / "examples"

@@ -13,9 +13,8 @@ from space_app.downloads import remove_export, write_export
 from space_app.interactive_attention import attention_figure
 from space_app.interactive_plot import interactive_figure
 from space_app.jobs import Stopped
-from space_app.live_scores import score_file
 from space_app.prompt_view import prompt_html
-from space_app.reference_labels import read_reference
+from space_app.reference_labels import read_reference, score_file
 from space_app.results_view import error_html, progress_html, scores_html, summary_html, table_html
 
 logger = logging.getLogger(__name__)
@@ -35,8 +34,9 @@ class PageEvents:
 
     def __init__(self, service, parts: dict):
         self.service, self.pipe, self.parts = service, service.pipe, parts
-        # What each visitor has uploaded, by session and part; and where the threshold was moved meanwhile, by session.
-        self._held, self._moved = {}, {}
+        # What each visitor has uploaded, by session and part; and, by session, the threshold and the reference labels
+        # that came after a visitor has pressed Listen.
+        self._held, self._newer = {}, {}
 
     def connect(self, page: gr.Blocks):
         """Add the events; none of them is part of the interface for programs."""
@@ -59,7 +59,10 @@ class PageEvents:
             **hidden | {"show_progress": "minimal", "show_progress_on": parts["status"]},
         )
         parts["stop"].click(self.stopped, None, pick("status", "stop"), cancels=[asking], **hidden)
-        parts["task"].change(self.choose, parts["task"], pick("query", "threshold"), **hidden)
+        # The threshold of the other task holds at once: what is shown is always what the slider says.
+        parts["task"].change(self.choose, parts["task"], pick("query", "threshold"), **hidden).then(
+            self.filter, shown, pick("status", *view), **hidden
+        )
         parts["audio"].change(self.hold_audio, parts["audio"], None, **hidden)
         parts["labels"].change(
             self.compare, pick("labels", "answers", "audio"), pick("reference", "status"), **hidden
@@ -76,7 +79,9 @@ class PageEvents:
     ):
         """Ask, and show the answer while it grows."""
         job, last, session = self.service.new_job(), 0.0, request.session_hash
-        self._moved.pop(session, None)
+        # Labels whose upload has ended while this waited are newer than those that came with the click.
+        newer = self._newer.setdefault(session, {})
+        newer.pop("threshold", None)
         keep = [gr.skip()] * 5
         running = [gr.update(visible=True), "", gr.update(choices=[], value=None), gr.update(visible=False), ""]
         stopped = [gr.update(visible=False), *[gr.skip()] * 4]
@@ -84,7 +89,7 @@ class PageEvents:
             queries = split_queries(query) if task == "grounding" else None
             answers = None
             async for answers in self.service.answer(job, audio, task, queries, chunk, stride):
-                threshold = self._moved.get(session, threshold)
+                threshold, reference = newer.get("threshold", threshold), newer.get("reference", reference)
                 show = gr.update(visible=bool(answers.results))
                 parts = keep
                 if answers.results and not answers.is_whole and time.monotonic() - last > PICTURE_EVERY:
@@ -92,7 +97,7 @@ class PageEvents:
                     export, last = parts[3], time.monotonic()
                 yield (answers, progress_html(answers), show if answers.results else gr.skip(), *running, *parts)
                 running[1:] = [gr.skip()] * 4
-            threshold = self._moved.get(session, threshold)
+            threshold, reference = newer.get("threshold", threshold), newer.get("reference", reference)
             parts = await _in_thread(self.view, answers, reference, threshold, format, export, dark)
             status = summary_html(answers, threshold)
             raw = await _in_thread(prompt_html, self.pipe, answers)
@@ -138,7 +143,7 @@ class PageEvents:
 
     def filter(self, answers, reference, threshold, format, export, dark, request: gr.Request):
         """Return what the status says of events of at least a score, and what [`PageEvents.view`] returns."""
-        self._moved[request.session_hash] = threshold
+        self._newer.setdefault(request.session_hash, {})["threshold"] = threshold
         status = summary_html(answers, threshold) if answers and answers.is_whole else gr.skip()
         return status, *self.view(answers, reference, threshold, format, export, dark)
 
@@ -149,17 +154,18 @@ class PageEvents:
     def compare(self, labels, answers, audio, request: gr.Request):
         """Read reference labels."""
         self._hold(request.session_hash, "labels", labels)
-        if not labels:
-            return None, gr.skip()
-        name = audio or (answers.name if answers else "")
+        reference, status, name = None, gr.skip(), audio or (answers.name if answers else "")
         try:
-            return read_reference(self.pipe, self.service.uploads.checked(labels), name), gr.skip()
+            if labels:
+                reference = read_reference(self.pipe, self.service.uploads.checked(labels), name)
         except ValueError as error:
-            return None, error_html(str(error))
+            status = error_html(str(error))
+        self._newer.setdefault(request.session_hash, {})["reference"] = reference
+        return reference, status
 
     def leave(self, request: gr.Request):
         """Let all go that a visitor has uploaded."""
-        self._moved.pop(request.session_hash, None)
+        self._newer.pop(request.session_hash, None)
         for path in self._held.pop(request.session_hash, {}).values():
             self.service.uploads.release(path)
 

@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import gradio as gr
+from gradio_client.utils import is_http_url_like
+
 logger = logging.getLogger(__name__)
 
 # Seconds without a byte after which a client has stopped sending.
@@ -123,9 +126,7 @@ class Uploads:
         if not length.isdigit() or int(length) > self.max_bytes * 4 / 3 + 1e5:
             body = b"The recording is too large." if length.isdigit() else b"Say the Content-Length."
             headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
-            await send(
-                {"type": "http.response.start", "status": 413 if length.isdigit() else 411, "headers": headers}
-            )
+            await send({"type": "http.response.start", "status": 413 if length.isdigit() else 411, "headers": headers})
             return await send({"type": "http.response.body", "body": body})
         with self._lock:
             self._num_messages += 1
@@ -167,3 +168,17 @@ class Uploads:
             except OSError as error:
                 logger.warning("an upload could not be deleted: %s", error)
         self._unneeded.clear()
+
+
+def uploads_only(component):
+    """Return a component that refuses addresses in place of uploads: Gradio would fetch those, however large."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_upload(path):
+        if path is not None and is_http_url_like(str(path)):
+            raise gr.Error("Give the file itself, not its address.", print_exception=False)
+        return await move(path)
+
+    # Not by a subclass: for each of those Gradio writes a file beside the code.
+    component.async_move_resource_to_block_cache = move_upload
+    return component

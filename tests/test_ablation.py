@@ -5,38 +5,42 @@ from pathlib import Path
 
 import pytest
 
-from recipes.small import ablation, ablation_report
+from recipes.small import ablation
 from recipes.small.ablation_report import (
     arm_table,
-    difference_of,
-    fill_tables,
+    figures_of,
     plot_strides,
     shared_seeds,
     stride_table,
-    value_of,
     write_ablation,
 )
 
 ROOT = Path(__file__).parents[1]
+SPLITS = ("test_unseen", "test_seen")
 
 
-def result(arm, f1, seed=0, has_captions=False):
-    """Return the result of an arm whose every figure is made from one number."""
+def report_of(f1, has_captions=False):
+    """Return a report whose every figure is made from one number."""
     report = {
         "grounding": {"R@0.5": f1 / 2, "intervals": {"R@0.5": [f1 / 4, f1]}},
         "detection": {"micro": {"f1": f1, "precision": f1}, "intervals": {"micro_f1": [f1 - 0.1, f1 + 0.1]}},
     }
     if has_captions:
         report["captioning"] = {"meteor_text": 0.25, "time_only": {"micro": {"f1": 0.5}}, "intervals": {}}
-    return {"arm": arm, "seed": seed, "scores": {"test_unseen": report, "test_seen": report}}
+    return report
+
+
+def result(arm, f1, seed=0):
+    """Return the result of an arm as tables are made of it."""
+    return {"arm": arm, "seed": seed, "scores": {split: figures_of(report_of(f1)) for split in SPLITS}}
 
 
 def test_a_figure_and_its_interval_are_found_in_a_report():
-    report = result("a", 0.4, has_captions=True)["scores"]["test_seen"]
-    assert value_of(report, "Eb-F1") == (0.4, (pytest.approx(0.3), 0.5))
-    assert value_of(report, "R@.5") == (0.2, (0.1, 0.4))
-    assert value_of(report, "captions' Eb-F1") == (0.5, None)
-    assert value_of(report, "absent rejected") == (None, None)
+    figures = figures_of(report_of(0.4, has_captions=True))
+    assert figures["Eb-F1"] == {"value": 0.4, "interval": [pytest.approx(0.3), 0.5]}
+    assert figures["R@.5"] == {"value": 0.2, "interval": [0.1, 0.4]}
+    assert figures["captions' Eb-F1"] == {"value": 0.5, "interval": None}
+    assert "absent rejected" not in figures
 
 
 def test_a_table_shows_means_over_seeds_and_only_what_there_is():
@@ -53,20 +57,16 @@ def test_a_table_shows_means_over_seeds_and_only_what_there_is():
 
 def test_a_table_shows_paired_differences_to_the_first_arm():
     def paired(seed, difference, p):
-        made = result("b", 0.4, seed)
         pair = {"value": 0.4, "other": 0.4 - difference, "difference": difference, "interval": [0.0, 1.0], "p": p}
-        made["scores"]["test_seen"] |= {"against": {"detection": {"micro_f1": pair}}}
-        return made
+        report = report_of(0.4) | {"against": {"detection": {"micro_f1": pair}}}
+        return {"arm": "b", "seed": seed, "scores": {"test_seen": figures_of(report)}}
 
     one, two = paired(0, 0.1, 0.01), paired(1, 0.05, 0.2)
     table = arm_table([result("a", 0.3), one], ["a", "b"], "test_seen")
     assert table.count("to the first arm") == 1
     assert "0.400<br><sub>0.300 to 0.500</sub><br><sub>+0.100 to the first arm, p 0.010</sub>" in table
     assert "+0.075 to the first arm, p < 0.05 in 1 of 2 seeds" in arm_table([one, two], ["b"], "test_seen")
-    # What is published keeps them.
-    kept = ablation_report._figures(one)
-    assert difference_of(kept["scores"]["test_seen"], "Eb-F1") == {"difference": 0.1, "interval": [0.0, 1.0], "p": 0.01}
-    assert arm_table([kept], ["b"], "test_seen") == arm_table([one], ["b"], "test_seen")
+    assert one["scores"]["test_seen"]["Eb-F1"]["paired"] == {"difference": 0.1, "interval": [0.0, 1.0], "p": 0.01}
 
 
 def test_strides_are_compared_on_the_seeds_that_all_have():
@@ -98,13 +98,6 @@ def test_the_picture_shows_every_stride_that_was_scored(tmp_path):
     assert (tmp_path / "strides.png").stat().st_size > 10_000
 
 
-def test_only_what_stands_between_the_marks_is_replaced():
-    page = "before\n<!-- table: a -->\nold\n<!-- end of table -->\nafter <!-- table: b --><!-- end of table -->"
-    assert fill_tables(page, {"a": "new\n"}) == page.replace("old\n", "new\n")
-    with pytest.raises(ValueError, match="the page lacks the marks <!-- table: c -->"):
-        fill_tables(page, {"c": ""})
-
-
 def test_the_page_of_the_documentation_agrees_with_its_figures(tmp_path):
     page, figures = (ROOT / "docs" / f"ablation.{suffix}" for suffix in ("md", "json"))
     (tmp_path / "ablation.md").write_text(page.read_text())
@@ -127,11 +120,12 @@ def test_seeds_are_added_to_what_was_published(tmp_path):
     for seed, f1 in ((1, 0.6), (0, 0.2)):
         folder = tmp_path / "runs" / str(seed)
         folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps(result("mean", f1, seed)))
+        scores = {split: report_of(f1) for split in SPLITS}
+        (folder / "result.json").write_text(json.dumps({"arm": "mean", "seed": seed, "scores": scores}))
         write_ablation(tmp_path / "runs", tmp_path, ["mean"], [], {})
         kept = json.loads((tmp_path / "ablation.json").read_text())
         assert kept["prompt_costs"] == costs
-        # What was scored anew takes the place of what was published.
+        # What was scored again takes the place of what was published.
         expected = {1: [0.4, 0.6], 0: [0.2, 0.6]}[seed]
         assert [made["scores"]["test_seen"]["Eb-F1"]["value"] for made in kept["results"]] == expected
         assert f"{sum(expected) / 2:.3f}<br>" in (tmp_path / "ablation.md").read_text()

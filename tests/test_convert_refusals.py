@@ -130,7 +130,7 @@ BROKEN = {
     lose_file: "lacks 1 of . files of weights: model-0000",
     cut_file: "is truncated, or is no safetensors file .*; fetch it again",
     leave_pointer: "is truncated, or is no safetensors file .*; fetch it again",
-    lose_tensor_in_file: "lacks 1 tensors that its index tells of",
+    lose_tensor_in_file: "lacks 1 tensors that its index lists",
     lose_tensor: r"lacks 1 of \d+ weights: model.language_model.layers.1.mlp.down_proj.weight",
     add_tensor: "holds 1 weights unknown to its config.json: .*layers.2.mlp.down_proj.weight",
     add_stranger: "key is 'vision_tower.weight', which no qwen2_audio checkpoint has",

@@ -189,7 +189,7 @@ def test_long_recordings_take_no_more_bytes_and_keep_short_sounds():
 def test_attention_has_a_row_for_each_time_said():
     times = np.arange(25) * 0.08
     weights = {"ticks": np.zeros((2, 25)), "frames": np.eye(2, 25) / 2}
-    figure = attention_figure(times, weights, [Event(0.4, 1.2, "siren")])
+    figure = attention_figure(times, weights, [0.4, 1.2])
     ticks, frames = figure.data
     assert (ticks.meta["to"], frames.meta["to"]) == ("ticks", "frames") and ticks.zmax == frames.zmax == 0.5
     # A cell reaches from its tick to the next.

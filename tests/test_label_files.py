@@ -160,8 +160,8 @@ def test_many_recordings_go_into_a_folder(tmp_path):
     assert path == tmp_path / "v1.2" / "b.TextGrid"
     with pytest.raises(ValueError, match="are 2 recordings, but a file of format 'vtt' holds one; give a folder"):
         write_annotations(results, tmp_path / "all.vtt", "vtt", drop_scores=True)
-    with pytest.raises(ValueError, match=r"'y/b.flac': a second recording would be written to .*b.vtt"):
-        write_annotations([results[0], {**results[0], "file": "y/b.flac"}], tmp_path, "vtt", drop_scores=True)
+    with pytest.raises(ValueError, match=r"'x/b.flac': a second recording would be written to .*b.vtt"):
+        write_annotations([results[0], {**results[0], "file": "x/b.flac"}], tmp_path, "vtt", drop_scores=True)
 
 
 @pytest.mark.parametrize("format", sorted(set(LABEL_FORMATS) - set(SCORED)))

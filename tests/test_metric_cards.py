@@ -71,8 +71,9 @@ def test_cards_name_everything(name, monkeypatch, tmp_path):
     inputs |= {"durations": [10.0]} if name == "psds" else {}
     results = metric.compute(**inputs, **({"synonyms": False} if name == "caption_meteor" else {}))
     code = next(node for node in ast.walk(ast.parse((FOLDER / name / f"{name}.py").read_text(encoding="utf-8")))
-                if isinstance(node, ast.FunctionDef) and node.name == "_compute")  # fmt: skip
-    arguments = {argument.arg for argument in code.args.args} - {"self"}
+                if isinstance(node, ast.FunctionDef) and node.name == "_score")  # fmt: skip
+    options = {"bootstrap", "confidence", "num_resamples", "seed"}
+    arguments = {argument.arg for argument in code.args.args} - {"self"} | options
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     for word in {*arguments, *results}:
         assert f"`{word}`" in card or f"**{word}**" in card, word

@@ -14,18 +14,21 @@ from processing.events import Event
 from recipes.scoring import (
     PSDS1,
     PSDS2,
-    caption_intervals,
     caption_meteor,
     collar_edges,
     count_accuracy,
     detection_intervals,
     event_based_f1,
-    grounding_intervals,
+    grounding_sums,
+    meteor_by_clip,
+    meteor_sums,
     psds,
-    psds_interval,
+    psds_statistics,
+    psds_sums,
     recall_at_iou,
     rejection_rates,
     segment_based_f1,
+    sum_intervals,
     unmatched_labels,
 )
 
@@ -267,16 +270,17 @@ def test_intervals(load):
     segments = {key.removeprefix("segment_0.1s_"): value for key, value in detection.items() if "segment_0.1s" in key}
     events = {key: value for key, value in detection.items() if not key.startswith("segment")}
     segments["parse_failure_rate"] = events["parse_failure_rate"]
-    psds_intervals = {
-        name: psds_interval(references, predictions, clips[2], scenario, **again)
-        for name, scenario in (("psds1", PSDS1), ("psds2", PSDS2))
-    }
-    pairs = ["a", *"abcdefghijk"]
+    psds_intervals = {}
+    for name, scenario in (("psds1", PSDS1), ("psds2", PSDS2)):
+        statistics = psds_statistics(references, predictions, clips[2], scenario)
+        psds_intervals |= sum_intervals(psds_sums(statistics, scenario, name), **again)
+    grounding = sum_intervals(grounding_sums(references, predictions, ["a", *"abcdefghijk"]), **again)
+    captions = meteor_sums(meteor_by_clip(references, predictions, synonyms=False), predictions)
     for name, options, expected in (
         ("event_based_f1", {}, events),
         ("segment_based_f1", {"time_resolution": 0.1}, segments),
-        ("temporal_grounding", {"clips": pairs}, grounding_intervals(references, predictions, pairs, **again)),
-        ("caption_meteor", {"synonyms": False}, caption_intervals(references, predictions, synonyms=False, **again)),
+        ("temporal_grounding", {"clips": ["a", *"abcdefghijk"]}, grounding),
+        ("caption_meteor", {"synonyms": False}, sum_intervals(captions, **again)),
         ("psds", {}, psds_intervals),
     ):
         inputs = inputs_of(name, clips)

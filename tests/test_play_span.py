@@ -10,8 +10,7 @@ pytest.importorskip("plotly")
 gradio = pytest.importorskip("gradio")
 
 from processing.events import Event  # noqa: E402
-from space_app.interactive_plot import interactive_figure  # noqa: E402
-from space_app.play_span import PLAY_SPAN_JS  # noqa: E402
+from space_app.interactive_plot import PLAY_SPAN_JS, interactive_figure  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from psds_eval import PSDSEval
 
 from processing.events import Event
-from recipes.scoring import PSDS1, PSDS2, PsdsScenario, psds, psds_interval
+from recipes.scoring import PSDS1, PSDS2, PsdsScenario, psds, psds_statistics, psds_sums, sum_intervals
 
 LABELS = ("car horn", "dog", "speech")
 SCORES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -273,14 +273,19 @@ def test_interval():
     predictions = [[Event(0, 5, "dog", generator.random()), Event(2, generator.uniform(4, 8), "cat", 0.5)]
                    for _ in references]  # fmt: skip
     durations = [60.0] * 40
-    low, high = psds_interval(references, predictions, durations, PSDS2, num_resamples=200)
+
+    def interval(scenario, num_resamples=200):
+        sums = psds_sums(psds_statistics(references, predictions, durations, scenario), scenario)
+        return sum_intervals(sums, num_resamples=num_resamples)["psds"]
+
+    low, high = interval(PSDS2)
     assert low <= psds(references, predictions, durations, PSDS2)["psds"] <= high
-    assert (low, high) == psds_interval(references, predictions, durations, PSDS2, num_resamples=200)
-    low, high = psds_interval(references, predictions, durations, PSDS1, num_resamples=200)
+    assert (low, high) == interval(PSDS2)
+    low, high = interval(PSDS1)
     # A resample of clips is worth what scoring these clips is worth: one draw by hand.
     draw = np.random.default_rng(0).integers(40, size=40)
     drawn = psds(*([side[i] for i in draw] for side in (references, predictions, durations)), PSDS1)["psds"]
-    assert psds_interval(references, predictions, durations, PSDS1, num_resamples=1) == pytest.approx((drawn, drawn))
+    assert interval(PSDS1, 1) == pytest.approx((drawn, drawn))
 
 
 def test_errors_name_what_is_wrong():

@@ -150,15 +150,60 @@ def onsets(samples):
     "name, codec",
     [("a.wav", None), ("a.flac", None), ("a.aiff", None), ("a.au", None), ("a.ogg", None), ("a.m4a", "aac"),
      ("a.aac", "aac"), ("a.mp3", "libmp3lame"), ("a.flv", "libmp3lame"), ("a.wma", "wmav2"), ("a.opus", "libopus"),
-     ("a.ts", "aac"), ("a.ac3", "ac3"), ("a.mkv", "flac"), ("a.avi", "libmp3lame")],
+     ("a.ts", "aac"), ("a.ac3", "ac3"), ("a.mkv", "flac"), ("a.avi", "libmp3lame"), ("a.oga", "flac"),
+     ("a.webm", "libopus"), ("a.wv", "wavpack"), ("a.nut", "flac")],
 )  # fmt: skip
 def test_joined_recordings_are_heard_one_after_another(name, codec, tmp_path):
-    rates = (48000, 48000) if codec else (16000, 8000)
+    rates = (48000, 48000, 48000) if codec else (16000, 8000, 16000)
     parts = [write(tmp_path / f"{n}{name}", burst(2, 1, rate), rate, codec) for n, rate in enumerate(rates)]
     (tmp_path / name).write_bytes(b"".join(parts))
     heard = load_audio(tmp_path / name)
-    assert len(heard) / RATE == pytest.approx(4, abs=0.15)
-    assert onsets(heard) == pytest.approx([1, 3], abs=0.12)
+    assert len(heard) / RATE == pytest.approx(6, abs=0.2)
+    assert onsets(heard) == pytest.approx([1, 3, 5], abs=0.15)
+
+
+@pytest.mark.parametrize(
+    "format, subtype",
+    [("WAV", "MS_ADPCM"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("VOC", "PCM_16"), ("NIST", "PCM_16")],
+)
+def test_joined_recordings_that_ffmpeg_would_read_the_first_of(format, subtype, tmp_path, caplog):
+    data = write(tmp_path / "a", burst(2, 1, 8000), 8000, format=format, subtype=subtype)
+    heard = load_audio(data * 2)
+    assert len(heard) / RATE == pytest.approx(4, abs=0.2) and not caplog.records
+    assert onsets(heard) == pytest.approx([1, 3], abs=0.15)
+
+
+def test_links_of_a_chain_may_have_other_codecs(tmp_path, caplog):
+    parts = [write(tmp_path / f"{codec}.ogg", burst(2, 1, 48000), 48000, codec) for codec in ("flac", "libopus")]
+    heard = load_audio(parts[0] + parts[1] + parts[0])
+    assert onsets(heard) == pytest.approx([1, 3, 5], abs=0.02) and not caplog.records
+    load_audio(parts[0][: len(parts[0]) * 3 // 4])
+    assert "breaks off: its last page is missing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, codec", [("a.m4a", "aac"), ("a.webm", "libopus"), ("a.wma", "wmav2"), ("a.wv", "wavpack"), ("a.mp3", "mp3")]
+)
+def test_tags_may_stand_before_any_recording(name, codec, tmp_path):
+    data = write(tmp_path / name, burst(2, 1, 48000), 48000, codec)
+    np.testing.assert_array_equal(load_audio(b"ID3\x03\0\0\0\0\x08\0" + bytes(1024) + data), load_audio(data))
+
+
+def test_a_second_chunk_of_samples_is_not_lost(tmp_path, caplog):
+    data = write(tmp_path / "a.wav", burst(2, 1))
+    assert onsets(load_audio(data + data[36:]))[::2] == pytest.approx([1, 3], abs=0.01)
+    assert "promises 2.00 s, but 4.00 s of sound are there" in caplog.text
+
+
+def test_a_size_that_counts_the_padding_is_no_fault(tmp_path, caplog):
+    data = write(tmp_path / "a.wav", burst(2, 1))
+    assert len(load_audio(data[:40] + (64001).to_bytes(4, "little") + data[44:])) == 32000 and not caplog.records
+
+
+def test_what_breaks_off_in_the_description_of_its_tracks_is_damaged(tmp_path):
+    data = write(tmp_path / "a.m4a", burst(2, 1, 48000), 48000, "aac")
+    with pytest.raises(ValueError, match="breaks off or is damaged"):
+        load_audio(data[: data.find(b"hdlr")])
 
 
 @pytest.mark.parametrize("format", ["WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"])

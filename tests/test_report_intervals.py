@@ -14,7 +14,6 @@ from recipes.scoring import (
     detection_intervals,
     detection_sums,
     event_based_f1,
-    grounding_intervals,
     grounding_sums,
     paired_bootstrap,
     psds,
@@ -100,7 +99,7 @@ def test_grounding_intervals_draw_clips():
             predictions.append(reference if is_easy else [Event(2.5, 6)])
             clips.append(clip)
     predictions[0] = None
-    intervals = grounding_intervals(references, predictions, clips)
+    intervals = sum_intervals(grounding_sums(references, predictions, clips))
     scores = recall_at_iou(references, predictions)
     scores |= {"count_accuracy": count_accuracy(references, predictions)}
     assert set(scores) - {"num_pairs"} == set(intervals) - {"true_rejection_rate", "false_rejection_rate"}
@@ -109,13 +108,13 @@ def test_grounding_intervals_draw_clips():
     assert intervals["true_rejection_rate"][0] < 0.5 < intervals["true_rejection_rate"][1]
     assert intervals["false_rejection_rate"] == (0.0, 0.0)
     low, high = intervals["R@0.5"]
-    alone = grounding_intervals(references, predictions)["R@0.5"]
+    alone = sum_intervals(grounding_sums(references, predictions))["R@0.5"]
     # Three pairs that stand or fall together count as one: sqrt(3) times as wide as if they were independent.
     assert high - low == pytest.approx(3**0.5 * (alone[1] - alone[0]), rel=0.25)
 
 
 def test_rates_without_queries_have_no_interval():
-    intervals = grounding_intervals([[Event(0, 1)]], [[]])
+    intervals = sum_intervals(grounding_sums([[Event(0, 1)]], [[]]))
     assert intervals["true_rejection_rate"] is None and intervals["false_rejection_rate"] == (1.0, 1.0)
 
 
@@ -132,9 +131,9 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="references is empty"):
         detection_intervals([], [])
     with pytest.raises(ValueError, match="references has 1 entries and predictions 0"):
-        grounding_intervals([[]], [])
+        sum_intervals(grounding_sums([[]], []))
     with pytest.raises(ValueError, match="clips has 2 entries for 1 references"):
-        grounding_intervals([[]], [[]], ["a", "b"])
+        sum_intervals(grounding_sums([[]], [[]], ["a", "b"]))
     with pytest.raises(ValueError, match="confidence is 95"):
         detection_intervals([[]], [[]], confidence=95)
 

@@ -16,7 +16,17 @@ from recipes.evaluation import report as report_module
 from recipes.evaluation.predictions import prepare_answers
 from recipes.evaluation.report_tables import format_markdown, format_report
 from recipes.evaluation.score import score_predictions
-from recipes.scoring import PSDS1, PSDS2, detection_intervals, event_based_f1, psds, psds_interval, segment_based_f1
+from recipes.scoring import (
+    PSDS1,
+    PSDS2,
+    detection_intervals,
+    event_based_f1,
+    psds,
+    psds_statistics,
+    psds_sums,
+    segment_based_f1,
+    sum_intervals,
+)
 from recipes.scoring import captions as caption_scoring
 
 
@@ -181,7 +191,8 @@ def test_figures_and_intervals_are_those_of_the_functions(tmp_path):
     assert detection["segment_0.1s"].items() >= segment_based_f1(references, predictions, 0.1).items()
     assert detection["psds"]["psds2"] == psds(references, predictions, durations, PSDS2)["psds"]
     intervals = {**detection_intervals(references, predictions)}
-    intervals["psds2"] = psds_interval(references, predictions, durations, PSDS2)
+    statistics = psds_statistics(references, predictions, durations, PSDS2)
+    intervals |= sum_intervals(psds_sums(statistics, PSDS2, "psds2"))
     assert detection["intervals"].items() >= intervals.items()
     assert 0 < detection["micro"]["f1"] < 1
 

@@ -13,8 +13,8 @@ from recipes.small import language_model as small_language
 from recipes.small.language_model import (
     SPECIAL_TOKENS,
     language_config,
-    learning_rate,
     packed_batches,
+    scheduled_rate,
     train,
     train_tokenizer,
 )
@@ -155,13 +155,13 @@ def test_only_the_answers_of_chats_are_learnt(tokenizer):
 
 
 def test_learning_rate_warms_up_and_decays():
-    rates = [learning_rate(step, 200, 1.0) for step in range(201)]
+    rates = [scheduled_rate(step, 200, 1.0) for step in range(201)]
     assert rates[0] < 0.05 and max(rates) == 1.0 and rates[29] == 1.0
     assert rates[30:] == sorted(rates[30:], reverse=True) and rates[-1] == pytest.approx(0.05)
 
 
 def test_training_lowers_the_loss_and_saves_a_folder(tiny_language, tmp_path):
-    losses = train(tmp_path, num_steps=40, peak_learning_rate=1e-2, bf16=False, **SMALL)
+    losses = train(tmp_path, num_steps=40, learning_rate=1e-2, bf16=False, **SMALL)
     assert len(losses) == 40 and np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
@@ -177,12 +177,12 @@ def test_stopped_training_goes_on_where_it_was(tiny_language, tmp_path, monkeypa
         saved(folder, model, optimizer, step)
         raise KeyboardInterrupt
 
-    saved = small_language.save_checkpoint
-    monkeypatch.setattr(small_language, "save_checkpoint", interrupted_save)
+    saved = small_language.save_progress
+    monkeypatch.setattr(small_language, "save_progress", interrupted_save)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, num_steps=34, peak_learning_rate=1e-2, save_every=30, bf16=False, **SMALL)
-    monkeypatch.setattr(small_language, "save_checkpoint", saved)
-    losses = train(tmp_path, num_steps=34, peak_learning_rate=1e-2, save_every=100, bf16=False, **SMALL)
+        train(tmp_path, num_steps=34, learning_rate=1e-2, save_every=30, bf16=False, **SMALL)
+    monkeypatch.setattr(small_language, "save_progress", saved)
+    losses = train(tmp_path, num_steps=34, learning_rate=1e-2, save_every=100, bf16=False, **SMALL)
     assert len(losses) == 4
     assert losses[0] < np.log(400) - 0.5
     assert (tmp_path / "model.safetensors").is_file()

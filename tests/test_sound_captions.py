@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processing.events import Event
-from processing.subtitles import read_cues
 from recipes.cli.beside_speech import add_to_speakers
 from recipes.cli.main import main
 from recipes.cli.sound_captions import CaptionRules, caption_text, place_captions, weave_captions
 from recipes.data.label_files import read_labels
+from space_app.exchange_subtitles import read_cues
 
 RULES = CaptionRules()
 SRT = (

@@ -132,7 +132,9 @@ def test_tools_of_mcp_answer(space_page):
     assert "bird chirp" in result["content"][0]["text"]
     # A recording as the description of the tool asks for it.
     detect = next(tool for tool in tools if tool["name"].endswith("detect"))
-    assert "data:audio/wav;base64" in detect["inputSchema"]["properties"]["audio"]["description"]
+    description = detect["inputSchema"]["properties"]["audio"]["description"]
+    assert "data:audio/wav;base64" in description and "web addresses are refused" in description
+    assert description.endswith("deleted once it was answered."), "Gradio takes one line alone"
     samples, rate = soundfile.read(FARMYARD)
     soundfile.write(buffer := io.BytesIO(), samples, rate, format="WAV")
     audio = f"data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"

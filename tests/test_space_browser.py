@@ -86,6 +86,11 @@ def test_upload_ask_filter_and_download(open_page, expected, wav, tmp_path):
     wait_for_bars(page, len(shown(expected, 0.25)))
     assert in_time(page.evaluate(BARS)) == in_time(page.evaluate(TABLE)) == shown(expected, 0.25)
     page.screenshot(path=tmp_path / "desktop.png", full_page=True)
+    # Another task has another threshold, which holds at once for what is shown.
+    for task, threshold in (("Queries", 0.0), ("All sounds", 0.25)):
+        page.get_by_label(task, exact=True).click()
+        wait_for_bars(page, len(shown(expected, threshold)))
+        assert float(page.input_value("#threshold input[type=number]")) == threshold
     # The model is not asked again.
     page.fill("#threshold input[type=number]", "0")
     page.press("#threshold input[type=number]", "Enter")

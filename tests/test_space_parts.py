@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from huggingface_hub import SpaceCard
@@ -24,10 +25,10 @@ from space_app.checkpoint_code import find_model, load_pipeline
 from space_app.downloads import export_choices, remove_export, write_export
 from space_app.jobs import Job, JobCriteria, OutOfTime, Stopped, run_steps
 from space_app.limits import Limits, read_limits
-from space_app.live_scores import score_file
 from space_app.model_facts import card_figures, card_section, facts_html
+from space_app.page_events import PageEvents
 from space_app.recordings import without_folder
-from space_app.reference_labels import read_reference
+from space_app.reference_labels import read_reference, score_file
 from space_app.results_view import error_html, progress_html, summary_html, table_html
 from space_app.service import Service
 from space_app.uploads import Uploads
@@ -251,6 +252,25 @@ def test_an_upload_may_be_replaced_while_it_is_read(tmp_path):
         return [answers async for answers in service.answer(job, str(path), "detection", None)]
 
     assert asyncio.run(ask())[-1].is_whole and num_checks > 1
+
+
+def test_labels_that_arrive_while_the_model_listens_are_those_that_count(tmp_path):
+    (tmp_path / "upload").mkdir()
+    for name in ("farmyard.flac", "farmyard.tsv"):
+        shutil.copyfile(ROOT / "space_app" / "examples" / name, tmp_path / "upload" / name)
+    recording, labels = (str(tmp_path / "upload" / name) for name in ("farmyard.flac", "farmyard.tsv"))
+    events = PageEvents(Service(str(DEFAULT_CHECKPOINT), Limits(), str(tmp_path)), {})
+    request, replaced = gr.Request(session_hash="visitor"), [Event(0.0, 1.0, "dog bark")]
+
+    async def ask():
+        steps = events.ask(recording, "detection", "", None, None, replaced, 0.0, "tsv", None, False, request)
+        await anext(steps)
+        reference, _ = events.compare(labels, None, recording, request)
+        return reference, [step async for step in steps][-1]
+
+    reference, step = asyncio.run(ask())
+    scores = next(part["value"] for part in step if isinstance(part, dict) and "dl class" in str(part.get("value")))
+    assert len(reference) > 1 and f"<dt>of reference</dt><dd>{len(reference)}</dd>" in scores
 
 
 def test_messages_name_files_without_their_folders(tmp_path):

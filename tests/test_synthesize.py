@@ -138,9 +138,10 @@ def test_fewer_clips_of_the_same_seed_are_the_first_ones_and_other_seeds_differ(
 
 
 def test_splits_differ_and_only_the_unseen_test_uses_other_recordings(sounds):
-    scenes = {split: [soundscape(index, 0, split, sounds) for index in range(4)] for split in SPLITS}
-    waveforms = [scene.waveform for split in SPLITS for scene in scenes[split]]
-    assert len({waveform.tobytes() for waveform in waveforms}) == 4 * len(SPLITS)
+    splits = [split for split, bank in SPLITS.items() if not bank.startswith("field")]
+    scenes = {split: [soundscape(index, 0, split, sounds) for index in range(4)] for split in splits}
+    waveforms = [scene.waveform for split in splits for scene in scenes[split]]
+    assert len({waveform.tobytes() for waveform in waveforms}) == 4 * len(splits)
     for split, found in scenes.items():
         used = {ref.split(":")[0] for scene in found for ref in scene.recordings}
         assert used == {"heldout" if split == "test_unseen" else "train"}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from processing.annotations import format_annotations
 from processing.events import Event
-from processing.subtitles import read_cues
 from processing.text_files import audio_stem, read_lines
 from recipes.cli.sound_captions import place_captions, weave_captions
 from recipes.data.label_files import label_format, read_labels
+from space_app.exchange_subtitles import read_cues
 
 
 def add_speech_arguments(output):

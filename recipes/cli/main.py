@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so `timepro --help` answers
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import logging
 import sys
@@ -30,12 +31,8 @@ def build_parser() -> ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_answer_arguments(command, task)
         command.set_defaults(run=partial(answer, plot=_plot))
-    _add_info(commands)
-    _add_convert(commands)
-    _add_merge(commands)
-    _add_synthesize(commands)
-    _add_score(commands)
-    _add_publish(commands)
+    for add_command in (_add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
+        add_command(commands)
     return parser
 
 
@@ -78,7 +75,7 @@ def _add_convert(commands):
     add("--seed", type=int, default=0, metavar="S", help="seed of --time-init random (default 0)")
     add("--max-shard-size", default="5GB", metavar="SIZE", help="largest file of weights (default 5GB)")
     add("--overwrite", action="store_true", help="replace a checkpoint that is already in --out")
-    convert.set_defaults(run=make_checkpoint)
+    convert.set_defaults(run=partial(_run, "recipes.conversion.convert", ()))
 
 
 def _add_merge(commands):
@@ -88,7 +85,7 @@ def _add_merge(commands):
     merge.add_argument("--base", metavar="DIR", help="checkpoint (default: the one that the adapter names)")
     merge.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="largest file of weights (default 5GB)")
     merge.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is already in OUT")
-    merge.set_defaults(run=merge_adapter)
+    merge.set_defaults(run=partial(_run, "recipes.conversion.merge", ()))
 
 
 def _add_synthesize(commands):
@@ -101,7 +98,7 @@ def _add_synthesize(commands):
     add("--split", default="train", choices=splits, help="which recordings to mix (default train)")
     add("--sounds", metavar="DIR", help="folder of the recordings, downloaded there if missing")
     add("--num-workers", type=positive_int, default=1, metavar="K", help="number of processes (default 1)")
-    synthesize.set_defaults(run=make_soundscapes)
+    synthesize.set_defaults(run=partial(_run, "recipes.soundscapes.synthesize", RuntimeError))
 
 
 def _add_score(commands):
@@ -172,32 +169,18 @@ def describe(args) -> int:
     return 0
 
 
-def make_checkpoint(args) -> int:
-    """Run `convert`."""
-    with _logged():
-        from recipes.conversion.convert import convert
+def _run(module: str, shown, args) -> int:
+    """Call the function that a module is named after, logging progress and keeping stdout clean.
 
-        convert(**_arguments_of(convert, args))
-    return 0
-
-
-def merge_adapter(args) -> int:
-    """Run `merge`."""
-    with _logged():
-        from recipes.conversion.merge import merge
-
-        merge(**_arguments_of(merge, args))
-    return 0
-
-
-def make_soundscapes(args) -> int:
-    """Run `synthesize`."""
-    with _logged():
-        from recipes.soundscapes.synthesize import synthesize
-
+    Args:
+        shown: what it may raise besides the errors of `main`: recordings that are missing, with the way to get them.
+    """
+    logging.getLogger().setLevel(logging.INFO)
+    with contextlib.redirect_stdout(sys.stderr):
+        function = getattr(importlib.import_module(module), module.rpartition(".")[2])
         try:
-            synthesize(**_arguments_of(synthesize, args))
-        except RuntimeError as error:  # recordings that are not installed, with the way to get them
+            function(**_arguments_of(function, args))
+        except shown as error:
             print(f"timepro: {error}", file=sys.stderr)
             return 1
     return 0
@@ -266,14 +249,6 @@ class _Version(argparse.Action):
 def _arguments_of(function, args) -> dict:
     """Return the parsed arguments that a function has parameters for."""
     return {name: getattr(args, name) for name in inspect.signature(function).parameters if hasattr(args, name)}
-
-
-@contextlib.contextmanager
-def _logged():
-    """Log progress, and keep stdout clean of what libraries print."""
-    logging.getLogger().setLevel(logging.INFO)
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def _plot(file: str, events: list[dict], title: str, path: str):

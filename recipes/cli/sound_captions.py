@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from processing.events import Event
-from processing.subtitles import Cue, format_time
 from recipes.data.label_phrases import PHRASES
+from space_app.exchange_subtitles import Cue, format_time
 
 # Words of labels of speech, which the subtitles hold already.
 SPEECH = {"speech", "speaking", "talking", "conversation", "narration", "monologue", "chatter", "babble"}
@@ -79,7 +79,7 @@ def weave_captions(lines: list[str], cues: list[Cue], captions: list[tuple[int, 
     """Return a subtitle file with captions among its cues; but for SubRip's numbers its own lines stay as they are.
 
     Args:
-        lines, cues: from [`~processing.subtitles.read_cues`].
+        lines, cues: from [`~space_app.exchange_subtitles.read_cues`].
         captions: from [`place_captions`].
     """
     before: dict[int, list] = {}

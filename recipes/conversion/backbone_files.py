@@ -1,8 +1,9 @@
 """A backbone's folder, checked before anything is made of it, so that what is missing or broken is reported at once."""
 
-import math
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,12 +17,7 @@ from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
 from processing import TimeProAudioProcessor
 from recipes.conversion.backbones import backbone_config, backbone_key, backbone_processor
 from recipes.conversion.checkpoint import load_processor
-from recipes.conversion.weight_files import (
-    StoredTensor,
-    listed,
-    shard_names,
-    stored_tensors,
-)
+from recipes.conversion.weight_files import StoredTensor, listed, shard_names, stored_tensors
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 # Further files of a checkpoint, by any of these names.
@@ -53,10 +49,10 @@ class BackboneFiles:
     @property
     def dtype(self) -> str:
         """The type of most weights, a key of `weight_files.DTYPES`."""
-        sizes = {}
+        sizes = Counter()
         for tensor in self.tensors.values():
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.num_bytes
-        return max(sizes, key=sizes.get)
+            sizes[tensor.dtype] += tensor.num_bytes
+        return sizes.most_common(1)[0][0]
 
 
 def read_backbone(name) -> BackboneFiles:
@@ -72,8 +68,7 @@ def read_backbone(name) -> BackboneFiles:
     folder = backbone_folder(name)
     stock = read_stock_config(folder)
     is_ours = stock.model_type == TimeProAudioConfig.model_type
-    config = stock if is_ours else backbone_config(stock)
-    key_of = (lambda key: key) if is_ours else (lambda key: backbone_key(stock.model_type, key))
+    config, key_of = stock if is_ours else backbone_config(stock), our_key_of(stock.model_type)
     stored = stored_tensors(folder, lambda key: key_of(key) is not None)
     tensors = {}
     for key, tensor in stored.items():
@@ -90,6 +85,13 @@ def read_backbone(name) -> BackboneFiles:
     else:
         generation_config = GenerationConfig.from_model_config(config.text_config)
     return BackboneFiles(str(name), folder, config, processor, generation_config, tensors)
+
+
+def our_key_of(model_type):
+    """Return the function from the names of a checkpoint's tensors to ours, see [`backbone_key`]."""
+    if model_type == TimeProAudioConfig.model_type:
+        return lambda key: key
+    return partial(backbone_key, model_type)
 
 
 def is_hub_id(name) -> bool:
@@ -111,16 +113,10 @@ def backbone_folder(name) -> Path:
         )
     try:
         folder = Path(snapshot_download(str(name), allow_patterns=SMALL_FILES))
+        names = {SAFE_WEIGHTS_NAME}
         if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-            model_type = read_stock_config(folder).model_type
-            is_ours = model_type == TimeProAudioConfig.model_type
-            names = {
-                file
-                for key, file in shard_names(folder).items()
-                if is_ours or backbone_key(model_type, key) is not None
-            }
-        else:
-            names = {SAFE_WEIGHTS_NAME}
+            key_of = our_key_of(read_stock_config(folder).model_type)
+            names = {file for key, file in shard_names(folder).items() if key_of(key) is not None}
         return Path(snapshot_download(str(name), allow_patterns=[*SMALL_FILES, *sorted(names)]))
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "backbone" in str(error):
@@ -158,20 +154,18 @@ def tie_or_untie(config, tensors):
 
 
 def same_values(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two stored tensors hold the same, compared some thousand rows at a time."""
+    """Return whether two stored tensors hold the same values, compared some thousand rows at a time."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     with safe_open(one.file, "pt") as first, safe_open(other.file, "pt") as second:
-        slices = first.get_slice(one.name), second.get_slice(other.name)
-        return all(
-            torch.equal(slices[0][start : start + 4096], slices[1][start : start + 4096])
-            for start in range(0, one.shape[0], 4096)
-        )
+        left, right = first.get_slice(one.name), second.get_slice(other.name)
+        parts = (slice(start, start + 4096) for start in range(0, one.shape[0], 4096))
+        return all(torch.equal(left[part], right[part]) for part in parts)
 
 
 @contextmanager
 def built_whole():
-    """Build models within as they are: under ZeRO-3 transformers splits every model of the process at its birth."""
+    """Keep ZeRO-3 out: under it transformers splits every model of the process as it is built."""
     reference = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
@@ -196,18 +190,11 @@ def check_weights(tensors: dict[str, StoredTensor], config, folder) -> None:
     if missing := [name for name in shapes if name not in tensors]:
         raise ValueError(f"{str(folder)!r} lacks {len(missing)} of {len(shapes)} weights: {listed(missing)}.")
     if unknown := [tensors[name].name for name in tensors if name not in shapes]:
-        raise ValueError(
-            f"{str(folder)!r} holds {len(unknown)} weights unknown to its config.json: {listed(unknown)}."
-        )
-    wrong = [
-        f"{tensor.name} is {list(tensor.shape)}, not {list(shapes[name])}"
-        for name, tensor in tensors.items()
-        if tensor.shape != shapes[name]
-    ]
+        raise ValueError(f"{str(folder)!r} holds {len(unknown)} weights unknown to its config.json: {listed(unknown)}.")
+    wrong = [(tensor, shapes[name]) for name, tensor in tensors.items() if tensor.shape != shapes[name]]
     if wrong:
-        raise ValueError(
-            f"{str(folder)!r} has {len(wrong)} weights of other shapes than its config.json: {listed(wrong)}."
-        )
+        shown = listed(f"{tensor.name} is {list(tensor.shape)}, not {list(shape)}" for tensor, shape in wrong)
+        raise ValueError(f"{str(folder)!r} has {len(wrong)} weights of other shapes than its config.json: {shown}.")
 
 
 def check_side_files(folder) -> None:
@@ -231,8 +218,3 @@ def check_tokenizer(processor, config, folder) -> None:
             f"{str(folder)!r}: the tokenizer has ids up to {last} but the embedding {config.text_config.vocab_size} "
             "rows; they are not of the same checkpoint."
         )
-
-
-def count_values(tensors: dict[str, StoredTensor]) -> int:
-    """Return how many numbers tensors hold."""
-    return sum(math.prod(tensor.shape) for tensor in tensors.values())

@@ -9,6 +9,7 @@ from recipes import DEFAULT_CHECKPOINT
 
 TASK = "temporal-audio-grounding"
 
+
 def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
     """Return the pipeline of a checkpoint folder or Hub id, by the code in the checkpoint (`trust_remote_code`).
 

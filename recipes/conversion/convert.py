@@ -7,7 +7,7 @@ Weights go from the backbone's files to ours file by file, so a large backbone n
 
 import copy
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -20,13 +20,7 @@ from modeling_timepro.configuration_timepro import ANSWER_FORMATS
 from processing import TimeGrid, TimeProAudioProcessor
 from processing.constrained_decoding import MAX_NEW_TOKENS, TOKEN_SETTINGS, greedy_settings
 from recipes.conversion.atomic_folder import atomic_folder, check_output_folder
-from recipes.conversion.backbone_files import (
-    EMBEDDINGS,
-    HEAD,
-    check_weights,
-    count_values,
-    read_backbone,
-)
+from recipes.conversion.backbone_files import EMBEDDINGS, HEAD, check_weights, read_backbone
 from recipes.conversion.card import conversion_card
 from recipes.conversion.tick_embeddings import number_tokens, tick_head, time_embeddings
 from recipes.conversion.weight_files import DTYPES, one_file_open, shard_size, stored_tensors, write_shards
@@ -40,18 +34,16 @@ def add_tick_tokens(tokenizer, grid) -> range:
     Raises:
         ValueError: the tokenizer knows some of them already.
     """
-    ticks = grid.tick_tokens()
-    vocabulary = tokenizer.get_vocab()
-    known = [text for text in ticks if text in vocabulary]
-    if known:
+    ticks, vocabulary = grid.tick_tokens(), tokenizer.get_vocab()
+    if known := [text for text in ticks if text in vocabulary]:
         raise ValueError(f"the tokenizer knows some ticks already ({known[0]}); use the backbone's original tokenizer.")
     # Not special: decoding with skip_special_tokens must keep the times of an answer.
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in ticks])
-    ids = tokenizer.convert_tokens_to_ids(ticks)
-    start = ids[0]
-    if ids != list(range(start, start + len(ids))):
-        raise ValueError("the tokenizer gives the ticks ids that do not follow each other.")
-    return range(start, start + len(ids))
+    found = tokenizer.convert_tokens_to_ids(ticks)
+    ids = range(found[0], found[0] + len(found))
+    if found != list(ids):
+        raise ValueError("the tokenizer gives the ticks ids that are not consecutive.")
+    return ids
 
 
 def set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride):
@@ -69,8 +61,7 @@ def set_ticks(config, generation_config, grid, ids, time_init, answer_format, ti
     if left_out := {name: value for name, value in left_out.items() if not name.startswith(("output_", "use_cache"))}:
         named = ", ".join(f"{name}={value!r}" for name, value in left_out.items())
         logger.warning("left out of generation_config.json, so that answers are greedy: %s", named)
-    suppressed = [config.audio_token_id] + ([] if answer_format == "ticks" else list(ids))
-    settings.suppress_tokens = suppressed
+    settings.suppress_tokens = [config.audio_token_id] + ([] if answer_format == "ticks" else list(ids))
     # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
     settings.max_new_tokens = MAX_NEW_TOKENS
     return settings
@@ -78,20 +69,9 @@ def set_ticks(config, generation_config, grid, ids, time_init, answer_format, ti
 
 def timed_processor(processor, grid, answer_format, time_prompt, time_stride):
     """Return a processor like the given one that puts the grid's ticks between the audio frames."""
-    return TimeProAudioProcessor(
-        processor.feature_extractor,
-        processor.tokenizer,
-        chat_template=processor.chat_template,
-        audio_token=processor.audio_token,
-        audio_bos_token=processor.audio_bos_token,
-        audio_eos_token=processor.audio_eos_token,
-        time_step=grid.time_step,
-        max_time=grid.max_time,
-        frame_rate=grid.frame_rate,
-        answer_format=answer_format,
-        time_prompt=time_prompt,
-        time_stride=time_stride,
-    )
+    kept = ("feature_extractor", "tokenizer", "chat_template", "audio_token", "audio_bos_token", "audio_eos_token")
+    changed = {"answer_format": answer_format, "time_prompt": time_prompt, "time_stride": time_stride} | asdict(grid)
+    return TimeProAudioProcessor(**{name: getattr(processor, name) for name in kept}, **changed)
 
 
 def check_settings(config, answer_format):
@@ -108,23 +88,21 @@ def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
     Args:
         tensors: where the backbone's tensors are stored, by our names.
     """
-
-    def read(name, use):
+    rows = {}
+    for name in (name for name in (EMBEDDINGS, HEAD) if name in tensors):
+        # One matrix in memory at a time.
         with safe_open(tensors[name].file, "pt") as file:
-            return use(file.get_tensor(tensors[name].name)[: ids.start])
-
-    def spread(weight):
-        return time_embeddings(weight, number_ids, time_init, seed)
-
-    rows = {EMBEDDINGS: read(EMBEDDINGS, spread)}
-    if HEAD in tensors:
-        is_said = answer_format == "ticks"
-        rows[HEAD] = read(HEAD, lambda weight: tick_head(rows[EMBEDDINGS], weight) if is_said else spread(weight))
+            weight = file.get_tensor(tensors[name].name)[: ids.start]
+        if name == HEAD and answer_format == "ticks":
+            rows[name] = tick_head(rows[EMBEDDINGS], weight)
+        else:
+            rows[name] = time_embeddings(weight, number_ids, time_init, seed)
+        del weight
     return rows
 
 
 def write_weights(folder, tensors, rows, ids, max_shard_size):
-    """Write the weights of a backbone with ticks as shards into `folder`, under a progress bar.
+    """Write the weights of a backbone with ticks as shards into `folder`, with a progress bar.
 
     Args:
         tensors: where the backbone's tensors are stored, by our names.
@@ -139,26 +117,17 @@ def write_weights(folder, tensors, rows, ids, max_shard_size):
 
         def read(name):
             tensor = stored(tensors[name])
-            if name in rows:
-                return torch.cat([tensor[: ids.start], rows[name].to(tensor.dtype), tensor[ids.stop :]])
-            return tensor
+            if name not in rows:
+                return tensor
+            return torch.cat([tensor[: ids.start], rows[name].to(tensor.dtype), tensor[ids.stop :]])
 
         write_shards(folder, ours, read, shard_size(max_shard_size))
 
 
 def convert(
-    backbone,
-    out,
-    time_step=0.04,
-    max_time=30.0,
-    time_init="mean",
-    answer_format="digits",
-    seed=0,
-    overwrite=False,
-    time_prompt=True,
-    time_stride=1,
-    max_shard_size="5GB",
-):
+    backbone, out, time_step=0.04, max_time=30.0, time_init="mean", answer_format="digits", seed=0, overwrite=False,
+    time_prompt=True, time_stride=1, max_shard_size="5GB",
+):  # fmt: skip
     """Write the TimePro checkpoint `out` of a backbone directory or Hub id.
 
     Everything is checked before anything is written, and `out` appears whole or not at all.
@@ -200,7 +169,8 @@ def convert(
         processor.save_pretrained(folder)
         written = stored_tensors(folder)
         check_weights(written, type(config).from_pretrained(folder), folder)
-        card = conversion_card(source, config, count_values(written), out.absolute().name, seed)
+        num_values = sum(tensor.num_values for tensor in written.values())
+        card = conversion_card(source, config, num_values, out.absolute().name, seed)
         (folder / "README.md").write_text(card, encoding="utf-8")
     logger.info("wrote %s with %d ticks of %g s", out, grid.num_ticks, time_step)
 
@@ -220,7 +190,7 @@ def end_answers(processor, generation_config):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     stops = generation_config.eos_token_id
-    stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
+    stops = [stops] if isinstance(stops, int) else stops or []
     if end[0] not in stops:
         generation_config.eos_token_id = [end[0], *stops] if stops else end[0]
     if generation_config.pad_token_id is None:

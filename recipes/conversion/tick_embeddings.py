@@ -49,9 +49,9 @@ def time_embeddings(
     rows = []
     for ids in number_ids:
         parts = weight[torch.tensor(ids)].double()
-        weights = torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
-        if init == "place":
-            weights = place_weights(len(ids))
+        weights = (
+            place_weights(len(ids)) if init == "place" else torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
+        )
         rows.append((weights[:, None].to(parts.device) * parts).sum(0))
     return torch.stack(rows).to(weight.dtype)
 

@@ -28,8 +28,12 @@ class StoredTensor:
     shape: tuple[int, ...]
 
     @property
+    def num_values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return self.num_values * DTYPES[self.dtype].itemsize
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -59,19 +63,19 @@ def shard_names(folder: Path) -> dict[str, str] | None:
     Raises:
         ValueError: the folder has no safetensors weights, or its index cannot be read.
     """
-    if (folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if index.is_file():
         try:
-            names = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
-            plain = all(Path(name).name == name for name in names.values())
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            if all(Path(name).name == name for name in names.values()):
+                return names
         except (ValueError, KeyError, AttributeError, TypeError):
-            plain = False
-        if not plain:
-            raise ValueError(f"{folder / SAFE_WEIGHTS_INDEX_NAME} is no index of safetensors files; fetch it again.")
-        return names
+            pass
+        raise ValueError(f"{index} is no index of safetensors files; fetch it again.")
     if (folder / SAFE_WEIGHTS_NAME).is_file():
         return None
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     stray = sorted(path.name for path in folder.glob("*.safetensors"))
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
     reason = f"holds neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}"
     if stray:
         reason += f", though {', '.join(stray)}; fetch the index too."
@@ -99,7 +103,7 @@ def stored_tensors(folder: Path, is_wanted=lambda name: True) -> dict[str, Store
         )
     headers = {file: read_header(folder / file) for file in files}
     if lost := [f"{name} ({file})" for name, file in wanted.items() if name not in headers[file]]:
-        raise ValueError(f"{str(folder)!r} lacks {len(lost)} tensors that its index tells of: {listed(lost)}.")
+        raise ValueError(f"{str(folder)!r} lacks {len(lost)} tensors that its index lists: {listed(lost)}.")
     # In the order of the files, so that reading all opens each once.
     return {name: headers[file][name] for file in files for name in headers[file] if wanted.get(name) == file}
 
@@ -170,6 +174,6 @@ def write_shards(
         except SafetensorError as error:
             raise OSError(f"{folder / file}: {error}") from None
     if plan.is_sharded:
-        metadata = {"total_parameters": sum(math.prod(tensor.shape) for tensor in tensors.values())} | plan.metadata
+        metadata = {"total_parameters": sum(tensor.num_values for tensor in tensors.values())} | plan.metadata
         index = {"metadata": metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -128,6 +128,12 @@ def make_clip(where: str, *args, **values) -> AnnotatedClip:
         raise ValueError(f"{where}: {error}") from None
 
 
+def clips_of(path, found: Mapping[str, list[Event]], task: str | None = None) -> Iterator[AnnotatedClip]:
+    """Yield the clips of a file that lists events: recordings by name, each with its events."""
+    for recording, events in found.items():
+        yield make_clip(str(path), recording, events, recording, task=task)
+
+
 def read_json_clips(path) -> Iterator[AnnotatedClip]:
     """Yield the clip of every line of our JSON Lines; keys that are none of a clip's are left out.
 

@@ -9,9 +9,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from processing.annotation_tables import format_table
 from processing.annotations import write_annotations
-from processing.text_files import format_seconds
+from processing.text_files import format_seconds, format_table
 from recipes.data.clip import AnnotatedClip
 from recipes.data.label_files import label_format
 

@@ -21,7 +21,7 @@ from recipes.scoring import (
     TIME_TOLERANCE,
     count_events,
     count_sums,
-    grounding_intervals,
+    grounding_sums,
     match_events,
     recall_at_iou,
     rejection_rates,
@@ -155,7 +155,7 @@ def grounding_by_threshold(asked, answers, thresholds=MIN_SCORES) -> list[dict]:
     for threshold in thresholds:
         kept = [events and [event for event in events if event.score >= threshold] for events in predictions]
         rates = rejection_rates(references, kept)
-        interval = list(grounding_intervals(references, kept, clips)["miou_union"])
+        interval = list(sum_intervals(grounding_sums(references, kept, clips))["miou_union"])
         found.append(
             {
                 "min_score": threshold,

@@ -9,14 +9,22 @@ import logging
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import datasets
 import evaluate
 
 from processing.events import Event
-from recipes.scoring import apply_aliases, check_aliases, check_lengths, read_label_aliases, unmatched_labels
+from recipes.scoring import (
+    ClipSums,
+    apply_aliases,
+    check_aliases,
+    check_lengths,
+    read_label_aliases,
+    sum_intervals,
+    unmatched_labels,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -25,15 +33,69 @@ _EVENT = {
     "offset": datasets.Value("float64"),
     "event_label": datasets.Value("string"),
 }
+MESAROS = """
+@article{mesaros2016metrics,
+  title={Metrics for Polyphonic Sound Event Detection},
+  author={Mesaros, Annamaria and Heittola, Toni and Virtanen, Tuomas},
+  journal={Applied Sciences},
+  volume={6},
+  number={6},
+  pages={162},
+  year={2016},
+  doi={10.3390/app6060162}
+}
+"""
 
 
 class EventMetric(evaluate.Metric):
-    """Base of the modules, each of which defines `_info` and `_compute`.
+    """Base of the modules, each of which defines `_score` and says what it is in `about`.
 
     Import this file, not the class, into a module: `evaluate` takes the first metric that it finds there.
+
+    Attributes:
+        about: `description`, `inputs_description`, `citation` and `reference_urls` of `evaluate.MetricInfo`.
+        more_inputs: what else than events is known of each clip, by name; `score` is one of each predicted event.
+        labels_matter: whether events must have labels.
     """
 
+    about: dict
+    more_inputs: tuple[str, ...] = ()
     labels_matter = True
+
+    def _info(self):
+        number = datasets.Value("float64")
+        score = {"score": number} if "score" in self.more_inputs else {}
+        # Not `List`: evaluate takes apart the first entry of a list of structures, and fails where it is None.
+        features = {
+            "predictions": datasets.LargeList({**_EVENT, **score}),
+            "references": datasets.LargeList(dict(_EVENT)),
+            **{name: number for name in self.more_inputs if name != "score"},
+        }
+        return evaluate.MetricInfo(**self.about, features=datasets.Features(features))
+
+    def _compute(
+        self, predictions, references, bootstrap=False, confidence=0.95, num_resamples=1000, seed=0, **settings
+    ):
+        check_lengths(references, predictions, empty=False)
+        references, predictions = (
+            [None if clip is None else [Event(**values) for values in clip] for clip in side]
+            for side in (references, predictions)
+        )
+        scores, sums = self._score(references, predictions, **settings)
+        if bootstrap:
+            for part in sums():
+                for name, interval in sum_intervals(part, confidence, num_resamples, seed).items():
+                    scores[f"{name}_low"], scores[f"{name}_high"] = interval or (None, None)
+        return {name: math.nan if value is None else float(value) for name, value in scores.items()}
+
+    def _score(self, references, predictions) -> tuple[dict, Callable[[], list[ClipSums]]]:
+        """Return the scores by name, `None` for those that are undefined, and what gives the sums of their intervals.
+
+        Args:
+            references, predictions: lists over clips of lists of [`~processing.events.Event`]; a prediction may be
+                `None`. Further arguments are those of `compute` by name.
+        """
+        raise NotImplementedError
 
     def compute(self, *, predictions=None, references=None, **kwargs):
         """Compute the scores of what was added, and of these clips if given.
@@ -94,37 +156,17 @@ class EventMetric(evaluate.Metric):
         self.add_batch(**{name: [value] for name, value in inputs.items()})
 
 
-def event_features(**more) -> datasets.Features:
-    """Return the features of a module: `predictions`, `references` and what else is known of each clip.
+def with_aliases(predictions, label_aliases) -> list:
+    """Return predictions whose labels are replaced by what they stand for.
 
     Args:
-        more: further features by name. `score` is one of each predicted event.
-    """
-    score = {"score": more.pop("score")} if "score" in more else {}
-    # Not `List`: evaluate takes apart the first entry of a list of structures, and fails where it is None.
-    return datasets.Features(
-        {
-            "predictions": datasets.LargeList({**_EVENT, **score}),
-            "references": datasets.LargeList(dict(_EVENT)),
-            **more,
-        }
-    )
-
-
-def read_events(references, predictions, label_aliases=None) -> tuple[list, list]:
-    """Return what `evaluate` kept as lists of [`~processing.events.Event`], at least one.
-
-    Args:
-        label_aliases: what the labels of predictions stand for: a mapping, or the path of a JSON file that
-            [`~recipes.scoring.read_label_aliases`] reads.
+        label_aliases: a mapping, the path of a JSON file that [`~recipes.scoring.read_label_aliases`] reads, or `None`.
 
     Raises:
-        ValueError: no clips, or aliases that cannot be read.
+        ValueError: aliases that cannot be read.
     """
-    check_lengths(references, predictions, empty=False)
-    references, predictions = ([_events(clip) for clip in side] for side in (references, predictions))
     if label_aliases is None:
-        return references, predictions
+        return predictions
     if isinstance(label_aliases, (str, os.PathLike)):
         aliases = read_label_aliases(label_aliases)
     elif isinstance(label_aliases, Mapping):
@@ -133,7 +175,7 @@ def read_events(references, predictions, label_aliases=None) -> tuple[list, list
         raise ValueError(
             f'label_aliases is {label_aliases!r}; give a mapping {{"alias": "label"}} or the path of a JSON file.'
         )
-    return references, [apply_aliases(events, aliases) for events in predictions]
+    return [apply_aliases(events, aliases) for events in predictions]
 
 
 def count_unmatched_labels(references, predictions) -> dict[str, int]:
@@ -146,20 +188,13 @@ def count_unmatched_labels(references, predictions) -> dict[str, int]:
     return {f"num_labels_{side}": len(labels) for side, labels in found.items()}
 
 
-def flat_scores(scores, intervals=None) -> dict[str, float]:
-    """Return scores and the ends of their intervals, `NAME_low` and `NAME_high`, as floats; `None` becomes NaN."""
-    for name, interval in (intervals or {}).items():
-        scores = {**scores, **dict(zip((f"{name}_low", f"{name}_high"), interval or (None, None), strict=True))}
-    return {name: math.nan if value is None else float(value) for name, value in scores.items()}
-
-
-def flat_count_scores(report, intervals=None) -> dict[str, float]:
-    """Return event-based or segment-based scores without those of single labels, see [`flat_scores`]."""
+def flat_count_scores(report) -> dict[str, float]:
+    """Return event-based or segment-based scores without those of single labels."""
     flat = {f"{average}_{name}": value for average in ("micro", "macro") for name, value in report[average].items()}
     flat |= report["micro_errors"]
     flat |= {f"macro_{name}": value for name, value in report["macro_errors"].items()}
     rest = ("time_resolution", "parse_failure_rate", "num_clips")
-    return flat_scores({**flat, **{name: report[name] for name in rest if name in report}}, intervals)
+    return flat | {name: report[name] for name in rest if name in report}
 
 
 def _read_clips(name, clips, labels_matter, keys) -> list[list[dict] | None]:
@@ -201,7 +236,3 @@ def _read_numbers(name, values) -> list[float]:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(f"{name}[{i}] is {value!r} ({type(value).__name__}); give a number.")
     return [float(value) for value in values]
-
-
-def _events(clip) -> list[Event] | None:
-    return None if clip is None else [Event(**values) for values in clip]

@@ -131,16 +131,16 @@ def recordings_table(files) -> str:
 
 
 def fill(text: str, marks: tuple[str, str], content: str) -> str:
-    """Return a card with `content` between two marks.
+    """Return a page with `content` between two marks.
 
     Raises:
-        ValueError: the card has no marks.
+        ValueError: the page lacks a mark.
     """
     start, end = marks
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"the card has no marks for its figures; put {start!r} and {end!r} where they belong.")
-    return pattern.sub(lambda _: f"{start}\n{content}{end}", text)
+        raise ValueError(f"the page has no marks for its figures; put {start!r} and {end!r} where they belong.")
+    return pattern.sub(lambda _: f"{start}\n{content}{end}", text, count=1)
 
 
 def fill_card(text: str, scores: dict[str, dict], model_name: str, files) -> str:

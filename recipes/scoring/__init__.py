@@ -6,13 +6,14 @@ dropped: it finds nothing, it rejects nothing, and it is counted in `parse_failu
 
 Whatever is used outside this folder is imported from here.
 """
+# ruff: noqa: F401
 
 from recipes.scoring.bootstrap import ClipSums, bootstrap_interval, paired_bootstrap, sum_intervals
 from recipes.scoring.captions import (
     METEOR_NAMES,
-    caption_intervals,
     caption_meteor,
     matched_meteor,
+    mean_meteor,
     meteor,
     meteor_by_clip,
     meteor_sums,
@@ -34,7 +35,6 @@ from recipes.scoring.intervals import (
     count_sums,
     detection_intervals,
     detection_sums,
-    grounding_intervals,
     grounding_sums,
 )
 from recipes.scoring.labels import apply_aliases, check_aliases, read_label_aliases, unmatched_labels
@@ -44,19 +44,7 @@ from recipes.scoring.psds_curves import (
     PSDS2,
     PsdsScenario,
     psds,
-    psds_interval,
     psds_statistics,
     psds_sums,
 )
 from recipes.scoring.segment_based import count_segments, segment_based_f1
-
-__all__ = [
-    "IOU_THRESHOLDS", "IOU_TOLERANCE", "METEOR_NAMES", "PSDS1", "PSDS2", "TIME_TOLERANCE", "ClipCounts", "ClipSums",
-    "PsdsScenario", "apply_aliases", "best_match_iou", "bootstrap_interval", "caption_intervals", "caption_meteor",
-    "check_aliases", "check_lengths", "collar_edges", "count_accuracy", "count_events", "count_matched_spans",
-    "count_segments", "count_sums", "detection_intervals", "detection_sums", "event_based_f1", "event_f1",
-    "f_scores", "grounding_intervals", "grounding_sums", "has_right_count", "match_events", "matched_meteor",
-    "meteor", "meteor_by_clip", "meteor_sums", "paired_bootstrap", "parse_failure_rate", "psds", "psds_interval",
-    "psds_statistics", "psds_sums", "read_label_aliases", "recall_at_iou", "rejection_rates", "score_counts",
-    "segment_based_f1", "sum_intervals", "text_meteor", "union_iou", "unmatched_labels",
-]  # fmt: skip

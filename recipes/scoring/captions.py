@@ -21,8 +21,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from processing.events import normalize_label
-from recipes.scoring.bootstrap import ClipSums, sum_intervals
-from recipes.scoring.counts import parse_failure_rate
+from recipes.scoring.bootstrap import ClipSums
+from recipes.scoring.counts import check_lengths, parse_failure_rate
 from recipes.scoring.grounding import IOU_TOLERANCE, union_iou
 
 DEBIAN_WORDNET = "/usr/share/wordnet"
@@ -112,40 +112,23 @@ def caption_meteor(
         ValueError: no clips, or different numbers of references and predictions.
         FileNotFoundError: WordNet is not there.
     """
-    values = meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder)
+    return mean_meteor(
+        meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder), predictions, synonyms
+    )
+
+
+def mean_meteor(values, predictions, synonyms: bool = True) -> dict[str, float]:
+    """Return what [`caption_meteor`] returns, of the values of [`meteor_by_clip`] for these predictions."""
     return {
         **{name: float(value) for name, value in zip(METEOR_NAMES, values.mean(axis=0), strict=True)},
         "parse_failure_rate": parse_failure_rate(predictions),
-        "num_clips": len(references),
+        "num_clips": len(predictions),
         "wordnet_synonyms": float(synonyms),
     }
 
 
-def caption_intervals(
-    references,
-    predictions,
-    iou_threshold=0.5,
-    synonyms: bool = True,
-    wordnet_folder=None,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """Return the bootstrap intervals over clips of [`caption_meteor`], all from the same draws of clips.
-
-    Returns:
-        The four METEORs and `parse_failure_rate`.
-
-    Raises:
-        ValueError: as [`caption_meteor`], or a confidence out of its range.
-        FileNotFoundError: WordNet is not there.
-    """
-    values = meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder)
-    return sum_intervals(meteor_sums(values, predictions), confidence, num_resamples, seed)
-
-
 def meteor_sums(values, predictions) -> ClipSums:
-    """Return the figures of [`caption_intervals`] as means over clips.
+    """Return the four METEORs and `parse_failure_rate` as means over clips.
 
     Args:
         values: of [`meteor_by_clip`], for these predictions.
@@ -163,18 +146,9 @@ def meteor_by_clip(
     Raises:
         ValueError, FileNotFoundError: as [`caption_meteor`].
     """
-    if len(references) != len(predictions) or not references:
-        raise ValueError(
-            f"references has {len(references)} entries and predictions {len(predictions)}; give at least one, and one "
-            "prediction, possibly [] or None, for each reference."
-        )
-    options = synonyms, wordnet_folder
-    return np.array(
-        [
-            (text_meteor(*pair, *options), *matched_meteor(*pair, iou_threshold, *options))
-            for pair in zip(references, predictions, strict=True)
-        ]
-    )
+    check_lengths(references, predictions, empty=False)
+    options, pairs = (synonyms, wordnet_folder), zip(references, predictions, strict=True)
+    return np.array([(text_meteor(*p, *options), *matched_meteor(*p, iou_threshold, *options)) for p in pairs])
 
 
 def _joined(events) -> str:

@@ -127,9 +127,3 @@ def _ratio(numerator, denominator, otherwise) -> np.ndarray:
 
 def _floats(scores) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items()}
-
-
-__all__ = [
-    "ClipCounts", "check_lengths", "error_rates", "f_scores", "macro_f_scores", "parse_failure_rate",
-    "score_counts",
-]  # fmt: skip

@@ -143,9 +143,3 @@ def _union(events) -> list[tuple[float, float]]:
         else:
             merged.append((onset, offset))
     return merged
-
-
-__all__ = [
-    "IOU_THRESHOLDS", "IOU_TOLERANCE", "best_match_iou", "count_accuracy", "has_right_count", "is_rejection",
-    "recall_at_iou", "rejection_rates", "union_iou",
-]  # fmt: skip

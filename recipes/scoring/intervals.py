@@ -79,31 +79,15 @@ def count_sums(counts: dict[str, ClipCounts], predictions) -> ClipSums:
     return ClipSums(hstack([*tables.values(), unparseable], format="csr"), statistics)
 
 
-def grounding_intervals(
-    references,
-    predictions,
-    clips: Sequence[Hashable] | None = None,
-    confidence: float = 0.95,
-    num_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, tuple[float, float] | None]:
-    """Return the intervals of a grounding report, all from the same draws of clips.
+def grounding_sums(references, predictions, clips: Sequence[Hashable] | None = None) -> ClipSums:
+    """Return the figures of a grounding report as functions of sums; clips are in order of their first pair.
 
     Args:
         clips: the clip of each pair, for pairs of one clip are drawn together; by default each pair is its own clip.
 
     Returns:
-        `R@0.3` and so on, `miou_union`, `miou_best_match`, `count_accuracy` and `parse_failure_rate` over all pairs,
-        `true_rejection_rate` over absent and `false_rejection_rate` over present ones; `None` where there are none.
-
-    Raises:
-        ValueError: no pairs, different numbers of references, predictions and clips, or an argument out of its range.
-    """
-    return sum_intervals(grounding_sums(references, predictions, clips), confidence, num_resamples, seed)
-
-
-def grounding_sums(references, predictions, clips: Sequence[Hashable] | None = None) -> ClipSums:
-    """Return the figures of [`grounding_intervals`] as functions of sums; clips are in order of their first pair.
+        Figures: `R@0.3` and so on, `miou_union`, `miou_best_match`, `count_accuracy` and `parse_failure_rate` over all
+        pairs, `true_rejection_rate` over absent and `false_rejection_rate` over present ones.
 
     Raises:
         ValueError: no pairs, or different numbers of references, predictions and clips.

@@ -202,9 +202,3 @@ def _near(indexed, onset, t_collar):
     first = bisect_left(indexed, -t_collar, key=lambda event: event[0] - onset)
     last = bisect_right(indexed, t_collar, lo=first, key=lambda event: event[0] - onset)
     return sorted(indexed[first:last], key=itemgetter(2))
-
-
-__all__ = [
-    "TIME_TOLERANCE", "check_collars", "count_matched_spans", "count_substitutions", "match_events",
-    "maximum_matching", "pairs_in_reach", "same_label",
-]  # fmt: skip

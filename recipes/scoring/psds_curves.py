@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import eye_array
 
 from processing.events import normalize_label
-from recipes.scoring.bootstrap import ClipSums, sum_intervals
+from recipes.scoring.bootstrap import ClipSums
 from recipes.scoring.counts import parse_failure_rate
 
 SECONDS_PER_HOUR = 3600.0
@@ -91,34 +91,11 @@ def psds(references, predictions, durations, scenario: PsdsScenario, labels=None
     }
 
 
-def psds_interval(
-    references,
-    predictions,
-    durations,
-    scenario,
-    labels=None,
-    confidence=0.95,
-    num_resamples=1000,
-    seed=0,
-    statistics=None,
-) -> tuple[float, float]:
-    """Return the bootstrap interval over clips of [`psds`]; `confidence` to `seed` as in `sum_intervals`.
-
-    A resample in which a label has no reference event has no PSDS and is left out.
-
-    Raises:
-        ValueError: as [`psds`], or every resample lacks a label.
-    """
-    if statistics is None:
-        statistics = psds_statistics(references, predictions, durations, scenario, labels)
-    interval = sum_intervals(psds_sums(statistics, scenario), confidence, num_resamples, seed)["psds"]
-    if interval is None:
-        raise ValueError(f"a label is missing in each of {num_resamples} resamples; give more clips or fewer labels.")
-    return interval
-
-
 def psds_sums(statistics, scenario, name="psds") -> ClipSums:
-    """Return [`psds`] under a name, as a function of how often each clip counts."""
+    """Return [`psds`] under a name, as a function of how often each clip counts.
+
+    It is NaN in a resample in which a label has no reference event, and so left out of intervals.
+    """
 
     def areas(weights):
         return {name: np.array([_areas(statistics, scenario, clip_weights)[0] for clip_weights in weights])}

@@ -1,11 +1,13 @@
 """The tables and the picture of an ablation, written into a page whose other text stays."""
 
 import json
-import re
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from recipes.evaluation.report_tables import markdown_table
+from recipes.publishing.model_card import fill
 from space_app.palette import FAINT, INK, LIGHT
 
 # Columns: heading, and where a report has the value and its interval.
@@ -26,7 +28,7 @@ BLUE, ORANGE = LIGHT[:2]
 
 
 def read_results(out, published=None) -> list[dict]:
-    """Return the results of all arms that have been scored, in no order that means anything.
+    """Return the results of all arms that have been scored, with the [`figures_of`] their reports, in any order.
 
     Args:
         out: folder of the results.
@@ -34,6 +36,7 @@ def read_results(out, published=None) -> list[dict]:
             where the earlier ones no longer are.
     """
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(out).glob("*/result.json"))]
+    results = [r | {"scores": {split: figures_of(report) for split, report in r["scores"].items()}} for r in results]
     found = {(result["arm"], result["seed"]) for result in results}
     kept = _published(published).get("results", [])
     return results + [result for result in kept if (result["arm"], result["seed"]) not in found]
@@ -43,31 +46,23 @@ def _published(path) -> dict:
     return json.loads(Path(path).read_text(encoding="utf-8")) if path and Path(path).is_file() else {}
 
 
-def value_of(report, column):
-    """Return `(value, interval)` of a column, each `None` where the report lacks it.
+def figures_of(report) -> dict[str, dict]:
+    """Return the figures of the tables that a report of `make_report` has, by their column.
 
-    Args:
-        report: of `make_report`, or the figures of one as `ablation.json` has them.
-        column: of `FIGURES`.
+    Each has a `value` and its `interval`, `None` if there is none, and `paired`, the `difference` to the first arm with
+    its `interval` and `p`, if they were compared.
     """
-    if column in report:
-        value, interval = report[column]["value"], report[column]["interval"]
-        return value, None if interval is None else tuple(interval)
-    path, name = FIGURES[column]
-    value = report
-    for key in path:
-        value = (value or {}).get(key)
-    interval = report.get(path[0], {}).get("intervals", {}).get(name)
-    return value, None if interval is None else tuple(interval)
-
-
-def difference_of(report, column) -> dict | None:
-    """Return the paired `difference` of a column to the first arm, its `interval` and `p`; `None` if there is none."""
-    if column in report:
-        return report[column].get("paired")
-    path, name = FIGURES[column]
-    found = report.get("against", {}).get(path[0], {}).get(name)
-    return found and {key: found[key] for key in ("difference", "interval", "p")}
+    figures = {}
+    for column, (path, name) in FIGURES.items():
+        value = report
+        for key in path:
+            value = (value or {}).get(key)
+        if value is None:
+            continue
+        figures[column] = {"value": value, "interval": report[path[0]]["intervals"].get(name)}
+        if pair := report.get("against", {}).get(path[0], {}).get(name):
+            figures[column]["paired"] = {key: pair[key] for key in ("difference", "interval", "p")}
+    return figures
 
 
 def arm_table(results, arms, split) -> str:
@@ -75,7 +70,7 @@ def arm_table(results, arms, split) -> str:
 
     Arms of several seeds say how many, and have below that the least and the greatest value over them.
     """
-    shown = [column for column in FIGURES if any(value_of(r["scores"][split], column)[0] is not None for r in results)]
+    shown = [column for column in FIGURES if any(column in r["scores"][split] for r in results)]
     rows = []
     for arm in arms:
         mine = [result["scores"][split] for result in results if result["arm"] == arm]
@@ -93,16 +88,17 @@ def shared_seeds(results, arms) -> list[dict]:
 
 
 def _cell(reports, column) -> str:
-    values, intervals = zip(*(value_of(report, column) for report in reports), strict=True)
-    if None in values:
+    if any(column not in report for report in reports):
         return ""
+    figures = [report[column] for report in reports]
+    values, intervals = ([figure[key] for figure in figures] for key in ("value", "interval"))
     text = f"{mean(values):.3f}"
     if None not in intervals:
         low, high = (mean(ends) for ends in zip(*intervals, strict=True))
         text += f"<br><sub>{low:.3f} to {high:.3f}</sub>"
     if len(values) > 1:
         text += f"<br><sub>seeds {min(values):.3f} to {max(values):.3f}</sub>"
-    pairs = [difference_of(report, column) for report in reports]
+    pairs = [figure.get("paired") for figure in figures]
     if None not in pairs:
         sure = sum(pair["p"] < 0.05 for pair in pairs)
         text += f"<br><sub>{mean(pair['difference'] for pair in pairs):+.3f} to the first arm, "
@@ -137,60 +133,40 @@ def stride_table(results, strides, costs) -> str:
 
 
 def plot_strides(results, strides, costs, path):
-    """Draw quality and cost of a prompt against how densely ticks stand in it; return the figure."""
+    """Draw quality and cost of a prompt against the stride of its ticks; return the figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.6), dpi=150, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     known = {name: arm for name, arm in strides.items() if any(result["arm"] == arm for result in results)}
     for split, colour, shift in (("test_seen", ORANGE, 0.06), ("test_unseen", BLUE, -0.06)):
-        places, values, lows, highs = [], [], [], []
-        for place, arm in enumerate(known.values()):
-            pairs = [value_of(r["scores"][split], "Eb-F1") for r in results if r["arm"] == arm]
-            value = mean(value for value, _ in pairs)
-            places.append(place + shift)
-            values.append(value)
-            lows.append(value - mean(interval[0] for _, interval in pairs))
-            highs.append(mean(interval[1] for _, interval in pairs) - value)
+        rows = []
+        for arm in known.values():
+            figures = [result["scores"][split]["Eb-F1"] for result in results if result["arm"] == arm]
+            rows.append([mean(column) for column in zip(*((f["value"], *f["interval"]) for f in figures))])
+        values, lows, highs = np.transpose(rows)
+        positions, errors = np.arange(len(known)) + shift, (values - lows, highs - values)
         name = {"test_seen": "recordings seen in training", "test_unseen": "recordings never seen"}[split]
-        left.errorbar(places, values, (lows, highs), color=colour, marker="o", ms=5, lw=1.5, capsize=3, label=name)
-    left.set_xticks(range(len(known)), known)
-    left.set(xlabel="frames (0.08 s) from tick to tick", ylabel="event-based F1", ylim=(0, None))
-    left.legend(frameon=False, fontsize=9)
+        left.errorbar(positions, values, errors, color=colour, marker="o", ms=5, lw=1.5, capsize=3, label=name)
+    left.set(ylabel="event-based F1")
     # Costs are measured last.
     if all(arm in costs for arm in known.values()):
         dense = costs[known["none"]]
-        for key, colour, marker, name in (
-            ("tokens_30s", INK, "s", "tokens"),
-            ("prefill_seconds_30s", FAINT, "o", "time to read it"),
-        ):
+        drawn = (("tokens_30s", INK, "s", "tokens"), ("prefill_seconds_30s", FAINT, "o", "time to read it"))
+        for key, colour, marker, name in drawn:
             ratios = [costs[arm][key] / dense[key] for arm in known.values()]
             right.plot(range(len(known)), ratios, color=colour, marker=marker, ms=5, lw=1.5, label=name)
-        right.set_xticks(range(len(known)), known)
-        right.set(xlabel="frames (0.08 s) from tick to tick", ylabel="prompt of 30 s, times that without ticks")
-        right.set_ylim(0, None)
-        right.legend(frameon=False, fontsize=9)
+        right.set(ylabel="prompt of 30 s, times that without ticks")
     for axes in (left, right):
+        axes.set_xticks(range(len(known)), known)
+        axes.set(xlabel="frames (0.08 s) from tick to tick", ylim=(0, None))
+        if axes.has_data():
+            axes.legend(frameon=False, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#E6E6E6", lw=0.8)
         axes.set_axisbelow(True)
     figure.savefig(path)
     return figure
-
-
-def fill_tables(text, tables) -> str:
-    """Return a page with what stands between the marks of each table replaced.
-
-    Raises:
-        ValueError: the page lacks a mark.
-    """
-    for name, table in tables.items():
-        start, end = f"<!-- table: {name} -->", "<!-- end of table -->"
-        pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"the page lacks the marks {start} ... {end}; put them where the table belongs.")
-        text = pattern.sub(lambda _: f"{start}\n{table}{end}", text, count=1)  # noqa: B023
-    return text
 
 
 def write_ablation(out, report, arms, grpo_arms, strides):
@@ -211,21 +187,13 @@ def write_ablation(out, report, arms, grpo_arms, strides):
     swept = shared_seeds(results, strides.values())
     tables["strides"] = stride_table(swept, strides, costs)
     page = report / "ablation.md"
-    page.write_text(fill_tables(page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        text = fill(text, (f"<!-- table: {name} -->", "<!-- end of table -->"), table)
+    page.write_text(text, encoding="utf-8")
     if swept:
         (report / "images").mkdir(exist_ok=True)
         plot_strides(swept, strides, costs, report / "images" / "time_stride.png")
     results.sort(key=lambda result: (result["seed"], result["arm"]))
-    kept = {"results": [_figures(result) for result in results], "prompt_costs": costs}
+    kept = {"results": results, "prompt_costs": costs}
     published.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-
-
-def _figures(result) -> dict:
-    """Return a result with the figures of the tables alone."""
-    scores = {}
-    for split, report in result["scores"].items():
-        found = {column: dict(zip(("value", "interval"), value_of(report, column))) for column in FIGURES}
-        for column, figure in found.items():
-            figure |= {"paired": pair} if (pair := difference_of(report, column)) else {}
-        scores[split] = {column: figure for column, figure in found.items() if figure["value"] is not None}
-    return result | {"scores": scores}

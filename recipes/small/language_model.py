@@ -1,18 +1,15 @@
 """Train the small language model and its tokenizer on synthetic text about sounds and times.
 
-The model is a Qwen2 of about five million parameters, with Qwen2's byte-level BPE trained anew for a small vocabulary.
+The model is a Qwen2 of about five million parameters, with Qwen2's byte-level BPE trained for a small vocabulary.
 
-    python recipes/small/language_model.py --out DIR [--num-steps 600] [--max-minutes 8]
+    python -m recipes.small.language_model --out DIR [--num-steps 600]
 """
-
-from __future__ import annotations
 
 import itertools
 import json
 import logging
 import math
-import sys
-import time
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,16 +31,17 @@ VOCAB_SIZE = 1024
 TOKENIZER_DOCUMENTS = 20_000
 
 
-def train_tokenizer(vocab_size: int = VOCAB_SIZE, num_documents: int = TOKENIZER_DOCUMENTS, seed: int = 0):
-    """Train a byte-level BPE with Qwen2's normaliser and splitting (each digit stands alone).
+def train_tokenizer(
+    vocab_size: int = VOCAB_SIZE, num_documents: int = TOKENIZER_DOCUMENTS, seed: int = 0
+) -> Qwen2Tokenizer:
+    """Return a trained `Qwen2Tokenizer`: byte-level BPE with Qwen2's normaliser and splitting, each digit by itself.
+
+    Padding is `<|endoftext|>`, the end of an answer `<|im_end|>`.
 
     Args:
         vocab_size: size in tokens, special tokens included; at least 262 (the bytes and the special tokens).
         num_documents: how many synthetic texts to learn from.
         seed: seed of these texts.
-
-    Returns:
-        a `Qwen2Tokenizer`; padding is `<|endoftext|>`, the end of an answer `<|im_end|>`.
 
     Raises:
         ValueError: for a vocabulary too small to hold the bytes and the special tokens.
@@ -57,14 +55,14 @@ def train_tokenizer(vocab_size: int = VOCAB_SIZE, num_documents: int = TOKENIZER
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS), initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
+    # Lines break in place of special tokens, which must not be learnt as ordinary text.
+    special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
     texts = itertools.islice(documents(seed), num_documents)
-    tokenizer.train_from_iterator((remove_special_tokens(text) for text in texts), trainer)
+    tokenizer.train_from_iterator((special.sub("\n", text) for text in texts), trainer)
     state = json.loads(tokenizer.to_str())["model"]
-    vocab = dict(state["vocab"])
     # Numbered here, so that ids are 0 to vocab_size - 1 without gaps.
-    for token in SPECIAL_TOKENS:
-        vocab[token] = len(vocab)
-    trained = Qwen2Tokenizer(
+    vocab = state["vocab"] | {token: len(state["vocab"]) + index for index, token in enumerate(SPECIAL_TOKENS)}
+    return Qwen2Tokenizer(
         vocab=vocab,
         merges=[tuple(merge) for merge in state["merges"]],
         eos_token="<|im_end|>",
@@ -73,14 +71,6 @@ def train_tokenizer(vocab_size: int = VOCAB_SIZE, num_documents: int = TOKENIZER
         extra_special_tokens=list(SPECIAL_TOKENS[1:]),
         model_max_length=4096,
     )
-    return trained
-
-
-def remove_special_tokens(text: str) -> str:
-    """Break lines in place of special tokens, which must not be learnt as ordinary text."""
-    for token in SPECIAL_TOKENS:
-        text = text.replace(token, "\n")
-    return text
 
 
 def language_config(vocab_size: int, tokenizer: Qwen2Tokenizer | None = None) -> Qwen2Config:
@@ -106,13 +96,10 @@ def language_config(vocab_size: int, tokenizer: Qwen2Tokenizer | None = None) ->
 def packed_batches(
     tokenizer: Qwen2Tokenizer, batch_size: int, sequence_length: int, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield batches of texts that follow one another, parted by `<|endoftext|>`.
+    """Yield input ids and labels, int64 `(batch_size, sequence_length)`, of texts separated by `<|endoftext|>`.
 
-    Of a chat only the answer is learnt: what it answers to is drawn at random, and the noise of guessing that would
-    drown what can be learnt, which is to read times and names off the context.
-
-    Returns:
-        input ids and labels, int64 (batch_size, sequence_length); labels are -100 where nothing is to be learnt.
+    Of a chat only the answer has labels (-100 elsewhere): what it answers to is drawn at random, and the noise of
+    guessing that would drown what can be learnt, which is to read times and names off the context.
     """
     separator, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>"])
     size = batch_size * sequence_length
@@ -131,7 +118,7 @@ def packed_batches(
         ids, labels = ids[size:], labels[size:]
 
 
-def learning_rate(step: int, num_steps: int, peak: float, warmup: int = 30) -> float:
+def scheduled_rate(step: int, num_steps: int, peak: float, warmup: int = 30) -> float:
     """Return the rate of a linear warm-up and a cosine decay to a twentieth of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -171,8 +158,7 @@ def train(
     num_steps: int = 600,
     batch_size: int = 32,
     sequence_length: int = 256,
-    peak_learning_rate: float = 2e-3,
-    max_minutes: float | None = None,
+    learning_rate: float = 2e-3,
     save_every: int = 100,
     seed: int = 0,
     vocab_size: int = VOCAB_SIZE,
@@ -188,8 +174,7 @@ def train(
         num_steps: optimiser steps.
         batch_size: sequences per step.
         sequence_length: tokens per sequence.
-        peak_learning_rate: highest learning rate, of AdamW.
-        max_minutes: if given, the schedule runs over time as well: it is shortened so that training ends about then.
+        learning_rate: the highest, of AdamW.
         save_every: steps between checkpoints.
         seed: seed of weights and texts.
         vocab_size: tokens in the vocabulary.
@@ -206,27 +191,17 @@ def train(
     decay = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=peak_learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
     first_step = load_progress(out, model, optimizer)
     if first_step:
         logger.info("Resuming after %d steps", first_step)
     batches = packed_batches(tokenizer, batch_size, sequence_length, seed + 1 + first_step)
-    losses, started = [], time.monotonic()
+    losses = []
     model.train()
     progress = tqdm(range(first_step, num_steps), initial=first_step, total=num_steps, mininterval=10)
     for step in progress:
-        elapsed = (time.monotonic() - started) / 60
-        reached = step / num_steps
-        if max_minutes is not None:
-            reached = max(reached, elapsed / max_minutes)
-            if elapsed >= max_minutes:
-                logger.info("Stopping after %d of %d steps: %.1f minutes are over", step, num_steps, elapsed)
-                break
         for group in optimizer.param_groups:
-            group["lr"] = min(
-                learning_rate(step, num_steps, peak_learning_rate),
-                learning_rate(max(step, int(reached * num_steps)), num_steps, peak_learning_rate),
-            )
+            group["lr"] = scheduled_rate(step, num_steps, learning_rate)
         input_ids, labels = next(batches)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             loss = model(input_ids=input_ids, labels=labels, use_cache=False).loss
@@ -246,31 +221,17 @@ def train(
     return losses
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
+def main(argv: list[str] | None = None):
     parser = script_parser("Train the small language model on synthetic text.")
     parser.add_argument("--out", required=True, help="folder to save the model and the tokenizer into")
     parser.add_argument("--num-steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--max-minutes", type=float, help="end about then, with the learning rate decayed")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    losses = train(
-        arguments.out,
-        num_steps=arguments.num_steps,
-        batch_size=arguments.batch_size,
-        sequence_length=arguments.sequence_length,
-        peak_learning_rate=arguments.learning_rate,
-        max_minutes=arguments.max_minutes,
-        seed=arguments.seed,
-    )
-    if losses:
-        logger.info("Final loss %.4f nats per learnt token", float(np.mean(losses[-20:])))
-    return 0
+    train(**vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

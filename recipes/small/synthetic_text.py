@@ -3,8 +3,6 @@
 Everything is drawn from a seeded generator, so no text of anybody is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,21 +13,7 @@ from processing.time_grid import TimeGrid
 from recipes.data.label_phrases import PHRASES
 
 LABELS = tuple(PHRASES)
-NUMBER_WORDS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
+NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 GRIDS = (TimeGrid(), TimeGrid(frame_rate=12.5, time_step=0.08))
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 AUDIO = "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"

@@ -4,8 +4,6 @@ A tensor bundle is a `.index` file, a LevelDB table whose values are BundleEntry
 raw little-endian tensors. Formats: tensorflow/core/protobuf/tensor_bundle.proto and LevelDB's doc/table_format.md.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 

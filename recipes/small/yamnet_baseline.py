@@ -1,18 +1,15 @@
-"""The peer to compare with: YAMNet's own AudioSet scores at 25 Hz, mapped to the labels and tuned per label.
+"""The baseline: YAMNet's own AudioSet scores at 25 Hz, mapped to the labels and tuned per label.
 
-It never hears a training clip. Window, smoothing and thresholds of every label are chosen on the validation split.
+It is trained on no clip. Window, smoothing and thresholds of every label are chosen on the validation split.
 
     python -m recipes.small.yamnet_baseline --data DIR --weights DIR --out report.json
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +39,7 @@ LAST_LAYER = 12
 WINDOWS = (1, 3, 7, 13, 23)
 MEDIANS = (1, 5, 11, 21)
 CLASS_THRESHOLDS = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
-# Share of the clip's highest score that a frame must reach besides.
+# Fraction of the clip's highest score that a frame must also reach.
 RELATIVE_THRESHOLDS = (0.0, 0.15, 0.3, 0.5, 0.7)
 
 
@@ -76,11 +73,11 @@ class ScoredClip:
     """AudioSet logits of one clip, and its reference events."""
 
     logits: np.ndarray
-    events: list[Event] = field(default_factory=list)
+    events: Sequence[Event]
     clip_id: str = ""
 
 
-class YamnetPeer:
+class YamnetBaseline:
     """Detect labelled events with YAMNet alone.
 
     Args:
@@ -118,29 +115,15 @@ class YamnetPeer:
         (frames,) = self.trunk(features["input_features"], None, [LAST_LAYER])
         return (frames[0] @ self.weight + self.bias).numpy()
 
-    def frame_scores(self, waveform: np.ndarray) -> np.ndarray:
-        """Return scores (num_frames, num_labels) from 0 to 1 at 25 Hz, each with its label's window."""
-        logits = self.frame_logits(waveform)
-        windows = [decoder.window if decoder else Decoder().window for decoder in self.decoders.values()]
-        scores = [self.label_scores(logits, label, w) for label, w in zip(self.labels, windows, strict=True)]
-        return np.stack(scores, axis=1)
-
     def label_scores(self, logits: np.ndarray, label: str, window: int) -> np.ndarray:
         """Average logits over `window` frames; return the highest probability (num_frames,) among the label's names."""
         averaged = uniform_filter1d(logits[:, self.columns[label]], window, axis=0, mode="nearest")
         return 1.0 / (1.0 + np.exp(-averaged.max(1)))
 
-    def predict(self, waveform: np.ndarray, query: str | None = None) -> list[Event]:
-        """Detect events, in seconds, of all labels or of the label `query` alone."""
-        return self.decode(self.frame_logits(waveform), query)
-
-    def decode(self, logits: np.ndarray, query: str | None = None) -> list[Event]:
+    def decode(self, logits: np.ndarray) -> list[Event]:
         """Turn logits into events with the tuned decoders, sorted; the score is the mean over the event's frames."""
-        if query is not None and query not in self.labels:
-            raise ValueError(f"query={query!r}: choose one of {self.labels}.")
         events = []
-        for label in self.labels if query is None else [query]:
-            decoder = self.decoders[label]
+        for label, decoder in self.decoders.items():
             if decoder is None:
                 continue
             scores = self.label_scores(logits, label, decoder.window)
@@ -150,29 +133,18 @@ class YamnetPeer:
                 events.append(Event(start * FRAME_SECONDS, end * FRAME_SECONDS, label, mean))
         return sorted(events)
 
-    def tune(self, validation: Sequence[ScoredClip], objective: str = "micro") -> dict[str, LabelCounts]:
-        """Choose every label's decoder by exhaustive search.
+    def tune(self, validation: Sequence[ScoredClip]) -> dict[str, LabelCounts]:
+        """Choose every label's decoder by exhaustive search, for the highest micro Eb-F1; return the counts per label.
 
-        Args:
-            validation: clips with their events.
-            objective: "macro" maximises each label's Eb-F1; "micro" the Eb-F1 over all events, which is found exactly
-                by Dinkelbach's method and may leave labels out that would only raise false alarms.
-
-        Returns:
-            counts per label on `validation` with the decoders that were chosen.
+        Labels that would only raise false alarms get none.
 
         Raises:
-            ValueError: for no clips, or an unknown objective.
+            ValueError: for no clips.
         """
-        if objective not in ("micro", "macro"):
-            raise ValueError(f'objective={objective!r}: expected "micro" or "macro".')
         if not validation:
             raise ValueError("validation is empty: tuning needs clips with reference events.")
         tried = {label: self._try_decoders(validation, label) for label in tqdm(self.labels, desc="tuning")}
-        if objective == "macro":
-            chosen = {label: max(options, key=lambda option: option[1].f1) for label, options in tried.items()}
-        else:
-            chosen = best_for_all(tried)
+        chosen = best_for_all(tried)
         self.decoders = {label: decoder for label, (decoder, _) in chosen.items()}
         return {label: counts for label, (_, counts) in chosen.items()}
 
@@ -239,62 +211,53 @@ def best_for_all(
 
 def total_counts(counts: Sequence[LabelCounts]) -> LabelCounts:
     """Add up counts."""
-    return LabelCounts(
-        sum(c.num_reference for c in counts), sum(c.num_predicted for c in counts), sum(c.num_matched for c in counts)
-    )
+    return LabelCounts(*map(sum, zip(*((c.num_reference, c.num_predicted, c.num_matched) for c in counts))))
 
 
-def score_clips(peer: YamnetPeer, clips: Sequence[AnnotatedClip]) -> list[ScoredClip]:
+def score_clips(baseline: YamnetBaseline, clips: Sequence[AnnotatedClip]) -> list[ScoredClip]:
     """Run YAMNet over the recordings of clips."""
+    rate = baseline.extractor.sampling_rate
     return [
-        ScoredClip(
-            peer.frame_logits(load_audio(clip.audio, sampling_rate=peer.extractor.sampling_rate)),
-            list(clip.events),
-            clip.id,
-        )
+        ScoredClip(baseline.frame_logits(load_audio(clip.audio, rate)), clip.events, clip.id)
         for clip in tqdm(clips, desc="clips")
     ]
 
 
-def report_of(peer: YamnetPeer, clips: Sequence[AnnotatedClip], scored: list[ScoredClip]) -> dict:
+def report_of(baseline: YamnetBaseline, clips: Sequence[AnnotatedClip], scored: list[ScoredClip]) -> dict:
     """Return the report that a checkpoint gets on the same clips, see `recipes/evaluation/report.py`.
 
     A query is answered with the events detected under its label.
     """
-    found = {clip.clip_id: peer.decode(clip.logits) for clip in scored}
+    found = {clip.clip_id: baseline.decode(clip.logits) for clip in scored}
     policy = replace(SCORING, labels=labels_of(clips))
     asked = [question for clip in clips for question in questions(clip, policy)]
     answers = {q.key: [e for e in found[q.id] if q.query is None or e.event_label == q.query] for q in asked}
     return {"num_clips": len(clips), **make_report(clips, asked, answers)}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
+def main(argv: list[str] | None = None):
     parser = script_parser("Tune and score YAMNet's own detections.")
     parser.add_argument("--data", required=True, help="folder written by `timepro synthesize`")
     parser.add_argument("--weights", required=True, help="folder written by recipes/small/yamnet_weights.py")
     parser.add_argument("--out", required=True, help="report to write, JSON")
     parser.add_argument("--tune-split", default="validation")
     parser.add_argument("--test-splits", nargs="+", default=["test_seen", "test_unseen"])
-    parser.add_argument("--objective", choices=["micro", "macro"], default="micro")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     clips = load_clips(arguments.data, split=arguments.tune_split, needs_audio=True)
-    peer = YamnetPeer(arguments.weights, labels_of(clips))
-    tuned = peer.tune(score_clips(peer, clips), arguments.objective)
+    baseline = YamnetBaseline(arguments.weights, labels_of(clips))
+    tuned = baseline.tune(score_clips(baseline, clips))
     report = {
-        "objective": arguments.objective,
-        "decoders": {label: decoder and asdict(decoder) for label, decoder in peer.decoders.items()},
+        "decoders": {label: decoder and asdict(decoder) for label, decoder in baseline.decoders.items()},
         arguments.tune_split: {"eb_f1_micro": total_counts(list(tuned.values())).f1},
     }
     for split in arguments.test_splits:
         clips = load_clips(arguments.data, split=split, needs_audio=True)
-        report[split] = report_of(peer, clips, score_clips(peer, clips))
+        report[split] = report_of(baseline, clips, score_clips(baseline, clips))
         detection = report[split]["detection"]
         logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, *(detection[a]["f1"] for a in ("micro", "macro")))
     Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

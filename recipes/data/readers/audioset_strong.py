@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from processing.text_files import make_event, read_lines, read_number, read_table
-from recipes.data.clip import AnnotatedClip, make_clip
+from recipes.data.clip import AnnotatedClip, clips_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ def read_audioset_strong(path, label_names=None) -> Iterator[AnnotatedClip]:
         raise ValueError(f"label_names lacks {len(unknown)} of the labels; add them, or pass label_names=None:{listed}")
     if label_names is None:
         logger.warning("%s: no label_names given, so the labels are MIDs such as /m/0dgw9r.", path)
-    for segment, events in segments.items():
-        yield make_clip(str(path), segment, events, segment)
+    yield from clips_of(path, segments)
 
 
 def read_label_names(path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
 from processing.text_files import make_event, read_lines, read_number, read_table
-from recipes.data.clip import AnnotatedClip, make_clip
+from recipes.data.clip import AnnotatedClip, clips_of
 from recipes.data.readers.files import files_of, recording_of
 
 BEGIN, END, OFFSET = "Begin Time (s)", "End Time (s)", "File Offset (s)"
@@ -56,8 +56,7 @@ def read_raven(path) -> Iterator[AnnotatedClip]:
                 events.append(make_event(onset, onset + end - begin, row[label_column], where, score))
         if not found:
             found[recording_of(table)] = []
-        for file, events in found.items():
-            yield make_clip(str(table), file, events, file)
+        yield from clips_of(table, found)
 
 
 def read_birdnet(path) -> Iterator[AnnotatedClip]:
@@ -78,8 +77,7 @@ def read_birdnet(path) -> Iterator[AnnotatedClip]:
             offset = round(onset + offset, 9) if end == "duration" else offset
             event = make_event(onset, offset, row[common] or row[scientific], where, score)
             found.setdefault(_basename(row.get(file, "")) or recording_of(table), []).append(event)
-        for file, events in (found or {recording_of(table): []}).items():
-            yield make_clip(str(table), file, events, file)
+        yield from clips_of(table, found or {recording_of(table): []})
 
 
 # Recording, begin, end (or length), common and scientific name.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from processing.text_files import make_event, read_lines, read_number
-from recipes.data.clip import AnnotatedClip, make_clip
+from recipes.data.clip import AnnotatedClip, clips_of
 
 
 def read_segments(path) -> Iterator[AnnotatedClip]:
@@ -30,8 +30,7 @@ def read_segments(path) -> Iterator[AnnotatedClip]:
             raise ValueError(f"{where}: {texts} has no label of {utterance!r}; add it.")
         onset, offset = read_number(start, "start", where), read_number(end, "end", where)
         found.setdefault(recording, []).append(make_event(onset, offset, labels[utterance], where))
-    for recording, events in found.items():
-        yield make_clip(str(path), recording, events, recording)
+    yield from clips_of(path, found)
 
 
 def read_ctm(path) -> Iterator[AnnotatedClip]:
@@ -46,8 +45,7 @@ def read_ctm(path) -> Iterator[AnnotatedClip]:
         score = read_number(fields[5], "score", where) if len(fields) == 6 and fields[5] != "NA" else None
         event = make_event(onset, round(onset + length, 9), fields[4], where, score)
         found.setdefault(fields[0], []).append(event)
-    for recording, events in found.items():
-        yield make_clip(str(path), recording, events, recording)
+    yield from clips_of(path, found)
 
 
 def _split_lines(path, fewest, most, layout):

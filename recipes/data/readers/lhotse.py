@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from processing.text_files import make_event, read_json_lines
-from recipes.data.clip import AnnotatedClip, make_clip, require_keys
+from recipes.data.clip import AnnotatedClip, clips_of, require_keys
 from recipes.data.readers.json_stream import first_byte, read_json_list
 
 
@@ -33,8 +33,7 @@ def read_supervisions(path) -> Iterator[AnnotatedClip]:
         offset = round(start + duration, 9) if all(isinstance(x, int | float) for x in (start, duration)) else duration
         event = make_event(start, offset, label, where)
         found.setdefault(str(item["recording_id"]), []).append(event)
-    for recording, events in found.items():
-        yield make_clip(str(path), recording, events, recording)
+    yield from clips_of(path, found)
 
 
 def _lines(path):

@@ -1,14 +1,13 @@
 """Tables with a header as clips: DESED's TSV, the same with commas, RealDESED's, TACOS's, and durations.
 
-See `processing/annotation_tables.py` for DESED's. RealDESED has `annotations.csv` with the column `class`; TACOS has
+See `processing/text_files.py` for DESED's. RealDESED has `annotations.csv` with the column `class`; TACOS has
 `annotations_strong.csv` with the column `text`, known from public readers; further columns of both are passed over.
 """
 
 from collections.abc import Iterator
 
-from processing.annotation_tables import read_event_table
-from processing.text_files import check_duration, make_event, read_lines, read_number, read_table
-from recipes.data.clip import AnnotatedClip, make_clip
+from processing.text_files import check_duration, make_event, read_event_table, read_lines, read_number, read_table
+from recipes.data.clip import AnnotatedClip, clips_of, make_clip
 
 
 def read_desed(path) -> Iterator[AnnotatedClip]:
@@ -43,8 +42,7 @@ def _labelled_by(path, column, task):
             raise ValueError(f"{where}: filename is {row['filename']!r} and {column} {row[column]!r}; give both.")
         onset, offset = (read_number(row[name], name, where) for name in ("onset", "offset"))
         found.setdefault(row["filename"], []).append(make_event(onset, offset, row[column], where))
-    for file, events in found.items():
-        yield make_clip(str(path), file, events, file, task=task)
+    yield from clips_of(path, found, task)
 
 
 def read_durations(path) -> dict[str, float]:

@@ -1,9 +1,7 @@
 """METEOR of dense captions as an `evaluate` module; the card beside this file says what it means."""
 
-import evaluate
-
 from recipes.metrics import event_metric
-from recipes.scoring import caption_intervals, caption_meteor
+from recipes.scoring import mean_meteor, meteor_by_clip, meteor_sums
 
 _DESCRIPTION = """
 Dense audio captioning: METEOR between all captions of a clip's reference and of its prediction, and METEOR of captions
@@ -43,34 +41,18 @@ _CITATION = """
 class CaptionMeteor(event_metric.EventMetric):
     """METEOR of whole texts and of captions paired by their times."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=event_metric.event_features(),
-            reference_urls=[
-                "https://aclanthology.org/W07-0734/",
-                "https://arxiv.org/abs/1705.00754",
-                "https://www.nltk.org/api/nltk.translate.meteor_score.html",
-            ],
-        )
+    about = {
+        "description": _DESCRIPTION,
+        "inputs_description": _KWARGS_DESCRIPTION,
+        "citation": _CITATION,
+        "reference_urls": [
+            "https://aclanthology.org/W07-0734/",
+            "https://arxiv.org/abs/1705.00754",
+            "https://www.nltk.org/api/nltk.translate.meteor_score.html",
+        ],
+    }
 
-    def _compute(
-        self,
-        predictions,
-        references,
-        iou_threshold=0.5,
-        synonyms=True,
-        wordnet_folder=None,
-        bootstrap=False,
-        confidence=0.95,
-        num_resamples=1000,
-        seed=0,
-    ):
-        references, predictions = event_metric.read_events(references, predictions)
-        settings = iou_threshold, synonyms, wordnet_folder
-        intervals = {}
-        if bootstrap:
-            intervals = caption_intervals(references, predictions, *settings, confidence, num_resamples, seed)
-        return event_metric.flat_scores(caption_meteor(references, predictions, *settings), intervals)
+    def _score(self, references, predictions, iou_threshold=0.5, synonyms=True, wordnet_folder=None):
+        values = meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder)
+        scores = mean_meteor(values, predictions, synonyms)
+        return scores, lambda: [meteor_sums(values, predictions)]

@@ -1,9 +1,7 @@
 """Event-based F1 as an `evaluate` module; the card beside this file says what it means."""
 
-import evaluate
-
 from recipes.metrics import event_metric
-from recipes.scoring import collar_edges, count_events, count_sums, event_based_f1, sum_intervals
+from recipes.scoring import collar_edges, count_events, count_sums, event_based_f1
 
 _DESCRIPTION = """
 Event-based F1 of sound event detection: an event is found if one of its label was predicted with onset and offset
@@ -34,55 +32,28 @@ Examples:
     1.0
 """
 
-_CITATION = """
-@article{mesaros2016metrics,
-  title={Metrics for Polyphonic Sound Event Detection},
-  author={Mesaros, Annamaria and Heittola, Toni and Virtanen, Tuomas},
-  journal={Applied Sciences},
-  volume={6},
-  number={6},
-  pages={162},
-  year={2016},
-  doi={10.3390/app6060162}
-}
-"""
+_CITATION = event_metric.MESAROS
 
 
 class EventBasedF1(event_metric.EventMetric):
     """Event-based F1 and error rate."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=event_metric.event_features(),
-            reference_urls=["https://doi.org/10.3390/app6060162", "https://tut-arg.github.io/sed_eval/"],
-        )
+    about = {
+        "description": _DESCRIPTION,
+        "inputs_description": _KWARGS_DESCRIPTION,
+        "citation": _CITATION,
+        "reference_urls": ["https://doi.org/10.3390/app6060162", "https://tut-arg.github.io/sed_eval/"],
+    }
 
-    def _compute(
-        self,
-        predictions,
-        references,
-        t_collar=0.2,
-        percentage_of_length=0.2,
-        time_only=False,
-        label_aliases=None,
-        bootstrap=False,
-        confidence=0.95,
-        num_resamples=1000,
-        seed=0,
+    def _score(
+        self, references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False, label_aliases=None
     ):
-        references, predictions = event_metric.read_events(references, predictions, label_aliases)
-        settings = t_collar, percentage_of_length, time_only
-        intervals = {}
-        if bootstrap:
-            counts = count_events(references, predictions, *settings)
-            intervals = sum_intervals(count_sums({"": counts}, predictions), confidence, num_resamples, seed)
-        edges = collar_edges(references, predictions, *settings)
-        more = {f"{average}_f1_with_tolerance": edges[average]["f1"] for average in ("micro", "macro")}
-        more |= {name: edges[name] for name in ("num_matches_on_collar", "num_refused")}
+        predictions = event_metric.with_aliases(predictions, label_aliases)
+        settings = references, predictions, t_collar, percentage_of_length, time_only
+        edges = collar_edges(*settings)
+        scores = event_metric.flat_count_scores(event_based_f1(*settings))
+        scores |= {f"{average}_f1_with_tolerance": edges[average]["f1"] for average in ("micro", "macro")}
+        scores |= {name: edges[name] for name in ("num_matches_on_collar", "num_refused")}
         if not time_only:
-            more |= event_metric.count_unmatched_labels(references, predictions)
-        scores = event_metric.flat_count_scores(event_based_f1(references, predictions, *settings), intervals)
-        return scores | event_metric.flat_scores(more)
+            scores |= event_metric.count_unmatched_labels(references, predictions)
+        return scores, lambda: [count_sums({"": count_events(*settings)}, predictions)]

@@ -1,10 +1,7 @@
 """PSDS as an `evaluate` module; the card beside this file says what it means."""
 
-import datasets
-import evaluate
-
 from recipes.metrics import event_metric
-from recipes.scoring import PSDS1, PSDS2, psds, psds_interval, psds_statistics
+from recipes.scoring import PSDS1, PSDS2, psds, psds_statistics, psds_sums
 
 _DESCRIPTION = """
 Polyphonic sound detection score of events that carry scores: the area under the curve of found events against false
@@ -45,37 +42,22 @@ _CITATION = """
 class Psds(event_metric.EventMetric):
     """PSDS 1 and PSDS 2."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=event_metric.event_features(score=datasets.Value("float64"), durations=datasets.Value("float64")),
-            reference_urls=["https://arxiv.org/abs/1910.08440", "https://github.com/audioanalytic/psds_eval"],
-        )
+    more_inputs = ("score", "durations")
+    about = {
+        "description": _DESCRIPTION,
+        "inputs_description": _KWARGS_DESCRIPTION,
+        "citation": _CITATION,
+        "reference_urls": ["https://arxiv.org/abs/1910.08440", "https://github.com/audioanalytic/psds_eval"],
+    }
 
-    def _compute(
-        self,
-        predictions,
-        references,
-        durations,
-        labels=None,
-        label_aliases=None,
-        bootstrap=False,
-        confidence=0.95,
-        num_resamples=1000,
-        seed=0,
-    ):
-        references, predictions = event_metric.read_events(references, predictions, label_aliases)
-        scores, intervals = {}, {}
+    def _score(self, references, predictions, durations, labels=None, label_aliases=None):
+        predictions = event_metric.with_aliases(predictions, label_aliases)
+        scores, sums = {}, []
         for name, scenario in (("psds1", PSDS1), ("psds2", PSDS2)):
             inputs = references, predictions, durations, scenario, labels
             statistics = psds_statistics(*inputs)
             report = psds(*inputs, statistics=statistics)
             scores[name] = report["psds"]
-            if bootstrap:
-                intervals[name] = psds_interval(*inputs, confidence, num_resamples, seed, statistics)
-        rest = ("num_other_labels", "parse_failure_rate", "num_clips")
-        scores |= {name: report[name] for name in rest}
-        scores |= event_metric.count_unmatched_labels(references, predictions)
-        return event_metric.flat_scores(scores, intervals)
+            sums.append(psds_sums(statistics, scenario, name))
+        scores |= {name: report[name] for name in ("num_other_labels", "parse_failure_rate", "num_clips")}
+        return scores | event_metric.count_unmatched_labels(references, predictions), lambda: sums

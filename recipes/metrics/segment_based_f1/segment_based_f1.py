@@ -1,9 +1,7 @@
 """Segment-based F1 as an `evaluate` module; the card beside this file says what it means."""
 
-import evaluate
-
 from recipes.metrics import event_metric
-from recipes.scoring import count_segments, count_sums, segment_based_f1, sum_intervals
+from recipes.scoring import count_segments, count_sums, segment_based_f1
 
 _DESCRIPTION = """
 Segment-based F1 of sound event detection: time is cut into segments, and in each of them the labels that are active in
@@ -32,48 +30,22 @@ Examples:
     1.0
 """
 
-_CITATION = """
-@article{mesaros2016metrics,
-  title={Metrics for Polyphonic Sound Event Detection},
-  author={Mesaros, Annamaria and Heittola, Toni and Virtanen, Tuomas},
-  journal={Applied Sciences},
-  volume={6},
-  number={6},
-  pages={162},
-  year={2016},
-  doi={10.3390/app6060162}
-}
-"""
+_CITATION = event_metric.MESAROS
 
 
 class SegmentBasedF1(event_metric.EventMetric):
     """Segment-based F1 and error rate."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=event_metric.event_features(),
-            reference_urls=["https://doi.org/10.3390/app6060162", "https://tut-arg.github.io/sed_eval/"],
-        )
+    about = {
+        "description": _DESCRIPTION,
+        "inputs_description": _KWARGS_DESCRIPTION,
+        "citation": _CITATION,
+        "reference_urls": ["https://doi.org/10.3390/app6060162", "https://tut-arg.github.io/sed_eval/"],
+    }
 
-    def _compute(
-        self,
-        predictions,
-        references,
-        time_resolution=1.0,
-        sed_eval_rounding=False,
-        label_aliases=None,
-        bootstrap=False,
-        confidence=0.95,
-        num_resamples=1000,
-        seed=0,
-    ):
-        references, predictions = event_metric.read_events(references, predictions, label_aliases)
-        settings, intervals = (time_resolution, sed_eval_rounding), {}
-        if bootstrap:
-            counts = count_segments(references, predictions, *settings)
-            intervals = sum_intervals(count_sums({"": counts}, predictions), confidence, num_resamples, seed)
-        scores = event_metric.flat_count_scores(segment_based_f1(references, predictions, *settings), intervals)
-        return scores | event_metric.flat_scores(event_metric.count_unmatched_labels(references, predictions))
+    def _score(self, references, predictions, time_resolution=1.0, sed_eval_rounding=False, label_aliases=None):
+        predictions = event_metric.with_aliases(predictions, label_aliases)
+        settings = references, predictions, time_resolution, sed_eval_rounding
+        scores = event_metric.flat_count_scores(segment_based_f1(*settings))
+        scores |= event_metric.count_unmatched_labels(references, predictions)
+        return scores, lambda: [count_sums({"": count_segments(*settings)}, predictions)]

@@ -1,9 +1,7 @@
 """Scores of temporal grounding as an `evaluate` module; the card beside this file says what they mean."""
 
-import evaluate
-
 from recipes.metrics import event_metric
-from recipes.scoring import count_accuracy, grounding_intervals, recall_at_iou, rejection_rates
+from recipes.scoring import count_accuracy, grounding_sums, recall_at_iou, rejection_rates
 
 _DESCRIPTION = """
 Temporal grounding: when does what a query describes sound? R@IoU and two mean IoUs say how well the predicted
@@ -44,25 +42,17 @@ class TemporalGrounding(event_metric.EventMetric):
 
     labels_matter = False
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=event_metric.event_features(),
-            reference_urls=["https://arxiv.org/abs/1705.02101"],
-        )
+    about = {
+        "description": _DESCRIPTION,
+        "inputs_description": _KWARGS_DESCRIPTION,
+        "citation": _CITATION,
+        "reference_urls": ["https://arxiv.org/abs/1705.02101"],
+    }
 
-    def _compute(
-        self, predictions, references, clips=None, bootstrap=False, confidence=0.95, num_resamples=1000, seed=0
-    ):
-        references, predictions = event_metric.read_events(references, predictions)
+    def _score(self, references, predictions, clips=None):
         scores = {
             **recall_at_iou(references, predictions),
             "count_accuracy": count_accuracy(references, predictions),
             **rejection_rates(references, predictions),
         }
-        intervals = {}
-        if bootstrap:
-            intervals = grounding_intervals(references, predictions, clips, confidence, num_resamples, seed)
-        return event_metric.flat_scores(scores, intervals)
+        return scores, lambda: [grounding_sums(references, predictions, clips)]

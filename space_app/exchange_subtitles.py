@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .text_files import make_event
+from space_app.exchange_tiers import whole_milliseconds
 
 _TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{1,3})"
 # Settings of WebVTT, or coordinates of SubRip, may follow.
@@ -38,24 +38,28 @@ class Cue:
     first: int
 
 
-def read_vtt(path) -> list:
-    """Return the events of a WebVTT file. Identifiers, settings, notes, styles and tags of cues are left out.
+def read_vtt(path) -> list[dict]:
+    """Return `[{"file", "duration", "events"}]` of a WebVTT file, named after it, times in seconds.
+
+    Identifiers, settings, notes, styles and tags of cues are left out.
 
     Raises:
         ValueError: no WebVTT, or a malformed cue.
     """
-    return _events(path, is_vtt=True)
+    return _recordings(path, is_vtt=True)
 
 
-def read_srt(path) -> list:
-    """Return the events of a SubRip file. Numbers, coordinates and styling (`<i>`, `{\\an8}`) are left out.
+def read_srt(path) -> list[dict]:
+    """Return `[{"file", "duration", "events"}]` of a SubRip file, named after it, times in seconds.
+
+    Numbers, coordinates and styling (`<i>`, `{\\an8}`) are left out.
 
     Milliseconds may have fewer digits: `1,5` is 1.5 s.
 
     Raises:
         ValueError: a malformed cue.
     """
-    return _events(path, is_vtt=False)
+    return _recordings(path, is_vtt=False)
 
 
 def read_cues(path, is_vtt: bool) -> tuple[list[str], list[Cue]]:
@@ -116,13 +120,7 @@ def _cues(result, kind):
         file, label = result["file"], event.event_label
         if not label or "\0" in label:
             raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold it; name the event.")
-        onset, offset = round(1000 * event.onset), round(1000 * event.offset)
-        if onset == offset:
-            raise ValueError(
-                f"{file!r} has an event from {event.onset} to {event.offset} s, but {kind} needs at least a "
-                "millisecond; lengthen or drop it."
-            )
-        yield onset, offset, label
+        yield *whole_milliseconds(event, file, kind), label
 
 
 def _read_text(path) -> str:
@@ -133,11 +131,12 @@ def _read_text(path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _events(path, is_vtt) -> list:
-    return [
-        make_event(cue.onset / 1000, cue.offset / 1000, cue.text, f"{path}, line {cue.first + 1}")
+def _recordings(path, is_vtt) -> list[dict]:
+    events = [
+        {"onset": cue.onset / 1000, "offset": cue.offset / 1000, "event_label": cue.text, "score": None}
         for cue in read_cues(path, is_vtt)[1]
     ]
+    return [{"file": Path(path).stem, "duration": None, "events": events}]
 
 
 def _blocks(lines, is_vtt: bool) -> list[list]:

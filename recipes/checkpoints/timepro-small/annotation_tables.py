@@ -1,1 +1,0 @@
-../../../processing/annotation_tables.py

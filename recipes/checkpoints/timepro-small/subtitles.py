@@ -1,1 +1,0 @@
-../../../processing/subtitles.py
