@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from test_hub_native import CODE
 
 from recipes import DEFAULT_CHECKPOINT
 from recipes.cli.info import describe_checkpoint, description_lines
 from recipes.publishing.card_checks import check_card
 from recipes.publishing.file_checks import check_files, checkpoint_code, is_pickle
 from recipes.publishing.model_card import FIGURE_COLUMNS, eval_results, failures_list, figures_table, recordings_table
+from recipes.small.link_code import code_sources
 from recipes.soundscapes.catalogue import load_catalogue
 
 # By protocol, written by hand: a call of `os.system`, an empty dict, the list [None], and an empty list in a frame.
@@ -47,7 +47,7 @@ def change(path, old, new):
 
 
 def test_the_code_is_what_the_settings_lead_to(folder):
-    expected = {f"{name}.py" for names in CODE.values() for name in names}
+    expected = set(code_sources())
     assert checkpoint_code(folder) == expected
     problems, notes = check_files(folder)
     assert problems == [] and notes == [f"{len(expected)} code files, equal to those of this package."]
@@ -56,7 +56,7 @@ def test_the_code_is_what_the_settings_lead_to(folder):
 @needs_default_checkpoint
 def test_the_embedded_checkpoint_holds_these_files_and_no_pickle():
     assert check_files(DEFAULT_CHECKPOINT)[0] == []
-    code = {f"{name}.py" for names in CODE.values() for name in names}
+    code = set(code_sources())
     others = {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
               "processor_config.json", "scores.json", "tokenizer.json", "tokenizer_config.json",
               "training_log.jsonl"}  # fmt: skip
