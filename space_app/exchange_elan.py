@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from urllib.parse import unquote
 
-from processing.text_files import first_line, read_lines
+from space_app.exchange_text import text_lines
 from space_app.exchange_tiers import needs_label, split_tiers, whole_milliseconds
 
 ELAN_COLUMNS = ("Tier", "Begin Time - ss.msec", "End Time - ss.msec", "Annotation")
@@ -29,7 +29,8 @@ _NO_EVENTS = ("Tier", "Participant", "Score", "File", "File Name", "File Path", 
 
 def is_elan(path) -> bool:
     """Tell whether the first line of a file is one of ELAN's text: with its header, or with its times and no header."""
-    return is_elan_line(first_line(path))
+    lines = (line for line in text_lines(path) if line.strip() and not line.startswith(";;"))
+    return is_elan_line(next(lines, ""))
 
 
 def is_elan_line(line: str) -> bool:
@@ -45,7 +46,7 @@ def read_elan(path) -> list[dict]:
     Raises:
         ValueError: a malformed line, or a layout that is not known.
     """
-    lines = [(number, line.rstrip("\n")) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    lines = [line for line in enumerate(text_lines(path), 1) if line[1].strip()]
     delimiter = "\t" if lines and "\t" in lines[0][1] else ","
     # ELAN takes quotation marks in text with tabs for text.
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL

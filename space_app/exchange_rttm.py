@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from decimal import Context, Decimal
 from urllib.parse import quote, unquote
 
-from processing.text_files import read_lines
+from space_app.exchange_text import text_lines
 
 # Enough digits for the difference of any two floats.
 _EXACT = Context(prec=1100)
@@ -35,7 +35,7 @@ def read_rttm(path) -> list[dict]:
         ValueError: a malformed line, or one of an unknown type.
     """
     recordings, meant = {}, {}
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(text_lines(path), 1):
         fields, where = line.split(), f"{path}, line {number}"
         if len(fields) == 3 and fields[0] == ";;" and "=" in fields[2]:
             written, _, text = fields[2].partition("=")

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from processing.text_files import read_lines
+from space_app.exchange_text import text_lines
 from space_app.exchange_tiers import whole_milliseconds
 
 _TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{1,3})"
@@ -69,7 +69,7 @@ def read_cues(path, is_vtt: bool) -> tuple[list[str], list[Cue]]:
     Raises:
         ValueError: as in [`read_vtt`] and [`read_srt`].
     """
-    lines, first = "".join(read_lines(path)).split("\n"), 0
+    lines, first = text_lines(path), 0
     if is_vtt:
         if not re.match(r"WEBVTT(?:[ \t]|$)", lines[0]):
             raise ValueError(f"{path} begins with {lines[0][:20]!r}; the first line of WebVTT is 'WEBVTT'.")

@@ -71,7 +71,7 @@ def test_textgrids_of_praat(encoding, tmp_path):
         ("a.jams", "{", "is not JAMS"),
         ("a.jams", "[]", "is not JAMS"),
         ("a.jams", '{"annotations": [], "file_metadata": {"duration": 1}}', "has 0 annotations"),
-        ("a.srt", b"\xff\xfe", "is not UTF-8"),
+        ("a.srt", b"\xff\xfea", "is not UTF-8"),
         ("a.TextGrid", b"ooBinaryFile\x08TextGrid\xff", "is a binary TextGrid"),
         ("a.jams", b"\xff", "is not JAMS"),
     ],

@@ -1,0 +1,19 @@
+"""Lines of the text files that label programs write: UTF-8, or UTF-16 with a byte order mark."""
+
+import codecs
+from pathlib import Path
+
+
+def text_lines(path) -> list[str]:
+    """Return the lines of a text file without their ends, of whichever system.
+
+    Raises:
+        ValueError: the file is in another encoding.
+    """
+    data = Path(path).read_bytes()
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
