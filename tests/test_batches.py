@@ -31,7 +31,7 @@ def answer(model, processor, clips):
     inputs = processor(text=text, audio=clips, padding=True, padding_side="left", return_tensors="pt")
     width, durations = inputs["input_ids"].shape[1], [len(clip) / 16000 for clip in clips]
     constraint = AnswerConstraint(
-        processor.tokenizer, processor.grid, processor.answer_format, "detection", durations, width, 24,
+        processor.tokenizer, processor.grid, processor.answer_format, "detection", durations, width,
         model.generation_config.eos_token_id, event_labels=LABELS,
     )  # fmt: skip
     ids = model.generate(**inputs, logits_processor=[constraint], max_new_tokens=24, do_sample=False)[:, width:]

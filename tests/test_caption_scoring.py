@@ -15,10 +15,10 @@ from nltk.translate.meteor_score import meteor_score
 from processing.events import Event
 from recipes.scoring import bootstrap_interval, event_based_f1, meteor_by_clip, meteor_sums, sum_intervals
 from recipes.scoring.captions import (
-    _reader,
     caption_meteor,
     matched_meteor,
     meteor,
+    open_wordnet,
     text_meteor,
 )
 
@@ -51,7 +51,7 @@ def wordnet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nltk_reader(wordnet):
-    return _reader(wordnet)
+    return open_wordnet(wordnet)
 
 
 def f_mean(matches, num_predicted, num_reference, num_chunks):

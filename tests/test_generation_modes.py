@@ -142,6 +142,7 @@ def test_a_conversation_goes_on_from_its_cache(lively_checkpoint, clip, audio):
     assert answer(model, turn | given[audio], past_key_values=cache) == answer(model, turn | whole)
 
 
+@pytest.mark.slow
 def test_texts_are_answered_by_continuous_batching(lively_checkpoint):
     model, processor = copy.deepcopy(lively_checkpoint[0]), lively_checkpoint[1]
     prompts = processor.tokenizer(["Hello", "When is it?"])["input_ids"]

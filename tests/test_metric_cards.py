@@ -18,6 +18,7 @@ NAMES = ("caption_meteor", "event_based_f1", "psds", "segment_based_f1", "tempor
 EVENT = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
 
 
+@pytest.mark.slow
 def test_offline_in_a_fresh_process_elsewhere(tmp_path):
     code = """
 import socket

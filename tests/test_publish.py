@@ -122,6 +122,7 @@ def test_what_was_checked_arrives_in_one_commit(hub, published):
     assert commits[-1][1]["model.safetensors"][1] and not commits[-1][1]["config.json"][1]
 
 
+@pytest.mark.slow
 @needs_default_checkpoint
 def test_strangers_ground_a_recording_from_the_hub(hub, published, tmp_path):
     python, installed = make_environment(tmp_path / "environment")
@@ -142,6 +143,7 @@ def test_strangers_ground_a_recording_from_the_hub(hub, published, tmp_path):
     assert "pip install 'transformers>=5.20,<5.25' torch soundfile" in card
 
 
+@pytest.mark.slow
 def test_what_strangers_push_is_whole(hub, scripted_checkpoint, tmp_path):
     source = contents(scripted_checkpoint("dog bark"))
     hub.repos["tester/tiny"] = Repo()

@@ -90,6 +90,7 @@ def test_resumes_after_a_broken_line_and_refuses_other_settings(scripted_checkpo
     assert score_checkpoint(other, data, out, overwrite=True)["rejection"]["true_rejection_rate"] == 1
 
 
+@pytest.mark.slow
 def test_kill_9_loses_one_batch_at_most(scripted_checkpoint, many, tmp_path, capsys):
     data, files = many
     for file in files:

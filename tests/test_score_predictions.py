@@ -164,7 +164,7 @@ def test_all_wrong_lines_and_second_answers_are_named(data, predictions):
         (b"", "has no rows"),
         (b'\n{"id": 1}\n{"id": \n', "line 3 is not JSON"),
         (b"[1]\n", r"line 1: it is \[1\]; give a JSON object"),
-        (b"\xff\xfe", "not UTF-8"),
+        (b"\xff\xfea", "not UTF-8"),
     ],
 )
 def test_files_that_are_no_json_lines(data, tmp_path, content, message):

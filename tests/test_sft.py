@@ -202,6 +202,7 @@ def test_a_launch_lowers_the_loss_and_leaves_ticks_alone(workplace):
     assert not torch.equal(before["lm_head.weight"][ticks], after["lm_head.weight"][ticks])
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(workplace):
     output = workplace / "killed"
     config = write_config(workplace, output)

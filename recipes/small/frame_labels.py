@@ -167,7 +167,7 @@ def train_frames(
             projector.linear.weight.normal_(std=0.02 * head.scale)
             projector.linear.bias.zero_()
     trained = nn.ModuleList([tower, projector, head])
-    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(min(0.99, 1 - 10 / num_steps)))
+    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, min(0.99, 1 - 10 / num_steps))))
     both = nn.ModuleList([trained, average])
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
