@@ -6,10 +6,10 @@ formats are one: praatio loses the sign of times, and what follows the place whe
 """
 
 import codecs
-import math
 import re
 from pathlib import Path
 
+from space_app.exchange_text import finite_number
 from space_app.exchange_tiers import needs_label, split_tiers
 
 _TOKEN = re.compile(
@@ -38,12 +38,8 @@ def read_textgrid(path) -> list[dict]:
 
     def number():
         text = take("number")
-        # Praat writes percent signs of its own accord nowhere, but reads them.
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or "_" in text:
+        value = finite_number(text)
+        if value is None:
             raise ValueError(f"{path}: the number {text!r} cannot be read; save it again in Praat.")
         return value
 

@@ -9,12 +9,11 @@ with blanks. Fields have no blanks, so they are written as underscores; a commen
     SPEAKER night 1 0.500 0.750 <NA> <NA> dog_bark 0.875 <NA>
 """
 
-import math
 from collections.abc import Iterable
 from decimal import Context, Decimal
 from urllib.parse import quote, unquote
 
-from space_app.exchange_text import text_lines
+from space_app.exchange_text import finite_number, text_lines
 
 # Enough digits for the difference of any two floats.
 _EXACT = Context(prec=1100)
@@ -106,10 +105,7 @@ def _decimals(time: Decimal) -> str:
 
 
 def _number(text: str, name: str, where: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or "_" in text:
+    value = finite_number(text)
+    if value is None:
         raise ValueError(f"{where}: {name} is {text!r}; give a number such as 1.25.")
     return value

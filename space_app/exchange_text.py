@@ -1,6 +1,7 @@
 """Lines of the text files that label programs write: UTF-8, or UTF-16 with a byte order mark."""
 
 import codecs
+import math
 from pathlib import Path
 
 
@@ -17,3 +18,12 @@ def text_lines(path) -> list[str]:
     except UnicodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def finite_number(text: str) -> float | None:
+    """Return the number that a text spells; `None` where it spells none, or one that is not finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in text else None
