@@ -27,7 +27,7 @@ def dataset(tmp_path):
         blocks = [{"type": "audio", "audio": str(path)}, {"type": "text", "text": "When?" * (index + 1)}]
         rows.append({
             "id": f"clip {index}", "prompt": [{"role": "user", "content": blocks}], "task": "grounding",
-            "query": "siren", "events": [{"onset": 0.2, "offset": 0.8, "event_label": "siren"}],
+            "query": "siren", "events": [{"onset": 0.2, "offset": 0.8, "event_label": "siren"}], "duration": seconds,
         })  # fmt: skip
     return Dataset.from_list(rows)
 
