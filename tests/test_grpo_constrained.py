@@ -143,7 +143,8 @@ def test_rewards_are_of_what_the_pipeline_ships(make_trainer, lively_checkpoint,
         seen.extend(chat[-1]["content"] for chat in completions)
         return [0.0] * len(completions)
 
-    trainer = make_trainer(constrained=True, answer_min_score=min_score, rewards=[spying_reward], temperature=0.7)
+    options = {"max_completion_length": 64, "temperature": 0.5}
+    trainer = make_trainer(constrained=True, answer_min_score=min_score, rewards=[spying_reward], **options)
     batch = sampled(trainer, dataset)
     model, processor = lively_checkpoint
     pipe = TemporalAudioGroundingPipeline(model, processor=processor)
@@ -156,7 +157,7 @@ def test_rewards_are_of_what_the_pipeline_ships(make_trainer, lively_checkpoint,
         forced = [lambda ids, scores, a=answer: _only(scores, a[(ids.shape[1] - width)])]
         inputs = {"waveforms": [waveform], "questions": [[prompt_text(*question)]], "rows": rows}
         width = len(_prompt_ids(processor, row))
-        outputs = pipe._forward(inputs, limits={"constrained": True}, logits_processor=forced, max_new_tokens=24)
+        outputs = pipe._forward(inputs, limits={"constrained": True}, logits_processor=forced, max_new_tokens=64)
         ((_, events, truncated),) = pipe.postprocess(outputs)
         assert outputs["answers"][0, : len(answer)].tolist() == answer.tolist()
         shipped = [e for e in events if row["task"] == "grounding" or e.score >= min_score]

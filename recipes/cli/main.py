@@ -64,9 +64,9 @@ def _add_convert(commands):
         help="put no ticks into the prompt; answers may still use them",
     )  # fmt: skip
     add(
-        "--time-init", choices=("mean", "place", "random"), default="mean",
-        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, or random "
-        "(default mean)",
+        "--time-init", choices=("mean", "place", "centred_mean", "centred_place", "random"), default="mean",
+        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, either of "
+        "them less what all ticks have in common, or random (default mean)",
     )  # fmt: skip
     add(
         "--answer-format", choices=("digits", "ticks"), default="digits",

@@ -35,6 +35,8 @@ PROMPT_ARMS = {
     "random": {"time_init": "random"},
     "mean": {"time_init": "mean"},
     "place": {"time_init": "place"},
+    "centred mean": {"time_init": "centred_mean"},
+    "centred place": {"time_init": "centred_place"},
 }
 STRIDES = {"1": "random", **{str(n): f"stride {n}" for n in (2, 5, 10, 25)}, "none": "no prompt"}
 SFT_ARMS = PROMPT_ARMS | {
