@@ -16,7 +16,7 @@ class TokenLogProbs(LogitsProcessor):
     """Keep the log-probabilities of the tokens that `generate` chooses; scores pass unchanged.
 
     They are those of the scores that it is given: last in the list of processors, what is sampled from (but for
-    `top_k` and its like, which come later). With `hear` as a forward hook of the output layer they are the model's own.
+    `top_k` and its like, which come later). Where `hear` is given those of the model first, they are the model's own.
 
     Args:
         temperature: what scores are divided by.
@@ -27,8 +27,8 @@ class TokenLogProbs(LogitsProcessor):
         self.temperature, self.ticks = temperature, ticks
         self._own, self._last, self._chosen, self._times = None, None, [], []
 
-    def hear(self, module, arguments, logits):
-        self._own = logits[:, -1]
+    def hear(self, logits):
+        self._own = logits
 
     def __call__(self, input_ids, scores):
         self._take(input_ids)

@@ -6,9 +6,11 @@ policy are computed without it. Here the embeddings of a clip travel with its an
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
@@ -24,6 +26,7 @@ from recipes.training.answer_sampling import (
 from recipes.training.answer_scoring import joined, score_answers
 from recipes.training.freezing import NoDecayOnTicks
 from recipes.training.grpo_resume import EpochSampler, ResumeGeneration
+from recipes.training.packed_sampling import sample_packed
 from recipes.training.rewards import adaptive_reward, check_tie_break
 from recipes.training.sharding import check_generation, gather_for
 
@@ -87,6 +90,10 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         self.shared_prefix = can_share if shared_prefix is None else shared_prefix
         self.constrained, self.logprobs_mode, self.answer_min_score = constrained, logprobs_mode, answer_min_score
         self.drop_tied_groups = drop_tied_groups
+        # Other attention than to all that came before, and processes that must take equally many steps, cannot.
+        layers = getattr(self._base_model.config.text_config, "layer_types", None) or ()
+        is_split = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        self._can_pack = self.shared_prefix and not is_split and set(layers) <= {"full_attention"}
         # Of the rows that are being generated or scored: their audio, one object for all answers to a prompt; banned
         # tokens, as masks and the mask of each token; and for the rewards the rows themselves and what is shipped.
         self._clips = self._banned = self._rows = self._shipped = None
@@ -190,15 +197,23 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
                 **clips,
             )
             cache = outputs[CACHE_NAME]
-            cache.batch_repeat_interleave(num_generations)
             own, constraint, sampled = processors = self._processors(len(prompt_ids), ids.shape[1])
-            with model.get_output_embeddings().register_forward_hook(own.hear) if own else nullcontext():
+            inputs, hook = {"input_ids": ids.repeat_interleave(num_generations, 0)}, nullcontext()
+            if self._can_pack:
+                decode = partial(sample_packed, cache=cache, prompt_mask=mask, hear=own and own.hear)
+                inputs["custom_generate"] = decode
+            else:
+                cache.batch_repeat_interleave(num_generations)
+                inputs[CACHE_NAME] = cache
+                if own:
+                    head = model.get_output_embeddings()
+                    hook = head.register_forward_hook(lambda *call: own.hear(call[-1][:, -1]))
+            with hook:
                 sequences = model.generate(
-                    input_ids=ids.repeat_interleave(num_generations, 0),
+                    **inputs,
                     attention_mask=mask.repeat_interleave(num_generations, 0),
                     generation_config=self.generation_config,
                     logits_processor=[processor for processor in processors if processor],
-                    **{CACHE_NAME: cache},
                 )
         answers = []
         for row in sequences[:, ids.shape[1] :].tolist():
