@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # What takes a mask of its own for every row. Others know causal masks alone.
 BLOCK_MASK_ATTENTION = ("sdpa", "eager")
+# Encoded audio that is kept for later questions about the same recordings.
+FRAME_BYTES = 2**28
 # Below this range of rewards a group teaches nothing.
 TIED_RANGE = 1e-6
 
@@ -97,6 +99,8 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         # Of the rows that are being generated or scored: their audio, one object for all answers to a prompt; banned
         # tokens, as masks and the mask of each token; and for the rewards the rows themselves and what is shipped.
         self._clips = self._banned = self._rows = self._shipped = None
+        # What a frozen tower has encoded, by the sources of a prompt.
+        self._frames = {}
 
     @property
     def _base_model(self):
@@ -121,7 +125,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         )
 
     def _tokenize_prompts(self, prompts):
-        """Process each prompt once for all its answers, and encode every clip once."""
+        """Process each prompt once for all its answers, and encode every clip once, also for later batches."""
         size = self.num_generations if self.model.training else self.num_generations_eval
         unique = prompts[::size]
         if any(prompt != unique[index // size] for index, prompt in enumerate(prompts)):
@@ -129,7 +133,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
                 f"a batch of {len(prompts)} prompts is not made of groups of {size} equal ones; make the batch of each "
                 "process a multiple of num_generations."
             )
-        encoded, ids, clips = {}, [], []
+        encoded, ids, clips = {} if self._is_audio_trained else self._frames, [], []
         for prompt in unique:
             inputs = self.processing_class.apply_chat_template(
                 [prompt],
@@ -149,7 +153,12 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             )
             if sources not in encoded:
                 encoded[sources] = self._encode(inputs)
+            # The last used is the last to be forgotten.
+            encoded[sources] = encoded.pop(sources)
             clips.append(encoded[sources])
+        num_bytes = sum(part.nbytes for clip in encoded.values() for part in clip.values())
+        while num_bytes > FRAME_BYTES and len(encoded) > len(unique):
+            num_bytes -= sum(part.nbytes for part in encoded.pop(next(iter(encoded))).values())
         self._clips = [clips[index // size] for index in range(len(prompts))]
         return [ids[index // size] for index in range(len(prompts))], None, {}
 
