@@ -185,10 +185,6 @@ def _decode_by_ffmpeg(file, start, known, extent, faults, notes):
             raise ValueError(
                 f"breaks off or is damaged ({known.name}: {_reason(error)}); give a whole file."
             ) from error
-    if known and known.name == "avi" and file.length - 8 < int.from_bytes(file.at(4, 4), "little") < 0x7EFF0000:
-        faults.append("breaks off: it is shorter than its header says")
-    if known and known.name == "mpeg-ts" and all(file.length % length for length in (188, 192, 204)):
-        faults.append("breaks off within a packet")
     is_estimate = any("Estimating duration" in text for _, _, text in logs)
     logs.clear()
     try:
@@ -307,7 +303,7 @@ def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
             f"has sound that FFmpeg cannot decode ({_reason(bad) if bad else 'it breaks off'}); give a whole file."
         )
     if num_bad > extent.num_gaps:
-        faults.append(f"has {num_bad} packets that cannot be decoded ({_reason(bad)})")
+        faults.append(f"has packets ({num_bad}) that cannot be decoded ({_reason(bad)})")
     said = [text.strip() for level, who, text in logs if level <= av.logging.ERROR and who == container.format.name]
     if extent.broken:
         faults.append(f"breaks off after {sounding:.2f} s, {extent.broken}")

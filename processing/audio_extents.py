@@ -77,11 +77,11 @@ def _begins_recording(file, position) -> bool:
 
 
 def _is_run(file, position, length_of) -> bool:
-    """Tell whether three parts follow one another, or fewer up to the end of the file."""
+    """Tell whether three parts follow one another, or fewer up to a tag or the end of the file."""
     for count in range(3):
-        length = length_of(file.at(position, HEAD_LENGTH))
+        length = length_of(head := file.at(position, HEAD_LENGTH))
         if not length:
-            return False
+            return count > 0 and tag_length(head) > 0
         position += length
         if position >= file.length:
             return count > 0 or position == file.length
@@ -90,7 +90,7 @@ def _is_run(file, position, length_of) -> bool:
 
 def _follow(file, start, known, faults) -> Extent:
     length_of, noun = PARTS[known.name]
-    if not _is_run(file, start, length_of):
+    if not (known.joint and length_of(file.at(start, HEAD_LENGTH)) or _is_run(file, start, length_of)):
         return Extent(file.length, file.length)
     # The links of an Ogg chain are told apart later.
     anew = known.joint and known.name != "ogg" and re.compile(known.joint, re.DOTALL)
@@ -118,15 +118,15 @@ def _follow(file, start, known, faults) -> Extent:
             continue
         found = _find(file, last + 1, BEGINNINGS, partial(_goes_on, file, position, length_of, bool(anew)))
         found = file.length if found is None else found
+        if position < found == file.length < position + 8:
+            end = found + 1  # fewer bytes than tell what part begins
         # Some writers fill up with zeros.
-        num_lost += (
-            max(0, found - position) if file.at(position, min(BLOCK, max(0, found - position))).strip(b"\0") else 0
-        )
+        elif file.at(position, max(0, min(found - position, BLOCK))).strip(b"\0"):
+            num_lost += found - position
         position = found
     following = min(position, file.length)
     if num_lost:
-        count = f"{num_lost} byte{'s' * (num_lost > 1)}"
-        faults.append(f"has {count} between or behind its {noun}s that cannot be understood")
+        faults.append(f"has bytes ({num_lost}) that belong to no {noun}")
     lacking = promised - num_frames + num_tags if promised else 0
     lacking *= _mp3_frame(file.at(start, 4))[1] if abs(lacking) > 1 else 0
     # A box that is not understood may be needed.
@@ -247,6 +247,28 @@ def _element_length(head):
     return size + width + (0 if is_entered else content)
 
 
+def _riff_length(head):
+    """Of AVI, which may go on in a second one."""
+    if not re.match(rb"(?s)RIFF.{4}AVI[ X]", head):
+        return 0
+    length = int.from_bytes(head[4:8], "little")
+    # What those write who do not know it.
+    return 8 + length + length % 2 if 0 < length < 0x7EFF0000 else math.inf
+
+
+def _flv_length(head):
+    if head[:4] == b"FLV\x01":
+        return int.from_bytes(head[5:9], "big") + 4
+    return 15 + int.from_bytes(head[1:4], "big") if head[:1] in (b"\x08", b"\x09", b"\x12") else 0
+
+
+def _ts_length(head):
+    """Of MPEG-TS, where a time may stand before a packet and a checksum behind it."""
+    if head[:1] == b"G":
+        return 204 if head[204:205] == b"G" != head[188:189] else 188
+    return 192 if head[4:5] == b"G" else 0
+
+
 def _object_length(head):
     """Of ASF: its header, its data and its indices."""
     length = int.from_bytes(head[16:24], "little")
@@ -259,7 +281,8 @@ PARTS: dict[str, tuple[Callable[[bytes], int | float], str]] = {
     "mp3": (_mp3_length, "frame"), "raw AAC": (_adts_length, "frame"), "ac3": (_ac3_length, "frame"),
     "dts": (_dts_length, "frame"), "mpeg": (_program_length, "packet"), "ogg": (_page_length, "page"),
     "wavpack": (_block_length, "block"), "mp4": (_box_length, "box"), "matroska": (_element_length, "element"),
-    "asf": (_object_length, "object"),
+    "asf": (_object_length, "object"), "avi": (_riff_length, "chunk"), "flv": (_flv_length, "tag"),
+    "mpeg-ts": (_ts_length, "packet"),
 }  # fmt: skip
 
 
@@ -284,9 +307,10 @@ def _flac_extent(file, start, joint) -> Extent:
     behind = _flac_frame_end(file, last, end)
     if behind:
         return Extent(behind, behind if _begins_recording(file, behind) else end)
+    following = _find(file, last + 1, BEGINNINGS, partial(_begins_recording, file)) or end
     # FFmpeg would lose more than a frame that is not whole.
-    is_cut = last > first and latest and since + latest[0] == last
-    return Extent(last if is_cut else end, end, 0, "within its last frame" if is_cut else "")
+    is_cut = last > first and (following < end or latest and since + latest[0] == last)
+    return Extent(last if is_cut else following, following, 0, "within its last frame" if is_cut else "")
 
 
 FLAC_SYNC = rb"\xff[\xf8\xf9].{2}"
