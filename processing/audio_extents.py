@@ -51,7 +51,8 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     # What does not say, or wrongly, how long it is can only be searched.
     if end is None and known.joint:
         end = _find(file, start + 1, known.joint)
-    return Extent(*[end or file.length] * 2)
+    end = end or file.length
+    return Extent(end, end)
 
 
 def _find(file, position, pattern, is_meant=lambda position: True) -> int | None:
@@ -128,11 +129,11 @@ def _follow(file, start, known, faults) -> Extent:
     if num_lost:
         faults.append(f"has bytes ({num_lost}) that belong to no {noun}")
     lacking = promised - num_frames + num_tags if promised else 0
-    lacking *= _mp3_frame(file.at(start, 4))[1] if abs(lacking) > 1 else 0
+    lacking_seconds = lacking * _mp3_frame(file.at(start, 4))[1] if abs(lacking) > 1 else 0.0
     # A box that is not understood may be needed.
     return Extent(
         min(end, following) if known.name in WEAK else following, following, num_gaps,
-        f"within its last {noun}" if following < end < math.inf else "", lacking,
+        f"within its last {noun}" if following < end < math.inf else "", lacking_seconds,
     )  # fmt: skip
 
 
