@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing import audio_io
@@ -56,7 +56,6 @@ def test_windows_are_pieces_of_the_whole_recording(tmp_path, rate, channels, for
         np.testing.assert_allclose(piece, whole[round(window.start * 16000) : round(window.end * 16000)], atol=1e-5)
 
 
-@settings(max_examples=60)
 @given(
     st.integers(1, 9000), st.integers(1, 3000), st.integers(0, 600), st.integers(0, 600), st.integers(1, 3000),
     st.sampled_from([700, 1000, 1600]),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event
@@ -32,7 +32,6 @@ sounds = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(sounds, max_size=12), st.lists(spans, max_size=12), st.none() | st.integers(1000, 60_000))
 def test_captions_keep_the_rules(events, speech, end):
     captions, without_room = place_captions(events, speech, RULES, end)
@@ -60,7 +59,6 @@ def test_captions_keep_the_rules(events, speech, end):
         assert count + sum(event.event_label == label for event in without_room) == runs
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(sounds, max_size=8), st.sampled_from(["film.srt", "film.vtt"]))
 def test_speech_stays_as_it_is(tmp_path_factory, events, name):
     folder, is_vtt = tmp_path_factory.mktemp("film"), name.endswith("vtt")
