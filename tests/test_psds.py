@@ -91,10 +91,14 @@ def older_pandas_and_numpy():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("scenario", [PSDS1, PSDS2, PSDS2._replace(max_efpr=1000.0)], ids=["1", "2", "2-1000"])
+@pytest.mark.parametrize(
+    "scenario",
+    [PSDS1, PSDS2, pytest.param(PSDS2._replace(max_efpr=1000.0), marks=pytest.mark.slow)],
+    ids=["1", "2", "2-1000"],
+)
 def test_equal_to_psds_eval(scenario):
     @given(st.lists(st.tuples(apart(), apart(), DURATIONS), min_size=1, max_size=3), apart(), DURATIONS)
-    @settings(max_examples=7)
+    @settings(max_examples=5)
     def check(clips, last_prediction, last_duration):
         references, predictions, durations = [list(side) for side in zip(*clips, strict=True)]
         references, predictions = with_all_labels(references), [*predictions, last_prediction]
