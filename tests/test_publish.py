@@ -199,6 +199,7 @@ def test_all_failures_are_listed_and_nothing_is_uploaded(scripted_checkpoint, tm
     (folder / "events.py").unlink()
     (folder / "weights.bin").write_bytes(b"")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    capsys.readouterr()
     # It would be seen: the suite is offline.
     assert main(["publish", str(folder), "tester/broken"]) == 1
     output, errors = capsys.readouterr()
