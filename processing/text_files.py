@@ -195,13 +195,12 @@ def format_seconds(time: float) -> str:
     return text if float(text) == time else repr(float(time))
 
 
-def read_event_table(path, delimiter: str, hint: str = "", scored: bool = True) -> Iterator[dict]:
+def read_event_table(path, delimiter: str, hint: str = "") -> Iterator[dict]:
     """Yield the recordings of a table in order of first mention; their events keep their order.
 
     Args:
         delimiter: a tab or a comma.
         hint: what an error about a wrong delimiter says too.
-        scored: whether there may be a column `score`; its fields may be empty.
 
     Returns:
         dicts `{"file", "duration", "events"}`; the duration is `None`, events are of [`Event`].
@@ -210,7 +209,7 @@ def read_event_table(path, delimiter: str, hint: str = "", scored: bool = True) 
         ValueError: a malformed line.
     """
     recordings, first = {}, {}
-    for where, fields in read_table(path, COLUMNS, delimiter, hint, ("score",) if scored else ()):
+    for where, fields in read_table(path, COLUMNS, delimiter, hint, ("score",)):
         filename, score = fields["filename"], fields.get("score", "")
         if not filename.strip():
             raise ValueError(f"{where}: filename is {filename!r}; give the name of the recording.")

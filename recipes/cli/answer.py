@@ -8,7 +8,6 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from processing.annotations import means_folder
 from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
@@ -21,7 +20,7 @@ from recipes.cli.output import (
     print_answers,
     write_answers,
 )
-from recipes.data.label_files import LABEL_FORMATS
+from recipes.data.label_files import LABEL_FORMATS, means_folder
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
 

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Iterable
 
-from processing.audio_formats import is_recording
+from processing.audio_formats import AUDIO_SUFFIXES, WEAK, find_format
 
 
 def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
@@ -50,8 +50,20 @@ def _files_below(folder, errors):
         folders[:] = [name for name in sorted(new) if new[name] not in entered]
         entered |= {_identity(root), *new.values()}
         paths = [os.path.join(root, name) for name in names if not name.startswith(".")]
-        files += [path for path in paths if os.path.isfile(path) and is_recording(path)]
+        files += [path for path in paths if os.path.isfile(path) and _is_recording(path)]
     return sorted(files)
+
+
+def _is_recording(path: str) -> bool:
+    """Tell whether a file is named like a recording, or begins like one; `False` for what cannot be read."""
+    if path.lower().endswith(AUDIO_SUFFIXES):
+        return True
+    try:
+        with open(path, "rb") as file:
+            known, start = find_format(file)
+    except OSError:
+        return False
+    return known is not None and (start > 0 or known.name not in WEAK)
 
 
 def _identity(path):

@@ -6,9 +6,9 @@ import sys
 from argparse import ArgumentError
 from pathlib import Path
 
-from processing.annotations import format_annotations, write_annotations
+from processing.annotations import format_annotations
 from processing.text_files import audio_stem
-from recipes.data.label_files import LABEL_FORMATS, label_format
+from recipes.data.label_files import LABEL_FORMATS, label_format, write_labels
 
 
 def format_answers(file: str, duration: float, answers: list[dict]) -> str:
@@ -134,7 +134,7 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
     if out is None:
         stdout.write(format_annotations(results, label_format(format), drop_scores=True))
     else:
-        paths = write_annotations(results, out, label_format(format), drop_scores=True)
+        paths = write_labels(results, out, format, drop_scores=True)
         print(f"timepro: wrote {paths[0] if len(paths) == 1 else f'{len(paths)} files to {out}'}", file=sys.stderr)
     return errors
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from processing.audio_io import audio_duration
-from processing.text_files import AUDIO_SUFFIXES, audio_stem, check_duration
+from processing.text_files import AUDIO_SUFFIXES, audio_stem, check_duration, first_line, read_number, read_table
 from recipes.data.clip import AnnotatedClip
 from recipes.data.formats import READERS, guess_format
-from recipes.data.readers.tables import read_durations
 from recipes.scoring import apply_aliases, read_label_aliases
 
 logger = logging.getLogger(__name__)
@@ -180,7 +179,7 @@ def _with_durations(clips, durations, path, lists_events) -> Iterator[AnnotatedC
     if isinstance(durations, Mapping):
         seconds = {name: check_duration(value, f"durations[{name!r}]") for name, value in durations.items()}
     else:
-        seconds = read_durations(durations)
+        seconds = _read_durations(durations)
     named, missing = set(), {}
     for clip in clips:
         name = clip.audio or clip.id
@@ -199,6 +198,22 @@ def _with_durations(clips, durations, path, lists_events) -> Iterator[AnnotatedC
         logger.warning("%s: %d recordings are named by durations alone: clips without events.", path, len(silent))
     for name in silent:
         yield AnnotatedClip(name, (), name, seconds[name])
+
+
+def _read_durations(path) -> dict[str, float]:
+    """Return `{filename: seconds}` from a table `filename duration`, separated by tabs or commas.
+
+    Raises:
+        ValueError: a malformed line, or two durations of one recording.
+    """
+    header = first_line(path)
+    durations = {}
+    for where, fields in read_table(path, ("filename", "duration"), "\t" if "\t" in header else ","):
+        duration = check_duration(read_number(fields["duration"], "duration", where), where)
+        known = durations.setdefault(fields["filename"], duration)
+        if known != duration:
+            raise ValueError(f"{where}: {fields['filename']!r} lasts {duration} s, but {known} s further up; keep one.")
+    return durations
 
 
 def _read_aliases(label_aliases) -> Mapping[str, str]:
