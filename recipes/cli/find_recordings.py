@@ -1,4 +1,4 @@
-"""`find_recordings`: the files that paths, folders and glob patterns stand for."""
+"""`find_recordings`: the files that paths, folders and glob patterns name."""
 
 import glob
 import os
@@ -8,7 +8,7 @@ from processing.audio_formats import AUDIO_SUFFIXES, WEAK, find_format
 
 
 def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the recordings that are meant, each once, and why some paths stand for none.
+    """Return the recordings that are named, each once, and why some paths name none.
 
     Args:
         paths: files, whatever they are called, `-` for standard input; folders, for all recordings in them and in
@@ -17,7 +17,7 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
 
     Returns:
         Recordings in the order of `paths`, those of one path sorted by name; and errors by path. A name without
-        wildcards is taken to be a file even if there is none: whoever opens it has the better error.
+        wildcards is taken to be a file even if there is none: opening it gives the better error.
     """
     found, errors, seen = [], {}, set()
     for path in paths:

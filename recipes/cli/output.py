@@ -65,16 +65,16 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
 
 
 def format_of(out: str, is_folder: bool) -> str:
-    """Return the format that the name of a file tells.
+    """Return the format that a file name implies.
 
     Raises:
-        argparse.ArgumentError: it tells none, or more than one.
+        argparse.ArgumentError: it implies none, or more than one.
     """
     suffix = "" if is_folder else Path(out).suffix.lower()
     formats = [name for name, kind in LABEL_FORMATS.items() if kind.suffix.lower() == suffix]
     if len(formats) != 1:
         able = ", ".join(formats or LABEL_FORMATS)
-        raise ArgumentError(None, f"--out is {out!r}, which does not tell the format; choose --format of {able}.")
+        raise ArgumentError(None, f"--out is {out!r}, which does not imply a format; choose --format from {able}.")
     return formats[0]
 
 
