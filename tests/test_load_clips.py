@@ -90,7 +90,7 @@ def test_durations_are_the_list_of_recordings(caplog):
         ("silence.wav", 2.0, 0),
         ("more.wav", 3.0, 0),
     ]
-    assert "1 recordings are named by durations alone" in caplog.text
+    assert "1 recordings are in durations alone" in caplog.text
     message = error_of(FIXTURES / "desed_validation.tsv", durations={"Ytwo_dogs_60.000_70.000.wav": 10})
     assert "durations lacks 2 recordings" in message and "Y-made_up_0.000_10.000.wav" in message
 
@@ -212,7 +212,7 @@ def test_unknown_formats_and_paths(tmp_path):
     assert "a folder" in error_of(tmp_path, error=IsADirectoryError, data_format="desed")
     assert "train.jsonl does not exist" in error_of(tmp_path, error=FileNotFoundError, split="train")
     assert "limit is 0; give the number of clips" in error_of(FIXTURES / "events.csv", limit=0)
-    assert "is no folder" in error_of(FIXTURES / "events.csv", error=NotADirectoryError, audio_dir=tmp_path / "none")
+    assert "not a folder" in error_of(FIXTURES / "events.csv", error=NotADirectoryError, audio_dir=tmp_path / "none")
 
 
 def test_missing_recordings_are_listed_all_at_once(tmp_path):

@@ -161,7 +161,7 @@ def test_a_speaker_is_not_called_as_a_sound(tmp_path):
         (["--subtitles", "film.srt"], "--subtitles is about one recording; give one, and --out FILE"),
         (["--subtitles", "film.srt", "--out", "a.vtt"], "both must end in the same of .srt, .vtt"),
         (["--subtitles", "film.srt", "--out", "film.srt"], "the file that --subtitles names"),
-        (["--subtitles", "film.srt", "--out", "a.srt", "--format", "srt"], "tells the format; leave out"),
+        (["--subtitles", "film.srt", "--out", "a.srt", "--format", "srt"], "sets the format; leave out"),
         (["--subtitles", "film.srt", "--speakers", "talk.rttm", "--out", "a.srt"], "given with --speakers"),
     ],
 )
