@@ -15,7 +15,7 @@ from .audio_formats import FORMATS, HEAD_LENGTH, WEAK, Section, SoundFormat, fin
 from .audio_samples import SoundPart, chunk_ends
 
 # Bytes that are read at a time.
-BLOCK = 1 << 19
+READ_LENGTH = 1 << 19
 # How some recording, or a part of one, may begin among other bytes.
 BEGINNINGS = rb"ID3[\2-\4]|OggS|wvpk|" + b"|".join(
     known.joint or known.magic.removeprefix(b"(?s)")
@@ -46,7 +46,7 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
         end = next((end for end in ends if _begins_recording(file, end)), None)
     elif known.name == "flac":
         return _flac_extent(file, start, known.joint)
-    elif known.name in PARTS:
+    elif known.name in FORMAT_PARTS:
         return _follow(file, start, known, faults)
     # What does not say, or wrongly, how long it is can only be searched.
     if end is None and known.joint:
@@ -57,11 +57,11 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
 
 def _find(file, position, pattern, is_meant=lambda position: True) -> int | None:
     """Return where bytes, from a position on, match and are what is meant."""
-    while data := file.at(position, BLOCK):
+    while data := file.at(position, READ_LENGTH):
         for match in re.finditer(pattern, data, re.DOTALL):
             if is_meant(position + match.start()):
                 return position + match.start()
-        if len(data) < BLOCK:
+        if len(data) < READ_LENGTH:
             break
         position += len(data) - HEAD_LENGTH
     return None
@@ -74,7 +74,7 @@ def _begins_recording(file, position) -> bool:
         return False
     if known.joint:
         return re.match(known.joint, file.at(start, HEAD_LENGTH), re.DOTALL) is not None
-    return known.name in PARTS and _is_run(file, start, PARTS[known.name][0])
+    return known.name in FORMAT_PARTS and _is_run(file, start, FORMAT_PARTS[known.name][0])
 
 
 def _is_run(file, position, length_of) -> bool:
@@ -90,7 +90,7 @@ def _is_run(file, position, length_of) -> bool:
 
 
 def _follow(file, start, known, faults) -> Extent:
-    length_of, noun = PARTS[known.name]
+    length_of, noun = FORMAT_PARTS[known.name]
     if not (known.joint and length_of(file.at(start, HEAD_LENGTH)) or _is_run(file, start, length_of)):
         return Extent(file.length, file.length)
     # The links of an Ogg chain are told apart later.
@@ -99,7 +99,7 @@ def _follow(file, start, known, faults) -> Extent:
     base, data, num_gaps, num_lost, num_frames, num_tags, promised = start, b"", 0, 0, 0, 0, 0
     while position < file.length:
         if position + HEAD_LENGTH > base + len(data):
-            base, data = position, file.at(position, BLOCK)
+            base, data = position, file.at(position, READ_LENGTH)
         head = data[position - base : position - base + HEAD_LENGTH]
         length = length_of(head)
         if length and not (anew and position > start and anew.match(head)):
@@ -122,7 +122,7 @@ def _follow(file, start, known, faults) -> Extent:
         if position < found == file.length < position + 8:
             end = found + 1  # fewer bytes than tell what part begins
         # Some writers fill up with zeros.
-        elif file.at(position, max(0, min(found - position, BLOCK))).strip(b"\0"):
+        elif file.at(position, max(0, min(found - position, READ_LENGTH))).strip(b"\0"):
             num_lost += found - position
         position = found
     following = min(position, file.length)
@@ -278,7 +278,7 @@ def _object_length(head):
 
 
 # Formats that are made of parts: how long one is, from its first bytes (0 if none begins there), and its name.
-PARTS: dict[str, tuple[Callable[[bytes], int | float], str]] = {
+FORMAT_PARTS: dict[str, tuple[Callable[[bytes], int | float], str]] = {
     "mp3": (_mp3_length, "frame"), "raw AAC": (_adts_length, "frame"), "ac3": (_ac3_length, "frame"),
     "dts": (_dts_length, "frame"), "mpeg": (_program_length, "packet"), "ogg": (_page_length, "page"),
     "wavpack": (_block_length, "block"), "mp4": (_box_length, "box"), "matroska": (_element_length, "element"),

@@ -1,7 +1,6 @@
 """The one table of sound formats, told by first bytes. Suffixes only say which names stand for recordings."""
 
 import io
-import os
 import re
 from typing import Any, BinaryIO, NamedTuple
 
@@ -97,18 +96,6 @@ def find_format(file: BinaryIO | io.RawIOBase, start: int = 0) -> tuple[SoundFor
         if head[:4] == b"TAG " or not (length := tag_length(head)):
             return next((known for known in FORMATS if re.match(known.magic, head)), None), start
         start += length
-
-
-def is_recording(path: str | os.PathLike) -> bool:
-    """Tell whether a file is named like a recording, or begins like one; `False` for what cannot be read."""
-    if os.fspath(path).lower().endswith(AUDIO_SUFFIXES):
-        return True
-    try:
-        with open(path, "rb") as file:
-            known, start = find_format(file)
-    except OSError:
-        return False
-    return known is not None and (start > 0 or known.name not in WEAK)
 
 
 class Section(io.RawIOBase):
