@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .audio_extents import Extent, count_flac_samples, find_extent, find_ogg_links
+from .audio_extents import Extent, find_extent, find_ogg_links
 from .audio_formats import DEMUXERS, WEAK, Section, find_format
-from .audio_samples import SoundPart, find_samples
+from .audio_samples import SoundPart, count_flac_samples, find_samples
 
 # Samples of each channel that are decoded at a time.
 BLOCK_LENGTH = 65536

@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from .audio_formats import FORMATS, HEAD_LENGTH, WEAK, Section, SoundFormat, find_format, tag_length
-from .audio_samples import SoundPart, chunk_ends
+from .audio_samples import FLAC_SYNC, SoundPart, chunk_ends, flac_frame, flac_head, last_flac_frame
 
 # Bytes that are read at a time.
 READ_LENGTH = 1 << 19
@@ -289,9 +289,9 @@ FORMAT_PARTS: dict[str, tuple[Callable[[bytes], int | float], str]] = {
 
 def _flac_extent(file, start, joint) -> Extent:
     end = _find(file, start + 4, joint) or file.length
-    head, first = _flac_head(file, start)
+    head, first = flac_head(file, start)
     since = max(first, end - (1 << 20))
-    latest = _last_flac_frame(file.at(since, end - since), head)
+    latest = last_flac_frame(file.at(since, end - since), head)
     if latest and _flac_frame_end(file, since + latest[0], end) == end:
         return Extent(end, end)
     # From the first on, frame by frame.
@@ -299,7 +299,7 @@ def _flac_extent(file, start, joint) -> Extent:
 
     def is_next(place):
         nonlocal expected, last
-        frame = place < end and _flac_frame(file.at(place, 16), head)
+        frame = place < end and flac_frame(file.at(place, 16), head)
         if frame and frame[0] == expected:
             expected, last = frame[1], place
         return place >= end
@@ -312,34 +312,6 @@ def _flac_extent(file, start, joint) -> Extent:
     # FFmpeg would lose more than a frame that is not whole.
     is_cut = last > first and (following < end or latest and since + latest[0] == last)
     return Extent(last if is_cut else following, following, 0, "within its last frame" if is_cut else "")
-
-
-FLAC_SYNC = rb"\xff[\xf8\xf9].{2}"
-
-
-def _flac_head(file, start) -> tuple[bytes, int]:
-    """Return the header of a FLAC file, and where its first frame begins."""
-    head, position, is_last = file.at(start, 42), start + 4, False
-    while not is_last and len(block := file.at(position, 4)) == 4:
-        is_last, position = block[0] >= 0x80, position + 4 + int.from_bytes(block[1:], "big")
-    return head, position
-
-
-def count_flac_samples(file: Section, start: int) -> int:
-    """Return how many samples a FLAC file has; 0 if its header, its first and its last frame do not agree."""
-    head, position = _flac_head(file, start)
-    count = int.from_bytes(head[21:26], "big") & (1 << 36) - 1
-    first = _flac_frame(file.at(position, 16), head)
-    since = max(position, file.length - (1 << 20))
-    last = _last_flac_frame(file.at(since, 1 << 20), head)
-    return count if first and last and first[0] == 0 and last[1][1] == count else 0
-
-
-def _last_flac_frame(data, head):
-    """Return where in the data the last frame begins, and its samples, as [`_flac_frame`] does."""
-    places = [match.start() for match in re.finditer(FLAC_SYNC, data, re.DOTALL)]
-    frames = ((place, _flac_frame(data[place : place + 16], head)) for place in reversed(places))
-    return next((found for found in frames if found[1]), None)
 
 
 def _flac_frame_end(file, position, end) -> int | None:
@@ -362,36 +334,6 @@ def _crc_16() -> list[int]:
             remainder = remainder << 1 ^ (0x18005 if remainder & 0x8000 else 0)
         table.append(remainder)
     return table
-
-
-def _flac_frame(frame: bytes, head: bytes) -> tuple[int, int] | None:
-    """Return the samples where a frame begins and ends, from its header; `None` if the bytes are none (by CRC-8)."""
-    if len(frame) < 6 or frame[0] != 0xFF:
-        return None
-    number, length = frame[4], 1
-    if 0x80 <= number < 0xC0 or number == 0xFF:
-        return None
-    if number >= 0xC0:
-        length = 8 - (number ^ 0xFF).bit_length()
-        number &= (1 << 7 - length) - 1
-        for byte in frame[5 : 4 + length]:
-            number = number << 6 | byte & 0x3F
-    size, place = frame[2] >> 4, 4 + length
-    if size in (6, 7):
-        samples = int.from_bytes(frame[place : place + size - 5], "big") + 1
-    else:
-        samples = 192 if size == 1 else 576 << max(0, size - 2) if size < 6 else 256 << size - 8
-    place += {6: 1, 7: 2}.get(size, 0) + {12: 1, 13: 2, 14: 2}.get(frame[2] & 15, 0)
-    remainder = 0
-    for byte in frame[:place]:
-        remainder ^= byte
-        for _ in range(8):
-            remainder = (remainder << 1 ^ 0x107) if remainder & 0x80 else remainder << 1
-    if place >= len(frame) or remainder != frame[place]:
-        return None
-    # Numbers count samples, or frames of one size.
-    begin = number if frame[1] & 1 else number * int.from_bytes(head[10:12], "big")
-    return begin, begin + samples
 
 
 def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[SoundPart], bool]:
