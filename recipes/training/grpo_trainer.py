@@ -16,6 +16,7 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
 from modeling_timepro.modeling_timepro import CACHE_NAME
+from recipes.evaluation.best_of_k import TIED_RANGE
 from recipes.training.answer_sampling import (
     LOGPROBS_MODES,
     TaskConstraints,
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 BLOCK_MASK_ATTENTION = ("sdpa", "eager")
 # Encoded audio that is kept for later questions about the same recordings.
 FRAME_BYTES = 2**28
-# Below this range of rewards a group teaches nothing.
-TIED_RANGE = 1e-6
 
 
 def adaptive_temporal_reward(completions, **kwargs):
