@@ -288,7 +288,8 @@ def test_what_is_shipped_is_rewarded_with_a_reward_of_ones_own_on_a_curriculum(w
         (task,) = {name.split("/")[1] for name in entry if re.match(r"rewards/(detection|grounding)/", name)}
         assert entry[f"rewards/{task}/brief_reward"] == (task == "grounding")
         assert entry["dropped_groups"] == entry["frac_reward_zero_std"]
-        assert 0 <= entry["completions/clipped_ratio"] <= 1 and entry["entropy"] > 0
+        assert 0 <= entry["completions/clipped_ratio"] <= 1
+        assert entry["entropy"] > 0 or entry["dropped_groups"] == 1
     # The easiest of the questions come first.
     rows = [json.loads(line) for line in (tmp_path / "best" / "samples.jsonl").read_text().splitlines()]
     assert len(rows) == 12 and sum(any(row["samples"]) for row in rows) > 0

@@ -97,28 +97,30 @@ def load_prompts(arguments, processor, seed, limit=None):
     if failures:
         listed = "\n  ".join(failures)
         raise ValueError(f"{len(failures)} recordings cannot be trained on; repair or drop them:\n  {listed}")
-    prompts, difficulties = [], {}
-    if arguments.curriculum:
-        difficulties = read_difficulties(arguments.curriculum, clips, policy, arguments.answer_min_score)
+    prompts = []
     for clip in clips:
         for question in questions(clip, policy):
             blocks = [{"type": "audio", "audio": clip.audio}, {"type": "text", "text": question.text}]
             events = [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in question.reference]
-            name = "/".join(filter(None, question.key))
-            chat = {"id": name, "prompt": [{"role": "user", "content": blocks}]}
+            chat = {"id": _name(question.key), "prompt": [{"role": "user", "content": blocks}]}
             chat |= {"task": question.task, "query": question.query, "events": events}
-            prompts.append(chat | {"duration": durations[clip.audio], "difficulty": difficulties.get(question.key)})
+            prompts.append(chat | {"duration": durations[clip.audio]})
     if not prompts:
         kinds = ", ".join(sorted({clip.task for clip in clips}))
         raise ValueError(f"tasks is {arguments.tasks!r}, but data has {kinds} clips, which answer none of them.")
     if arguments.curriculum:
-        num_prompts = len(prompts)
-        prompts = [prompt for prompt in prompts if prompt["difficulty"] is not None]
-        prompts.sort(key=lambda prompt: prompt["difficulty"])
+        found = read_difficulties(arguments.curriculum, clips, policy, arguments.answer_min_score)
+        difficulties = {_name(key): difficulty for key, difficulty in found.items()}
+        num_prompts, prompts = len(prompts), [prompt for prompt in prompts if prompt["id"] in difficulties]
         logger.info("%d of %d prompts have answers of different worth in the curriculum", len(prompts), num_prompts)
         if not prompts:
             raise ValueError(f"curriculum is {arguments.curriculum!r}, whose samples answer none of the questions.")
+        prompts.sort(key=lambda prompt: difficulties[prompt["id"]])
     return Dataset.from_list(prompts)
+
+
+def _name(key):
+    return "/".join(filter(None, key))
 
 
 def main(argv: list[str] | None = None):
