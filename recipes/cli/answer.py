@@ -11,7 +11,6 @@ from pathlib import Path
 from processing.annotations import means_folder
 from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
-from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
     format_answers,
@@ -21,6 +20,7 @@ from recipes.cli.output import (
     print_answers,
     write_answers,
 )
+from recipes.data.find_recordings import find_recordings
 from recipes.data.label_files import LABEL_FORMATS
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
@@ -55,6 +55,12 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
     output.add_argument("--min-score", type=probability, metavar="P", help="omit events with a lower score, 0 to 1")
+    add_decoding_arguments(command)
+    command.set_defaults(task=task)
+
+
+def add_decoding_arguments(command: ArgumentParser):
+    """Add the arguments of how recordings are heard and answers decoded, see [`decoding_options`]."""
     add = command.add_argument_group("windows and decoding").add_argument
     add("--chunk-length", type=seconds, metavar="S", help="window of longer recordings (default: the checkpoint's)")
     add("--stride-length", type=seconds, metavar="S", help="overlap on each side of a window (default: a sixth of it)")
@@ -62,7 +68,33 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     add_hearing(command)
     add("--max-events", type=positive_int, metavar="N", help="limit the events per window")
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; unreadable ones fail")
-    command.set_defaults(task=task)
+
+
+def decoding_options(args) -> dict:
+    """Return the options of the pipeline that arguments give.
+
+    Raises:
+        argparse.ArgumentError: two that exclude each other.
+    """
+    if args.unconstrained and args.max_events:
+        raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
+    return {
+        "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
+        "max_events": args.max_events, "constrained": False if args.unconstrained else None,
+        "channel": args.channel, "strict": args.strict or None,
+    }  # fmt: skip
+
+
+def check_queries(queries: list[str | None]):
+    """Refuse queries that are empty or given twice.
+
+    Raises:
+        argparse.ArgumentError: there are such.
+    """
+    if any(query is not None and not query.strip() for query in queries):
+        raise ArgumentError(None, "--query is empty; describe the event to look for.")
+    if len(set(queries)) < len(queries):
+        raise ArgumentError(None, f"--query is {queries}; give each query once.")
 
 
 def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
@@ -79,11 +111,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     queries = getattr(args, "query", None) or [None]
     files, failures = find_recordings(args.files)
     is_folder = _check(args, queries, files)
-    options = {
-        "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
-        "max_events": args.max_events, "constrained": False if args.unconstrained else None,
-        "channel": args.channel, "strict": args.strict or None,
-    }  # fmt: skip
+    options = decoding_options(args)
     partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
     # Results alone go to stdout, whatever the libraries print.
@@ -130,12 +158,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
 
 def _check(args, queries, files) -> bool:
     """Refuse what does not fit together, set the format that --out means, and tell whether --out is a folder."""
-    if any(query is not None and not query.strip() for query in queries):
-        raise ArgumentError(None, "--query is empty; describe the event to look for.")
-    if len(set(queries)) < len(queries):
-        raise ArgumentError(None, f"--query is {queries}; give each query once.")
-    if args.unconstrained and args.max_events:
-        raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
+    check_queries(queries)
     if args.plot and len(files) > 1:
         raise ArgumentError(None, f"--plot draws one recording, but {len(files)} are given; run the command for each.")
     for name in ("plot", "out"):
