@@ -122,9 +122,7 @@ def answers(tokenizer, grid, task, answer_format, mode, durations, seed, max_new
     mask = torch.ones_like(prompt)
     # Prompts of different lengths, padded on the left.
     prompt[0, :2], mask[0, :2] = tokenizer.pad_token_id, 0
-    constraint = AnswerConstraint(
-        tokenizer, grid, answer_format, task, durations, 5, tokenizer.eos_token_id, **limits
-    )
+    constraint = AnswerConstraint(tokenizer, grid, answer_format, task, durations, 5, tokenizer.eos_token_id, **limits)
     torch.manual_seed(seed)
     output = model.generate(
         input_ids=prompt, attention_mask=mask, logits_processor=[constraint], max_new_tokens=max_new_tokens,
@@ -350,9 +348,7 @@ def test_few_label_sets_are_remembered(tokenizers):
     assert allowed_after(tokenizers, "dog bark: <0.80>-<0.88>", event_labels=["dog bark"])
 
 
-@pytest.mark.parametrize(
-    "text", ["\\u00000a", " a", "a  b", "a\u00a0b", "a\u200bb", "a\nb", "a\x85b", "a<", "a\\n"]
-)
+@pytest.mark.parametrize("text", ["\\u00000a", " a", "a  b", "a\u00a0b", "a\u200bb", "a\nb", "a\x85b", "a<", "a\\n"])
 def test_labels_that_events_cannot_have_are_not_written(text):
     tail = b""
     for byte in text.encode():

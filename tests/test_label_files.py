@@ -52,7 +52,6 @@ def labels(refused="", blank=False):
     )
 
 
-
 LABELS = {
     "tsv": labels().filter(lambda label: label.strip().lower() != "nan"),
     "csv": labels().filter(lambda label: label.strip().lower() != "nan"),

@@ -150,9 +150,7 @@ def test_several_clips_in_one_text_have_their_own_ticks(processor):
 def test_padding_changes_nothing(processor, model, side):
     clips = [noise(8000, 1), noise(24000, 2), noise(2000, 3)]
     texts = [CLIP, CLIP, CLIP + " Which events, and when do they start and end?"]
-    batch = processor(
-        text=texts, audio=clips, padding=True, return_tensors="pt", text_kwargs={"padding_side": side}
-    )
+    batch = processor(text=texts, audio=clips, padding=True, return_tensors="pt", text_kwargs={"padding_side": side})
     with torch.no_grad():
         logits = model(**batch).logits
     for row, (text, clip) in enumerate(zip(texts, clips, strict=True)):

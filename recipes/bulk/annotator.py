@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from recipes.bulk.fetching import fetch_ahead
 from recipes.bulk.plan import PLACE_COLUMNS, Job, read_shard
-from recipes.bulk.storage import join, list_names, write_whole
+from recipes.bulk.storage import join, list_names, remove, write_whole
 from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
@@ -23,9 +23,7 @@ ANNOTATION = pa.schema(
      ("query", pa.string()), ("events", pa.list_(EVENT)), ("status", pa.string()), ("recording", pa.string()),
      ("model", pa.string()), ("revision", pa.string())]
 )  # fmt: skip
-FAILURE = pa.schema(
-    [("recording", pa.string()), ("audio", pa.string()), ("place", pa.string()), ("error", pa.string())]
-)
+FAILURE = pa.schema([(name, pa.string()) for name in ("recording", "audio", "place", "error")])
 # A process that ends so often in one shard goes on recording by recording; one on which it ends so often has failed.
 MAX_DEATHS = 2
 
@@ -135,6 +133,8 @@ class Annotator:
                 sources.append(index)
         if failures:
             write_whole(self.job.address("failures", name), _parquet(pa.Table.from_pylist(failures, FAILURE), settings))
+        else:
+            remove(self.job.address("failures", name))  # of the same recordings, in a run before
         found = pa.Table.from_pylist(annotations, ANNOTATION)
         rest = table.drop_columns(list(PLACE_COLUMNS)).take(pa.array(sources, pa.int64()))
         for column in rest.column_names:

@@ -54,7 +54,7 @@ def run_local(job: Job, shards: list[int], num_workers: int) -> Iterator[dict]:
                     if deaths[index] == MAX_DEATHS_OF_SHARD:
                         raise RuntimeError(
                             f"processes ended {MAX_DEATHS_OF_SHARD} times in one shard, the last with exit code "
-                            f"{process.exitcode}; run the command again with fewer --num-workers or a smaller --shard-size."
+                            f"{process.exitcode}; run the command again with fewer --num-workers."
                         ) from None
                     todo.append(index)
                     start(number)
@@ -113,7 +113,7 @@ def run_ray(job: Job, shards: list[int], num_workers: int, num_gpus: float = 0) 
     from recipes.bulk.annotator import Annotator
 
     if not ray.is_initialized():
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, include_dashboard=False)
     # A block for each shard, so that what is done again after a loss is one shard.
     data = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
         Annotator, fn_constructor_args=(job,), batch_size=1, concurrency=(1, num_workers), num_gpus=num_gpus or None,

@@ -28,9 +28,8 @@ def fetch_ahead(rows: list[dict]) -> Iterator[tuple[list[dict], list[str | Excep
 
         def fetch(rows):
             folder = TemporaryDirectory(prefix="timepro-annotate-")
-            return folder, list(
-                pool.map(lambda pair: _fetch(pair[1], Path(folder.name, str(pair[0]))), enumerate(rows))
-            )
+            targets = [Path(folder.name, str(index)) for index in range(len(rows))]
+            return folder, list(pool.map(_fetch, rows, targets))
 
         next_copies = ahead.submit(fetch, some[0]) if some else None
         for index, part in enumerate(some):
@@ -43,7 +42,7 @@ def fetch_ahead(rows: list[dict]) -> Iterator[tuple[list[dict], list[str | Excep
 
 
 def _fetch(row, folder) -> str | Exception:
-    place, start = row["place"], row["start"]
+    place, start = row["place"], row["place_start"]
     if start is None and not is_remote(place):
         return place
     # The suffix helps to tell the format, and the rest whoever reads of it in an error.
@@ -68,9 +67,9 @@ def _fetch(row, folder) -> str | Exception:
 
 
 def _content(row) -> bytes:
-    place, start = row["place"], row["start"]
-    if row["size"] is not None:
-        return read_bytes(place, start, row["size"])
+    place, start = row["place"], row["place_start"]
+    if row["place_size"] is not None:
+        return read_bytes(place, start, row["place_size"])
     if place.startswith("{"):
         data_set, column = load_data_set(place)
         audio = data_set[start][column]

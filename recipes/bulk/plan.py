@@ -23,8 +23,8 @@ from recipes.bulk.sources import NUM_ROWS, Source, infer_schema
 from recipes.bulk.storage import filesystem, join, list_names, read_bytes, remove, write_whole
 from recipes.evaluation.resume import check_settings
 
-OWN_COLUMNS = ("id", "audio", "duration", "task", "query", "events", "source", "status", "model", "revision")
-PLACE_COLUMNS = ("id", "audio", "place", "start", "size")
+OWN_COLUMNS = ("id", "audio", "duration", "task", "query", "events", "status", "recording", "model", "revision")
+PLACE_COLUMNS = ("id", "audio", "place", "place_start", "place_size")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _make_plan(job, source, shard_size, num_workers) -> int:
     if not num_new:
         return 0
     fields = [("id", pa.string()), ("audio", pa.string()), ("place", pa.string())]
-    fields += [("start", pa.int64()), ("size", pa.int64())]
+    fields += [("place_start", pa.int64()), ("place_size", pa.int64())]
     schema = pa.schema(fields + [(_free_name(item.name), item.type) for item in schema])
     shard_size = shard_size or max(1, min(500, -(-num_new // (4 * num_workers))))
     new = (row for row in source.rows() if _digest(row["id"]) not in done)

@@ -1,8 +1,8 @@
 """What may be annotated: folders, manifests, tars and data sets, here or at any address of fsspec.
 
 A source yields a row for each recording: `id`, unique; `audio`, its name for training on the annotations; `place`, the
-address of the file that holds it; `start` and `size`, where it lies in a tar (bytes), or `start` alone, the row of a
-table; and `columns`, what else the source says about it. Nothing is decoded here.
+address of the file that holds it; `place_start` and `place_size`, where it lies in a tar (bytes), or `place_start`
+alone, the row of a table; and `columns`, what else the source says about it. Nothing is decoded here.
 """
 
 import functools
@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from processing.text_files import AUDIO_SUFFIXES
-from recipes.bulk.storage import filesystem, is_remote, join
+from recipes.bulk.storage import filesystem, is_remote, join, list_names
 from recipes.data.find_recordings import find_recordings
 
 AUDIO_COLUMNS = ("audio_filepath", "audio")
@@ -59,12 +59,8 @@ def open_source(source: str, audio_dir: str | None = None, split: str = "train")
     if not fs.isdir(path):
         if not is_remote(source) and HUB_ID.fullmatch(source):
             return _data_set({"path": source, "split": split})
-        raise FileNotFoundError(
-            f"SOURCE is {source!r}, which does not exist; give a folder, manifest, tar or data set."
-        )
-    if {"state.json", "dataset_info.json", "dataset_dict.json"} & {
-        os.path.basename(name) for name in fs.ls(path, False)
-    }:
+        raise FileNotFoundError(f"SOURCE is {source!r}, which is not there; give a folder, manifest, tar or data set.")
+    if {"state.json", "dataset_info.json", "dataset_dict.json"} & list_names(source):
         return _data_set({"disk": source, "split": split})
     return _open_folder(source, fs, path, audio_dir)
 
@@ -78,9 +74,8 @@ def _open_folder(source, fs, path, audio_dir):
         if problems := {name: error for name, error in errors.items() if name != path}:
             raise ValueError("; ".join(f"{name} {error}" for name, error in problems.items()))
     kinds = {"recordings": recordings}
-    kinds |= {
-        f"{suffix[1:]} files": [file for file in files if file.endswith(suffix)] for suffix in (".tar", ".parquet")
-    }
+    for suffix in ("tar", "parquet"):
+        kinds[f"{suffix} files"] = [file for file in files if file.endswith(f".{suffix}")]
     found = {kind: some for kind, some in kinds.items() if some}
     # A table beside recordings describes them.
     if len(found) != 1 and set(found) != {"recordings", "parquet files"}:
@@ -144,8 +139,8 @@ def _sample_rows(tar, members, address, name):
                 raise ValueError(f"{address}: {member.name} is {str(columns)[:60]!r}; give a JSON object.")
     for member in members:
         if member.name.lower().endswith(AUDIO_SUFFIXES):
-            yield {"id": f"{name}/{member.name}", "audio": member.name, "place": address, "start": member.offset_data,
-                   "size": member.size, "columns": columns}  # fmt: skip
+            yield {"id": f"{name}/{member.name}", "audio": member.name, "place": address,
+                   "place_start": member.offset_data, "place_size": member.size, "columns": columns}  # fmt: skip
 
 
 def _json_rows(address, audio_dir) -> Iterator[dict]:
@@ -182,7 +177,7 @@ def _manifest_row(values, address, audio_dir, where, index) -> dict:
     return (
         row
         | {"audio": name, "place": address if is_inside else join(folder, name)}
-        | ({"start": index} if is_inside else {})
+        | ({"place_start": index} if is_inside else {})
     )
 
 
@@ -247,7 +242,7 @@ def _data_set(spec) -> Source:
             for name, values in zip(names, batch.drop_columns([column]).to_pylist(), strict=True):
                 own = values.pop("id", None)
                 id = str(own) if own is not None else f"{spec['split']}/{index}"
-                yield {"id": id, "audio": name, "place": json.dumps(spec), "start": index, "columns": values}
+                yield {"id": id, "audio": name, "place": json.dumps(spec), "place_start": index, "columns": values}
                 index += 1
 
     return Source(rows, schema)
