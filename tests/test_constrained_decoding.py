@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from answer_tokenizers import COARSE, EOS, GRID, LABELS, nasty_tokenizer, sentencepiece_tokenizer
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -185,7 +185,6 @@ free_labels = st.one_of(
 free_labels = free_labels.map(normalize_label).filter(lambda label: label and "\\u" not in escape_label(label))
 
 
-@settings(max_examples=100)
 @given(st.data())
 def test_every_canonical_answer_is_allowed(tokenizers, data):
     name = data.draw(st.sampled_from(["small", "nasty"]))
@@ -231,7 +230,6 @@ def allowed_ids(masks, state, is_first=False):
     return {*ids, *(masks.ids_of_kind(kind) if kind else ())}
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_what_is_allowed_is_what_the_grammar_goes_on_with(tokenizers, data):
     """Go into open labels, some of which returned, and compare with each token of the vocabulary tried by itself."""
