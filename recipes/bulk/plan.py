@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from recipes.bulk.sources import NUM_ROWS, Source, infer_schema
+from recipes.bulk.sources import ROWS_READ, Source, infer_schema
 from recipes.bulk.storage import filesystem, join, list_names, read_bytes, remove, write_whole
 from recipes.evaluation.resume import check_settings
 
@@ -75,7 +75,7 @@ def prepare_plan(job: Job, source: Source, shard_size: int | None, num_workers: 
     if "plan.parquet" not in names:
         if not _make_plan(job, source, shard_size, num_workers):
             return []
-    shards = [f"{name}.parquet" for name in shard_names(job)]
+    shards = [f"{name}.parquet" for name in plan_shards(job)]
     # Failures of earlier runs are planned again.
     for name in list_names(join(job.out, "failures")) - set(shards):
         remove(join(job.out, "failures", name))
@@ -104,7 +104,7 @@ def _make_plan(job, source, shard_size, num_workers) -> int:
     columns = count()
     schema = source.schema
     if schema is None:
-        schema = infer_schema(iter(lambda: list(islice(columns, NUM_ROWS)), []), job.settings["source"])
+        schema = infer_schema(iter(lambda: list(islice(columns, ROWS_READ)), []), job.settings["source"])
     for _ in columns:
         pass
     if not seen:
@@ -163,7 +163,7 @@ def read_shard(job: Job, index: int):
     return _shard_name(job, table.column("id").to_pylist()), table
 
 
-def shard_names(job: Job) -> Iterator[str]:
+def plan_shards(job: Job) -> Iterator[str]:
     """Yield the names of the shards of the plan."""
     with open_table(join(job.out, "plan.parquet")) as plan:
         for index in range(plan.num_row_groups):

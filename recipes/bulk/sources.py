@@ -21,7 +21,7 @@ from recipes.data.find_recordings import find_recordings
 AUDIO_COLUMNS = ("audio_filepath", "audio")
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".ndjson")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-NUM_ROWS = 1000
+ROWS_READ = 1000
 
 
 class Source(NamedTuple):
@@ -201,7 +201,7 @@ def _tables(files, audio_dir) -> Source:
         names += [f"{name}.path" for name in is_inside]
         held = {"bytes": b""} if any(_has_bytes(table.metadata, name) for name in is_inside) else {}
         index = 0
-        for batch in table.iter_batches(NUM_ROWS, columns=names):
+        for batch in table.iter_batches(ROWS_READ, columns=names):
             for values in batch.to_pylist():
                 values |= {name: (values[name] or {}) | held for name in is_inside}
                 yield _manifest_row(values, file, audio_dir, f"{file}, row {index}", index)
@@ -237,7 +237,7 @@ def _data_set(spec) -> Source:
 
     def rows():
         index = 0
-        for batch in data_set.with_format("arrow").iter(NUM_ROWS):
+        for batch in data_set.with_format("arrow").iter(ROWS_READ):
             names = batch[column].combine_chunks().field("path").to_pylist()
             for name, values in zip(names, batch.drop_columns([column]).to_pylist(), strict=True):
                 own = values.pop("id", None)
