@@ -38,7 +38,7 @@ OURS = {
 }
 # recipes/ from the ground up: each folder may import those before it.
 FOLDERS = (
-    "arguments", "scoring", "metrics", "data", "soundscapes", "conversion", "evaluation", "bulk", "training",
+    "arguments", "scoring", "metrics", "data", "soundscapes", "conversion", "evaluation", "serving", "bulk", "training",
     "publishing", "small", "cli",
 )  # fmt: skip
 INSTALL_NAMES = {"PyYAML": "yaml", "pyyaml": "yaml", "pyannote-core": "pyannote", "webvtt-py": "webvtt"}

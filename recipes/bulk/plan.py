@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from recipes.bulk.sources import ROWS_READ, Source, infer_schema
 from recipes.bulk.storage import filesystem, join, list_names, read_bytes, remove, write_whole
-from recipes.evaluation.resume import check_settings
+from recipes.evaluation.resume import refuse_other_settings
 
 OWN_COLUMNS = ("id", "audio", "duration", "task", "query", "events", "status", "recording", "model", "revision")
 PLACE_COLUMNS = ("id", "audio", "place", "place_start", "place_size")
@@ -69,7 +69,7 @@ def prepare_plan(job: Job, source: Source, shard_size: int | None, num_workers: 
     names = list_names(job.out)
     before = settings_of(job.out)
     if before is not None:
-        check_settings(job.out, before, job.settings, "pass --overwrite to start again")
+        refuse_other_settings(job.out, before, job.settings, "pass --overwrite to start again")
     elif {"annotations", "failures", "plan.parquet"} & names:
         raise ValueError(f"--out is {job.out!r}, which has annotations but no manifest.json; choose another folder.")
     if "plan.parquet" not in names:

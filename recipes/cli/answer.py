@@ -23,7 +23,7 @@ from recipes.cli.output import (
 from recipes.data.find_recordings import find_recordings
 from recipes.data.label_files import LABEL_FORMATS, means_folder
 from recipes.evaluation.resume import keep_rows
-from recipes.evaluation.runner import Request, run
+from recipes.evaluation.runner import Request, Unavailable, run
 
 EXIT_CODES = "Exit code: 0, 1 if a recording failed, 2 for wrong arguments. Results go to stdout, the rest to stderr."
 
@@ -40,6 +40,10 @@ def add_answer_arguments(command: ArgumentParser, task: str):
         query = 'what to look for, e.g. "dog barking"; may be repeated'
         command.add_argument("--query", required=True, action="append", metavar="TEXT", help=query)
     add_model(command)
+    command.add_argument(
+        "--backend", metavar="URL", help="server that answers, vLLM at http://HOST:8000/v1 (see docs/serving.md); of "
+        "--model only the processor is loaded then",
+    )  # fmt: skip
     output = command.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")
@@ -197,7 +201,7 @@ def _opened(partial, args, queries, options):
     try:
         with keep_rows(partial, settings, ("file", "state", "answers")) as (rows, keep):
             yield {row["file"]: row for row in rows}, keep  # a later row of a file counts
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Unavailable):
         print(f"timepro: stopped; answers so far are in {partial}: run the same command to continue.", file=sys.stderr)
         raise
 
@@ -206,7 +210,12 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
     """Load the model and return its answers about files, with a progress bar if there are several."""
     from recipes.conversion.checkpoint_folder import load_pipeline
 
-    pipe = load_pipeline(args.model)
+    if args.backend:
+        from recipes.serving.client import ServedPipeline
+
+        pipe = ServedPipeline(args.backend, args.model)
+    else:
+        pipe = load_pipeline(args.model)
     # Else every recording would end in the same error.
     try:
         pipe.plan_windows(args.chunk_length, args.stride_length)

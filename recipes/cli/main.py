@@ -16,6 +16,7 @@ from recipes.arguments import ArgumentParser, add_hearing, add_model, not_negati
 from recipes.cli.annotate import add_annotate_arguments
 from recipes.cli.answer import add_answer_arguments, answer
 from recipes.cli.output import LineFormatter, name_first
+from recipes.evaluation.runner import Unavailable
 
 
 def build_parser() -> ArgumentParser:
@@ -253,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args)
     except argparse.ArgumentError as error:
         parser.error(str(error))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Unavailable) as error:
         print(f"timepro: {name_first(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

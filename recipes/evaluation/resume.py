@@ -53,7 +53,7 @@ def keep_rows(
                 settings_path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         else:
             way_out = "delete the file to start again" if settings_path is None else "pass --overwrite to start again"
-            check_settings(path, head if isinstance(head, dict) else {}, settings, way_out)
+            refuse_other_settings(path, head if isinstance(head, dict) else {}, settings, way_out)
 
         def keep(*new):
             nonlocal num_rows
@@ -67,7 +67,7 @@ def keep_rows(
                 path.unlink(missing_ok=True)
 
 
-def check_settings(path, before: dict, now: dict, way_out: str) -> None:
+def refuse_other_settings(path, before: dict, now: dict, way_out: str) -> None:
     """Check that answers that are there were made with the settings of now.
 
     Raises:
