@@ -42,7 +42,8 @@ def completion_of(pipe, body):
         top = times.topk(body["top_logprobs"])
         entries = [{"token": f"token_id:{first + int(index)}", "logprob": float(value)} for value, index in zip(*top)]
         steps.append({"token": f"token_id:{int(token)}", "logprob": float(own), "top_logprobs": entries})
-    return {"choices": [{"message": {"content": "..."}, "finish_reason": "stop", "logprobs": {"content": steps}}]}
+    reason = "stop" if outputs["is_whole"][0] else "length"
+    return {"choices": [{"message": {"content": "..."}, "finish_reason": reason, "logprobs": {"content": steps}}]}
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def serve(answer, port=0):
         server.server_close()
 
 
-def write_clips(folder, seconds=(4.0, 3.0, 2.0)):
+def write_clips(folder, seconds=(4.0, 5.0, 6.0)):
     folder.mkdir()
     for index, length in enumerate(seconds):
         noise = np.random.default_rng(index).standard_normal(int(16000 * length))
@@ -108,7 +109,7 @@ def test_results_are_those_of_the_pipeline_in_windows_too(pipe, tmp_path):
 
 
 def test_what_passes_is_tried_again(pipe, tmp_path):
-    clips = write_clips(tmp_path / "sounds", (2.0,))
+    clips = write_clips(tmp_path / "sounds", (4.0,))
 
     def answer(number, body):
         return (None, (503, "busy"), (429, "later"), completion_of(pipe, body))[number - 1]
@@ -144,13 +145,13 @@ def test_a_question_that_is_refused_costs_no_other_recording_its_answer(pipe, tm
     clips = write_clips(tmp_path / "sounds")
 
     def answer(number, body):
-        return (400, "too long") if body["vllm_xargs"]["duration"] == 3.0 else completion_of(pipe, body)
+        return (400, "too long") if body["vllm_xargs"]["duration"] == 5.0 else completion_of(pipe, body)
 
     with serve(answer) as (url, _):
         arguments = ["--json", "--backend", url, "--model", pipe.model.name_or_path]
         assert main(["detect", str(clips), *arguments]) == 1
     captured = capsys.readouterr()
-    assert [json.loads(line)["duration"] for line in captured.out.splitlines()] == [4.0, 2.0]
+    assert [json.loads(line)["duration"] for line in captured.out.splitlines()] == [4.0, 6.0]
     assert "1.wav: the server refused the question, status 400: too long" in captured.err
 
 
@@ -164,14 +165,14 @@ def test_a_question_that_is_refused_costs_no_other_recording_its_answer(pipe, tm
     ],
 )
 def test_nonsense_is_named_and_ends_the_run(reply, message, pipe, tmp_path):
-    clips = write_clips(tmp_path / "sounds", (2.0,))
+    clips = write_clips(tmp_path / "sounds", (4.0,))
     with serve(lambda number, body: reply) as (url, _):
         with pytest.raises(Unavailable, match=message):
             ServedPipeline(url, pipe.model.name_or_path)(str(clips / "0.wav"))
 
 
 def test_a_server_that_is_slow_is_given_up_after_the_time_that_is_said(pipe, tmp_path):
-    clips = write_clips(tmp_path / "sounds", (2.0,))
+    clips = write_clips(tmp_path / "sounds", (4.0,))
     with serve(lambda number, body: time.sleep(1)) as (url, _):
         served = ServedPipeline(url, pipe.model.name_or_path, timeout=0.2, num_tries=2)
         with pytest.raises(Unavailable, match="tried 2 times: no answer in 0.2 s"):
