@@ -39,7 +39,7 @@ def completion_of(pipe, body):
     outputs = pipe._forward({"waveforms": [samples], "questions": [[text["text"]]], "rows": [row]})
     first, steps = pipe.model.config.time_token_ids.start, []
     for token, own, times in zip(outputs["answers"][0], outputs["own"][0], outputs["times"][0], strict=True):
-        top = times.topk(body["top_logprobs"])
+        top = times.topk(min(body["top_logprobs"], len(times)))
         entries = [{"token": f"token_id:{first + int(index)}", "logprob": float(value)} for value, index in zip(*top)]
         steps.append({"token": f"token_id:{int(token)}", "logprob": float(own), "top_logprobs": entries})
     reason = "stop" if outputs["is_whole"][0] else "length"
