@@ -4,7 +4,6 @@ Suffixes only say which names stand for recordings. Chunks, pages and frames are
 """
 
 import io
-import os
 import re
 import struct
 from collections.abc import Callable
@@ -110,18 +109,6 @@ def find_joints(file: "Section", start: int, known: SoundFormat | None) -> list[
                 joints.append(place)
         position, overlap = position + len(data), text[-79:]
     return joints
-
-
-def is_recording(path: str | os.PathLike) -> bool:
-    """Tell whether a file is named like a recording, or begins like one; `False` for what cannot be read."""
-    if os.fspath(path).lower().endswith(AUDIO_SUFFIXES):
-        return True
-    try:
-        with open(path, "rb") as file:
-            known, start = find_format(file)
-    except OSError:
-        return False
-    return known is not None and (start > 0 or known.name not in WEAK)
 
 
 # Where chunks begin, how id and size are written, what the size counts beyond the content, and to what it is padded.

@@ -46,4 +46,5 @@ def remove_export(path: str | None):
 
 def _formats(pipe) -> dict:
     ours = {name: kind for name, kind in EXCHANGE_FORMATS.items() if is_installed(kind)}
-    return {**carried(pipe, "annotations").ANNOTATION_FORMATS, **ours}
+    theirs = carried(pipe, "annotations").ANNOTATION_FORMATS
+    return theirs | ours | theirs

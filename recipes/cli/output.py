@@ -6,9 +6,9 @@ import sys
 from argparse import ArgumentError
 from pathlib import Path
 
-from processing.annotations import format_annotations, write_annotations
+from processing.annotations import format_annotations
 from processing.text_files import audio_stem
-from recipes.data.label_files import LABEL_FORMATS, label_format
+from recipes.data.label_files import LABEL_FORMATS, label_format, write_labels
 
 
 def format_answers(file: str, duration: float, answers: list[dict]) -> str:
@@ -65,16 +65,16 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
 
 
 def format_of(out: str, is_folder: bool) -> str:
-    """Return the format that the name of a file tells.
+    """Return the format that a file name implies.
 
     Raises:
-        argparse.ArgumentError: it tells none, or more than one.
+        argparse.ArgumentError: it implies none, or more than one.
     """
     suffix = "" if is_folder else Path(out).suffix.lower()
     formats = [name for name, kind in LABEL_FORMATS.items() if kind.suffix.lower() == suffix]
     if len(formats) != 1:
         able = ", ".join(formats or LABEL_FORMATS)
-        raise ArgumentError(None, f"--out is {out!r}, which does not tell the format; choose --format of {able}.")
+        raise ArgumentError(None, f"--out is {out!r}, which does not imply a format; choose --format from {able}.")
     return formats[0]
 
 
@@ -134,7 +134,7 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
     if out is None:
         stdout.write(format_annotations(results, label_format(format), drop_scores=True))
     else:
-        paths = write_annotations(results, out, label_format(format), drop_scores=True)
+        paths = write_labels(results, out, format, drop_scores=True)
         print(f"timepro: wrote {paths[0] if len(paths) == 1 else f'{len(paths)} files to {out}'}", file=sys.stderr)
     return errors
 
