@@ -14,6 +14,7 @@ from functools import partial
 
 from recipes.arguments import ArgumentParser, add_hearing, add_model, not_negative_int, positive_int, probability
 from recipes.cli.answer import add_answer_arguments, answer
+from recipes.cli.listen import add_listen_arguments, listen
 
 
 def build_parser() -> ArgumentParser:
@@ -31,9 +32,16 @@ def build_parser() -> ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_answer_arguments(command, task)
         command.set_defaults(run=partial(answer, plot=_plot))
-    for add_command in (_add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
+    for add_command in (_add_listen, _add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
         add_command(commands)
     return parser
+
+
+def _add_listen(commands):
+    text = "print events of a microphone, or of sound that is piped in, as they end"
+    command = commands.add_parser("listen", help=text, description=text[0].upper() + text[1:] + ", as JSON Lines.")
+    add_listen_arguments(command)
+    command.set_defaults(run=listen)
 
 
 def _add_info(commands):
