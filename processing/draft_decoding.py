@@ -6,16 +6,14 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from .prefix_cache import CACHE_NAME
 
-# Passes that check a draft, before the rest of the answer is written token by token.
-MAX_PASSES = 4
-
 
 @torch.no_grad()
-def generate_from_draft(model, inputs, config, processors, draft, eos, is_time):
+def generate_from_draft(model, inputs, config, processors, draft, eos):
     """Return what greedy `model.generate` does for one row, `sequences (1, length)` and `logits`, in fewer passes.
 
-    All tokens of the draft are put through the model at once; those count that the model would have written. Where it
-    writes another time, the rest of the draft is checked again after it.
+    What is left of the draft is put through the model with the last token; those of its tokens count that the model
+    would have written. Where it writes another token in place of one, the draft is tried again after that one; where
+    this fails, what follows is written token by token until the model comes back to where it left the draft.
 
     Args:
         inputs: of one row, from [`prefill_questions`], with a cache.
@@ -23,47 +21,44 @@ def generate_from_draft(model, inputs, config, processors, draft, eos, is_time):
         processors: logits processors.
         draft: token ids of the answer that is expected, without its end.
         eos: ids that end an answer.
-        is_time: whether a token id is a time.
     """
-    all_processors = LogitsProcessorList(processors)
+    processors = LogitsProcessorList(processors)
     if config.suppress_tokens:
-        all_processors.insert(0, SuppressTokensLogitsProcessor(config.suppress_tokens, device=model.device))
+        processors.insert(0, SuppressTokensLogitsProcessor(config.suppress_tokens, device=model.device))
     cache, tokens, logits = inputs[CACHE_NAME], inputs["input_ids"], []
     end, draft = tokens.shape[1] + config.max_new_tokens, list(draft)
-    for _ in range(MAX_PASSES):
+    # Where the draft goes on and where it was left; whether a token was written in place of one of it.
+    place, left, is_replaced, is_astray = 0, 0, False, False
+    while True:
+        guess = [] if is_astray else draft[place:]
         num_cached = cache.get_seq_length()
-        rest = torch.cat([tokens[:, num_cached:], tokens.new_tensor([draft])], 1)
+        fed = torch.cat([tokens[:, num_cached:], tokens.new_tensor([guess])], 1)
         outputs = model(
-            input_ids=rest,
-            attention_mask=tokens.new_ones(1, num_cached + rest.shape[1]),
-            position_ids=torch.arange(num_cached, num_cached + rest.shape[1], device=tokens.device)[None],
+            input_ids=fed,
+            attention_mask=tokens.new_ones(1, num_cached + fed.shape[1]),
+            position_ids=torch.arange(num_cached, num_cached + fed.shape[1], device=tokens.device)[None],
             use_cache=True,
-            logits_to_keep=len(draft) + 1,
+            logits_to_keep=len(guess) + 1,
             **{CACHE_NAME: cache},
         )
-        for place, row in enumerate(outputs.logits[0]):
-            token = int(all_processors(tokens, row[None].float()).argmax())
-            tokens, expected = torch.cat([tokens, tokens.new_tensor([[token]])], 1), draft[place : place + 1]
+        for num_right, row in enumerate(outputs.logits[0]):
+            token = int(processors(tokens, row[None].float()).argmax())
+            tokens = torch.cat([tokens, tokens.new_tensor([[token]])], 1)
             logits.append(row[None])
             if token in eos or tokens.shape[1] == end:
                 return GenerateDecoderOnlyOutput(sequences=tokens, logits=tuple(logits))
-            if expected != [token]:
+            if num_right == len(guess) or token != guess[num_right]:
                 break
         # Of the last token nothing was computed yet.
         if wrong := cache.get_seq_length() - tokens.shape[1] + 1:
             cache.crop(-wrong)
-        draft = draft[place + 1 :]
-        if not expected or not draft or not (is_time(token) and is_time(expected[0])):
-            break
-    config.max_new_tokens = end - tokens.shape[1]
-    outputs = model.generate(
-        input_ids=tokens,
-        attention_mask=torch.ones_like(tokens),
-        generation_config=config,
-        logits_processor=processors,
-        **{CACHE_NAME: cache},
-    )
-    return GenerateDecoderOnlyOutput(sequences=outputs.sequences, logits=(*logits, *outputs.logits))
+        if not is_astray and (num_right or not is_replaced):
+            left = place + num_right
+            place, is_replaced, is_astray = left + 1, True, left == len(draft)
+        else:
+            # Something was written that the draft lacks: it may go on once that is over.
+            is_astray = draft[left : left + 1] != [token]
+            place, is_replaced = left + 1, False
 
 
 __all__ = ["generate_from_draft"]

@@ -26,12 +26,12 @@ class LiveState:
         raw_start: position of the first of these.
         index: number of the window that is filling.
         texts: the last answer about that window, one for each query; none before the first.
-        num_columns: mel columns of that window which its stem has taken.
         stem: tensors of its [`StreamingStem`], by name.
         mergers: for each query the state of its [`EventMerger`].
         reported: events that were reported and may still be told again, as dicts.
         num_reported: how many events were reported in all.
         credit: looks that may be taken at once.
+        is_sounding: whether something has begun since the last look, or went on then.
         is_pending: whether the next hop is looked at in any case.
     """
 
@@ -48,6 +48,7 @@ class LiveState:
     reported: list[dict] = field(default_factory=list)
     num_reported: int = 0
     credit: float = 0.0
+    is_sounding: bool = False
     is_pending: bool = False
 
     def state_dict(self) -> dict[str, Any]:

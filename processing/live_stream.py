@@ -30,12 +30,11 @@ from .live_state import LiveState
 from .windowing import EventMerger, Window, WindowPlan, shift_to_recording
 from .yamnet_features import TimeProYamnetFeatureExtractor
 
-# A look is taken where the mean level of all bands has fallen by so much (nepers), counting bands that fell alone...
-DROP = 0.35
-# ...comparing so many mel columns of 10 ms before with at least so many after.
-BEFORE, AFTER = 24, 16
+# Sound has ceased where the level has fallen by so much (nepers, the mean of all bands, of which only those count that
+# fell), comparing so many mel columns of 10 ms before and after; it has begun where it has risen by as much.
+CHANGE, BEFORE, AFTER = 0.45, 48, 32
 # Looks are paid from a credit that grows with the sound, by one in so many seconds, up to so many.
-LOOK_EVERY_S, MOST_CREDIT = 2.0, 4.0
+LOOK_EVERY_S, MOST_CREDIT = 4.0, 4.0
 # A window is not looked at before it has filled so far, in seconds.
 SHORTEST_LOOK_S = 1.0
 
@@ -196,19 +195,27 @@ class LiveStream:
                 reports += self._look()
 
     def _is_worth_a_look(self, before) -> bool:
-        """Tell whether sound has ceased since the hop before, and the credit allows a look."""
+        """Tell whether sound has ceased since the hop before that had begun, and the credit allows a look."""
         state = self.state
+        fallen, risen = self._changes(before)
+        state.is_sounding |= risen
         start = round(self.plan.window(state.index).start * self.rate)
         if state.credit < 1 or state.heard - start < SHORTEST_LOOK_S * self.rate:
             return False
-        if state.is_pending:
-            return True
-        num_columns = (state.heard - before) // self.mel.hop_length
-        length = (num_columns + BEFORE + AFTER + 2) * self.mel.hop_length
-        levels = self.mel.log_mel(self._samples(max(0, state.heard - length), state.heard))[:, :-1]
-        ends = range(max(BEFORE, levels.shape[1] - AFTER - num_columns), levels.shape[1] - AFTER + 1)
-        drops = [levels[:, end - BEFORE : end].mean(1) - levels[:, end:].mean(1) for end in ends]
-        return max((float(drop.clip(0).mean()) for drop in drops), default=0.0) >= DROP
+        return state.is_pending or (fallen and state.is_sounding)
+
+    def _changes(self, before) -> tuple[bool, bool]:
+        """Return whether the sound has fallen, and whether it has risen, since a position, `AFTER` columns ago."""
+        num_new = (self.state.heard - before) // self.mel.hop_length
+        length = (num_new + BEFORE + AFTER + 1) * self.mel.hop_length
+        # The last column reaches past the sound.
+        levels = self.mel.log_mel(self._samples(max(self.state.start, self.state.heard - length), self.state.heard))
+        sums = np.pad(levels[:, :-1], ((0, 0), (1, 0))).cumsum(1, dtype=np.float64)
+        if sums.shape[1] <= BEFORE + AFTER:
+            return False, False
+        change = (sums[:, BEFORE + AFTER :] - sums[:, BEFORE:-AFTER]) / AFTER
+        change -= (sums[:, BEFORE:-AFTER] - sums[:, : -BEFORE - AFTER]) / BEFORE
+        return tuple(bool((part.clip(0).mean(0) >= CHANGE).any()) for part in (-change, change))
 
     def _look(self) -> list[dict]:
         """Hear the window that is filling, and report what has ended."""
@@ -223,8 +230,8 @@ class LiveStream:
             known += [*merger.add(window, events), *merger.finish()]
         reports = self._report(known, now)
         # It was sound that ceased: where the answer lets it go on, the next one may know better.
-        is_open = any(event.offset > now - 2 * self.time_step for event in known)
-        state.is_pending = is_open and not state.is_pending
+        state.is_sounding = any(event.offset > now - 2 * self.time_step for event in known)
+        state.is_pending = state.is_sounding and not state.is_pending
         return reports
 
     def _complete(self) -> list[dict]:

@@ -360,9 +360,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
             generate_kwargs["logits_processor"] = [*(generate_kwargs.get("logits_processor") or ()), constraint]
         config.return_dict_in_generate, config.output_logits = True, return_scores
         if draft is not None and is_shared and (config.num_beams or 1) == 1:
-            ticks = self.model.config.time_token_ids
             processors = generate_kwargs.get("logits_processor", [])
-            outputs = generate_from_draft(self.model, inputs, config, processors, draft, eos, ticks.__contains__)
+            outputs = generate_from_draft(self.model, inputs, config, processors, draft, eos)
         else:
             outputs = self.model.generate(**inputs, generation_config=config, **generate_kwargs)
         answers = outputs.sequences[:, width:]

@@ -70,10 +70,15 @@ def listen(args) -> int:
         stream = load_pipeline(args.model).live(
             rate, args.hop, args.query, args.exact, min_score=args.min_score, channel=args.channel
         )
-        with _interruptible(is_stopped):
-            for chunk in chunks(lambda: bool(is_stopped)):
-                _print(stream.push(chunk), stream, stdout)
-            _print(stream.finish(), stream, stdout, is_over=True)
+        try:
+            with _interruptible(is_stopped):
+                for chunk in chunks(lambda: bool(is_stopped)):
+                    _print(stream.push(chunk), stream, stdout)
+                _print(stream.finish(), stream, stdout, is_over=True)
+        except BrokenPipeError:
+            # Who reads has left; Python would complain at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+            return 1
     if not stream.position:
         print("timepro: no sound came in.", file=sys.stderr)
         return 1
