@@ -71,7 +71,7 @@ class LiveStream:
         self.time_step, self.min_score, self.channel = time_step, min_score, channel
         self.rate, self.mel = settings["model_rate"], TimeProYamnetFeatureExtractor()
         self.hop = round(settings["hop_s"] * self.rate)
-        self.is_over, self.num_channels = False, None
+        self.is_over, self.num_channels, self.num_looks = False, None, 0
         self.num_queries = len(settings["queries"] or [None])
         self._start(LiveState(settings, credit=MOST_CREDIT))
 
@@ -224,6 +224,7 @@ class LiveStream:
         now = state.heard / self.rate
         window = Window(full.start, now, full.core_start, now, is_last=True)
         state.credit -= 1
+        self.num_looks += 1
         known = []
         for merger, events in zip(self.mergers, self._answers(window)):
             merger = copy.copy(merger)

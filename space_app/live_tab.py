@@ -1,6 +1,7 @@
 """The Live tab: a microphone in, and bars that grow while something sounds."""
 
 import html
+from itertools import cycle
 
 import gradio as gr
 from gradio.processing_utils import audio_from_file
@@ -134,8 +135,7 @@ def bars_html(events: list[dict], now: float) -> str:
     if not lanes:
         return ""
     rows = "".join(
-        f'<dt>{html.escape(label)}</dt><dd style="--light:{LIGHT[index % len(LIGHT)]};--dark:{DARK[index % len(DARK)]}">'
-        f"{''.join(parts)}</dd>"
-        for index, (label, parts) in enumerate(lanes.items())
+        f'<dt>{html.escape(label)}</dt><dd style="--light:{light};--dark:{dark}">{"".join(parts)}</dd>'
+        for (label, parts), light, dark in zip(lanes.items(), cycle(LIGHT), cycle(DARK))
     )
     return f'<dl class="live">{rows}<dt></dt><dd class="axis"><b>{start:.0f} s</b><b>{start + SPAN:.0f} s</b></dd></dl>'

@@ -138,3 +138,31 @@ def test_without_a_microphone_the_error_says_what_to_do(capsys):
     assert main(["listen", "microphone", "--device", "no such input"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("timepro: ") and "raw PCM into `timepro listen -`" in error and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_microphone_is_heard_until_ctrl_c(sound, tmp_path):
+    # PortAudio and ALSA are real; the device of this configuration reads what is written into a named pipe.
+    try:
+        import sounddevice  # noqa: F401
+    except (ImportError, OSError):
+        pytest.skip("no sounddevice, or no PortAudio")
+    os.mkfifo(tmp_path / "sound")
+    (tmp_path / "asound.conf").write_text(
+        'pcm.pipe { type file; slave.pcm "null"; file "/dev/null"; format raw; infile "%s" }' % (tmp_path / "sound")
+    )
+    configs = f"/usr/share/alsa/alsa.conf:{tmp_path / 'asound.conf'}"
+    process = start("microphone", "--device", "pipe", env=os.environ | {"ALSA_CONFIG_PATH": configs})
+    with open(tmp_path / "sound", "wb") as file:
+        # At the device's own rate, which ALSA's is not asked for here.
+        rate = 44100
+        positions = np.arange(0, len(sound), 16000 / rate)
+        file.write(np.interp(positions, np.arange(len(sound)), sound).astype("<i2").tobytes())
+        file.flush()
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and b"Traceback" not in errors, errors
+    labels = {line["event_label"] for line in (first, *map(json.loads, rest.splitlines()))}
+    assert labels <= {event["event_label"] for event in load_pipeline().stream([sound], 16000)}
