@@ -30,9 +30,9 @@ from .live_state import LiveState
 from .windowing import EventMerger, Window, WindowPlan, shift_to_recording
 from .yamnet_features import TimeProYamnetFeatureExtractor
 
-# Sound has ceased where the level has fallen by so much (nepers, the mean of all bands, of which only those count that
-# fell), comparing so many mel columns of 10 ms before and after; it has begun where it has risen by as much.
-CHANGE, BEFORE, AFTER = 0.45, 48, 32
+# Sound has ceased where the level of the bands that fell most, so many of 64, has fallen by so much (nepers, their
+# mean), comparing so many mel columns of 10 ms before and after; it has begun where it has risen by as much.
+NUM_BANDS, CHANGE, BEFORE, AFTER = 16, 1.1, 48, 32
 # Looks are paid from a credit that grows with the sound, by one in so many seconds, up to so many.
 LOOK_EVERY_S, MOST_CREDIT = 4.0, 4.0
 # A window is not looked at before it has filled so far, in seconds.
@@ -215,7 +215,9 @@ class LiveStream:
             return False, False
         change = (sums[:, BEFORE + AFTER :] - sums[:, BEFORE:-AFTER]) / AFTER
         change -= (sums[:, BEFORE:-AFTER] - sums[:, : -BEFORE - AFTER]) / BEFORE
-        return tuple(bool((part.clip(0).mean(0) >= CHANGE).any()) for part in (-change, change))
+        most = np.sort(change, 0)
+        fallen, risen = -most[:NUM_BANDS].clip(None, 0), most[-NUM_BANDS:].clip(0)
+        return bool((fallen.mean(0) >= CHANGE).any()), bool((risen.mean(0) >= CHANGE).any())
 
     def _look(self) -> list[dict]:
         """Hear the window that is filling, and report what has ended."""

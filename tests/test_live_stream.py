@@ -23,8 +23,8 @@ from processing.windowing import EventMerger, Window, merge_windows, shift_to_re
 
 RATE = 16000
 NOTHING = np.zeros(0, dtype=np.float32)
-# The tiny model's labels have no say, so that what it answers differs from window to window.
-OPTIONS = {"min_score": 0.0, "max_events": 4, "max_new_tokens": 40}
+# Of few labels, so that what the tiny model answers differs from window to window.
+OPTIONS = {"min_score": 0.0, "event_labels": ["dog", "cat", "siren"], "max_events": 3}
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def named(events):
 
 
 @pytest.mark.parametrize("mel_per_frame", [4, 8])
-@given(lengths=st.lists(st.integers(1, 150), min_size=1, max_size=5))
-@settings(max_examples=6)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=5))
+@settings(max_examples=3)
 def test_a_streamed_stem_equals_that_of_the_whole_clip(mel_per_frame, lengths):
     encoder = TimeProYamnetEncoder(TimeProYamnetConfig(mel_per_frame=mel_per_frame, num_hidden_layers=1)).eval()
     columns = 3 * torch.randn(1, 64, sum(lengths) + 9, generator=torch.Generator().manual_seed(0)) - 3
@@ -103,7 +103,7 @@ def test_the_sound_is_told_of_more_than_at_the_ends_of_windows(pipe, reports):
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_any_chunks_give_the_same_events(pipe, sound, reports, seed):
     rng = np.random.default_rng(seed)
     lengths = rng.choice([1, 7, 160, 1600, 8001, 40000], size=400)
@@ -112,9 +112,10 @@ def test_any_chunks_give_the_same_events(pipe, sound, reports, seed):
 
 @pytest.mark.parametrize("queries", [None, ["dog", "bird"]])
 def test_exact_events_are_those_of_a_recording(pipe, sound, queries):
-    found = list(pipe.stream(cut(sound, [3000] * 70), RATE, queries=queries, exact=True, **OPTIONS))
+    options = OPTIONS if queries is None else {"min_score": 0.0}
+    found = list(pipe.stream(cut(sound, [3000] * 70), RATE, queries=queries, exact=True, **options))
     question = {} if queries is None else {"task": "grounding", "query": queries}
-    expected = pipe(sound, **question, **OPTIONS)
+    expected = pipe(sound, **question, **options)
     expected = [event for result in ([expected] if queries is None else expected) for event in result["events"]]
     assert named(found) == named(expected) and len(expected) > 3
     assert {event["state"] for event in found} == {"closed"}
@@ -176,7 +177,7 @@ def test_answers_from_drafts_are_those_without(pipe, sound, draft):
     def inputs():
         return prefill_questions(model, processor, [sound[: 4 * RATE]], questions)
 
-    config, _ = generation_settings(model, {"max_new_tokens": 30})
+    config, _ = generation_settings(model, {"max_new_tokens": 20})
     eos = [processor.tokenizer.eos_token_id]
     config.eos_token_id, config.return_dict_in_generate, config.output_logits = eos, True, True
     expected = model.generate(**inputs(), generation_config=config)
@@ -280,7 +281,7 @@ def test_chunks_are_arrays_tensors_or_integers_of_any_channels(pipe, sound):
 
 
 @given(lengths=st.lists(st.integers(0, 9000), min_size=1, max_size=6))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_resampling_piece_by_piece_is_resampling(lengths):
     sound = np.random.default_rng(0).standard_normal(sum(lengths) + 1).astype(np.float32)
     whole = StreamResampler(44100, 16000, NOTHING).push(sound, is_last=True)
