@@ -197,7 +197,7 @@ def test_answers_from_drafts_are_those_without(pipe, sound, draft):
     torch.testing.assert_close(torch.cat(found.logits), torch.cat(expected.logits), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rate", [16000, 44100, 44101])
+@pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_stream_goes_on_from_its_saved_state(pipe, sound, rate, tmp_path):
     sound = (
         np.concatenate(list(StreamResampler(16000, rate, NOTHING).push(part) for part in [sound]))
@@ -265,7 +265,7 @@ def test_wrong_arguments_and_chunks_are_refused(pipe, sound):
 
 
 def test_chunks_are_arrays_tensors_or_integers_of_any_channels(pipe, sound):
-    part, positions = (32000 * sound[:40000]).astype(np.int16), []
+    part, positions = (32000 * sound[:12000]).astype(np.int16), []
     stereo = np.stack([part, part], 1)
     for chunks in (
         [part],
