@@ -13,7 +13,7 @@ model run on the window at every look. An answer starts from the draft that the 
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
@@ -120,6 +120,12 @@ class LiveStream:
         finished += [event for merger in self.mergers for event in merger.finish()]
         reports += self._report(finished, duration, is_last=True)
         return reports
+
+    def events_of(self, chunks: Iterable) -> Iterator[dict]:
+        """Yield what is due after each of the last chunks there are, and at the end."""
+        for chunk in chunks:
+            yield from self.push(chunk)
+        yield from self.finish()
 
     @property
     def position(self) -> int:

@@ -16,12 +16,12 @@ from modeling_timepro import TimeProAudioConfig
 from modeling_timepro.frame_grounder import TimeProFrameGrounder
 from processing.answer_text import parse_events, prompt_text
 from processing.events import Event, clip_events
-from processing.frame_decoding import frame_coverage, frame_events, refined
+from processing.frame_decoding import frame_events, refined
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.small.grounder import question_states, train_grounder
 from recipes.training.collator import TimeProCollator
-from recipes.training.grounder_loss import FRAME_TARGETS, grounder_loss, prepare_grounder
+from recipes.training.grounder_loss import FRAME_TARGETS, frame_coverage, grounder_loss, prepare_grounder
 
 TURNS = [
     {"question": "What events?", "answer": "dog bark: <0.48>-<1.04>", "event_label": None},

@@ -59,7 +59,7 @@ def score_checkpoint(
             default that of the checkpoint.
         limit: only the first clips.
         against, against_min_score: see [`score_predictions`].
-        channel, strict: what is heard, see [`~processing.audio_io.load_audio`].
+        channel, strict: how recordings are read, see [`~processing.audio_io.load_audio`].
 
     Raises:
         ValueError: clips that cannot be read, or answers in `out` that belong to other settings.

@@ -79,11 +79,7 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     for card in cards:
         text = card.read_text(encoding="utf-8")
         is_own = card == cards[-1]
-        text = (
-            fill_card(text, scores, NAME, files)
-            if is_own
-            else fill(text, FIGURES_MARKS, figures_table(scores))
-        )
+        text = fill_card(text, scores, NAME, files) if is_own else fill(text, FIGURES_MARKS, figures_table(scores))
         card.write_text(text, encoding="utf-8")
     is_linked = any(path.is_symlink() for path in out.glob("*.py"))
     with atomic_folder(out, overwrite=True) as folder:
@@ -103,7 +99,7 @@ def main(argv=None):
     parser.add_argument("--seen", required=True, help="report.json on the seen test")
     parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
     parser.add_argument("--peer", required=True, help="report of recipes/small/yamnet_baseline.py")
-    parser.add_argument("--min-score", type=float, help="score below which detected events are left out by default")
+    parser.add_argument("--min-score", type=float, help="score below which detected events are omitted by default")
     parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="directory to write (default: the embedded one)")
     logging.basicConfig(level=logging.INFO)
     release(**vars(parser.parse_args(argv)))
