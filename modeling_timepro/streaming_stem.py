@@ -26,12 +26,14 @@ class StreamingStem:
         self.encoder = encoder
         self.blocks = encoder.trunk.blocks[: max(encoder.config.stem_layers) + 1]
         weight, frequency = encoder.trunk.stem.weight, encoder.config.num_mel_bins
-        self.tails = [weight.new_zeros(1, 1, 1, frequency)]
+        is_cast = weight.device.type == "cpu" and encoder.trunk.conv_dtype is not None
+        dtype = encoder.trunk.conv_dtype if is_cast else weight.dtype
+        self.tails = [weight.new_zeros(1, 1, 1, frequency, dtype=dtype)]
         channels, frequency, self.outputs = weight.shape[0], frequency // 2, []
         # Zeros before and after the input of each convolution. A block that strides in time reads only ahead.
         self.padding = [(1, 1), *((0, 1) if block.stride[0] == 2 else (block.dilation,) * 2 for block in self.blocks)]
         for index, (block, (before, _)) in enumerate(zip(self.blocks, self.padding[1:], strict=True)):
-            self.tails.append(weight.new_zeros(1, channels, before, frequency))
+            self.tails.append(weight.new_zeros(1, channels, before, frequency, dtype=dtype))
             channels, frequency = block.pointwise.weight.shape[0], frequency // block.stride[1]
             if index in encoder.config.stem_layers:
                 self.outputs.append(weight.new_zeros(1, 0, channels))
@@ -45,7 +47,9 @@ class StreamingStem:
             self.tails[index] = tail.clone()
             place = self._place_of(index)
             if place is not None and states is not None:
-                self.outputs[place] = torch.cat([self.outputs[place], states.mean(3).transpose(1, 2)], 1)
+                self.outputs[place] = torch.cat(
+                    [self.outputs[place], states.mean(3, dtype=self.outputs[place].dtype).transpose(1, 2)], 1
+                )
 
     @torch.no_grad()
     def frames(self, columns: torch.Tensor | None = None) -> torch.Tensor:
@@ -56,7 +60,9 @@ class StreamingStem:
         for index, (states, _) in enumerate(self._convolve(columns, [after for _, after in self.padding])):
             place = self._place_of(index)
             if place is not None and states is not None:
-                outputs[place] = torch.cat([outputs[place], states.mean(3).transpose(1, 2)], 1)
+                outputs[place] = torch.cat(
+                    [outputs[place], states.mean(3, dtype=self.outputs[place].dtype).transpose(1, 2)], 1
+                )
         features = torch.cat([F.layer_norm(output, output.shape[-1:]) for output in outputs], dim=-1)
         if self.encoder.config.mel_per_frame == 8:
             return features[:, : 2 * num_frames].unflatten(1, (num_frames, 2)).mean(2)
@@ -103,21 +109,22 @@ class StreamingStem:
             columns: (1, 64, num_columns), or `None`.
             padding: how many zeros end the input of each convolution.
         """
-        states = None if columns is None else columns.to(self.tails[0]).transpose(1, 2)[:, None]
+        states = None if columns is None else columns.transpose(1, 2)[:, None].to(self.tails[0])
         for index, tail in enumerate(self.tails):
             whole = tail if states is None else torch.cat([tail, states], 2)
             whole = F.pad(whole, (0, 0, 0, padding[index]))
+            if whole.device.type == "cpu":
+                whole = whole.contiguous(memory_format=torch.channels_last)
             block = self.blocks[index - 1] if index else None
             stride, dilation = (2, 1) if block is None else (block.stride[0], block.dilation)
             count = max(0, (whole.shape[2] - 2 * dilation - 1) // stride + 1)
             states = None
             if count and block is None:
-                states = F.relu(self.encoder.trunk.stem(F.pad(whole, (0, 1)), stride=2))
+                states = self.encoder.trunk.stem(F.pad(whole, (0, 1)), stride=2)
             elif count:
                 # Frequency is padded as in the block itself.
                 padded = F.pad(whole, (0, 1) if block.stride[1] == 2 else (1, 1))
-                states = block.depthwise(padded, stride=block.stride, padding=0, dilation=(dilation, 1))
-                states = F.relu(block.pointwise(F.relu(states)))
+                states = block.pointwise(block.depthwise(padded, stride=block.stride, dilation=(dilation, 1)))
             yield states, whole[:, :, count * stride :]
 
 

@@ -296,8 +296,11 @@ def open_live(pipe, sampling_rate, hop_s, queries, exact, settings, generate_kwa
     """Return the live stream of a pipeline; `settings` and `generate_kwargs` are what its calls make of options.
 
     Raises:
-        ValueError: a sampling rate that is no whole number, or a hop shorter than a step of the checkpoint's times.
+        ValueError: a sampling rate that is no whole number, a hop shorter than a step of the checkpoint's times, or no
+            queries, or one twice.
     """
+    if queries is not None and (not queries or len(set(queries)) < len(queries)):
+        raise ValueError(f"queries is {queries!r}; give one text or more, each once, or None for all events.")
     processor, model, plan = pipe.processor, pipe.model, settings["plan"]
     if isinstance(sampling_rate, bool) or not isinstance(sampling_rate, int) or sampling_rate < 1:
         raise ValueError(f"sampling_rate is {sampling_rate!r}; give whole samples per second.")

@@ -174,18 +174,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
     def live(self, sampling_rate, hop_s=0.5, queries=None, exact=False, **options) -> LiveStream:
         """Return a [`LiveStream`], which processes sound while it comes in: `push(chunk)`, `finish()`, `save(path)`.
 
-        Args:
-            sampling_rate: samples per second of the chunks.
-            hop_s: seconds between decisions whether the sound is worth a look; rounded down to the grid of times.
-            queries: what to look for, a string or several; by default all events are detected.
-            exact: give events only when no later window can change them; they are then those of a call.
-            options: as in a call, `chunk_length_s`, `min_score`, `channel`, `event_labels` and the like.
+        `sampling_rate` is that of the chunks, `hop_s` seconds between decisions whether the sound is worth a look.
+        `queries` is what to look for, a string or several; by default all events are detected. With `exact`, events
+        are given when no later window can change them, and are those of a call. `options` are as in a call.
         """
         given, generate, _ = self._sanitize_parameters(**options)
         queries = [queries] if isinstance(queries, str) else queries
         task = "detection" if queries is None else "grounding"
-        if queries is not None and (not queries or len(set(queries)) < len(queries)):
-            raise ValueError(f"queries is {queries!r}; give one text or more, each once, or None for all events.")
         _, settings, generate_kwargs = self._options(task, queries, None, 0, given, generate)
         return open_live(self, sampling_rate, hop_s, queries, exact, settings, generate_kwargs)
 

@@ -12,7 +12,7 @@ from space_app.jobs import Job, OutOfTime, Stopped
 logger = logging.getLogger(__name__)
 # Seconds of sound that may wait for the model, and seconds without any after which a visitor is taken to have left.
 MOST_BEHIND, PATIENCE = 60.0, 20.0
-FAILED = "The server failed at this sound; it was logged there. Record again."
+SOUND_FAILED = "The server failed at this sound; it was logged there. Record again."
 
 
 class LiveSession:
@@ -98,7 +98,7 @@ class LiveSession:
             self.error = str(error)
         except Exception:
             logger.exception("a microphone could not be heard")
-            self.error = FAILED
+            self.error = SOUND_FAILED
         finally:
             self.is_over = True
 
