@@ -4,7 +4,22 @@ import torch
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.generation import GenerateDecoderOnlyOutput
 
+from .constrained_decoding import TOKEN_SETTINGS
 from .prefix_cache import CACHE_NAME
+
+# Generation settings with which an answer from a draft is that of `generate`.
+PLAIN_SETTINGS = {
+    *TOKEN_SETTINGS, "suppress_tokens", "max_new_tokens", "use_cache", "return_dict_in_generate", "output_logits",
+    "transformers_version",
+}  # fmt: skip
+
+
+def generate_answers(model, inputs, config, draft, eos, **kwargs):
+    """Return the output of `model.generate(**inputs, generation_config=config, **kwargs)`, sooner with a good draft."""
+    names = {name for name, value in config.to_diff_dict().items() if value is not None and name[0] != "_"}
+    if draft is None or names - PLAIN_SETTINGS or kwargs.keys() - {"logits_processor"}:
+        return model.generate(**inputs, generation_config=config, **kwargs)
+    return generate_from_draft(model, inputs, config, kwargs.get("logits_processor", []), draft, eos)
 
 
 @torch.no_grad()
@@ -61,4 +76,4 @@ def generate_from_draft(model, inputs, config, processors, draft, eos):
             place, is_replaced = left + 1, False
 
 
-__all__ = ["generate_from_draft"]
+__all__ = ["generate_answers", "generate_from_draft"]

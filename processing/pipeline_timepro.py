@@ -19,7 +19,7 @@ from .constrained_decoding import (
     greedy_settings,
     log_probs_of,
 )
-from .draft_decoding import generate_from_draft
+from .draft_decoding import generate_answers
 from .event_scores import score_events
 from .events import clip_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
@@ -326,7 +326,6 @@ class TemporalAudioGroundingPipeline(Pipeline):
 
     def _forward(self, model_inputs, return_scores=True, limits=None, frames=None, **generate_kwargs):
         rows, scored, stem = model_inputs["rows"], {}, model_inputs.get("stem_features")
-        draft = model_inputs.get("draft") if generate_kwargs.keys() <= {"max_new_tokens"} else None
         asked = self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"]
         if frames is not None:
             scored = {"frames": score_rows(*asked, rows, frames["labels"], stem), "frame_options": frames}
@@ -355,11 +354,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
             )  # fmt: skip
             generate_kwargs["logits_processor"] = [*(generate_kwargs.get("logits_processor") or ()), constraint]
         config.return_dict_in_generate, config.output_logits = True, return_scores
-        if draft is not None and is_shared and (config.num_beams or 1) == 1:
-            processors = generate_kwargs.get("logits_processor", [])
-            outputs = generate_from_draft(self.model, inputs, config, processors, draft, eos)
-        else:
-            outputs = self.model.generate(**inputs, generation_config=config, **generate_kwargs)
+        draft = model_inputs.get("draft") if is_shared else None
+        outputs = generate_answers(self.model, inputs, config, draft, eos, **generate_kwargs)
         answers = outputs.sequences[:, width:]
         is_whole = torch.isin(answers, torch.tensor(eos, device=answers.device)).any(1).tolist()
         scored |= {"answers": answers, "rows": rows, "is_whole": is_whole, "is_constrained": is_constrained}
