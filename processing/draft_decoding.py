@@ -17,7 +17,7 @@ PLAIN_SETTINGS = {
 def generate_answers(model, inputs, config, draft, eos, **kwargs):
     """Return the output of `model.generate(**inputs, generation_config=config, **kwargs)`, sooner with a good draft."""
     names = {name for name, value in config.to_diff_dict().items() if value is not None and name[0] != "_"}
-    if draft is None or names - PLAIN_SETTINGS or kwargs.keys() - {"logits_processor"}:
+    if draft is None or CACHE_NAME not in inputs or names - PLAIN_SETTINGS or kwargs.keys() - {"logits_processor"}:
         return model.generate(**inputs, generation_config=config, **kwargs)
     return generate_from_draft(model, inputs, config, kwargs.get("logits_processor", []), draft, eos)
 

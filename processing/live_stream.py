@@ -34,7 +34,7 @@ from .yamnet_features import TimeProYamnetFeatureExtractor
 # mean), comparing so many mel columns of 10 ms before and after; it has begun where it has risen by as much.
 NUM_BANDS, CHANGE, BEFORE, AFTER = 16, 1.1, 48, 32
 # Looks are paid from a credit that grows with the sound, by one in so many seconds, up to so many.
-LOOK_EVERY_S, MOST_CREDIT = 4.0, 4.0
+LOOK_EVERY_S, MOST_CREDIT = 6.0, 4.0
 # A window is not looked at before it has filled so far, in seconds.
 SHORTEST_LOOK_S = 1.0
 

@@ -188,7 +188,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
         """Yield events of sound that is still coming in, each soon after its end; arguments are those of `live`.
 
         `chunks` are arrays `(num_samples,)` or `(num_samples, num_channels)` or tensors `(num_channels, num_samples)`,
-        of any lengths. Events are the reports of [`LiveReport`], dicts with `state`, `onset`, `offset`, `event_label`.
+        of any lengths. Events are dicts with `state`, `onset`, `offset`, `event_label` and more, see [`LiveReport`].
         """
         return self.live(sampling_rate, hop_s, queries, exact, **options).events_of(chunks)
 
@@ -354,8 +354,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
             )  # fmt: skip
             generate_kwargs["logits_processor"] = [*(generate_kwargs.get("logits_processor") or ()), constraint]
         config.return_dict_in_generate, config.output_logits = True, return_scores
-        draft = model_inputs.get("draft") if is_shared else None
-        outputs = generate_answers(self.model, inputs, config, draft, eos, **generate_kwargs)
+        outputs = generate_answers(self.model, inputs, config, model_inputs.get("draft"), eos, **generate_kwargs)
         answers = outputs.sequences[:, width:]
         is_whole = torch.isin(answers, torch.tensor(eos, device=answers.device)).any(1).tolist()
         scored |= {"answers": answers, "rows": rows, "is_whole": is_whole, "is_constrained": is_constrained}
