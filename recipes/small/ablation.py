@@ -2,7 +2,7 @@
 
     python -m recipes.small.ablation --out runs/ablation
 
-Arms of supervised fine-tuning start from the same backbone, tower and projector, see the same clips in the same order
+Arms of supervised fine-tuning start from the same backbone, encoder and projector, see the same clips in the same order
 and are scored on the same clips; so do those of reinforcement learning, which start from a checkpoint. What is done is
 kept: a run that was stopped goes on where it was. The tables of docs/ablation.md are written after every arm;
 `--report-only` writes them from what is there.

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def join_backbone(language_model, weights):
-    """Return `(model, processor)`: the trained language model behind a YAMNet tower, without ticks.
+    """Return `(model, processor)`: the trained language model behind a YAMNet encoder, without ticks.
 
     Args:
         language_model: directory of a small Qwen2 and its tokenizer, see `recipes/small/language_model.py`.

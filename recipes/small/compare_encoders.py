@@ -1,7 +1,7 @@
 """Compare two audio encoders after the same training on frame labels.
 
     python -m recipes.small.compare_encoders --language-model DIR --weights yamnet.safetensors --features DIR \
-        --out towers.json
+        --out encoders.json
 
 `--features` holds stems and mels of `train`, `test_seen` and `test_unseen`, see `recipes/small/stems.py`. One
 encoder is YAMNet's frozen trunk with context layers; the other a small Qwen2-Audio encoder, trained from scratch.

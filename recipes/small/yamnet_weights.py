@@ -65,7 +65,7 @@ def fold_batch_norm(
 
 
 def convert_yamnet(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Map the SavedModel's variables to `trunk.*` of the audio tower and `head.*`, the 521-way classifier."""
+    """Map the SavedModel's variables to `trunk.*` of the audio encoder and `head.*`, the 521-way classifier."""
 
     def variable(layer: int, name: str) -> np.ndarray:
         key = VARIABLE.format(layer, name)
