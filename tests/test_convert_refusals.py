@@ -143,7 +143,7 @@ BROKEN = {
     lose_extractor: "lacks a feature extractor",
     lose_config: "holds no config.json",
     break_config: "config.json cannot be read",
-    change_placeholder: "audio_token_id is 7, which is not a placeholder in the tokenizer|has no chat template with",
+    change_placeholder: "audio_token_id is 7, not a placeholder in the tokenizer|has no chat template with",
     lengthen_tokenizer: "the tokenizer has ids up to 408 but the embedding 400 rows",
 }
 

@@ -209,7 +209,7 @@ def check_tokenizer(processor, config, folder) -> None:
     tokenizer = processor.tokenizer
     if config.audio_token_id not in tokenizer.added_tokens_decoder or processor.audio_token_id != config.audio_token_id:
         raise ValueError(
-            f"{str(folder)!r}: audio_token_id is {config.audio_token_id}, which is not a placeholder in the tokenizer but "
+            f"{str(folder)!r}: audio_token_id is {config.audio_token_id}, not a placeholder in the tokenizer but "
             f"{tokenizer.convert_ids_to_tokens(config.audio_token_id)!r}; they are not of the same checkpoint."
         )
     last = max(tokenizer.get_vocab().values())
