@@ -62,7 +62,6 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--report", default=str(ROOT / "docs"), help="folder of ablation.md, .json and pictures")
     parser.add_argument("--report-only", action="store_true")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO)
     unknown = [arm for arm in args.arms if arm not in SFT_ARMS and arm not in GRPO_ARMS]
     if unknown:
         parser.error(f"--arms has {unknown}; choose from {', '.join([*SFT_ARMS, *GRPO_ARMS])}.")

@@ -68,7 +68,6 @@ def main(argv=None):
     parser.add_argument("--out", required=True, help="report to write, JSON")
     parser.add_argument("--num-steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     compare(**vars(parser.parse_args(argv)))
 
 

