@@ -50,13 +50,15 @@ class AnnotationFormat:
 def format_annotations(results: Mapping | Iterable[Mapping], format: str | Any, drop_scores: bool = False) -> str:
     """Return the text of a file with the events of recordings.
 
-    What a format cannot hold is an error. The exception is the duration, which a recording says itself: only json and
-    jsonl keep it. Times are given back to the last digit, by `vtt` and `srt` to the millisecond.
+    What a format cannot hold is an error. The exceptions are the duration, which a recording says itself, and
+    `truncated`: only json and jsonl keep them. Times are given back to the last digit, by `vtt` and `srt` to the
+    millisecond.
 
     Args:
-        results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
-            `duration` is in seconds, and may be `None` or absent; events are
-            `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds.
+        results: `{"file", "duration", "events", "truncated"}`, or any number of them. `file` is the name of the
+            recording; `duration` is in seconds, and may be `None` or absent; events are
+            `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds;
+            `truncated`, whether the answer ran out of room, may be absent.
         format: one of [`ANNOTATION_FORMATS`], or a format of your own with the attributes of [`AnnotationFormat`].
         drop_scores: leave scores out where the format has no place for them, instead of an error.
 
@@ -89,7 +91,7 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
     Returns:
         list of `{"file", "duration", "events"}`. `file` is the name that the format has for the recording, or else that
         of the annotation without suffix; `duration` is in seconds, `None` where the format has none; events are
-        `{"onset", "offset", "event_label", "score"}`, times in seconds.
+        `{"onset", "offset", "event_label", "score"}`, times in seconds; `"truncated": True` is there where it was set.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -161,11 +163,13 @@ def _recording(result, where):
     if not isinstance(result, Mapping):
         raise ValueError(f"{where} is {result!r}; give a dict with file, duration and events.")
     missing = [key for key in ("file", "events") if key not in result]
-    unknown = [key for key in result if key not in ("file", "duration", "events")]
+    unknown = [key for key in result if key not in ("file", "duration", "events", "truncated")]
     if missing or unknown:
         raise ValueError(
             f"{where} has keys {list(result)}: missing {missing}, unknown {unknown}; give file, duration and events."
         )
+    if not isinstance(truncated := result.get("truncated", False), bool):
+        raise ValueError(f"{where}: truncated is {truncated!r}; give true or false, or leave it out.")
     file, duration, events = result["file"], result.get("duration"), result["events"]
     file = os.fspath(file) if isinstance(file, os.PathLike) else file
     if not isinstance(file, str) or not os.path.basename(file).strip() or "\0" in file:
@@ -179,7 +183,7 @@ def _recording(result, where):
     for text in (file, *(event.event_label for event in events)):
         if not _is_utf8(text):
             raise ValueError(f"{where}: {text!r} has characters that UTF-8 lacks; replace them.")
-    return {"file": file, "duration": duration, "events": events}
+    return {"file": file, "duration": duration, "events": events, **({"truncated": True} if truncated else {})}
 
 
 def _event(value, where):
@@ -215,8 +219,8 @@ def _format_json(recordings) -> str:
 
 def _json(recording) -> str:
     events = [event.as_dict() for event in recording["events"]]
-    values = {"file": recording["file"], "duration": recording["duration"], "events": events}
-    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    values = {key: recording[key] for key in ("file", "duration", "events", "truncated") if key in recording}
+    return json.dumps(values | {"events": events}, ensure_ascii=False, allow_nan=False)
 
 
 def _read_json_lines(path) -> Iterator[dict]:

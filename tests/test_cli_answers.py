@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 
 from recipes.cli.main import main
-from recipes.cli.output import format_answers, format_json
+from recipes.cli.output import LineFormatter, format_answers, format_json, write_answers
 from recipes.data.label_files import LABEL_FORMATS, read_labels
 from recipes.evaluation.runner import Request, run
 
@@ -298,6 +299,28 @@ def test_standard_input_is_a_recording(model, clip, monkeypatch, capsys):
         assert main(["detect", "-", "--json", "--model", model]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line["file"] == "-" and line["duration"] == 5.0 and line["events"]
+
+
+def test_warnings_are_lines_that_begin_with_the_command_and_the_recording():
+    record = logging.LogRecord(
+        "a.long.module", logging.WARNING, "x.py", 1, "source %r breaks off", ("b/it's.mp3",), None
+    )
+    assert LineFormatter().format(record) == "timepro: warning: b/it's.mp3: breaks off"
+    record.msg, record.args = "b.wav: 1 of 2 answers ran out of room.", ()
+    assert LineFormatter().format(record) == "timepro: warning: b.wav: 1 of 2 answers ran out of room."
+
+
+def test_answers_that_ran_out_of_room_are_marked_where_a_format_can(tmp_path, capsys):
+    answers = [{"query": None, "events": [{"onset": 1.0, "offset": 2.0, "event_label": "dog", "score": 0.5}]}]
+    cut = [answers[0] | {"truncated": True}]
+    rows = [{"file": f"{name}.wav", "duration": 3.0, "answers": a} for name, a in (("a", answers), ("b", cut))]
+    for format in ("jsonl", "json"):
+        assert write_answers(rows, format, str(tmp_path / f"x.{format}"), None) == {}
+        assert [row.get("truncated") for row in read_labels(tmp_path / f"x.{format}")] == [None, True]
+    assert write_answers(rows, "tsv", str(tmp_path / "x.tsv"), None) == {}
+    (tmp_path / "x.jsonl").write_text('{"file": "a", "events": [], "truncated": 1}')
+    with pytest.raises(ValueError, match="line 1: truncated is 1; give true or false"):
+        read_labels(tmp_path / "x.jsonl")
 
 
 def test_labels_lie_in_folders_as_their_recordings_do(model, tmp_path, capsys):

@@ -17,6 +17,7 @@ from recipes.cli.output import (
     format_json,
     format_of,
     merge_answers,
+    name_first,
     print_answers,
     write_answers,
 )
@@ -119,7 +120,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
         title = Path(rows[0]["file"]).name + (f": {name}" if name else "")
         plot(rows[0]["file"], merge_answers(rows[0]["answers"]), title, args.plot)
     for file, error in failures.items():
-        print(f"timepro: {file}: {error}", file=sys.stderr)
+        print(f"timepro: {file}: {name_first(error).removeprefix(f'{file}: ')}", file=sys.stderr)
     if failures:
         way_out = f"; answers are kept in {partial}: fix this and run the command again" if is_partial else ""
         num_asked = len(failures.keys() | set(files))

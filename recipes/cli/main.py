@@ -14,6 +14,7 @@ from functools import partial
 
 from recipes.arguments import ArgumentParser, add_hearing, add_model, not_negative_int, positive_int, probability
 from recipes.cli.answer import add_answer_arguments, answer
+from recipes.cli.output import LineFormatter, name_first
 
 
 def build_parser() -> ArgumentParser:
@@ -238,13 +239,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, or 1 after an error, or 2 for wrong arguments."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         return args.run(args)
     except argparse.ArgumentError as error:
         parser.error(str(error))
     except (OSError, ValueError) as error:
-        print(f"timepro: {error}", file=sys.stderr)
+        print(f"timepro: {name_first(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,7 +1,9 @@
 """Events of recordings as a table, as JSON, or in the format of another program; on stdout or in files."""
 
 import json
+import logging
 import os
+import re
 import sys
 from argparse import ArgumentError
 from pathlib import Path
@@ -9,6 +11,18 @@ from pathlib import Path
 from processing.annotations import format_annotations
 from processing.text_files import audio_stem
 from recipes.data.label_files import LABEL_FORMATS, label_format, write_labels
+
+
+class LineFormatter(logging.Formatter):
+    """What is logged as lines such as `timepro: warning: night.mp3: breaks off after 1.61 s`."""
+
+    def formatMessage(self, record):
+        return f"timepro: {record.levelname.lower()}: {name_first(record.message)}"
+
+
+def name_first(message: str) -> str:
+    """Return what a function says of its argument `source`, a file, as commands say it: behind its name."""
+    return re.sub(r"^source (['\"])(.+?)\1 ", r"\2: ", message)
 
 
 def format_answers(file: str, duration: float, answers: list[dict]) -> str:
@@ -112,6 +126,7 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
     results, errors, num_silent = [], {}, 0
     for row in rows:
         result = {"file": row["file"], "duration": row["duration"], "events": merge_answers(row["answers"])}
+        result["truncated"] = any(reply.get("truncated", False) for reply in row["answers"])
         try:
             format_annotations(result, label_format(format), drop_scores=True)
             results.append(result)
