@@ -362,8 +362,8 @@ class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, G
                 padding: score the audio frames by each, with the frame grounder.
             question_rows: `(num_questions,)` the row of `input_ids` that each is in.
         """
-        is_grounded, wants_states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
-        kwargs |= {"output_hidden_states": True} if is_grounded or wants_states else {}
+        is_grounded, states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
+        kwargs |= {} if states is None and not is_grounded else {"output_hidden_states": is_grounded or states}
         outputs = self.model(
             input_ids=input_ids,
             input_features=input_features,
@@ -390,7 +390,7 @@ class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, G
             logits=logits,
             frame_logits=frame_logits,
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
-            hidden_states=outputs.hidden_states if wants_states or not is_grounded else None,
+            hidden_states=None if is_grounded and not states else outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
         )

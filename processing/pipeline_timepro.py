@@ -61,8 +61,19 @@ class TemporalAudioGroundingPipeline(Pipeline):
     read_annotations = staticmethod(read_annotations)
     format_frame_scores = staticmethod(format_frame_scores)
 
-    def __init__(self, model, *args, **kwargs):
+    def __init__(self, model, *args, conv_dtype=None, **kwargs):
+        """Take a model and its processor; `conv_dtype` is that of `TimeProYamnetEncoder.set_conv_dtype`.
+
+        By default it is the environment variable `TIMEPRO_CONV_DTYPE`, or else `auto`.
+        """
         super().__init__(model, *args, **kwargs)
+        if hasattr(model.model.audio_tower, "set_conv_dtype"):
+            model.model.audio_tower.set_conv_dtype(conv_dtype or os.environ.get("TIMEPRO_CONV_DTYPE", "auto"))
+        elif conv_dtype is not None:
+            kind = model.config.audio_config.model_type
+            raise ValueError(
+                f"conv_dtype is {conv_dtype!r} for a {kind} encoder; only timepro_yamnet has it. Leave it out."
+            )
         model.generation_config, left_out = greedy_settings(model.generation_config, PIPELINE_SETTINGS)
         if left_out:
             logger.info("Answers are greedy: the checkpoint's %s count only if given here.", left_out)
