@@ -1,4 +1,4 @@
-"""The small audio tower: YAMNet run at 25 Hz, and bidirectional context layers that are trained on top of it.
+"""The small audio encoder: YAMNet run at 25 Hz, and bidirectional context layers that are trained on top of it.
 
 YAMNet (AudioSet; MobileNet v1 of 13 separable convolutions) is trained on patches of 0.96 s and halves time five times.
 Here it runs *a trous*: the two halvings that lead to 40 ms are kept, and every later stride becomes a dilation of the

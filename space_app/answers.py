@@ -77,7 +77,7 @@ def split_queries(text: str | None) -> list[str]:
     """
     queries = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
     if not queries:
-        raise ValueError("There is no query; write what to listen for, one query a line.")
+        raise ValueError("There is no query; write what to look for, one query per line.")
     if len(queries) > MAX_QUERIES:
         raise ValueError(f"There are {len(queries)} queries; give {MAX_QUERIES} at most.")
     longest = max(queries, key=len)
