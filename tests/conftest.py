@@ -36,6 +36,14 @@ BROWSER_FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --di
     --disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required""".split()
 
 
+# The longest files start first, so that no process is left alone with one of them at the end.
+LONGEST = ("documents", "space_api", "space_safety", "publish", "grpo", "hub_native", "whole_life", "score_checkpoint")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
 def pytest_unconfigure(config):
     shutil.rmtree(_CACHE, ignore_errors=True)
 

@@ -346,7 +346,7 @@ def test_files_are_not_overwritten_unless_asked_for(stock, tmp_path):
     [
         ({"time_step": 0.02}, "time_step is 0.02 s, shorter than one frame of 0.04 s"),
         ({"time_step": -1}, "time_step is -1; give a finite number greater than 0"),
-        ({"max_time": 60.0}, "max_time is 60 s but the audio tower takes 30 s"),
+        ({"max_time": 60.0}, "max_time is 60 s but the audio encoder takes 30 s"),
         ({"time_init": "zeros"}, "'zeros'; choose one of"),
         ({"answer_format": "words"}, "'words'; choose one of"),
     ],

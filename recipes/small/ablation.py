@@ -2,7 +2,7 @@
 
     python -m recipes.small.ablation --out runs/ablation
 
-Arms of supervised fine-tuning start from the same backbone, tower and projector, see the same clips in the same order
+Arms of supervised fine-tuning start from the same backbone, encoder and projector, see the same clips in the same order
 and are scored on the same clips; so do those of reinforcement learning, which start from a checkpoint. What is done is
 kept: a run that was stopped goes on where it was. The tables of docs/ablation.md are written after every arm;
 `--report-only` writes them from what is there.
@@ -64,7 +64,6 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--report", default=str(ROOT / "docs"), help="folder of ablation.md, .json and pictures")
     parser.add_argument("--report-only", action="store_true")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO)
     unknown = [arm for arm in args.arms if arm not in SFT_ARMS and arm not in GRPO_ARMS]
     if unknown:
         parser.error(f"--arms has {unknown}; choose from {', '.join([*SFT_ARMS, *GRPO_ARMS])}.")

@@ -243,7 +243,6 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--tune-split", default="validation")
     parser.add_argument("--test-splits", nargs="+", default=["test_seen", "test_unseen"])
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     clips = load_clips(arguments.data, split=arguments.tune_split, needs_audio=True)
     baseline = YamnetBaseline(arguments.weights, labels_of(clips))
     tuned = baseline.tune(score_clips(baseline, clips))
