@@ -93,6 +93,9 @@ def read_table(path, columns, delimiter, other_formats="", optional=()) -> Itera
                 header = [known.get(field.casefold(), field) for field in fields]
                 _check_header(header, columns, optional, delimiter, where, other_formats)
         elif fields:
+            # Spreadsheets may write empty fields behind the last column.
+            while len(fields) > len(header) and not fields[-1]:
+                fields.pop()
             if len(fields) != len(header):
                 raise ValueError(
                     f"{where} has {len(fields)} fields, but the header names {len(header)} columns "

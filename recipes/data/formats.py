@@ -14,7 +14,7 @@ from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding
 from recipes.data.readers.audioset_strong import read_audioset_strong
 from recipes.data.readers.audiotime import read_audiotime
-from recipes.data.readers.bioacoustics import BIRDNET_LAYOUTS, read_birdnet, read_raven
+from recipes.data.readers.bioacoustics import BIRDNET_LAYOUTS, read_birdnet, read_selections
 from recipes.data.readers.exchange import EXCHANGE_READERS
 from recipes.data.readers.ftar import read_ftar
 from recipes.data.readers.grounding_benchmarks import read_aegbench, read_lat_bench, read_spotsound
@@ -114,7 +114,7 @@ READERS = {
         ),
         is_folder=True,
     ),
-    "raven": Reader(read_raven, lambda start: {"begin time (s)", "end time (s)"} <= start.columns, is_folder=True),
+    "raven": Reader(read_selections, lambda start: {"begin time (s)", "end time (s)"} <= start.columns, is_folder=True),
     "birdnet": Reader(
         read_birdnet, lambda start: any(layout <= start.columns for layout in BIRDNET_LAYOUTS), is_folder=True
     ),
