@@ -19,9 +19,9 @@ FRAMES = ("encoder", "stem")
 # Sizes of the head; then how scores become events, see `frame_decoding.py`.
 FRAME_GROUNDER = {
     "frames": "encoder",
-    "hidden_size": 128,
+    "hidden_size": 192,
     "num_attention_heads": 4,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "dropout": 0.1,
     "decode": "text",
     "threshold": 0.5,
@@ -75,8 +75,8 @@ def frame_size(config):
 class TimeProFrameGrounder(nn.Module):
     """Score audio frames by a question.
 
-    Frames attend to the tokens of the question (cross-attention; frames are the queries), and what they find, alone and
-    times the frame, goes through context layers to one logit.
+    Context layers go over the frames of a clip once, whatever is asked. Then frames attend to the tokens of a question
+    (cross-attention; frames are the queries), and what they find, alone and times the frame, becomes one logit.
     """
 
     def __init__(self, config):
@@ -93,13 +93,14 @@ class TimeProFrameGrounder(nn.Module):
         self.frame_norm, self.text_norm = nn.LayerNorm(frame_size(config)), nn.LayerNorm(text_size)
         self.frame_in = nn.Linear(frame_size(config), size)
         self.dropout = nn.Dropout(settings["dropout"])
-        self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
-        self.match = nn.Linear(3 * size, size)
         self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
         # Attention is computed as it is set for the whole model.
         for layer in self.layers:
             layer.attention.config = config
         self.norm = nn.LayerNorm(size)
+        self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
+        # A linear map of [frame, found, frame * found]; the first part is the same for all questions.
+        self.match_frame, self.match_found, self.match_both = (nn.Linear(size, size) for _ in range(3))
         self.score = nn.Linear(size, 1)
 
     def reset_parameters(self):
@@ -121,17 +122,10 @@ class TimeProFrameGrounder(nn.Module):
             clips: `(num_questions,)` index of the clip that each question is about; by default one question each.
         """
         dtype = self.score.weight.dtype
-        heard = self.frame_in(self.dropout(self.frame_norm(frames.to(dtype))))
-        query = self.query(heard)
-        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
-        heard, query, frame_mask = heard[clips], query[clips], frame_mask[clips]
-        text = self.text_norm(question_states.to(dtype))
-        query, key, value = (self._heads(states) for states in (query, self.key(text), self.value(text)))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=question_mask[:, None, None, :])
-        attended = attended.transpose(1, 2).flatten(2)
-        states = heard + self.match(torch.cat([heard, attended, heard * attended], dim=-1))
-        head_size = states.shape[2] // self.num_heads
-        angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
+        states = self.frame_in(self.dropout(self.frame_norm(frames.to(dtype))))
+        angles = rotary_angles(
+            states.shape[1], states.shape[2] // self.num_heads, self.context.rope_theta, states.device
+        )
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         mask = None if bool(frame_mask.all()) else frame_mask
         attention_mask = mask
@@ -139,7 +133,15 @@ class TimeProFrameGrounder(nn.Module):
             attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
         for layer in self.layers:
             states = layer(states, cos, sin, mask, attention_mask)
-        return self.score(self.norm(states))[..., 0].float()
+        heard = self.norm(states)
+        query, alone = self.query(heard), self.match_frame(heard)
+        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
+        text = self.text_norm(question_states.to(dtype))
+        query, key, value = (self._heads(states) for states in (query[clips], self.key(text), self.value(text)))
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=question_mask[:, None, None, :])
+        found = found.transpose(1, 2).flatten(2)
+        matched = F.gelu(alone[clips] + self.match_found(found) + self.match_both(heard[clips] * found))
+        return self.score(self.dropout(matched))[..., 0].float()
 
     def _heads(self, states):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

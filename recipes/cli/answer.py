@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from processing.annotations import means_folder
-from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
+from recipes.arguments import add_decode, add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
@@ -62,6 +62,8 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     add_hearing(command)
     add("--max-events", type=positive_int, metavar="N", help="limit the events per window")
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; unreadable ones fail")
+    if task != "captioning":
+        add_decode(command)
     command.set_defaults(task=task)
 
 
@@ -82,7 +84,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     options = {
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
-        "channel": args.channel, "strict": args.strict or None,
+        "channel": args.channel, "strict": args.strict or None, "decode": getattr(args, "decode", None),
     }  # fmt: skip
     partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
@@ -181,6 +183,7 @@ def _opened(partial, args, queries, options):
 
 def _answers(args, files, num_done, queries, options) -> Iterable:
     """Load the model and return its answers about files, with a progress bar if there are several."""
+    from processing.frame_decoding import frame_options
     from recipes.conversion.checkpoint_folder import load_pipeline
 
     pipe = load_pipeline(args.model)
@@ -189,6 +192,10 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
+    try:
+        frame_options(pipe.model.config, args.task, options["decode"])
+    except ValueError as error:
+        raise ArgumentError(None, f"--decode: {error}") from None
     for query in queries:
         if warning := _untaught(query, pipe.model.config.event_labels):
             print(f"timepro: {warning}", file=sys.stderr)
