@@ -90,7 +90,9 @@ class TimeProFrameGrounder(nn.Module):
             intermediate_size=2 * size,
             dropout=settings["dropout"],
         )
-        self.frame_norm, self.text_norm = nn.LayerNorm(frame_size(config)), nn.LayerNorm(text_size)
+        # Without weights of its own, since a linear map follows: training then needs no gradient of its input.
+        self.frame_norm = nn.LayerNorm(frame_size(config), elementwise_affine=False)
+        self.text_norm = nn.LayerNorm(text_size)
         self.frame_in = nn.Linear(frame_size(config), size)
         self.dropout = nn.Dropout(settings["dropout"])
         self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
@@ -121,11 +123,16 @@ class TimeProFrameGrounder(nn.Module):
             question_mask: bool `(num_questions, num_tokens)`.
             clips: `(num_questions,)` index of the clip that each question is about; by default one question each.
         """
+        heard = self.encode(frames, frame_mask)
+        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
+        return self.match(heard, question_states, question_mask, clips)
+
+    def encode(self, frames, frame_mask):
+        """Return the frames in their context, `(num_clips, num_frames, hidden_size)`, whatever is asked."""
         dtype = self.score.weight.dtype
-        states = self.frame_in(self.dropout(self.frame_norm(frames.to(dtype))))
-        angles = rotary_angles(
-            states.shape[1], states.shape[2] // self.num_heads, self.context.rope_theta, states.device
-        )
+        states = self.dropout(self.frame_in(self.frame_norm(frames.to(dtype))))
+        head_size = states.shape[2] // self.num_heads
+        angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         mask = None if bool(frame_mask.all()) else frame_mask
         attention_mask = mask
@@ -133,10 +140,12 @@ class TimeProFrameGrounder(nn.Module):
             attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
         for layer in self.layers:
             states = layer(states, cos, sin, mask, attention_mask)
-        heard = self.norm(states)
+        return self.norm(states)
+
+    def match(self, heard, question_states, question_mask, clips):
+        """Return the logits `(num_questions, num_frames)` of frames, or of some of them, that [`encode`] returned."""
         query, alone = self.query(heard), self.match_frame(heard)
-        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
-        text = self.text_norm(question_states.to(dtype))
+        text = self.text_norm(question_states.to(heard.dtype))
         query, key, value = (self._heads(states) for states in (query[clips], self.key(text), self.value(text)))
         found = F.scaled_dot_product_attention(query, key, value, attn_mask=question_mask[:, None, None, :])
         found = found.transpose(1, 2).flatten(2)

@@ -79,7 +79,7 @@ def _padded(states):
 
 
 def train_grounder(
-    model, processor, folder, num_steps=1500, batch_size=24, num_absent=10, learning_rate=1e-3, seed=0,
+    model, processor, folder, num_steps=1500, batch_size=16, num_absent=8, learning_rate=1e-3, seed=0,
     split="train_field", resume=None,
 ):  # fmt: skip
     """Train the frame grounder of a model on stored stems, in place; return `(labels, question states)`.
@@ -117,8 +117,11 @@ def train_grounder(
         wordings = [states[labels[label]] for label in asked]
         questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in wordings])
         frames = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
-        logits = head(frames, torch.ones(frames.shape[:2], dtype=torch.bool), questions, is_token, torch.tensor(clips))
-        wanted = [targets[chosen[clip], :, label] for clip, label in zip(clips, asked, strict=True)]
+        # Neighbours say much the same: half of the frames are asked about.
+        some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 2)])
+        heard_frames = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))[:, some]
+        logits = head.match(heard_frames, questions, is_token, torch.tensor(clips))
+        wanted = [targets[chosen[clip], some, label] for clip, label in zip(clips, asked, strict=True)]
         loss = grounder_loss(logits, torch.stack(wanted))
         optimizer.zero_grad()
         loss.backward()

@@ -79,11 +79,7 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     for card in cards:
         text = card.read_text(encoding="utf-8")
         is_own = card == cards[-1]
-        text = (
-            fill_card(text, scores, NAME, files)
-            if is_own
-            else fill(text, FIGURES_MARKS, figures_table(scores))
-        )
+        text = fill_card(text, scores, NAME, files) if is_own else fill(text, FIGURES_MARKS, figures_table(scores))
         card.write_text(text, encoding="utf-8")
     is_linked = any(path.is_symlink() for path in out.glob("*.py"))
     with atomic_folder(out, overwrite=True) as folder:
