@@ -55,12 +55,12 @@ class TimeProAudioConfig(PreTrainedConfig):
         projector: what leads from tower to language model: `linear`, `mlp` (two layers), or `none` where the tower
             itself ends in the language model's size.
         projector_hidden_act, projector_bias: activation between the layers of an `mlp` projector, and their biases.
-        audio_token_id: id of the placeholder that one audio frame stands for.
+        audio_token_id: id of the placeholder of one audio frame.
         time_token_start_id: id of the first tick `<0.00>`; ticks have consecutive ids. `None` before conversion.
         num_time_tokens: number of ticks in the vocabulary (0 before conversion).
         time_prompt: whether the processor interleaves ticks with the audio frames.
         time_step: seconds between two ticks.
-        time_stride: only every so many ticks stand among the audio frames.
+        time_stride: put only every n-th tick among the audio frames.
         max_audio_time: seconds that the ticks cover; longer audio is refused by the processor. `max_time` reads and
             sets it too, but it is not stored by that name, of which transformers makes a limit on the seconds that
             `generate` may take.

@@ -16,7 +16,8 @@ from .yamnet_encoder_config import TimeProYamnetConfig
 DECODES = ("text", "frames", "both")
 # What stands for a frame: the encoder's output, or, of a YAMNet encoder, its frozen stem.
 FRAMES = ("encoder", "stem")
-# Sizes of the head; then how scores become events, see `frame_decoding.py`.
+# Sizes of the head; then how scores become events, see `frame_decoding.py`. Queries are mostly about what is there, so
+# that a lower threshold serves them; `None` is that of detection.
 FRAME_GROUNDER = {
     "frames": "encoder",
     "hidden_size": 192,
@@ -25,6 +26,7 @@ FRAME_GROUNDER = {
     "dropout": 0.1,
     "decode": "text",
     "threshold": 0.5,
+    "query_threshold": None,
     "median_filter_s": 0.24,
     "min_gap_s": 0.16,
     "min_length_s": 0.08,
@@ -53,8 +55,11 @@ def frame_grounder_settings(settings):
     for name in ("median_filter_s", "min_gap_s", "min_length_s"):
         if not settings[name] >= 0:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give seconds, 0 or more.")
-    if not 0 < settings["threshold"] < 1:
-        raise ValueError(f"frame_grounder has threshold {settings['threshold']}; give a number between 0 and 1.")
+    if settings["query_threshold"] is None:
+        settings["query_threshold"] = settings["threshold"]
+    for name in ("threshold", "query_threshold"):
+        if not 0 < settings[name] < 1:
+            raise ValueError(f"frame_grounder has {name} {settings[name]}; give a number between 0 and 1.")
     return settings
 
 

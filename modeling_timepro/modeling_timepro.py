@@ -119,7 +119,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             input_features_mask = torch.ones_like(input_features[:, 0], dtype=torch.long)
         if input_features is not None:
             input_features = input_features.to(self.audio_tower.dtype)
-        # A tower that is offloaded stands on no device; accelerate moves what its layers are given.
+        # An offloaded encoder has no device; accelerate moves what its layers are given.
         if self.audio_tower.device.type != "meta":
             input_features_mask = input_features_mask.to(self.audio_tower.device)
             input_features = None if input_features is None else input_features.to(self.audio_tower.device)
@@ -150,7 +150,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
     def get_placeholder_mask(self, input_ids, num_frames, inputs_embeds=None):
         """Return the `(batch, length)` mask of audio placeholders; raise unless there are exactly `num_frames`.
 
-        Without `input_ids`, placeholders are the places of `inputs_embeds` that hold the placeholder's embedding.
+        Without `input_ids`, placeholders are the positions of `inputs_embeds` that hold the placeholder's embedding.
         """
         if input_ids is None:
             token = torch.tensor(self.config.audio_token_id, device=inputs_embeds.device)
@@ -205,8 +205,8 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             audio_embeds: `(total frames, hidden_size)` packed embeddings from an earlier `get_audio_features`, in place
                 of `input_features`, so that one clip need not be encoded twice.
             attention_mask: `(batch, length)`, or `(batch, 1, length, length)` for several answers after one prompt.
-            inputs_embeds: `(batch, length, hidden_size)`, in place of `input_ids`; with the audio already merged, or
-                with audio given beside it that goes where the placeholder's embedding stands.
+            inputs_embeds: `(batch, length, hidden_size)`, instead of `input_ids`; with the audio already merged, or
+                with audio given as well, which replaces the placeholder's embeddings.
             past_key_values: keys and values of the tokens before; from transformers 5.24 on called `cache`.
 
         Raises:
@@ -362,8 +362,8 @@ class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, G
                 padding: score the audio frames by each, with the frame grounder.
             question_rows: `(num_questions,)` the row of `input_ids` that each is in.
         """
-        is_grounded, wants_states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
-        kwargs |= {"output_hidden_states": True} if is_grounded or wants_states else {}
+        is_grounded, states = question_tokens is not None, kwargs.pop("output_hidden_states", None)
+        kwargs |= {} if states is None and not is_grounded else {"output_hidden_states": is_grounded or states}
         outputs = self.model(
             input_ids=input_ids,
             input_features=input_features,
@@ -390,7 +390,7 @@ class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, G
             logits=logits,
             frame_logits=frame_logits,
             **{CACHE_NAME: outputs.get(CACHE_NAME)},
-            hidden_states=outputs.hidden_states if wants_states or not is_grounded else None,
+            hidden_states=None if is_grounded and not states else outputs.hidden_states,
             attentions=outputs.attentions,
             audio_hidden_states=outputs.audio_hidden_states,
         )

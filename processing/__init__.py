@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .annotations import ANNOTATION_FORMATS, format_annotations, read_annotations, write_annotations
+    from .annotations import ANNOTATION_FORMATS, format_annotations, read_annotations
     from .answer_grammar import AnswerGrammar
     from .answer_text import TASKS, escape_text, format_events, parse_events, prompt_text
     from .audio_io import audio_duration, load_audio, stream_audio, stream_windows
@@ -35,7 +35,6 @@ _MODULE_OF = {
     "ANNOTATION_FORMATS": "annotations",
     "format_annotations": "annotations",
     "read_annotations": "annotations",
-    "write_annotations": "annotations",
     "audio_duration": "audio_io",
     "load_audio": "audio_io",
     "stream_audio": "audio_io",
@@ -74,7 +73,6 @@ __all__ = [
     "shift_events",
     "stream_audio",
     "stream_windows",
-    "write_annotations",
 ]
 
 

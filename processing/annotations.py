@@ -1,7 +1,9 @@
-"""`write_annotations` and `read_annotations`: events of recordings as files that other programs read, and back."""
+"""`format_annotations` and `read_annotations`: events of recordings as text that other programs read, and back."""
 
+import html
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +36,7 @@ class AnnotationFormat:
             named after the file.
         format: function from recordings `{"file", "stem", "duration", "events"}` of [`Event`]s, or from one, to the
             text of a file; the stem is the name without folder and suffix.
-        read: function from a path to recordings `{"file", "duration", "events"}`.
+        read: function from a path to recordings `{"file", "duration", "events"}`; `None` where it is only written.
     """
 
     name: str
@@ -42,69 +44,41 @@ class AnnotationFormat:
     holds_scores: bool
     holds_many: bool
     format: Callable[[Any], str]
-    read: Callable[[Any], Iterable[dict]]
-
-
-def write_annotations(
-    results: Mapping | Iterable[Mapping], path: str | os.PathLike, format: str | Any, drop_scores: bool = False
-) -> list[Path]:
-    """Write the events of recordings.
-
-    What a format cannot hold is an error, and then nothing is written. The exception is the duration, which a recording
-    says itself: only json and jsonl keep it. Times are given back to the last digit.
-
-    Args:
-        results: `{"file", "duration", "events"}`, or any number of them. `file` is the name of the recording;
-            `duration` is in seconds, and may be `None` or absent; events are
-            `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds.
-        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is named
-            after the recording, in subfolders like those of the recordings.
-        format: one of [`ANNOTATION_FORMATS`], or a format of your own with the attributes of [`AnnotationFormat`].
-        drop_scores: leave scores out where the format has no place for them, instead of an error.
-
-    Returns:
-        Paths of the files written.
-
-    Raises:
-        ValueError: a malformed result; what the format cannot hold, with its name; several recordings for a file that
-            holds one; two recordings of one name for a folder.
-    """
-    kind = _kind(format)
-    recordings = _recordings(results, kind, drop_scores)
-    if not means_folder(path):
-        _write(path, _text(recordings, kind))
-        return [Path(path)]
-    folders = [os.path.dirname(os.path.abspath(recording["file"])) for recording in recordings]
-    files = {}
-    for recording, folder in zip(recordings, folders, strict=True):
-        below = os.path.relpath(folder, os.path.commonpath(folders))
-        target = Path(path) / below / (recording["stem"] + kind.suffix)
-        if target in files:
-            raise ValueError(
-                f"{recording['file']!r}: a second recording would be written to {str(target)!r}; rename one of them."
-            )
-        files[target] = _text([recording], kind)
-    os.makedirs(path, exist_ok=True)
-    for target, text in files.items():
-        os.makedirs(target.parent, exist_ok=True)
-        _write(target, text)
-    return list(files)
-
-
-def means_folder(path: str | os.PathLike) -> bool:
-    """Tell whether [`write_annotations`] takes a path for a folder: one that exists, or a name without suffix."""
-    # `Path` forgets the slash that says that a new folder is meant.
-    return Path(path).is_dir() or not Path(path).suffix or str(path).endswith(os.sep)
+    read: Callable[[Any], Iterable[dict]] | None
 
 
 def format_annotations(results: Mapping | Iterable[Mapping], format: str | Any, drop_scores: bool = False) -> str:
-    """Return what [`write_annotations`] writes into one file.
+    """Return the text of a file with the events of recordings.
+
+    What a format cannot hold is an error. The exceptions are the duration, which a recording says itself, and
+    `truncated`: only json and jsonl keep them. Times are given back to the last digit, by `vtt` and `srt` to the
+    millisecond.
+
+    Args:
+        results: `{"file", "duration", "events", "truncated"}`, or any number of them. `file` is the name of the
+            recording; `duration` is in seconds, and may be `None` or absent; events are
+            `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds;
+            `truncated`, whether the answer ran out of room, may be absent.
+        format: one of [`ANNOTATION_FORMATS`], or a format of your own with the attributes of [`AnnotationFormat`].
+        drop_scores: leave scores out where the format has no place for them, instead of an error.
 
     Raises:
-        ValueError: as there.
+        ValueError: a malformed result; what the format cannot hold; several recordings for a format that holds one.
     """
     kind = _kind(format)
-    return _text(_recordings(results, kind, drop_scores), kind)
+    return format_recordings(check_results(results, kind, drop_scores), kind)
+
+
+def format_recordings(recordings: list[dict], kind: Any) -> str:
+    """Return the text of a file with what [`check_results`] has returned."""
+    if kind.holds_many:
+        return kind.format(recordings)
+    if len(recordings) != 1:
+        raise ValueError(
+            f"results are {len(recordings)} recordings, but a file of format {kind.name!r} holds one; give a folder as "
+            "path."
+        )
+    return kind.format(recordings[0])
 
 
 def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -> list[dict]:
@@ -112,16 +86,16 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
 
     Args:
         path: a file, or a folder; all files below it with the suffix of the format are read then, in order.
-        format: as in [`write_annotations`]; without it a file's suffix tells. A folder needs it.
+        format: as in [`format_annotations`]; without it a file's suffix tells. A folder needs it.
 
     Returns:
         list of `{"file", "duration", "events"}`. `file` is the name that the format has for the recording, or else that
         of the annotation without suffix; `duration` is in seconds, `None` where the format has none; events are
-        `{"onset", "offset", "event_label", "score"}`, times in seconds.
+        `{"onset", "offset", "event_label", "score"}`, times in seconds; `"truncated": True` is there where it was set.
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: an unknown format; or a malformed file, with line or place, value and fix.
+        ValueError: a format that is unknown, or only written; or a malformed file, with line, value and fix.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"path {str(path)!r} does not exist; give a file of annotations or a folder of them.")
@@ -134,6 +108,8 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
         files = sorted(str(file) for file in Path(path).rglob("*") if file.suffix.lower() == kind.suffix.lower())
         if not files:
             raise FileNotFoundError(f"path {str(path)!r} has no *{kind.suffix}; give a folder of such files.")
+    if kind.read is None:
+        raise ValueError(f"format is {kind.name!r}, which a checkpoint only writes; give the file to `timepro score`.")
     recordings = [_recording(recording, file) for file in files for recording in kind.read(file)]
     return [{**recording, "events": [event.as_dict() for event in recording["events"]]} for recording in recordings]
 
@@ -168,23 +144,8 @@ def _kind(format):
     return ANNOTATION_FORMATS[format]
 
 
-def _text(recordings, kind):
-    if kind.holds_many:
-        return kind.format(recordings)
-    if len(recordings) != 1:
-        raise ValueError(
-            f"results are {len(recordings)} recordings, but a file of format {kind.name!r} holds one; give a folder as "
-            "path."
-        )
-    return kind.format(recordings[0])
-
-
-def _write(path, text):
-    Path(path).write_bytes(text.encode("utf-8"))
-
-
-def _recordings(results, kind, drop_scores):
-    """Return results after checking them, with [`Event`]s as events, and with stems."""
+def check_results(results, kind, drop_scores: bool = False) -> list[dict]:
+    """Return `{"file", "stem", "duration", "events"}` of results that a format can hold, with [`Event`]s as events."""
     results = [results] if isinstance(results, Mapping) else list(results)
     recordings = [_recording(result, f"results[{index}]") for index, result in enumerate(results)]
     for recording in recordings:
@@ -202,11 +163,13 @@ def _recording(result, where):
     if not isinstance(result, Mapping):
         raise ValueError(f"{where} is {result!r}; give a dict with file, duration and events.")
     missing = [key for key in ("file", "events") if key not in result]
-    unknown = [key for key in result if key not in ("file", "duration", "events")]
+    unknown = [key for key in result if key not in ("file", "duration", "events", "truncated")]
     if missing or unknown:
         raise ValueError(
             f"{where} has keys {list(result)}: missing {missing}, unknown {unknown}; give file, duration and events."
         )
+    if not isinstance(truncated := result.get("truncated", False), bool):
+        raise ValueError(f"{where}: truncated is {truncated!r}; give true or false, or leave it out.")
     file, duration, events = result["file"], result.get("duration"), result["events"]
     file = os.fspath(file) if isinstance(file, os.PathLike) else file
     if not isinstance(file, str) or not os.path.basename(file).strip() or "\0" in file:
@@ -220,7 +183,7 @@ def _recording(result, where):
     for text in (file, *(event.event_label for event in events)):
         if not _is_utf8(text):
             raise ValueError(f"{where}: {text!r} has characters that UTF-8 lacks; replace them.")
-    return {"file": file, "duration": duration, "events": events}
+    return {"file": file, "duration": duration, "events": events, **({"truncated": True} if truncated else {})}
 
 
 def _event(value, where):
@@ -256,8 +219,8 @@ def _format_json(recordings) -> str:
 
 def _json(recording) -> str:
     events = [event.as_dict() for event in recording["events"]]
-    values = {"file": recording["file"], "duration": recording["duration"], "events": events}
-    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+    values = {key: recording[key] for key in ("file", "duration", "events", "truncated") if key in recording}
+    return json.dumps(values | {"events": events}, ensure_ascii=False, allow_nan=False)
 
 
 def _read_json_lines(path) -> Iterator[dict]:
@@ -274,6 +237,40 @@ def _read_json(path) -> list[dict]:
     return [_recording(value, f"{path}, [{index}]") for index, value in enumerate(values)]
 
 
+def _format_vtt(recording) -> str:
+    cues = [f"{times}\n{html.escape(label, quote=False)}\n" for times, label in _cues(recording, "WebVTT", ".")]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def _format_srt(recording) -> str:
+    """Raise `ValueError` for a label with `-->` or what players take for styling, too."""
+    cues = list(_cues(recording, "SubRip", ","))
+    for _, label in cues:
+        if "-->" in label or re.search(r"</?(?:b|i|u|s|font)(?:\s[^<>]*)?>|\{\\[^{}]*\}", label, re.IGNORECASE):
+            raise ValueError(f"{recording['file']!r} has the label {label!r}, but SubRip cannot hold '-->' or tags.")
+    return "\n".join(f"{number}\n{times}\n{label}\n" for number, (times, label) in enumerate(cues, 1))
+
+
+def _cues(recording, kind, point) -> Iterator[tuple[str, str]]:
+    for event in sorted(recording["events"]):
+        file, label = recording["file"], event.event_label
+        if not label or "\0" in label:
+            raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold it; name the event.")
+        onset, offset = round(1000 * event.onset), round(1000 * event.offset)
+        if onset == offset:
+            raise ValueError(
+                f"{file!r} has an event from {event.onset} to {event.offset} s, but {kind} needs at least a "
+                "millisecond; lengthen or drop it."
+            )
+        yield f"{cue_time(onset, point)} --> {cue_time(offset, point)}", label
+
+
+def cue_time(milliseconds: int, point: str) -> str:
+    """Return a time as subtitles write it, `00:01:02.500`; SubRip has a comma as point."""
+    seconds, milliseconds = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"
+
+
 # Name, suffix, whether it holds scores, and any number of recordings, writer, reader.
 _FORMATS = (
     ("tsv", ".tsv", True, True, partial(format_event_table, delimiter="\t"), partial(read_event_table, delimiter="\t")),
@@ -281,5 +278,7 @@ _FORMATS = (
     ("json", ".json", True, True, _format_json, _read_json),
     ("jsonl", ".jsonl", True, True, _format_json_lines, _read_json_lines),
     ("audacity", ".txt", False, False, format_label_track, partial(_named_as_file, read=read_label_track)),
+    ("vtt", ".vtt", False, False, _format_vtt, None),
+    ("srt", ".srt", False, False, _format_srt, None),
 )
 ANNOTATION_FORMATS = {values[0]: AnnotationFormat(*values) for values in _FORMATS}

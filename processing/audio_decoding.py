@@ -9,17 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .audio_formats import (
-    DEMUXERS,
-    WEAK,
-    Section,
-    SoundPart,
-    count_flac_samples,
-    find_format,
-    find_joints,
-    find_ogg_links,
-    find_samples,
-)  # fmt: skip
+from .audio_extents import Extent, find_extent, find_ogg_links
+from .audio_formats import DEMUXERS, WEAK, Section, find_format
+from .audio_samples import SoundPart, count_flac_samples, find_samples
 
 # Samples of each channel that are decoded at a time.
 BLOCK_LENGTH = 65536
@@ -55,32 +47,52 @@ def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | 
         ValueError: no sound that can be read; the message is the end of a sentence, such as `has no sound track; ...`.
         ImportError: PyAV is needed and missing.
     """
-    known, start = find_format(file)
-    name, parts = known.name if known else None, None
+    found, begin = [], 0
+    while begin < file.length:
+        known, start = find_format(file, begin)
+        extent = find_extent(file, start, known, faults) if known else Extent(file.length, file.length)
+        is_whole = (begin, extent.end) == (0, file.length)
+        section = file if is_whole else Section(file.file, file.start + begin, file.start + extent.end)
+        found.append((section, known, start - begin, extent))
+        begin = extent.following
+    if len(found) > 1:
+        return None, None, _decode_all(found, faults, notes)
+    return _decode_one(*found[0], faults, notes)
+
+
+def _decode_all(found, faults, notes):
+    heard = 0.0
+    for section, known, start, extent in found:
+        try:
+            for rate, block in _decode_one(section, known, start, extent, faults, notes)[2]:
+                heard += len(block) / rate
+                yield rate, block
+        except ValueError as error:
+            if not heard:
+                raise
+            faults.append(f"has {section.length} bytes after {heard:.2f} s that begin like {known.name}, which {error}")
+
+
+def _decode_one(file, known, start, extent, faults, notes):
+    """Return what [`decode`] does, of a file that holds one recording, or a chain."""
+    name, part = known.name if known else None, None
     if name in ("wav", "w64", "aiff", "au", "caf"):
-        parts = find_samples(file, start, open_by_libsndfile, faults)
-    joints = [start] if parts else find_joints(file, start, known)
-    if name == "ogg":
-        parts, is_simple = find_ogg_links(file, start, faults)
-        joints, parts = ([start], parts) if is_simple else ([part.start for part in parts], None)
-    if len(joints) > 1:
-        ends = [*joints[1:], file.length]
-        sections = [
-            Section(file.file, file.start + begin, file.start + end) for begin, end in zip(joints, ends, strict=True)
-        ]
-        return None, None, (item for section in sections for item in decode(section, faults, notes)[2])
-    if name == "flac" and (count := count_flac_samples(file, start)):
-        parts = [SoundPart(start, file.length, {}, count)]
-    elif name == "ogg" and parts and len(parts) == 1 and _begins_before_zero(file):
-        parts = None
+        part = find_samples(file, start, open_by_libsndfile, faults)
+    elif name == "ogg":
+        links, is_simple = find_ogg_links(file, start, faults)
+        extent = Extent(0, 0)
+        if len(links) > 1:
+            sections = [Section(file.file, file.start + link.start, file.start + link.end) for link in links]
+            return None, None, _decode_all([(section, known, 0, extent) for section in sections], faults, notes)
+        part = links[0] if is_simple and links and not _begins_before_zero(file) else None
+    elif name == "flac" and (count := count_flac_samples(file, start)):
+        part = SoundPart(start, file.length, {}, count)
     elif name == "rare":
-        parts = [SoundPart(0, file.length, {}, None)]
-    sounds = [open_by_libsndfile(file, part) for part in parts or ()]
-    if not parts or not all(sounds):
-        return None, *_decode_by_ffmpeg(file, start, known, faults, notes)
-    promised = sum(sound.frames / sound.samplerate for sound in sounds)
-    certain = promised if all(part.num_samples is not None for part in parts) else None
-    return certain, promised, _read_by_libsndfile(sounds, faults)
+        part = SoundPart(0, file.length, {}, None)
+    if part is None or (sound := open_by_libsndfile(file, part)) is None:
+        return None, *_decode_by_ffmpeg(file, start, known, extent, faults, notes)
+    seconds = sound.frames / sound.samplerate
+    return None if part.num_samples is None else seconds, seconds, _read_by_libsndfile(sound, faults)
 
 
 def _begins_before_zero(file) -> bool:
@@ -125,26 +137,24 @@ def open_by_libsndfile(file: Section, part: SoundPart):
     return sound
 
 
-def _read_by_libsndfile(sounds, faults):
+def _read_by_libsndfile(sound, faults):
     import soundfile
 
-    for sound in sounds:
-        length, rate, is_over = 0, sound.samplerate, False
-        with sound:
-            while not is_over:
-                try:
-                    block = sound.read(BLOCK_LENGTH, dtype="float32", always_2d=True)
-                except soundfile.SoundFileError as error:
-                    faults.append(f"breaks off or is damaged after {length / rate:.2f} s ({error})")
-                    break
-                is_over = len(block) < BLOCK_LENGTH
-                length += len(block)
-                if len(block):
-                    yield rate, block
-            else:
-                if length < sound.frames:
-                    promised = f"{length / rate:.2f} of the {sound.frames / rate:.2f} s that it promises are there"
-                    faults.append(f"breaks off or is damaged: {promised}")
+    length, rate, is_over = 0, sound.samplerate, False
+    with sound:
+        while not is_over:
+            try:
+                block = sound.read(BLOCK_LENGTH, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                faults.append(f"breaks off or is damaged after {length / rate:.2f} s ({error})")
+                return
+            is_over = len(block) < BLOCK_LENGTH
+            length += len(block)
+            if len(block):
+                yield rate, block
+        if length < sound.frames:
+            promised = f"{length / rate:.2f} of the {sound.frames / rate:.2f} s that it promises are there"
+            faults.append(f"breaks off or is damaged: {promised}")
 
 
 def _import_av(known):
@@ -157,7 +167,7 @@ def _import_av(known):
     return av
 
 
-def _decode_by_ffmpeg(file, start, known, faults, notes):
+def _decode_by_ffmpeg(file, start, known, extent, faults, notes):
     """Return the seconds that a container promises, and a generator of blocks, see [`decode`]."""
     av = _import_av(known)
     logs: list[tuple] = []
@@ -175,10 +185,6 @@ def _decode_by_ffmpeg(file, start, known, faults, notes):
             raise ValueError(
                 f"breaks off or is damaged ({known.name}: {_reason(error)}); give a whole file."
             ) from error
-    if known and known.name == "avi" and file.length - 8 < int.from_bytes(file.at(4, 4), "little") < 0x7EFF0000:
-        faults.append("breaks off: it is shorter than its header says")
-    if known and known.name == "mpeg-ts" and all(file.length % length for length in (188, 192, 204)):
-        faults.append("breaks off within a packet")
     is_estimate = any("Estimating duration" in text for _, _, text in logs)
     logs.clear()
     try:
@@ -189,11 +195,13 @@ def _decode_by_ffmpeg(file, start, known, faults, notes):
         # Broadcasts state nothing, AVI often something else.
         promised = stated or (container.duration or 0) / 1e6
         is_vague = is_estimate or container.format.name in ("avi", "mpegts", "mpeg", "rm")
+        # What the tag of an mp3 promises was counted.
+        is_vague |= known is not None and known.name == "mp3"
         stated = None if is_vague or not stated or stated < 0 else stated
     except ValueError:
         container.close()
         raise
-    return promised, _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs)
+    return promised, _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs)
 
 
 @contextlib.contextmanager
@@ -239,7 +247,7 @@ def _describe(track) -> str:
     return ", ".join(filter(None, parts)) or "unknown"
 
 
-def _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs):
+def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
     """Yield blocks of a track, with silence where its container has none of it."""
     packets, num_bad, bad, first = container.demux(stream), 0, None, None
     is_over = False
@@ -263,6 +271,9 @@ def _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs):
                 except av.EOFError:
                     found = []
                 except av.FFmpegError as error:
+                    # One without content only tells of the end.
+                    if not is_over and not packet.size:
+                        continue
                     num_bad, bad, found = num_bad + 1, bad or error, []
                 frames += found
                 length += sum(frame.samples for frame in found)
@@ -291,12 +302,17 @@ def _read_by_ffmpeg(av, container, stream, stated, faults, notes, logs):
         raise ValueError(
             f"has sound that FFmpeg cannot decode ({_reason(bad) if bad else 'it breaks off'}); give a whole file."
         )
-    if num_bad:
-        faults.append(f"has {num_bad} packets that cannot be decoded ({_reason(bad)})")
+    if num_bad > extent.num_gaps:
+        faults.append(f"has packets ({num_bad}) that cannot be decoded ({_reason(bad)})")
     said = [text.strip() for level, who, text in logs if level <= av.logging.ERROR and who == container.format.name]
+    if extent.broken:
+        faults.append(f"breaks off after {sounding:.2f} s, {extent.broken}")
     if said and not faults:
         faults.append(f"breaks off or is damaged after {sounding:.2f} s ({said[-1]})")
-    if (
+    if extent.lacking:
+        promised = max(0.0, sounding + extent.lacking)
+        faults.append(f"promises {promised:.2f} s, but {sounding:.2f} s of sound are there")
+    elif (
         stated
         and min(abs(stated - seconds) for seconds in (sounding, clock.position, clock.zero + clock.position)) > SLACK
     ):

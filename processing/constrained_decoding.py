@@ -32,8 +32,8 @@ _MOST_KNOWN = 16
 def greedy_settings(generation_config: GenerationConfig, names) -> tuple[GenerationConfig, dict]:
     """Return generation settings with these names alone, and the others that were set.
 
-    An instruct backbone may sample or punish repetition. Answers shall be equal in each run, and repeat what has to be
-    repeated.
+    An instruct backbone may sample or penalise repetition. Answers must be the same in each run, and may repeat
+    themselves.
     """
     given = {k: v for k, v in generation_config.to_diff_dict().items() if k != "transformers_version" and k[0] != "_"}
     left_out = {name: value for name, value in given.items() if name not in names and value not in (None, False, [])}

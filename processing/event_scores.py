@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from .answer_text import said_events
 from .events import Event
-from .token_vocabulary import drops_first_space, token_bytes
+from .token_masks import drops_first_space, token_bytes
 
 TOLERANCE = 0.2
 OFFSET_FRACTION = 0.2

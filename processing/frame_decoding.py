@@ -7,16 +7,6 @@ from .events import Event, clip_events
 from .prefix_cache import score_frames
 
 
-def frame_coverage(intervals, num_frames, frame_rate):
-    """Return the fraction of each frame `(num_frames,)` float32 that intervals `(onset, offset)` in seconds cover."""
-    starts = np.arange(num_frames) / frame_rate
-    covered = np.zeros(num_frames, dtype=np.float32)
-    for onset, offset in intervals:
-        part = np.minimum(offset, starts + 1 / frame_rate) - np.maximum(onset, starts)
-        covered = np.maximum(covered, np.clip(part * frame_rate, 0, 1))
-    return covered.astype(np.float32)
-
-
 def frame_events(scores, label, frame_rate, threshold=0.5, median_filter_s=0.0, min_gap_s=0.0, min_length_s=0.0):
     """Return the events of one label, sorted; the score of each is the mean of its frames.
 
@@ -101,8 +91,8 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     labels = event_labels or config.event_labels
     if task == "detection" and not labels:
         raise ValueError(f"{asked}, but the checkpoint has no set of labels; give event_labels for detection.")
-    names = ("threshold", "median_filter_s", "min_gap_s", "min_length_s")
-    decoder = {name: settings[name] for name in names}
+    decoder = {name: settings[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
+    decoder["threshold"] = settings["threshold" if task == "detection" else "query_threshold"]
     return {
         "decode": decode,
         "labels": list(labels or ()),
@@ -190,5 +180,5 @@ def format_frame_scores(frame_scores, frame_rate) -> str:
     return "\n".join(lines) + "\n"
 
 
-__all__ = ["format_frame_scores", "frame_answers", "frame_coverage", "frame_events", "frame_options", "joined_scores",
+__all__ = ["format_frame_scores", "frame_answers", "frame_events", "frame_options", "joined_scores",
            "refined", "score_rows"]  # fmt: skip

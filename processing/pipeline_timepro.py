@@ -41,8 +41,8 @@ CALL_SETTINGS = (
 class TemporalAudioGroundingPipeline(Pipeline):
     """Answer when events happen in recordings.
 
-    Recordings of up to the checkpoint's `max_time` are heard whole. Longer ones are read from disk piece by piece and
-    heard in overlapping windows, whose events are merged by the rule of `windowing.py`; nothing is truncated.
+    Recordings of up to the checkpoint's `max_time` are processed whole. Longer ones are read from disk piece by piece,
+    in overlapping windows whose events are merged by the rule of `windowing.py`; nothing is truncated.
 
     Example:
         `pipe("street.wav", task="grounding", query="dog barking")` returns
@@ -56,13 +56,24 @@ class TemporalAudioGroundingPipeline(Pipeline):
     _load_image_processor = False
     _pipeline_calls_generate = True
 
-    # So that who has a checkpoint alone can write what it answers, and read what others have annotated.
+    # So that a checkpoint alone can write its answers, and read annotations.
     format_annotations = staticmethod(format_annotations)
     read_annotations = staticmethod(read_annotations)
     format_frame_scores = staticmethod(format_frame_scores)
 
-    def __init__(self, model, *args, **kwargs):
+    def __init__(self, model, *args, conv_dtype=None, **kwargs):
+        """Take a model and its processor; `conv_dtype` is that of `TimeProYamnetEncoder.set_conv_dtype`.
+
+        By default it is the environment variable `TIMEPRO_CONV_DTYPE`, or else `auto`.
+        """
         super().__init__(model, *args, **kwargs)
+        if hasattr(model.model.audio_tower, "set_conv_dtype"):
+            model.model.audio_tower.set_conv_dtype(conv_dtype or os.environ.get("TIMEPRO_CONV_DTYPE", "auto"))
+        elif conv_dtype is not None:
+            kind = model.config.audio_config.model_type
+            raise ValueError(
+                f"conv_dtype is {conv_dtype!r} for a {kind} encoder; only timepro_yamnet has it. Leave it out."
+            )
         model.generation_config, left_out = greedy_settings(model.generation_config, PIPELINE_SETTINGS)
         if left_out:
             logger.info("Answers are greedy: the checkpoint's %s count only if given here.", left_out)
@@ -80,48 +91,48 @@ class TemporalAudioGroundingPipeline(Pipeline):
         return {k: v for k, v in settings.items() if v is not None}, {**options, **(generate_kwargs or {})}, {}
 
     def __call__(self, inputs, task="detection", query=None, batch_size=None, wording=0, num_workers=None, **options):
-        """Ask about recordings.
+        """Find events in recordings.
 
         Args:
             inputs: a recording or several. One is a path, bytes, a binary file object, an array `(num_samples,)` or
                 `(num_samples, num_channels)` or a tensor `(num_channels, num_samples)` at 16 kHz, `{"array",
                 "sampling_rate"}`, or `{"bytes", "path"}` as a column of `datasets` holds them (`Audio(decode=False)`),
                 or the `AudioDecoder` that it makes of them where torchcodec is installed. Several are a list, or
-                anything that can be iterated, such as a generator, a column or a `KeyDataset`.
+                any iterable, such as a generator, a column or a `KeyDataset`.
             task: `detection` (all events), `grounding` (those that match a query) or `captioning`.
             query: what to look for; only for grounding. A string, or for several recordings a list with one entry for
-                each. In place of a string may be a list of strings: each is then asked, and their results are a list
-                too. The sound is encoded once, however many are asked.
-            batch_size: how many questions about windows (one for each window and query) are answered together; 1, or
-                what `pipeline(...)` was given. All queries of one window are, even if they are more.
-            wording: which of the built-in prompt templates asks.
-            num_workers: taken as other pipelines do; recordings are read by this process.
+                each. Instead of a string it may be a list of strings; the result is then a list with one entry per
+                query. The audio is encoded once for all of them.
+            batch_size: how many questions (one for each window and query) are answered together; by default 1, or what
+                `pipeline(...)` was given. All queries of one window go together, even if they are more.
+            wording: which built-in prompt template to use, from 0.
+            num_workers: accepted as by other pipelines; recordings are read by this process.
             chunk_length_s, stride_length_s: seconds of windows, and of their overlaps on either side, see
                 [`plan_windows`]. By default windows are as long as the checkpoint's `chunk_length_s`; if it has none,
-                recordings longer than `max_time` are heard in windows of 10 s. Strides are a sixth by default.
+                recordings longer than `max_time` are split into windows of 10 s. Strides are a sixth by default.
             return_scores: whether events have scores, from 0 to 1, see [`score_events`]; by default they do.
-            min_score: leave out events of the recording whose score is lower; those of `windows` are all there. By
-                default detection goes by the checkpoint's `min_score`; 0 leaves out none.
-            constrained: hold answers to what can be read, see [`AnswerConstraint`]: times in order and within the
-                window, no event twice. By default they are. Without it, what the model says is what you get.
-            event_labels: the only labels that detection may name; an error for other tasks. Given to `pipeline(...)` it
-                counts in detection alone. Needs `constrained`.
-            max_events: events of one window at most. Needs `constrained`.
+            min_score: leave out events of the recording with a lower score; `windows` keep all of theirs. Detection
+                uses the checkpoint's `min_score` by default; 0 keeps every event.
+            constrained: constrain answers to the grammar, see [`AnswerConstraint`]: times in order and within the
+                window, no event twice. On by default; without it you get the model's raw answers, parsed.
+            event_labels: the only labels that detection may use; an error for other tasks. Given to `pipeline(...)` it
+                applies to detection alone. Needs `constrained`.
+            max_events: maximum number of events per window. Needs `constrained`.
             disable_tqdm: hide the progress bar of long recordings, or show it (`False`); by default it is shown where
                 stderr is a terminal.
-            decode: how a checkpoint with a frame grounder answers: `text` writes; `frames` scores every audio frame,
-                for all queries or labels in one pass, without decoding; `both` writes, and takes times, scores and
-                events that were missed from the frames. By default what the checkpoint says.
+            decode: how a checkpoint with a frame grounder answers: `text` generates the answer; `frames` scores every
+                audio frame for all queries or labels in one pass, without generation; `both` generates, and takes
+                times, scores and missed events from the frames. The checkpoint sets the default.
             return_frame_scores: add `frame_scores` to results: `labels` (or the query), `scores (num_labels,
                 num_frames)` and `onsets (num_frames,)` in seconds, see also `format_frame_scores`.
-            channel, strict: which channel is heard instead of the mean of all, and whether damaged files are errors,
-                see [`load_audio`].
+            channel, strict: which channel to use instead of the mean of all, and whether damaged files are errors, see
+                [`load_audio`].
             on_error: `raise`, or `skip` to go on with the next recording: the result of one that cannot be read has
-                `events` and `duration` that are `None`, and `error`, which a warning says too.
-            generate_kwargs: a dict of settings of `model.generate`, which may be given as arguments, too. Answers are
-                greedy unless these say otherwise, whatever the checkpoint's `generation_config` says; of that count
-                the names in `PIPELINE_SETTINGS`. All from `chunk_length_s` on can be given to `pipeline(...)`, too;
-                what is given here counts.
+                `events` and `duration` that are `None`, and `error`; a warning repeats the error.
+            generate_kwargs: a dict of settings for `model.generate`, which may also be given as arguments. Answers are
+                greedy unless these say otherwise; of the checkpoint's `generation_config` only the names in
+                `PIPELINE_SETTINGS` are used. Everything from `chunk_length_s` on can also be given to
+                `pipeline(...)`; what is given here takes precedence.
 
         Returns:
             One dict, or a list of them for a list, or for anything else to iterate a generator, which reads ahead no
@@ -149,14 +160,13 @@ class TemporalAudioGroundingPipeline(Pipeline):
     def stream(
         self, recording, task="detection", query=None, batch_size=None, wording=0, **options
     ) -> Iterator[dict | list[dict]]:
-        """Ask about one recording, and have the result so far whenever windows were answered.
+        """Process one recording, and yield the result so far after every batch of windows.
 
         Arguments and errors are those of a call.
 
         Returns:
-            A generator of results as a call returns them, of longer and longer beginnings of the recording: `duration`
-            is how much was heard. The next window may still change events that reach into it. The last is that of a
-            call.
+            A generator of results as a call returns them, of a growing part of the recording: `duration` is how much
+            was processed. The next window may still change events that reach into it. The last is that of a call.
         """
         given, generate, _ = self._sanitize_parameters(**options)
         options = self._options(task, query, batch_size, wording, given, generate)

@@ -5,13 +5,35 @@ clip is encoded once, its part of the prompt is put through the language model o
 copy of the cache.
 """
 
+import contextlib
+
 import torch
+from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .torchaudio_features import accelerator
 
 # transformers 5.24 renamed it.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+class PrefixCached(Exception):
+    """Raised within the model when the last layer's keys and values of a prefix are known."""
+
+
+class PrefixCache(DynamicCache):
+    """A cache that ends the pass that fills it there: nobody reads what the last layer makes of a prefix.
+
+    That is all of one layer but its keys and values, nearly a quarter of four layers.
+    """
+
+    is_filled = False
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        states = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if not self.is_filled and layer_idx == len(self.layers) - 1:
+            raise PrefixCached
+        return states
 
 
 @torch.no_grad()
@@ -117,15 +139,19 @@ def _encode(model, processor, waveforms, questions):
 def _prefill(model, processor, embeds, prefixes):
     """Put prompts `(clip, token ids)` through the model; return their ids, mask and cache."""
     ids, mask = _pad_left([prefix for _, prefix in prefixes], processor.tokenizer.pad_token_id, model.device)
-    outputs = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        audio_embeds=torch.cat([embeds[clip] for clip, _ in prefixes]),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return ids, mask, outputs[CACHE_NAME]
+    cache = PrefixCache(config=model.config.get_text_config())
+    # What moves weights between devices does so at the end of a layer, which is therefore to be reached.
+    cache.is_filled = getattr(model, "hf_device_map", None) is not None
+    with contextlib.suppress(PrefixCached):
+        model.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            audio_embeds=torch.cat([embeds[clip] for clip, _ in prefixes]),
+            past_key_values=cache,
+        )
+    cache.is_filled = True
+    return ids, mask, cache
 
 
 def _prompts(processor, texts, clip_text):

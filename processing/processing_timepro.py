@@ -59,13 +59,13 @@ class TimeProAudioProcessor(ProcessorMixin):
         chat_template: Jinja template with `{% generation %}` marks; Qwen2-Audio's by default.
         audio_token, audio_bos_token, audio_eos_token: placeholder of one audio frame, and what surrounds a clip.
         time_prompt: put ticks before the audio frames that start at multiples of `time_step`.
-        time_step: seconds between the times that answers can say; there is a tick for each.
-        time_stride: put only every so many ticks among the frames.
+        time_step: seconds between the times that answers can express; each has a tick.
+        time_stride: put only every n-th tick among the frames.
         max_time: seconds; longer audio is refused, never truncated.
-        frame_rate: audio frames per second that the model's tower yields.
+        frame_rate: audio frames per second of the model's encoder.
         answer_format: how answers write times, `digits` or `ticks`.
-        chunk_length_s: seconds of the pipeline's windows, unless it is told otherwise.
-        min_score: the pipeline leaves out detected events whose score is lower, unless it is told otherwise.
+        chunk_length_s: default length of the pipeline's windows, seconds.
+        min_score: the pipeline omits detected events with a lower score by default.
 
     Raises:
         ValueError: `time_prompt` is on but the tokenizer lacks the ticks, or `max_time` is more than Whisper's
@@ -149,7 +149,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         return clip_text(self.grid, self.audio_token, num_frames, self.time_stride)
 
     def __call__(self, text=None, audio=None, **kwargs):
-        """Return the model's inputs of prompts and of the clips that their placeholders stand for, in the same order.
+        """Return the model's inputs of prompts and of the clips for their placeholders, in the same order.
 
         Args:
             text: a prompt, or a list of prompts.
@@ -278,7 +278,7 @@ class TimeProAudioProcessor(ProcessorMixin):
 
         Args:
             audio_url_schemes: schemes that an `audio_url` may have, of `data`, `file`, `http` and `https`. The last
-                three make this process read files and hosts that whoever wrote the message has chosen.
+                three let the author of a message choose which files and hosts this process reads.
 
         Raises:
             ValueError: a block that is neither text nor audio that can be read; the answer would be about silence.
@@ -302,7 +302,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         """Save the processor; the pipeline's code travels with it, since transformers saves it with neither."""
         from .pipeline_timepro import TemporalAudioGroundingPipeline  # noqa: F401
 
-        # How the tokenizer was found on this machine is nobody else's business.
+        # How the tokenizer was found on this machine must not be published.
         for name in ("is_local", "local_files_only"):
             self.tokenizer.init_kwargs.pop(name, None)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)

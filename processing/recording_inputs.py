@@ -50,7 +50,7 @@ def batch_windows(pieces: Iterable[tuple], batch_size: int) -> Iterator[list[tup
                 yield batch
                 batch, size = [], 0
     except (ImportError, OSError, ValueError):
-        # The recordings before a broken one shall have their answers.
+        # Recordings before a broken one still get their answers.
         if batch:
             yield batch
         raise

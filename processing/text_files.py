@@ -1,7 +1,7 @@
 r"""Text files of any size, read line by line: tables, JSON Lines, the numbers and names in them, and tables of events.
 
-Whatever is read comes with the line it is in, `file, line 3`, for later errors. A UTF-8 byte order mark and Windows
-line ends are read over. Nothing here needs more than Python.
+Everything is returned with its position, `file, line 3`, for later errors. A UTF-8 byte order mark and Windows line
+ends are accepted. Nothing here needs more than Python.
 
 DESED's TSV, and the same with commas, have a header and one line per event; a recording in which nothing happens has
 one line whose other fields are empty or `NaN`. A column `score` follows where events have scores.
@@ -60,7 +60,7 @@ def first_line(path) -> str:
 
 
 def read_table(path, columns, delimiter, other_formats="", optional=()) -> Iterator[tuple[str, dict]]:
-    """Yield `(place, {column: text})` for the rows of a table whose header names its columns.
+    """Yield `(position, {column: text})` for the rows of a table whose header names its columns.
 
     Columns may be in any order, and their names in capitals; blanks around fields are left out.
 
@@ -128,7 +128,7 @@ def _name(delimiter):
 
 
 def read_json_lines(path) -> Iterator[tuple[str, object]]:
-    """Yield `(place, value)` for the lines of a JSON Lines file; blank lines are left out.
+    """Yield `(position, value)` for the lines of a JSON Lines file; blank lines are left out.
 
     Raises:
         ValueError: a line is not JSON.
@@ -168,7 +168,7 @@ def check_duration(duration, where) -> float:
 
 
 def make_event(onset, offset, event_label, where, score=None) -> Event:
-    """Return an event; an error begins with `where`, the file and line it stands in.
+    """Return an event; an error begins with `where`, its file and line.
 
     Raises:
         ValueError: what [`Event`] refuses.
@@ -182,7 +182,7 @@ def make_event(onset, offset, event_label, where, score=None) -> Event:
 def audio_stem(name: str) -> str:
     """Return the name of a recording without folder and without the suffix of an audio format.
 
-    Not `Path.stem`: names like `Singapore_0.0_60.0` have dots of their own.
+    Not `Path.stem`: names like `Singapore_0.0_60.0` contain dots.
     """
     name = os.path.basename(name)
     suffix = os.path.splitext(name)[1]
@@ -195,13 +195,12 @@ def format_seconds(time: float) -> str:
     return text if float(text) == time else repr(float(time))
 
 
-def read_event_table(path, delimiter: str, hint: str = "", scored: bool = True) -> Iterator[dict]:
+def read_event_table(path, delimiter: str, hint: str = "") -> Iterator[dict]:
     """Yield the recordings of a table in order of first mention; their events keep their order.
 
     Args:
         delimiter: a tab or a comma.
         hint: what an error about a wrong delimiter says too.
-        scored: whether there may be a column `score`; its fields may be empty.
 
     Returns:
         dicts `{"file", "duration", "events"}`; the duration is `None`, events are of [`Event`].
@@ -210,7 +209,7 @@ def read_event_table(path, delimiter: str, hint: str = "", scored: bool = True) 
         ValueError: a malformed line.
     """
     recordings, first = {}, {}
-    for where, fields in read_table(path, COLUMNS, delimiter, hint, ("score",) if scored else ()):
+    for where, fields in read_table(path, COLUMNS, delimiter, hint, ("score",)):
         filename, score = fields["filename"], fields.get("score", "")
         if not filename.strip():
             raise ValueError(f"{where}: filename is {filename!r}; give the name of the recording.")

@@ -1,4 +1,4 @@
-"""`TimeGrid`: the only place where seconds, audio frames and time tokens (ticks) meet."""
+"""`TimeGrid`: the only code that converts between seconds, audio frames and time tokens (ticks)."""
 
 import math
 import numbers
@@ -97,7 +97,7 @@ class TimeGrid:
 
         Args:
             num_frames: audio frames of the clip.
-            stride: only every so many ticks, from the first on, stand among the frames.
+            stride: put only every n-th tick, from the first on, among the frames.
 
         Raises:
             ValueError: `num_frames` is negative, no integer, or more than `max_time` holds; `stride` is less than 1.

@@ -34,14 +34,14 @@ def add_model(parser, flag="--model", **options):
 
 
 def add_hearing(parser):
-    """Add the arguments of what is heard of a recording, see [`~processing.audio_io.load_audio`]."""
+    """Add the arguments that say how recordings are read, see [`~processing.audio_io.load_audio`]."""
     parser.add_argument(
-        "--channel", type=channel, metavar="N", help="channel to hear, from 0 on, or 'loudest' (default: their mean)"
+        "--channel", type=channel, metavar="N", help="channel to use, from 0, or 'loudest' (default: the mean of all)"
     )
     parser.add_argument(
         "--strict", action="store_true",
-        help="make an error of recordings that break off, are damaged, or have another length than they promise "
-        "(default: hear what is there, and warn)",
+        help="fail on recordings that are truncated or damaged, or whose length differs from their header "
+        "(default: use what can be decoded, and warn)",
     )  # fmt: skip
 
 
@@ -54,9 +54,9 @@ def add_decode(parser):
 
 
 def channel(text: str) -> int | str:
-    """Return a number from 0 on, or `loudest`."""
+    """Return a number, counted from 0, or `loudest`."""
     if text != "loudest" and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} given; give a number from 0 on, or 'loudest'")
+        raise argparse.ArgumentTypeError(f"{text} given; give a number, counted from 0, or 'loudest'")
     return text if text == "loudest" else int(text)
 
 

@@ -57,6 +57,11 @@ class Answers:
         """Answers of windows that could not be parsed."""
         return [w["text"] for result in self.results for w in result["windows"] if w["events"] is None]
 
+    @property
+    def num_truncated(self) -> int:
+        """Answers of windows that ran out of room."""
+        return sum(window["truncated"] for result in self.results for window in result["windows"])
+
     def events(self, threshold: float = 0.0) -> list[dict]:
         """Return the events of all queries that have at least a score, in order of time."""
         events = [event for result in self.results for event in result["events"] or ()]

@@ -19,19 +19,18 @@ def export_choices(pipe) -> list[tuple[str, str]]:
     return [(NAMES.get(name, name), name) for name in _formats(pipe)]
 
 
-def write_export(pipe, folder: str, name: str, duration: float, events: list[dict], format: str) -> str:
-    """Write events into a new file and return its path; it is named after the recording.
+def write_export(pipe, folder: str, result: dict, format: str) -> str:
+    """Write a recording's `{"file", "duration", "events"}` into a new file named after it, and return its path.
 
     Scores are left out where a format has no place for them.
 
     Raises:
         ValueError: an unknown format, or what it cannot hold, such as no events at all.
     """
-    result = {"file": name, "duration": duration, "events": events}
     kind = _formats(pipe).get(format, format)
     text = pipe.format_annotations(result, kind, drop_scores=True)
     # A name of its own, so that nobody can guess it.
-    path = Path(tempfile.mkdtemp(dir=folder)) / (carried(pipe, "text_files").audio_stem(name) + kind.suffix)
+    path = Path(tempfile.mkdtemp(dir=folder)) / (carried(pipe, "text_files").audio_stem(result["file"]) + kind.suffix)
     path.write_bytes(text.encode("utf-8"))
     return str(path)
 
@@ -46,4 +45,5 @@ def remove_export(path: str | None):
 
 def _formats(pipe) -> dict:
     ours = {name: kind for name, kind in EXCHANGE_FORMATS.items() if is_installed(kind)}
-    return {**carried(pipe, "annotations").ANNOTATION_FORMATS, **ours}
+    theirs = carried(pipe, "annotations").ANNOTATION_FORMATS
+    return theirs | ours | theirs

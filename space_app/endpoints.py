@@ -21,6 +21,8 @@ def as_json(answers, threshold: float) -> dict:
         "num_windows": answers.num_windows,
         "num_windows_done": answers.num_done,
         "num_windows_unread": len(answers.unread),
+        "num_windows_truncated": answers.num_truncated,
+        "truncated": answers.num_truncated > 0,
         "is_whole": answers.is_whole,
         "threshold": threshold,
     }

@@ -1,4 +1,4 @@
-"""Formats of other programs that no checkpoint carries: WebVTT, SubRip, RTTM, TextGrid, ELAN and JAMS.
+"""Formats of other programs that no checkpoint reads: WebVTT, SubRip, RTTM, TextGrid, ELAN and JAMS.
 
 The page and the command share them. A format is like those of the checkpoint's `annotations.py`, whose functions take
 it in place of a name: `pipe.format_annotations(result, EXCHANGE_FORMATS["rttm"])`.
@@ -13,17 +13,20 @@ from space_app.exchange_elan import format_eaf, format_elan, is_elan, read_eaf, 
 from space_app.exchange_jams import format_jams, read_jams
 from space_app.exchange_praat import format_textgrid, read_textgrid
 from space_app.exchange_rttm import format_rttm, read_rttm
-from space_app.exchange_subtitles import format_srt, format_vtt, read_srt, read_vtt
+from space_app.exchange_subtitles import read_srt, read_vtt
 
 
 class ExchangeFormat(NamedTuple):
-    """Say what a format holds; `package` must be installed, see `AnnotationFormat` for the others."""
+    """Say what a format holds; `package` must be installed, see `AnnotationFormat` for the others.
+
+    `format` is `None` where the checkpoint writes it.
+    """
 
     name: str
     suffix: str
     holds_scores: bool
     holds_many: bool
-    format: Callable
+    format: Callable | None
     read: Callable
     package: str | None = None
 
@@ -31,8 +34,8 @@ class ExchangeFormat(NamedTuple):
 EXCHANGE_FORMATS = {
     kind.name: kind
     for kind in (
-        ExchangeFormat("vtt", ".vtt", False, False, format_vtt, read_vtt),
-        ExchangeFormat("srt", ".srt", False, False, format_srt, read_srt),
+        ExchangeFormat("vtt", ".vtt", False, False, None, read_vtt),
+        ExchangeFormat("srt", ".srt", False, False, None, read_srt),
         ExchangeFormat("rttm", ".rttm", True, True, format_rttm, read_rttm),
         ExchangeFormat("textgrid", ".TextGrid", False, False, format_textgrid, read_textgrid, "praatio"),
         ExchangeFormat("elan", ".txt", True, False, format_elan, read_elan),

@@ -1,4 +1,4 @@
-"""Events as captions of one recording: WebVTT and SubRip (SRT), to the millisecond.
+"""The cues of subtitles, WebVTT and SubRip (SRT), and as events; a checkpoint writes them (`annotations.py`).
 
 Sources: W3C, "WebVTT: The Web Video Text Tracks Format"; SubRip has no standard, this is what its players read.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from space_app.exchange_text import text_lines
-from space_app.exchange_tiers import whole_milliseconds
 
 _TIME = r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{1,3})"
 # Settings of WebVTT, or coordinates of SubRip, may follow.
@@ -89,41 +88,6 @@ def read_cues(path, is_vtt: bool) -> tuple[list[str], list[Cue]]:
     return lines, cues
 
 
-def format_vtt(result: dict) -> str:
-    """Return the events of one recording as WebVTT, in order of their onsets.
-
-    Raises:
-        ValueError: a blank label, or an event shorter than a millisecond.
-    """
-    cues = [
-        f"{format_time(onset, '.')} --> {format_time(offset, '.')}\n{html.escape(label, quote=False)}\n"
-        for onset, offset, label in _cues(result, "WebVTT")
-    ]
-    return "\n".join(["WEBVTT\n", *cues])
-
-
-def format_srt(result: dict) -> str:
-    """Return the events of one recording as SubRip, in order of their onsets.
-
-    Raises:
-        ValueError: a label that is blank or has `-->` or styling, or an event shorter than a millisecond.
-    """
-    cues = []
-    for number, (onset, offset, label) in enumerate(_cues(result, "SubRip"), 1):
-        if "-->" in label or _without_style(label) != label:
-            raise ValueError(f"{result['file']!r} has the label {label!r}, but SubRip cannot hold '-->' or tags.")
-        cues.append(f"{number}\n{format_time(onset, ',')} --> {format_time(offset, ',')}\n{label}\n")
-    return "\n".join(cues)
-
-
-def _cues(result, kind):
-    for event in sorted(result["events"]):
-        file, label = result["file"], event.event_label
-        if not label or "\0" in label:
-            raise ValueError(f"{file!r} has the label {label!r}, but {kind} cannot hold it; name the event.")
-        yield *whole_milliseconds(event, file, kind), label
-
-
 def _recordings(path, is_vtt) -> list[dict]:
     events = [
         {"onset": cue.onset / 1000, "offset": cue.offset / 1000, "event_label": cue.text, "score": None}
@@ -177,9 +141,3 @@ def _without_style(text):
 def _milliseconds(groups) -> int:
     hours, minutes, seconds = (int(group or 0) for group in groups[:3])
     return ((hours * 60 + minutes) * 60 + seconds) * 1000 + int(groups[3].ljust(3, "0"))
-
-
-def format_time(milliseconds: int, point: str) -> str:
-    """Return a time as subtitles write it, `00:01:02.500`; SubRip has a comma as point."""
-    seconds, milliseconds = divmod(milliseconds, 1000)
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"

@@ -134,7 +134,9 @@ class PageEvents:
             scores = score_file(reference, self._as_events(events), time_only=answers.task == "captioning")
         remove_export(export)
         try:
-            export = write_export(self.pipe, self.service.downloads, answers.name, answers.duration, events, format)
+            result = {"file": answers.name, "duration": answers.duration, "events": events}
+            result |= {"truncated": True} if answers.num_truncated else {}
+            export = write_export(self.pipe, self.service.downloads, result, format)
             button = gr.update(value=export, interactive=True, label="Download")
         except ValueError:
             export, button = None, gr.update(value=None, interactive=False, label="Nothing to download")

@@ -43,6 +43,8 @@ def summary_html(answers, threshold: float) -> str:
         text += (
             f" {len(answers.unread)} answers could not be read, such as {html.escape(repr(answers.unread[0][:80]))}."
         )
+    if answers.num_truncated:
+        text += f" Answers that ran out of room: {answers.num_truncated}; events may be missing, try shorter windows."
     return f'<div class="status done" role="status">{text}</div>'
 
 

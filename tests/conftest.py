@@ -24,7 +24,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-settings.register_profile("timepro", database=None, deadline=None)
+# Few examples for every day; `pytest --hypothesis-profile thorough` tries many.
+settings.register_profile("timepro", database=None, deadline=None, max_examples=25)
+settings.register_profile("thorough", database=None, deadline=None, max_examples=400)
 settings.load_profile("timepro")
 
 

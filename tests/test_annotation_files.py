@@ -1,7 +1,7 @@
 """Annotations of other programs, and files that are not quite right."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing import Event, format_annotations
@@ -92,7 +92,6 @@ def test_damaged_files_give_values_or_errors(format, tmp_path):
         drop_scores=True,
     ).encode()
 
-    @settings(max_examples=25 if format == "jams" else 100, deadline=None)
     @given(st.data())
     def check(data):
         start = data.draw(st.integers(0, len(whole)))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from processing import Event, write_annotations
-from recipes.data.label_files import label_format, read_labels
+from processing import Event
+from recipes.data.label_files import read_labels, write_labels
 
 STREET = [
     Event(0.5, 1.25, "dog bark", 0.875),
@@ -16,7 +16,7 @@ STREET = [
 
 def written(tmp_path, format, events=STREET):
     result = {"file": "street.wav", "duration": 10.0, "events": events}
-    (path,) = write_annotations(result, tmp_path, label_format(format), drop_scores=True)
+    (path,) = write_labels(result, tmp_path, format, drop_scores=True)
     return path
 
 
@@ -78,7 +78,7 @@ def test_pyannote_database_reads_our_rttm_with_blanks_in_names_and_labels(tmp_pa
     util = pytest.importorskip("pyannote.database.util")
     events = [Event(0.5, 1.25, "dog bark", 0.5), Event(1.0, 2.0, "car_horn"), Event(2.5, 3.0, "dog bark")]
     path = tmp_path / "a.rttm"
-    write_annotations({"file": "x/my night.wav", "events": events}, path, label_format("rttm"))
+    write_labels({"file": "x/my night.wav", "events": events}, path, "rttm")
     assert list(util.load_rttm(str(path))) == ["my_night"]
     found = util.load_rttm(str(path))["my_night"].itertracks(yield_label=True)
     assert [(segment.start, round(segment.end, 6), label) for segment, _, label in found] == [

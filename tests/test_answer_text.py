@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from processing.answer_text import (
@@ -40,7 +40,6 @@ def snapped(events, grid, answer_format):
     return sorted(snap_event(event, grid, answer_format) for event in events)
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     st.lists(st.tuples(times, times, labels).map(make_event), max_size=5),
     st.sampled_from(TASKS),
@@ -249,7 +248,6 @@ def test_unreadable_answers_are_none(text):
 ANSWER_LIKE = st.text("0123456789.:;,-–<>|[]{}()\"'\\ \nseondtfromlbg")
 
 
-@settings(max_examples=500, deadline=None)
 @given(
     st.one_of(st.text(), st.binary().map(lambda data: data.decode("latin-1")), ANSWER_LIKE),
     st.sampled_from(TASKS),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate.meteor_score import meteor_score
 
@@ -89,7 +89,6 @@ def test_words_are_compared_without_case_and_punctuation():
 
 
 @given(captions, captions)
-@settings(max_examples=100)
 def test_equal_to_nltk(wordnet, nltk_reader, reference, prediction):
     theirs = meteor_score([reference.split()], prediction.split(), wordnet=nltk_reader)
     assert meteor(reference, prediction, wordnet_folder=wordnet) == pytest.approx(theirs, abs=1e-12)
@@ -143,7 +142,6 @@ events = st.lists(
 
 
 @given(events, events, st.randoms())
-@settings(max_examples=60)
 def test_order_changes_nothing_and_sides_swap(reference, prediction, random_):
     score = matched_meteor(reference, prediction, synonyms=False)
     shuffled = [random_.sample(side, len(side)) for side in (reference, prediction)]

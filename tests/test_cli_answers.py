@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 
 from recipes.cli.main import main
-from recipes.cli.output import format_answers, format_json
+from recipes.cli.output import LineFormatter, format_answers, format_json, write_answers
 from recipes.data.label_files import LABEL_FORMATS, read_labels
 from recipes.evaluation.runner import Request, run
 
@@ -50,12 +51,6 @@ def model(scripted_checkpoint):
     return str(scripted_checkpoint(DOG))
 
 
-def start(*arguments, **options):
-    """Start the command as a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "recipes.cli.main", *arguments], text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, **options)  # fmt: skip
-
-
 def test_table():
     events = [
         {"onset": 10, "offset": 12, "event_label": "x", "score": None},
@@ -78,11 +73,10 @@ def test_json_names_the_query_where_there_are_several():
     assert [json.loads(line)["query"] for line in lines] == ["cat", "dog"]
 
 
-def test_stdout_has_results_alone_and_the_exit_code_tells_of_failures(scripted_checkpoint, clip, tmp_path):
-    checkpoint = str(scripted_checkpoint(SPAN))
-    process = start("ground", clip, str(tmp_path / "no.wav"), "--query", "dog barking", "--json", "--model", checkpoint)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
+def test_stdout_has_results_alone_and_the_exit_code_tells_of_failures(scripted_checkpoint, clip, tmp_path, capfd):
+    checkpoint, missing = str(scripted_checkpoint(SPAN)), str(tmp_path / "no.wav")
+    assert main(["ground", clip, missing, "--query", "dog barking", "--json", "--model", checkpoint]) == 1
+    output, errors = capfd.readouterr()
     row = json.loads(output)
     assert 0 <= row["events"][0].pop("score") <= 1
     assert row == {
@@ -217,6 +211,7 @@ def test_none_and_plot(scripted_checkpoint, model, clip, tmp_path, capsys):
     assert "no events match 'cat'" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(model, tmp_path, capsys):
     folder, out = tmp_path / "sounds", tmp_path / "events.jsonl"
     folder.mkdir()
@@ -224,14 +219,13 @@ def test_a_killed_run_goes_on(model, tmp_path, capsys):
         write_clip(folder / f"{index:02}.wav", 4.0, 16000)
     partial = tmp_path / "events.jsonl.partial.jsonl"
     arguments = ["detect", str(folder), "--out", str(out), "--batch-size", "1", "--model", model]
-    process = start(*arguments)
+    process = subprocess.Popen([sys.executable, "-m", "recipes.cli.main", *arguments])
     deadline = time.monotonic() + 100
     while not partial.exists() or partial.read_bytes().count(b"\n") < 4:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL and not out.exists()
+    assert process.wait() == -signal.SIGKILL and not out.exists()
     num_kept = partial.read_bytes().count(b"\n") - 1
     assert 3 <= num_kept < 20
     # What a machine that loses its power may leave.
@@ -257,6 +251,11 @@ def test_after_failures_only_what_is_missing_or_changed_is_asked(model, clips, t
     assert main(arguments) == 1
     assert "are kept in" in capsys.readouterr().err
     assert sorted(os.listdir(out)) == ["a.json", "b.json", "c.json", partial.name]
+    # What a machine that loses its power may leave.
+    with partial.open("ab") as file:
+        file.write(b'{"file": "')
+    assert main([*arguments, "--min-score", "0.5"]) == 1
+    assert "run that command again to finish it" in capsys.readouterr().err
     write_clip(clips / "bad.wav", 4.0, 16000)
     write_clip(clips / "b.wav", 5.0, 16000)
     assert main(arguments) == 0
@@ -294,12 +293,34 @@ def test_rttm_leaves_out_recordings_without_events_and_says_so(scripted_checkpoi
     assert sorted(os.listdir(tmp_path)) == ["clip ü.wav", "x.rttm"]
 
 
-def test_standard_input_is_a_recording(model, clip):
-    process = start("detect", "-", "--json", "--model", model, stdin=open(clip, "rb"))
-    stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 0, stderr
-    (line,) = map(json.loads, stdout.splitlines())
+def test_standard_input_is_a_recording(model, clip, monkeypatch, capsys):
+    with subprocess.Popen(["cat", clip], stdout=subprocess.PIPE, text=True) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe.stdout)
+        assert main(["detect", "-", "--json", "--model", model]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line["file"] == "-" and line["duration"] == 5.0 and line["events"]
+
+
+def test_warnings_are_lines_that_begin_with_the_command_and_the_recording():
+    record = logging.LogRecord(
+        "a.long.module", logging.WARNING, "x.py", 1, "source %r breaks off", ("b/it's.mp3",), None
+    )
+    assert LineFormatter().format(record) == "timepro: warning: b/it's.mp3: breaks off"
+    record.msg, record.args = "b.wav: 1 of 2 answers ran out of room.", ()
+    assert LineFormatter().format(record) == "timepro: warning: b.wav: 1 of 2 answers ran out of room."
+
+
+def test_answers_that_ran_out_of_room_are_marked_where_a_format_can(tmp_path, capsys):
+    answers = [{"query": None, "events": [{"onset": 1.0, "offset": 2.0, "event_label": "dog", "score": 0.5}]}]
+    cut = [answers[0] | {"truncated": True}]
+    rows = [{"file": f"{name}.wav", "duration": 3.0, "answers": a} for name, a in (("a", answers), ("b", cut))]
+    for format in ("jsonl", "json"):
+        assert write_answers(rows, format, str(tmp_path / f"x.{format}"), None) == {}
+        assert [row.get("truncated") for row in read_labels(tmp_path / f"x.{format}")] == [None, True]
+    assert write_answers(rows, "tsv", str(tmp_path / "x.tsv"), None) == {}
+    (tmp_path / "x.jsonl").write_text('{"file": "a", "events": [], "truncated": 1}')
+    with pytest.raises(ValueError, match="line 1: truncated is 1; give true or false"):
+        read_labels(tmp_path / "x.jsonl")
 
 
 def test_labels_lie_in_folders_as_their_recordings_do(model, tmp_path, capsys):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from answer_tokenizers import COARSE, EOS, GRID, LABELS, nasty_tokenizer, sentencepiece_tokenizer
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -122,9 +122,7 @@ def answers(tokenizer, grid, task, answer_format, mode, durations, seed, max_new
     mask = torch.ones_like(prompt)
     # Prompts of different lengths, padded on the left.
     prompt[0, :2], mask[0, :2] = tokenizer.pad_token_id, 0
-    constraint = AnswerConstraint(
-        tokenizer, grid, answer_format, task, durations, 5, tokenizer.eos_token_id, **limits
-    )
+    constraint = AnswerConstraint(tokenizer, grid, answer_format, task, durations, 5, tokenizer.eos_token_id, **limits)
     torch.manual_seed(seed)
     output = model.generate(
         input_ids=prompt, attention_mask=mask, logits_processor=[constraint], max_new_tokens=max_new_tokens,
@@ -187,7 +185,6 @@ free_labels = st.one_of(
 free_labels = free_labels.map(normalize_label).filter(lambda label: label and "\\u" not in escape_label(label))
 
 
-@settings(max_examples=100)
 @given(st.data())
 def test_every_canonical_answer_is_allowed(tokenizers, data):
     name = data.draw(st.sampled_from(["small", "nasty"]))
@@ -233,7 +230,6 @@ def allowed_ids(masks, state, is_first=False):
     return {*ids, *(masks.ids_of_kind(kind) if kind else ())}
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_what_is_allowed_is_what_the_grammar_goes_on_with(tokenizers, data):
     """Go into open labels, some of which returned, and compare with each token of the vocabulary tried by itself."""
@@ -350,9 +346,7 @@ def test_few_label_sets_are_remembered(tokenizers):
     assert allowed_after(tokenizers, "dog bark: <0.80>-<0.88>", event_labels=["dog bark"])
 
 
-@pytest.mark.parametrize(
-    "text", ["\\u00000a", " a", "a  b", "a\u00a0b", "a\u200bb", "a\nb", "a\x85b", "a<", "a\\n"]
-)
+@pytest.mark.parametrize("text", ["\\u00000a", " a", "a  b", "a\u00a0b", "a\u200bb", "a\nb", "a\x85b", "a<", "a\\n"])
 def test_labels_that_events_cannot_have_are_not_written(text):
     tail = b""
     for byte in text.encode():

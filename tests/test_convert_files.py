@@ -215,13 +215,14 @@ def memory(name):
     return 1024 * int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 before = memory("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
 convert(*sys.argv[1:3], time_init=sys.argv[3], max_shard_size="30MB")
 print(memory("VmHWM") - before)
 """
 
 
-@pytest.mark.parametrize("time_init", ["place", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("time_init", ["place", "random"])
 def test_memory_stays_below_half_the_checkpoint_and_a_shard(tokenizer, tmp_path, time_init):
     text = {"hidden_size": 768, "num_hidden_layers": 8, "intermediate_size": 2048, "num_attention_heads": 8}
     write_qwen2_audio(tmp_path / "large", tokenizer, 9600, text, lambda model: model, max_shard_size="30MB")
@@ -249,6 +250,7 @@ def test_the_card_names_its_backbone_and_says_that_it_is_not_trained(sharded, tm
     assert f"| parameters | {sum(weight.numel() for weight in weights.values()):,} |" in card.text
 
 
+@pytest.mark.slow
 def test_a_hub_id_fetches_what_is_needed(omni, tmp_path):
     command = "import sys; from recipes.cli.main import main; sys.exit(main(sys.argv[1:]))"
     with LoopbackHub() as hub:

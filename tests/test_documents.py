@@ -128,6 +128,7 @@ def test_the_long_blocks_of_a_page_run(path, desk):
     run_page(path, desk, with_slow=True)
 
 
+@pytest.mark.slow
 def test_a_command_of_the_readme_in_a_process_of_its_own(desk):
     (command,) = re.findall(r"^timepro ground street\.wav .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert "dog bark" in run_shell(command)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event
@@ -51,7 +51,6 @@ def largest_matching(edges, num_references, used=frozenset(), i=0):
 
 
 @given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=20))
-@settings(max_examples=300)
 def test_maximum_matching_of_any_graph(edges):
     edges = sorted(edges)
     matching = maximum_matching(edges)

@@ -227,10 +227,14 @@ def test_without_trust_there_is_a_refusal(first_visit):
         assert message.startswith("ValueError") and "`trust_remote_code=True`" in message, (loader, message)
 
 
+def test_what_strangers_save_is_complete(first_visit):
+    for name in ("parts", "pipeline"):
+        assert_complete(first_visit[0] / name)
+
+
+@pytest.mark.slow
 def test_strangers_save_what_other_strangers_load(first_visit, wav):
     folder, report = first_visit
-    for name in ("parts", "pipeline"):
-        assert_complete(folder / name)
     again = folder.parent / "second"
     second = visit(SECOND_VISIT, folder / "parts", folder / "pipeline", wav, folder=again)
     assert second["answer"] == report["answer"] and second["again"] == pytest.approx(4.0)

@@ -28,12 +28,12 @@ def test_aliases_are_read_and_applied(tmp_path):
         ('["a", "b"]', "is no object"),
         ('[["a", "b"]]', "is no object"),
         ("3", "is no object"),
-        ('{"a": 1}', "'a' stands for 1; both must be strings"),
-        ('{"a": {"b": "c"}}', "both must be strings"),
-        ('{"a": " "}', "both must be strings and not empty"),
-        ('{"": "b"}', "both must be strings and not empty"),
-        ('{"a": "b", "a": "c"}', "'a' stands for 'b' and 'c'; keep one"),
-        ('{"a": "b", "b": "c"}', "'a' stands for 'b', itself an alias of 'c'"),
+        ('{"a": 1}', "'a' is an alias of 1; both must be non-empty strings"),
+        ('{"a": {"b": "c"}}', "both must be non-empty strings"),
+        ('{"a": " "}', "both must be non-empty strings"),
+        ('{"": "b"}', "both must be non-empty strings"),
+        ('{"a": "b", "a": "c"}', "'a' is an alias of both 'b' and 'c'; keep one"),
+        ('{"a": "b", "b": "c"}', "'a' is an alias of 'b', an alias of 'c'"),
     ],
 )
 def test_files_that_are_refused(tmp_path, text, message):

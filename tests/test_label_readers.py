@@ -287,7 +287,9 @@ def test_a_table_without_a_header_that_may_be_anything_is_not_taken_for_elan(tmp
 def test_labels_that_look_equal_are_equal_in_scores(data, predictions, tmp_path):
     if predictions is None:
         dog = {"onset": 0.5, "offset": 1.25, "event_label": " dog "}
-        (tmp_path / "p.jsonl").write_text(json.dumps({"id": "a.wav", "task": "detection", "query": None, "events": [dog]}))
+        (tmp_path / "p.jsonl").write_text(
+            json.dumps({"id": "a.wav", "task": "detection", "query": None, "events": [dog]})
+        )
     path = LABELS / predictions if predictions else tmp_path / "p.jsonl"
     arguments = ["--durations", str(LABELS / "csv_durations.csv"), "--predictions", str(path)]
     assert main(["score", "--data", str(LABELS / data), *arguments, "--out", str(tmp_path / "report.json")]) == 0

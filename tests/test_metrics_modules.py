@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import evaluate
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event
@@ -185,7 +185,6 @@ SIDE = st.lists(EVENT, max_size=4)
 
 
 @given(st.lists(st.tuples(SIDE, st.none() | SIDE), min_size=1, max_size=4))
-@settings(max_examples=40)
 def test_events_survive_to_the_last_digit(in_memory, pairs):
     references, predictions = map(list, zip(*pairs, strict=True))
     results = in_memory.compute(references=references, predictions=predictions)

@@ -254,6 +254,15 @@ def learn(model, batch):
     return output.loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
+@torch.no_grad()
+def test_hidden_states_may_be_chosen_by_their_index(model):
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]])}
+    every = model(**inputs, output_hidden_states=True).hidden_states
+    some = model(**inputs, output_hidden_states=[1]).hidden_states
+    assert [index for index, states in enumerate(some) if states is not None] == [1]
+    assert some[1].equal(every[1])
+
+
 def test_gradient_checkpointing_changes_nothing(model):
     batch = batch_of(model, *MIXED[:3])
     loss, gradients = learn(copy.deepcopy(model), batch)

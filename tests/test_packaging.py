@@ -29,6 +29,7 @@ def test_importing_processing_loads_the_standard_library_alone():
     assert loaded.strip() == "['processing']"
 
 
+@pytest.mark.slow
 def test_public_modules_are_typed(tmp_path):
     for package in PACKAGES:
         assert (ROOT / package / "py.typed").is_file(), package

@@ -95,7 +95,7 @@ def assert_paths_agree(trainer, batch):
 PROMPT = st.tuples(st.integers(0, 6), st.integers(0, 9), st.lists(st.integers(0, 7), min_size=1, max_size=5))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(PROMPT, min_size=1, max_size=3),
     loss_type=st.sampled_from(LOSS_TYPES),

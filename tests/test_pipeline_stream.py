@@ -8,6 +8,8 @@ from space_app.exchange import EXCHANGE_FORMATS
 
 DOG = "dog: <1.20>-<3.44>"
 
+SUBTITLES = "1\n00:00:01,200 --> 00:00:03,440\ndog\n"
+
 
 @pytest.fixture(scope="module")
 def pipe(scripted_checkpoint):
@@ -43,10 +45,11 @@ def test_wrong_arguments_are_refused_at_once(pipe):
 
 def test_the_pipeline_writes_and_reads_annotations(pipe, tmp_path):
     result = {"file": "a.wav", "duration": 4.0, "events": [{"onset": 1.2, "offset": 3.44, "event_label": "dog"}]}
-    captions = pipe.format_annotations(result, EXCHANGE_FORMATS["srt"])
-    assert captions == "1\n00:00:01,200 --> 00:00:03,440\ndog\n"
-    for name, text, format in (("a.txt", "1.200\t3.440\tdog\n", None), ("a.srt", captions, EXCHANGE_FORMATS["srt"])):
-        assert pipe.format_annotations(result, format or "audacity") == text
+    for name, format, text in (("a.txt", "audacity", "1.200\t3.440\tdog\n"), ("a.srt", "srt", SUBTITLES)):
+        assert pipe.format_annotations(result, format) == text
         (tmp_path / name).write_text(text)
+    for name, format in (("a.txt", None), ("a.srt", EXCHANGE_FORMATS["srt"])):
         (read,) = pipe.read_annotations(tmp_path / name, format)
         assert [tuple(event.values())[:3] for event in read["events"]] == [(1.2, 3.44, "dog")]
+    with pytest.raises(ValueError, match="format is 'srt', which a checkpoint only writes"):
+        pipe.read_annotations(tmp_path / "a.srt")

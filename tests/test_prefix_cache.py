@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from processing.answer_text import prompt_text
-from processing.prefix_cache import prefill_questions
+from processing.prefix_cache import CACHE_NAME, prefill_questions
 
 ASKED = [
     [prompt_text("detection"), prompt_text("grounding", "dog bark", 1), prompt_text("grounding", "a <0.08> siren", 3)],
@@ -91,6 +91,20 @@ def test_each_clip_is_encoded_and_prefilled_once(lively_checkpoint, clips):
     assert len(encoded) == 1
     # All that is left to `generate` is what follows the last frame.
     assert lengths[1][0] == 6 and lengths[1][1] == inputs["input_ids"].shape[1] - lengths[0][1]
+
+
+def test_the_last_layer_computes_no_more_of_a_prefix_than_its_keys_and_values(lively_checkpoint, clips):
+    layers = lively_checkpoint[0].model.language_model.layers
+    calls = []
+    hooks = [
+        layer.mlp.register_forward_hook(lambda _, inputs, output, index=index: calls.append(index))
+        for index, layer in enumerate(layers)
+    ]
+    inputs = prefill_questions(*lively_checkpoint, clips, ASKED)
+    for hook in hooks:
+        hook.remove()
+    assert calls == list(range(len(layers) - 1))
+    assert inputs[CACHE_NAME].get_seq_length(len(layers) - 1) == inputs[CACHE_NAME].get_seq_length(0) > 0
 
 
 def test_a_question_before_the_audio_is_answered_too(lively_checkpoint, clips):

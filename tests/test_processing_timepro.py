@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor, AutoTokenizer, WhisperFeatureExtractor
 
@@ -96,7 +96,6 @@ def test_tokens_of_a_clip(make, frame_rate, time_step, seconds, expected):
     assert rest == CLIP
 
 
-@settings(max_examples=60)
 @given(st.sampled_from(GRIDS), st.integers(1120, 48000))
 def test_ticks_never_drift_from_the_frames(make, grid, num_samples):
     frame_rate, time_step = grid
@@ -150,9 +149,7 @@ def test_several_clips_in_one_text_have_their_own_ticks(processor):
 def test_padding_changes_nothing(processor, model, side):
     clips = [noise(8000, 1), noise(24000, 2), noise(2000, 3)]
     texts = [CLIP, CLIP, CLIP + " Which events, and when do they start and end?"]
-    batch = processor(
-        text=texts, audio=clips, padding=True, return_tensors="pt", text_kwargs={"padding_side": side}
-    )
+    batch = processor(text=texts, audio=clips, padding=True, return_tensors="pt", text_kwargs={"padding_side": side})
     with torch.no_grad():
         logits = model(**batch).logits
     for row, (text, clip) in enumerate(zip(texts, clips, strict=True)):
@@ -213,7 +210,6 @@ def control_tokens(processor, ids):
     return [t for t in processor.tokenizer.convert_ids_to_tokens([int(i) for i in ids]) if t in control]
 
 
-@settings(max_examples=60)
 @given(st.lists(st.one_of(
     st.sampled_from(["<1.04>", "<|AUDIO|>", "<|im_end|>", "<|im_start|>assistant\n", "<", ">", "<<0.08>", "|", "1.04",
                      "\\", "< 1.04>", "\u226e", "\uff1c1.04>", "\u0338", "{{ 1 }}", "{% generation %}", "\n"]),

@@ -91,10 +91,14 @@ def older_pandas_and_numpy():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("scenario", [PSDS1, PSDS2, PSDS2._replace(max_efpr=1000.0)], ids=["1", "2", "2-1000"])
+@pytest.mark.parametrize(
+    "scenario",
+    [PSDS1, PSDS2, pytest.param(PSDS2._replace(max_efpr=1000.0), marks=pytest.mark.slow)],
+    ids=["1", "2", "2-1000"],
+)
 def test_equal_to_psds_eval(scenario):
     @given(st.lists(st.tuples(apart(), apart(), DURATIONS), min_size=1, max_size=3), apart(), DURATIONS)
-    @settings(max_examples=15)
+    @settings(max_examples=5)
     def check(clips, last_prediction, last_duration):
         references, predictions, durations = [list(side) for side in zip(*clips, strict=True)]
         references, predictions = with_all_labels(references), [*predictions, last_prediction]
@@ -158,7 +162,6 @@ def brute_force(references, predictions, durations, scenario):
 @pytest.mark.parametrize("scenario", [PSDS1, PSDS2, PsdsScenario(0.5, 0.5, 0.5, 1.0, 0.5, 800.0)], ids="12x")
 def test_equal_to_all_thresholds_by_brute_force(scenario):
     @given(st.lists(st.tuples(any_events(), any_events(), DURATIONS), min_size=1, max_size=3), any_events())
-    @settings(max_examples=60)
     def check(clips, last_prediction):
         references, predictions, durations = [list(side) for side in zip(*clips, strict=True)]
         references, predictions = with_all_labels(references), [*predictions, last_prediction]
@@ -254,7 +257,6 @@ def test_labels_choose_the_classes():
 
 
 @given(st.lists(st.tuples(any_events(), any_events(), DURATIONS), min_size=1, max_size=4), st.randoms())
-@settings(max_examples=40)
 def test_order_and_scale_of_scores_change_nothing(clips, random_):
     clips = [*clips, (with_all_labels([])[0], [Event(0, 1.5, "dog", 0.9)], 12.0)]
     shuffled = random_.sample(clips, len(clips))

@@ -27,15 +27,23 @@ needs_default_checkpoint = pytest.mark.skipif(
     not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy"
 )
 
-UPLOAD = """
-import sys
+# Uploads a folder for each line that it reads, as `timepro publish` does, and tells what was said.
+UPLOADER = """
+import contextlib, io, json, os, sys, traceback
 from pathlib import Path
 from recipes.publishing.publish import upload
-folder, repo, private, *waits = sys.argv[1:]
-files = {path.name: path for path in Path(folder).iterdir()}
-print(upload(files | {"README.md": (Path(folder) / "README.md").read_bytes()}, repo, private == "private",
-             [float(wait) for wait in waits]))
-assert "torch" not in sys.modules
+for line in sys.stdin:
+    folder, private, waits, os.environ["HF_TOKEN"] = json.loads(line)
+    files = {path.name: path for path in Path(folder).iterdir()}
+    files["README.md"] = files["README.md"].read_bytes()
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            print(upload(files, "tester/flaky", private, waits))
+        except Exception:
+            traceback.print_exc()
+    assert "torch" not in sys.modules
+    print(json.dumps([out.getvalue(), errors.getvalue()]), flush=True)
 """
 
 PUSH = """
@@ -186,18 +194,19 @@ def test_a_dry_run_checks_and_uploads_nothing(capsys, monkeypatch):
     assert listed.pop("README.md") < sizes.pop("README.md") and listed == sizes
 
 
-def test_all_failures_are_listed_and_nothing_is_uploaded(hub, scripted_checkpoint, tmp_path, capsys):
+def test_all_failures_are_listed_and_nothing_is_uploaded(scripted_checkpoint, tmp_path, capsys):
     folder = Path(shutil.copytree(scripted_checkpoint("dog bark"), tmp_path / "checkpoint"))
     (folder / "events.py").unlink()
     (folder / "weights.bin").write_bytes(b"")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
-    num_requests = len(hub.requests)
-    result = run(hub, "-m", "recipes.cli.main", "publish", folder, "tester/broken", home=tmp_path / "home")
-    assert result.returncode == 1 and len(hub.requests) == num_requests and "tester/broken" not in hub.repos
-    lines = result.stderr.splitlines()
+    capsys.readouterr()
+    # It would be seen: the suite is offline.
+    assert main(["publish", str(folder), "tester/broken"]) == 1
+    output, errors = capsys.readouterr()
+    lines = errors.splitlines()
     # Two files, and six of seven metadata.
     assert lines[0].endswith("was not published, 8 checks failed:") and len(lines) == 9
-    assert "checked: loading was not tried." in result.stdout
+    assert "checked: loading was not tried." in output
     for repo, message in (("small", "REPO_ID is 'small'; give OWNER/NAME"), ("a/b/c", "'a/b/c'")):
         assert main(["publish", str(folder), repo]) == 1
         assert message in capsys.readouterr().err
@@ -227,8 +236,28 @@ def small_folder(tmp_path):
     return folder
 
 
-def upload(hub, folder, tmp_path, *waits, private=""):
-    return run(hub, "-c", UPLOAD, folder, "tester/flaky", private, *waits, home=tmp_path / "home")
+@pytest.fixture(scope="module")
+def uploader(tmp_path_factory):
+    """Return a function that uploads a folder to a Hub of small parts, in another process, and that Hub."""
+    with LoopbackHub(part_size=8000) as hub:
+        environment = os.environ | hub.environment() | {"HF_HOME": str(tmp_path_factory.mktemp("home"))}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen([sys.executable, "-c", UPLOADER], cwd=ROOT, env=environment, **pipes) as process:
+
+            def upload(folder, *waits, private=False, token=TOKEN):
+                print(json.dumps([str(folder), private, waits, token]), file=process.stdin, flush=True)
+                return json.loads(process.stdout.readline())
+
+            yield upload, hub
+            process.stdin.close()
+
+
+@pytest.fixture
+def flaky(uploader):
+    """Return both, the Hub empty."""
+    for state in (uploader[1].repos, uploader[1].objects, uploader[1].requests, uploader[1].faults):
+        state.clear()
+    return uploader
 
 
 def visible(hub):
@@ -236,55 +265,50 @@ def visible(hub):
     return [set(files) for _, files in hub.repos["tester/flaky"].commits]
 
 
-def test_a_flaky_server_is_asked_again(small_folder, tmp_path):
-    with LoopbackHub(part_size=8000) as hub:
-        faults = [
-            hub.fail("GET", "whoami", 503), hub.fail("POST", "validate-yaml", 502),
-            hub.fail("POST", "repos/create", 429), hub.fail("POST", "repos/create", "cut"),
-            hub.fail("GET", "/api/models/tester/flaky$", "cut"), hub.fail("PUT", "/lfs/.*/2", "cut"),
-            hub.fail("POST", "/commit/", 500), hub.fail("POST", "/commit/", "cut"),
-            # The commit is made, and nobody hears of it.
-            hub.fail("POST", "/commit/", "lost"),
-        ]  # fmt: skip
-        result = upload(hub, small_folder, tmp_path, *[0.05] * 8)
-        assert result.returncode == 0, result.stderr[-3000:]
-        assert all(fault.seen == fault.times for fault in faults)
-        assert visible(hub) == [GITATTRIBUTES, GITATTRIBUTES | set(contents(small_folder))]
-        files = hub.files("tester/flaky")
-        assert {name: files[name] for name in contents(small_folder)} == contents(small_folder)
-        assert result.stdout.strip().endswith(hub.repos["tester/flaky"].refs["main"])
-        assert result.stderr.count("trying again in 0.05 s") == 8
+def test_a_flaky_server_is_asked_again(flaky, small_folder):
+    upload, hub = flaky
+    faults = [
+        hub.fail("GET", "whoami", 503), hub.fail("POST", "validate-yaml", 502),
+        hub.fail("POST", "repos/create", 429), hub.fail("POST", "repos/create", "cut"),
+        hub.fail("GET", "/api/models/tester/flaky$", "cut"), hub.fail("PUT", "/lfs/.*/2", "cut"),
+        hub.fail("POST", "/commit/", 500), hub.fail("POST", "/commit/", "cut"),
+        # The commit is made, and nobody hears of it.
+        hub.fail("POST", "/commit/", "lost"),
+    ]  # fmt: skip
+    output, errors = upload(small_folder, *[0.05] * 8)
+    assert all(fault.seen == fault.times for fault in faults), errors
+    assert visible(hub) == [GITATTRIBUTES, GITATTRIBUTES | set(contents(small_folder))]
+    files = hub.files("tester/flaky")
+    assert {name: files[name] for name in contents(small_folder)} == contents(small_folder)
+    assert output.strip().endswith(hub.repos["tester/flaky"].refs["main"])
+    assert errors.count("trying again in 0.05 s") == 8
 
 
-def test_nothing_half_written_is_visible_and_a_second_run_completes(small_folder, tmp_path):
-    with LoopbackHub(part_size=8000) as hub:
-        fault = hub.fail("POST", "/commit/", 500, times=99)
-        result = upload(hub, small_folder, tmp_path, 0.05)
-        assert result.returncode == 1 and "500" in result.stderr and fault.seen == 2
-        # The weights have arrived; nobody sees them.
-        assert len(hub.objects) == 1 and visible(hub) == [GITATTRIBUTES]
-        fault.times, before = 0, len(hub.requests)
-        assert upload(hub, small_folder, tmp_path).returncode == 0
-        assert visible(hub) == [GITATTRIBUTES, GITATTRIBUTES | set(contents(small_folder))]
-        assert "PUT" not in {method for method, _ in hub.requests[before:]}
-        # Nothing to do makes no commit; what a loader would read of an earlier version goes with the next.
-        (small_folder / "notes.txt").write_text("kept")
-        (small_folder / "old.py").write_text("")
-        assert upload(hub, small_folder, tmp_path).returncode == 0
-        (small_folder / "old.py").unlink()
-        (small_folder / "notes.txt").unlink()
-        result = upload(hub, small_folder, tmp_path)
-        assert "deleted there, from an earlier version: old.py" in result.stdout
-        assert (
-            visible(hub)[-1] == GITATTRIBUTES | set(contents(small_folder)) | {"notes.txt"} and len(visible(hub)) == 4
-        )
-        refused = upload(hub, small_folder, tmp_path, private="private")
-        assert "exists and is public; make it private in its settings" in refused.stderr
+def test_nothing_half_written_is_visible_and_a_second_run_completes(flaky, small_folder):
+    upload, hub = flaky
+    fault = hub.fail("POST", "/commit/", 500, times=99)
+    output, errors = upload(small_folder, 0.05)
+    assert not output and "500" in errors and fault.seen == 2
+    # The weights have arrived; nobody sees them.
+    assert len(hub.objects) == 1 and visible(hub) == [GITATTRIBUTES]
+    fault.times, before = 0, len(hub.requests)
+    assert upload(small_folder)[0]
+    assert visible(hub) == [GITATTRIBUTES, GITATTRIBUTES | set(contents(small_folder))]
+    assert "PUT" not in {method for method, _ in hub.requests[before:]}
+    # Nothing to do makes no commit; what a loader would read of an earlier version goes with the next.
+    (small_folder / "notes.txt").write_text("kept")
+    (small_folder / "old.py").write_text("")
+    assert upload(small_folder)[0]
+    (small_folder / "old.py").unlink()
+    (small_folder / "notes.txt").unlink()
+    assert "deleted there, from an earlier version: old.py" in upload(small_folder)[0]
+    assert visible(hub)[-1] == GITATTRIBUTES | set(contents(small_folder)) | {"notes.txt"} and len(visible(hub)) == 4
+    _, refused = upload(small_folder, private=True)
+    assert "exists and is public; make it private in its settings" in refused
 
 
-def test_a_refusal_is_not_repeated(small_folder, tmp_path):
-    with LoopbackHub() as hub:
-        hub.environment = lambda: LoopbackHub.environment(hub, token=f"not-{TOKEN}")
-        result = upload(hub, small_folder, tmp_path, 5, 5, 5)
-        assert result.returncode == 1 and "401" in result.stderr and hub.repos == {}
-        assert [path for _, path in hub.requests] == ["/api/whoami-v2"]
+def test_a_refusal_is_not_repeated(flaky, small_folder):
+    upload, hub = flaky
+    output, errors = upload(small_folder, 5, 5, 5, token=f"not-{TOKEN}")
+    assert not output and "401" in errors and hub.repos == {}
+    assert [path for _, path in hub.requests] == ["/api/whoami-v2"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.answer_text import PROMPTS, prompt_text
@@ -86,7 +86,6 @@ def test_a_label_that_a_row_says_is_absent_is_asked_for(policy):
     assert absent.event_label == "siren" and absent.query in paraphrases("siren")
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(LABELS), max_size=4), min_size=1, max_size=5),
     st.integers(0, 5),

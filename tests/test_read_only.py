@@ -48,6 +48,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy")
 def test_two_folders_are_all_that_is_written(folder):
     names = {"HF_MODULES_CACHE": str(folder / "modules"), "TMPDIR": str(folder / "tmp")}

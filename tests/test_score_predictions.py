@@ -176,7 +176,7 @@ def test_files_that_are_no_json_lines(data, tmp_path, content, message):
         answers_in(tmp_path / "absent.jsonl", data)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(min_size=1).filter(str.strip), st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_any_label_survives_a_line(data, tmp_path, label, end, mark):
     # Line separators within labels, CRLF, and a byte order mark.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import nltk
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event
@@ -252,7 +252,6 @@ def test_tables_name_what_was_done(tmp_path, wordnet):
 times = st.integers(0, 40).map(lambda n: n / 4)
 
 
-@settings(max_examples=50)
 @given(st.lists(st.tuples(times, times, st.sampled_from("ab")), max_size=4), st.floats(0.5, 12), st.booleans())
 def test_answers_are_cut_where_the_clip_or_its_reference_ends(spans, duration, is_reference):
     events = [Event(min(a, b), max(a, b), label) for a, b, label in spans]

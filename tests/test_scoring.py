@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import sed_eval
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event
@@ -53,7 +53,6 @@ def sed_eval_scores(references, predictions, labels, t_collar, percentage_of_len
 
 
 @given(clips, st.sampled_from([0.1, 0.2, 0.25, 0.5]), st.sampled_from([0.0, 0.2, 0.5, 1.0]))
-@settings(max_examples=150)
 def test_equal_to_sed_eval(pairs, t_collar, percentage_of_length):
     references, predictions = [list(side) for side in zip(*pairs, strict=True)]
     labels = sorted({event.event_label for clip in references for event in clip})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event
@@ -32,7 +32,6 @@ sounds = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(sounds, max_size=12), st.lists(spans, max_size=12), st.none() | st.integers(1000, 60_000))
 def test_captions_keep_the_rules(events, speech, end):
     captions, without_room = place_captions(events, speech, RULES, end)
@@ -60,7 +59,6 @@ def test_captions_keep_the_rules(events, speech, end):
         assert count + sum(event.event_label == label for event in without_room) == runs
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(sounds, max_size=8), st.sampled_from(["film.srt", "film.vtt"]))
 def test_speech_stays_as_it_is(tmp_path_factory, events, name):
     folder, is_vtt = tmp_path_factory.mktemp("film"), name.endswith("vtt")
@@ -163,7 +161,7 @@ def test_a_speaker_is_not_called_as_a_sound(tmp_path):
         (["--subtitles", "film.srt"], "--subtitles is about one recording; give one, and --out FILE"),
         (["--subtitles", "film.srt", "--out", "a.vtt"], "both must end in the same of .srt, .vtt"),
         (["--subtitles", "film.srt", "--out", "film.srt"], "the file that --subtitles names"),
-        (["--subtitles", "film.srt", "--out", "a.srt", "--format", "srt"], "tells the format; leave out"),
+        (["--subtitles", "film.srt", "--out", "a.srt", "--format", "srt"], "sets the format; leave out"),
         (["--subtitles", "film.srt", "--speakers", "talk.rttm", "--out", "a.srt"], "given with --speakers"),
     ],
 )

@@ -23,6 +23,7 @@ from recipes.scoring import event_f1, union_iou
 from space_app.answers import Answers, split_queries
 from space_app.checkpoint_code import find_model, load_pipeline
 from space_app.downloads import export_choices, remove_export, write_export
+from space_app.endpoints import as_json
 from space_app.jobs import Job, JobCriteria, OutOfTime, Stopped, run_steps
 from space_app.limits import Limits, read_limits
 from space_app.model_facts import card_figures, card_section, facts_html
@@ -290,9 +291,9 @@ def test_queries_are_split_by_line():
 @pytest.fixture
 def answers():
     event = {"onset": 0.5, "offset": 1.0, "event_label": EVIL, "score": 0.4}
-    window = {"start": 0.0, "end": 2.0, "text": EVIL, "events": [event]}
+    window = {"start": 0.0, "end": 2.0, "text": EVIL, "truncated": False, "events": [event]}
     result = {"events": [event, event | {"onset": 0.2, "score": 0.1}], "duration": 2.0, "windows": [window]}
-    silent = {"events": [], "duration": 2.0, "windows": [window | {"events": None}]}
+    silent = {"events": [], "duration": 2.0, "windows": [window | {"events": None, "truncated": True}]}
     return Answers(f"{EVIL}.wav", "grounding", [EVIL, f"no {EVIL}"], np.zeros(4000), 1000, [result, silent], 2)
 
 
@@ -301,6 +302,8 @@ def test_names_labels_and_answers_are_text(answers):
     assert all("<script" not in page and "&lt;script&gt;" in page for page in pages)
     assert "window 1 of 2, 2.0 s of 4.0 s" in pages[0]
     assert "1 event" in pages[1] and "1 more below the threshold of 0.30" in pages[1] and "Not heard: no" in pages[1]
+    assert "ran out of room: 1; events may be missing" in pages[1]
+    assert (as_json(answers, 0.3)["truncated"], as_json(answers, 0.3)["num_windows_truncated"]) == (True, 1)
     assert pages[2].index('data-onset="0.2"') < pages[2].index('data-onset="0.5"')
     figures = [{"name": f"a, {EVIL}", "R@.5": EVIL}]
     facts = {"name": EVIL, "num_parameters": 10_700_000, "labels": [EVIL], "figures": figures, "limits": [EVIL],
@@ -345,13 +348,13 @@ def test_every_export_of_the_page_is_read_as_reference(scripted_checkpoint, tmp_
     choices = [format for _, format in export_choices(pipe)]
     assert choices == [*LABEL_FORMATS]
     for format in choices:
-        path = write_export(pipe, str(tmp_path), "x/my street.wav", 10.0, [dog], format)
+        path = write_export(pipe, str(tmp_path), {"file": "x/my street.wav", "duration": 10.0, "events": [dog]}, format)
         (event,) = read_reference(pipe, path, "my street.wav")
         assert (event.onset, event.offset, event.event_label) == (1.2, 3.44, "dog bark"), format
         remove_export(path)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="holds|choose one of"):
-        write_export(pipe, str(tmp_path), "a.wav", 10.0, [dog], "xml")
+        write_export(pipe, str(tmp_path), {"file": "a.wav", "duration": 10.0, "events": [dog]}, "xml")
     (tmp_path / "raven.txt").write_bytes((ROOT / "tests" / "fixtures" / "labels" / "raven.txt").read_bytes())
     with pytest.raises(ValueError, match="tables of ELAN and Raven"):
         read_reference(pipe, str(tmp_path / "raven.txt"), "a.wav")

@@ -149,6 +149,7 @@ def test_nothing_but_the_language_model_has_changed(life):
     assert changed == {name for name in before if re.fullmatch(TARGETS + r"\.weight", name)}
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_the_same_logits(life, logits, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}

@@ -1,7 +1,7 @@
 """Windows tile a recording, and perfect answers about windows of any length and overlap merge to the true events."""
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from processing.events import Event
@@ -92,7 +92,6 @@ def test_cores_tile_the_recording(plan, duration):
         assert windows[-1].end - windows[-1].start > plan.chunk_length_s - max(plan.time_step, 1e-6)
 
 
-@settings(max_examples=400)
 @given(any_events, plans(), times)
 @example([Event(0, 20, "a")], WindowPlan(1.0, 0.0, 0.0, 1.0), 20.0)
 @example([Event(0, 1, "a"), Event(2, 3, "a")], WindowPlan(1.0, 0.0, 0.0, 1.0), 3.0)
@@ -109,7 +108,6 @@ def test_perfect_answers_merge_to_the_true_events(events, plan, more):
     assert sorted(merged) == sorted(events)
 
 
-@settings(max_examples=300)
 @given(separate_events(gap=0.3), plans(), st.floats(0, 5))
 def test_with_a_tolerance_too(events, plan, more):
     # Two events both within 0.1 s of an edge of windows that do not overlap count as one that it has cut, so the gap is
@@ -120,7 +118,6 @@ def test_with_a_tolerance_too(events, plan, more):
     assert sorted(merged) == sorted(events)
 
 
-@settings(max_examples=300)
 @given(separate_events(gap=0.6), plans(), st.floats(0, 5))
 def test_times_on_a_grid_stay_within_it(events, plan, more):
     # Times of each window are rounded to a grid that starts with the window. Events shorter than a step may vanish.

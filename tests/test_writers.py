@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from processing.events import Event, normalize_label
@@ -61,7 +61,6 @@ track_labels = st.text(st.characters(codec="utf-8"), max_size=12).map(normalize_
 table_labels = track_labels.filter(lambda text: text.lower() not in ("", "nan"))
 
 
-@settings(max_examples=25)
 @given(any_clips())
 def test_json_lines_are_read_back_equal(clips):
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +72,6 @@ def test_json_lines_are_read_back_equal(clips):
         assert (Path(folder) / "again.jsonl").read_bytes() == path.read_bytes()
 
 
-@settings(max_examples=40)
 @given(detection_clips(table_labels), st.sampled_from([("desed", "tsv"), ("csv", "csv")]))
 def test_tables_are_read_back_equal(clips, kind):
     data_format, written = kind
@@ -86,7 +84,6 @@ def test_tables_are_read_back_equal(clips, kind):
         assert [clip.id for clip in read] == [clip.audio for clip in clips]
 
 
-@settings(max_examples=40)
 @given(detection_clips(track_labels, st.integers(0, 10**6).map("clip {}".format)))
 def test_label_tracks_are_read_back_equal(clips):
     with tempfile.TemporaryDirectory() as folder:

@@ -174,6 +174,25 @@ def test_trunk_is_frozen_and_deterministic_in_training():
     assert all(p.grad is not None for p in encoder.parameters())
 
 
+@torch.no_grad()
+def test_convolutions_in_bfloat16_are_near_those_in_float32_and_a_name_says_which(monkeypatch):
+    encoder = TimeProYamnetEncoder(TimeProYamnetConfig(num_hidden_layers=0)).eval()
+    features = torch.randn(2, 64, 64)
+    exact = encoder.stem(features)
+    encoder.set_conv_dtype("bfloat16")
+    near = encoder.stem(features)
+    assert near.dtype == torch.float32
+    assert 0 < (near - exact).norm() / exact.norm() < 0.05
+    encoder.set_conv_dtype("float32")
+    assert encoder.stem(features).equal(exact)
+    for found in ({}, {"avx512_bf16": True}, {"amx_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
+        encoder.set_conv_dtype("auto")
+        assert encoder.trunk.conv_dtype == (torch.bfloat16 if found else None)
+    with pytest.raises(ValueError, match="float16"):
+        encoder.set_conv_dtype("float16")
+
+
 def test_gradient_checkpointing_gives_equal_gradients():
     encoder = make_encoder(dropout=0.0).train()
     features = torch.randn(2, 64, 64)

@@ -8,7 +8,6 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from processing.annotations import means_folder
 from recipes.arguments import add_decode, add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.find_recordings import find_recordings
@@ -18,10 +17,11 @@ from recipes.cli.output import (
     format_json,
     format_of,
     merge_answers,
+    name_first,
     print_answers,
     write_answers,
 )
-from recipes.data.label_files import LABEL_FORMATS
+from recipes.data.label_files import LABEL_FORMATS, means_folder
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
 
@@ -46,22 +46,22 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     form.add_argument(
         "--format", choices=tuple(LABEL_FORMATS), metavar="NAME",
         help=f"{', '.join(LABEL_FORMATS)} (default: a table, or the format that --out ends in); formats without a "
-        "place for scores omit them",
+        "field for scores omit them",
     )  # fmt: skip
     output.add_argument(
         "--out", metavar="PATH",
-        help="file to write, or folder for one file per recording. The same command continues a run that was stopped",
+        help="file to write, or folder for one file per recording. Run the command again to resume it",
     )  # fmt: skip
     add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
     output.add_argument("--min-score", type=probability, metavar="P", help="omit events with a lower score, 0 to 1")
     add = command.add_argument_group("windows and decoding").add_argument
-    add("--chunk-length", type=seconds, metavar="S", help="window of longer recordings (default: the checkpoint's)")
-    add("--stride-length", type=seconds, metavar="S", help="overlap on each side of a window (default: a sixth of it)")
+    add("--chunk-length", type=seconds, metavar="S", help="seconds per window (default: the checkpoint's)")
+    add("--stride-length", type=seconds, metavar="S", help="seconds of overlap on each side (default: a sixth)")
     add("--batch-size", type=positive_int, default=8, metavar="N", help="questions per batch (default 8)")
     add_hearing(command)
-    add("--max-events", type=positive_int, metavar="N", help="limit the events per window")
-    add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; unreadable ones fail")
+    add("--max-events", type=positive_int, metavar="N", help="maximum number of events per window")
+    add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; some may fail to parse")
     if task != "captioning":
         add_decode(command)
     command.set_defaults(task=task)
@@ -95,7 +95,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
         if rows:
             print(f"timepro: {len(rows)} of {len(files)} recordings were answered before.", file=sys.stderr)
         if forgotten := len(done.keys() - set(files)):
-            print(f"timepro: {forgotten} recordings in {partial} are not among those given; left out.", file=sys.stderr)
+            print(f"timepro: {forgotten} recordings in {partial} are not among those given; ignored.", file=sys.stderr)
         todo = [file for file in files if file not in rows]
         for job, results in _answers(args, todo, len(rows), queries, options) if todo else ():
             file = job.audio
@@ -122,7 +122,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
         title = Path(rows[0]["file"]).name + (f": {name}" if name else "")
         plot(rows[0]["file"], merge_answers(rows[0]["answers"]), title, args.plot)
     for file, error in failures.items():
-        print(f"timepro: {file}: {error}", file=sys.stderr)
+        print(f"timepro: {file}: {name_first(error).removeprefix(f'{file}: ')}", file=sys.stderr)
     if failures:
         way_out = f"; answers are kept in {partial}: fix this and run the command again" if is_partial else ""
         num_asked = len(failures.keys() | set(files))

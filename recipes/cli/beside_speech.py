@@ -1,4 +1,4 @@
-"""`--subtitles` and `--speakers`: what is heard goes into existing subtitles, or beside an existing diarisation."""
+"""`--subtitles` and `--speakers`: add detected sounds to existing subtitles, or to an existing diarisation."""
 
 import sys
 from argparse import ArgumentError
@@ -16,11 +16,11 @@ from space_app.exchange_subtitles import read_cues
 def add_speech_arguments(output):
     """Add `--subtitles` and `--speakers` to a group of arguments."""
     output.add_argument(
-        "--subtitles", metavar="FILE", help="SubRip or WebVTT file of the speech: write it to --out with what is heard "
-        "as captions for deaf viewers in the gaps, [dog barks]",
+        "--subtitles", metavar="FILE", help="SubRip or WebVTT subtitles of the speech: write them to --out, with the "
+        "detected sounds as captions in the gaps, such as [dog barks]",
     )  # fmt: skip
     output.add_argument(
-        "--speakers", metavar="RTTM", help="diarisation of the recording: write it to --out with what is heard added"
+        "--speakers", metavar="RTTM", help="diarisation of the recording: write it to --out, detected sounds added"
     )
 
 
@@ -40,7 +40,7 @@ def check_speech_arguments(args, files: list[str], is_folder: bool) -> str | Non
     if args.out is None or is_folder or len(files) != 1:
         raise ArgumentError(None, f"--{name} is about one recording; give one, and --out FILE.")
     if args.json or args.format:
-        raise ArgumentError(None, f"--{name} tells the format; leave out --json and --format.")
+        raise ArgumentError(None, f"--{name} sets the format; leave out --json and --format.")
     if Path(args.out).resolve() == Path(given).resolve():
         raise ArgumentError(None, f"--out is {args.out!r}, the file that --{name} names; choose another.")
     suffixes = (".srt", ".vtt") if args.subtitles else (".rttm",)
@@ -49,7 +49,7 @@ def check_speech_arguments(args, files: list[str], is_folder: bool) -> str | Non
         raise ArgumentError(
             None, f"--{name} is {given!r} and --out {args.out!r}; both must end in the same of {', '.join(suffixes)}."
         )  # fmt: skip
-    # Malformed files are found before anything is heard.
+    # Malformed files are found before any recording is processed.
     if args.subtitles:
         read_cues(given, suffix == ".vtt")
     else:

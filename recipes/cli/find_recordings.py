@@ -1,14 +1,14 @@
-"""`find_recordings`: the files that paths, folders and glob patterns stand for."""
+"""`find_recordings`: the files that paths, folders and glob patterns name."""
 
 import glob
 import os
 from collections.abc import Iterable
 
-from processing.audio_formats import is_recording
+from processing.audio_formats import AUDIO_SUFFIXES, WEAK, find_format
 
 
 def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the recordings that are meant, each once, and why some paths stand for none.
+    """Return the recordings that are named, each once, and why some paths name none.
 
     Args:
         paths: files, whatever they are called, `-` for standard input; folders, for all recordings in them and in
@@ -17,7 +17,7 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
 
     Returns:
         Recordings in the order of `paths`, those of one path sorted by name; and errors by path. A name without
-        wildcards is taken to be a file even if there is none: whoever opens it has the better error.
+        wildcards is taken to be a file even if there is none: opening it gives the better error.
     """
     found, errors, seen = [], {}, set()
     for path in paths:
@@ -50,8 +50,20 @@ def _files_below(folder, errors):
         folders[:] = [name for name in sorted(new) if new[name] not in entered]
         entered |= {_identity(root), *new.values()}
         paths = [os.path.join(root, name) for name in names if not name.startswith(".")]
-        files += [path for path in paths if os.path.isfile(path) and is_recording(path)]
+        files += [path for path in paths if os.path.isfile(path) and _is_recording(path)]
     return sorted(files)
+
+
+def _is_recording(path: str) -> bool:
+    """Tell whether a file is named like a recording, or begins like one; `False` for what cannot be read."""
+    if path.lower().endswith(AUDIO_SUFFIXES):
+        return True
+    try:
+        with open(path, "rb") as file:
+            known, start = find_format(file)
+    except OSError:
+        return False
+    return known is not None and (start > 0 or known.name not in WEAK)
 
 
 def _identity(path):

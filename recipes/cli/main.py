@@ -22,6 +22,7 @@ from recipes.arguments import (
     probability,
 )
 from recipes.cli.answer import add_answer_arguments, answer
+from recipes.cli.output import LineFormatter, name_first
 
 
 def build_parser() -> ArgumentParser:
@@ -34,7 +35,7 @@ def build_parser() -> ArgumentParser:
     for name, task, text in (
         ("detect", "detection", "list all events in recordings"),
         ("ground", "grounding", "find events, described in words, in recordings"),
-        ("caption", "captioning", "describe in words what happens when in recordings"),
+        ("caption", "captioning", "describe what happens in recordings, and when, in words"),
     ):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_answer_arguments(command, task)
@@ -80,14 +81,17 @@ def _add_convert(commands):
         "--answer-format", choices=("digits", "ticks"), default="digits",
         help="write times in answers as decimal numbers or as ticks (default digits)",
     )  # fmt: skip
-    add("--seed", type=int, default=0, metavar="S", help="seed of --time-init random (default 0)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of --time-init random (default 0)")
     add("--max-shard-size", default="5GB", metavar="SIZE", help="largest file of weights (default 5GB)")
     add("--overwrite", action="store_true", help="replace a checkpoint that is already in --out")
     convert.set_defaults(run=partial(_run, "recipes.conversion.convert", ()))
 
 
 def _add_merge(commands):
-    merge = commands.add_parser("merge", help="merge a LoRA adapter into the checkpoint that it was trained on")
+    merge = commands.add_parser(
+        "merge", help="merge a LoRA adapter into the checkpoint that it was trained on",
+        description="Merge a LoRA adapter into the checkpoint that it was trained on, one file of weights at a time.",
+    )  # fmt: skip
     merge.add_argument("adapter", metavar="ADAPTER", help="folder of the LoRA adapter")
     merge.add_argument("out", metavar="OUT", help="folder to write")
     merge.add_argument("--base", metavar="DIR", help="checkpoint (default: the one that the adapter names)")
@@ -97,22 +101,29 @@ def _add_merge(commands):
 
 
 def _add_synthesize(commands):
-    synthesize = commands.add_parser("synthesize", help="mix soundscapes with exact annotations from real recordings")
+    synthesize = commands.add_parser(
+        "synthesize", help="mix real recordings into soundscapes with exact annotations",
+        description="Mix real recordings into soundscapes with exact annotations. Missing recordings are downloaded.",
+    )  # fmt: skip
     add = synthesize.add_argument
     add("--out", required=True, metavar="DIR", help="folder to write")
     add("--num-clips", required=True, type=positive_int, metavar="N", help="number of clips")
-    add("--seed", required=True, type=int, metavar="S", help="the same seed gives the same clips")
+    add("--seed", required=True, type=int, metavar="N", help="random seed; the same seed gives the same clips")
     splits = (
         "train", "validation", "test_seen", "test_unseen", "train_field", "validation_field", "test_field"
     )  # fmt: skip
     add("--split", default="train", choices=splits, help="which recordings to mix (default train)")
-    add("--sounds", metavar="DIR", help="folder of the recordings, downloaded there if missing")
-    add("--num-workers", type=positive_int, default=1, metavar="K", help="number of processes (default 1)")
+    add("--sounds", metavar="DIR", help="folder of the source recordings (default: a cache folder)")
+    add("--num-workers", type=positive_int, default=1, metavar="N", help="number of processes (default 1)")
     synthesize.set_defaults(run=partial(_run, "recipes.soundscapes.synthesize", RuntimeError))
 
 
 def _add_score(commands):
-    score = commands.add_parser("score", help="score a checkpoint, or a file of predictions, on annotated recordings")
+    score = commands.add_parser(
+        "score", help="score a checkpoint, or a file of predictions, on annotated recordings",
+        description="Score a checkpoint, or a file of predictions, on annotated recordings: event-based and "
+        "segment-based F1, PSDS, grounding, rejection and captions, with bootstrap intervals.",
+    )  # fmt: skip
     add = score.add_argument
     data = score.add_mutually_exclusive_group(required=True)
     # SUPPRESS: an absent positional would otherwise overwrite what --data gave.
@@ -120,7 +131,7 @@ def _add_score(commands):
         "data", nargs="?", default=argparse.SUPPRESS, metavar="DATA",
         help="annotated recordings: what `timepro synthesize` writes, or any format of docs/data-formats.md",
     )  # fmt: skip
-    data.add_argument("--data", metavar="DATA", help="the same")
+    data.add_argument("--data", metavar="DATA", help="the same as DATA")
     # Written out, for importing the readers would slow every command down.
     add(
         "--data-format", metavar="NAME", help="default: detected from the contents. Data sets: desed, csv, realdesed, "
@@ -129,7 +140,7 @@ def _add_score(commands):
         "jams, raven, birdnet, audition, reaper, wav_markers, svl, kaldi_segments, ctm, lhotse, label_studio",
     )  # fmt: skip
     add("--audio-dir", metavar="DIR", help="folder of the recordings (default: that of the data)")
-    add("--durations", metavar="TABLE", help="table of filename and duration, where the data lack durations")
+    add("--durations", metavar="TABLE", help="table of filename and duration, for data without durations")
     add("--label-aliases", metavar="JSON", help='other names for labels: {"alias": "label", ...}')
     add("--out", required=True, metavar="PATH", help="folder for report.json, report.md, ...; or the report, NAME.json")
     answers = score.add_mutually_exclusive_group()
@@ -144,8 +155,8 @@ def _add_score(commands):
     )  # fmt: skip
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar")
     add_decode(score)
-    add("--against", metavar="JSONL", help="compare with these predictions, clip by clip: differences with p")
-    add("--against-min-score", type=probability, metavar="P", help="--min-score for these (default: the same)")
+    add("--against", metavar="JSONL", help="compare with these predictions: paired differences and p-values")
+    add("--against-min-score", type=probability, metavar="P", help="--min-score for --against (default: the same)")
     add("--limit", type=positive_int, metavar="N", help="only the first N recordings")
     add("--overwrite", action="store_true", help="start again instead of resuming")
     score.set_defaults(run=score_model)
@@ -239,13 +250,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, or 1 after an error, or 2 for wrong arguments."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         return args.run(args)
     except argparse.ArgumentError as error:
         parser.error(str(error))
     except (OSError, ValueError) as error:
-        print(f"timepro: {error}", file=sys.stderr)
+        print(f"timepro: {name_first(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

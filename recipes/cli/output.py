@@ -1,14 +1,28 @@
 """Events of recordings as a table, as JSON, or in the format of another program; on stdout or in files."""
 
 import json
+import logging
 import os
+import re
 import sys
 from argparse import ArgumentError
 from pathlib import Path
 
-from processing.annotations import format_annotations, write_annotations
+from processing.annotations import format_annotations
 from processing.text_files import audio_stem
-from recipes.data.label_files import LABEL_FORMATS, label_format
+from recipes.data.label_files import LABEL_FORMATS, label_format, write_labels
+
+
+class LineFormatter(logging.Formatter):
+    """What is logged as lines such as `timepro: warning: night.mp3: breaks off after 1.61 s`."""
+
+    def formatMessage(self, record):
+        return f"timepro: {record.levelname.lower()}: {name_first(record.message)}"
+
+
+def name_first(message: str) -> str:
+    """Return what a function says of its argument `source`, a file, as commands say it: behind its name."""
+    return re.sub(r"^source (['\"])(.+?)\1 ", r"\2: ", message)
 
 
 def format_answers(file: str, duration: float, answers: list[dict]) -> str:
@@ -65,16 +79,16 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
 
 
 def format_of(out: str, is_folder: bool) -> str:
-    """Return the format that the name of a file tells.
+    """Return the format that a file name implies.
 
     Raises:
-        argparse.ArgumentError: it tells none, or more than one.
+        argparse.ArgumentError: it implies none, or more than one.
     """
     suffix = "" if is_folder else Path(out).suffix.lower()
     formats = [name for name, kind in LABEL_FORMATS.items() if kind.suffix.lower() == suffix]
     if len(formats) != 1:
         able = ", ".join(formats or LABEL_FORMATS)
-        raise ArgumentError(None, f"--out is {out!r}, which does not tell the format; choose --format of {able}.")
+        raise ArgumentError(None, f"--out is {out!r}, which does not imply a format; choose --format from {able}.")
     return formats[0]
 
 
@@ -112,6 +126,7 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
     results, errors, num_silent = [], {}, 0
     for row in rows:
         result = {"file": row["file"], "duration": row["duration"], "events": merge_answers(row["answers"])}
+        result["truncated"] = any(reply.get("truncated", False) for reply in row["answers"])
         try:
             format_annotations(result, label_format(format), drop_scores=True)
             results.append(result)
@@ -134,7 +149,7 @@ def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dic
     if out is None:
         stdout.write(format_annotations(results, label_format(format), drop_scores=True))
     else:
-        paths = write_annotations(results, out, label_format(format), drop_scores=True)
+        paths = write_labels(results, out, format, drop_scores=True)
         print(f"timepro: wrote {paths[0] if len(paths) == 1 else f'{len(paths)} files to {out}'}", file=sys.stderr)
     return errors
 

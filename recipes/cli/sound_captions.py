@@ -4,9 +4,10 @@ import html
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from processing.annotations import cue_time
 from processing.events import Event
 from recipes.data.label_phrases import PHRASES
-from space_app.exchange_subtitles import Cue, format_time
+from space_app.exchange_subtitles import Cue
 
 # Words of labels of speech, which the subtitles hold already.
 SPEECH = {"speech", "speaking", "talking", "conversation", "narration", "monologue", "chatter", "babble"}
@@ -93,7 +94,7 @@ def weave_captions(lines: list[str], cues: list[Cue], captions: list[tuple[int, 
             if written and written[-1].strip():
                 written.append("")
             point = "." if is_vtt else ","
-            times = f"{format_time(onset, point)} --> {format_time(offset, point)}"
+            times = f"{cue_time(onset, point)} --> {cue_time(offset, point)}"
             written += [times, html.escape(text, quote=False), ""] if is_vtt else [str(number), times, text, ""]
         if line is None:
             break

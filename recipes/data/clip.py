@@ -31,8 +31,8 @@ class AnnotatedClip:
         task: what the events answer. `detection`: they are all that can be heard; `grounding`: all that match `query`;
             `captioning`: all, and their labels are descriptions. `None`: grounding if there is a query, else detection.
         query: what is looked for in grounding; no other task has one.
-        absent: labels that are known not to be heard.
-        unsure: labels that may be heard or not, and are therefore not asked for as absent ones.
+        absent: labels that are known to be absent.
+        unsure: labels that may be present or not, and are therefore not used as absent ones.
         question: words to ask in, instead of a built-in prompt.
         source: where the annotation is from, such as `desed:validation`.
         stem_index: row of the clip among stored stem features, see `recipes/small/stems.py`.
@@ -85,12 +85,12 @@ class AnnotatedClip:
 
     @classmethod
     def from_dict(cls, values, where: str) -> "AnnotatedClip":
-        """Return the clip that a JSON object holds; keys that are none of its own are left out.
+        """Return the clip that a JSON object holds; unknown keys are ignored.
 
         An event without `event_label` has the query's; where there is no query, that is an error.
 
         Args:
-            where: file and line, or place in the JSON, which an error begins with.
+            where: file and line, or position in the JSON, which errors begin with.
 
         Raises:
             ValueError: a missing key, an unknown key of an event, or a value that cannot be.
@@ -121,7 +121,7 @@ class AnnotatedClip:
 
 
 def make_clip(where: str, *args, **values) -> AnnotatedClip:
-    """Return a clip; an error begins with `where`, the file and line it stands in."""
+    """Return a clip; an error begins with `where`, its file and line."""
     try:
         return AnnotatedClip(*args, **values)
     except ValueError as error:

@@ -1,11 +1,19 @@
-"""`LABEL_FORMATS`: every format that events are written in, those of a checkpoint and those of other programs."""
+"""Files of events in every format that is written: those of a checkpoint and those of other programs."""
 
 import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
-from processing.annotations import ANNOTATION_FORMATS, read_annotations
+from processing.annotations import ANNOTATION_FORMATS, check_results, format_recordings, read_annotations
 from space_app.exchange import EXCHANGE_FORMATS, guess_exchange_format
 
-LABEL_FORMATS = {**ANNOTATION_FORMATS, **EXCHANGE_FORMATS}
+# A checkpoint writes subtitles, and does not read them.
+_OWN = {
+    name: kind if kind.read else replace(kind, read=EXCHANGE_FORMATS[name].read)
+    for name, kind in ANNOTATION_FORMATS.items()
+}
+LABEL_FORMATS = _OWN | EXCHANGE_FORMATS | _OWN
 
 
 def label_format(name: str):
@@ -17,6 +25,51 @@ def label_format(name: str):
     if name not in LABEL_FORMATS:
         raise ValueError(f"format is {name!r}; choose one of {', '.join(LABEL_FORMATS)}.")
     return LABEL_FORMATS[name]
+
+
+def write_labels(
+    results: Mapping | Iterable[Mapping], path: str | os.PathLike, format: str, drop_scores: bool = False
+) -> list[Path]:
+    """Write the events of recordings, see [`~processing.annotations.format_annotations`]; all files or none.
+
+    Args:
+        results, drop_scores: as there.
+        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is named
+            after the recording, in subfolders like those of the recordings.
+        format: one of [`LABEL_FORMATS`].
+
+    Returns:
+        Paths of the files written.
+
+    Raises:
+        ValueError: as there; two recordings of one name for a folder.
+        ImportError: the library of a format is missing.
+    """
+    kind = label_format(format)
+    recordings = check_results(results, kind, drop_scores)
+    if not means_folder(path):
+        Path(path).write_bytes(format_recordings(recordings, kind).encode("utf-8"))
+        return [Path(path)]
+    folders, files = [os.path.dirname(os.path.abspath(recording["file"])) for recording in recordings], {}
+    for recording, folder in zip(recordings, folders, strict=True):
+        below = os.path.relpath(folder, os.path.commonpath(folders))
+        target = Path(path) / below / (recording["stem"] + kind.suffix)
+        if target in files:
+            raise ValueError(
+                f"{recording['file']!r}: a second recording would be written to {str(target)!r}; rename one of them."
+            )
+        files[target] = format_recordings([recording], kind)
+    os.makedirs(path, exist_ok=True)
+    for target, text in files.items():
+        os.makedirs(target.parent, exist_ok=True)
+        target.write_bytes(text.encode("utf-8"))
+    return list(files)
+
+
+def means_folder(path: str | os.PathLike) -> bool:
+    """Tell whether [`write_labels`] takes a path for a folder: one that exists, or a name without suffix."""
+    # `Path` forgets the slash that says that a new folder is meant.
+    return Path(path).is_dir() or not Path(path).suffix or str(path).endswith(os.sep)
 
 
 def read_labels(path: str | os.PathLike, format: str | None = None) -> list[dict]:

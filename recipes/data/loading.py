@@ -11,10 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from processing.audio_io import audio_duration
-from processing.text_files import AUDIO_SUFFIXES, audio_stem, check_duration
+from processing.text_files import AUDIO_SUFFIXES, audio_stem, check_duration, first_line, read_number, read_table
 from recipes.data.clip import AnnotatedClip
 from recipes.data.formats import READERS, guess_format
-from recipes.data.readers.tables import read_durations
 from recipes.scoring import apply_aliases, read_label_aliases
 
 logger = logging.getLogger(__name__)
@@ -44,8 +43,8 @@ def load_clips(
         audio_dir: folder of the recordings, by default that of the annotations. `audio` of a clip is a path in it; a
             name without the suffix of an audio format is looked up there, and is taken to be a `.wav` if nothing fits.
         durations: seconds by recording, named as in the annotations (or by `id`, where they name none): a mapping, or a
-            table `filename duration`. It must name every recording whose duration the annotations do not say; in
-            formats that list recordings by their events, those that it alone names become clips without events.
+            table `filename duration`. It must name every recording whose duration the annotations lack; in formats
+            that list recordings by their events, those that it alone names become clips without events.
         label_aliases: other names of labels: a mapping, or a file for [`read_label_aliases`]. Labels of detection clips
             are replaced, those that are absent too; captions and queries stay.
         split: what to read of a folder.
@@ -54,7 +53,7 @@ def load_clips(
             Events without a score stay.
         limit: read the first clips only.
         needs_audio: every clip must name a recording.
-        needs_duration: take durations that nobody says from the recordings; these must be there, or, with
+        needs_duration: measure durations that are not given from the recordings; these must exist, or, with
             `needs_audio`, all of them.
 
     Raises:
@@ -154,7 +153,7 @@ def audio_finder(folder):
         ValueError: by the function: several recordings fit one name.
     """
     if not os.path.isdir(folder):
-        raise NotADirectoryError(f"audio_dir is {str(folder)!r}, which is no folder; give that of the recordings.")
+        raise NotADirectoryError(f"audio_dir is {str(folder)!r}, not a folder; give that of the recordings.")
 
     @cache
     def by_stem(folder) -> dict[str, list[str]]:
@@ -180,7 +179,7 @@ def _with_durations(clips, durations, path, lists_events) -> Iterator[AnnotatedC
     if isinstance(durations, Mapping):
         seconds = {name: check_duration(value, f"durations[{name!r}]") for name, value in durations.items()}
     else:
-        seconds = read_durations(durations)
+        seconds = _read_durations(durations)
     named, missing = set(), {}
     for clip in clips:
         name = clip.audio or clip.id
@@ -196,9 +195,25 @@ def _with_durations(clips, durations, path, lists_events) -> Iterator[AnnotatedC
         raise ValueError(f"durations lacks {len(missing)} recordings of {path}; add them:{listed}")
     silent = [name for name in seconds if name not in named] if lists_events else []
     if silent:
-        logger.warning("%s: %d recordings are named by durations alone: clips without events.", path, len(silent))
+        logger.warning("%s: %d recordings are in durations alone: clips without events.", path, len(silent))
     for name in silent:
         yield AnnotatedClip(name, (), name, seconds[name])
+
+
+def _read_durations(path) -> dict[str, float]:
+    """Return `{filename: seconds}` from a table `filename duration`, separated by tabs or commas.
+
+    Raises:
+        ValueError: a malformed line, or two durations of one recording.
+    """
+    header = first_line(path)
+    durations = {}
+    for where, fields in read_table(path, ("filename", "duration"), "\t" if "\t" in header else ","):
+        duration = check_duration(read_number(fields["duration"], "duration", where), where)
+        known = durations.setdefault(fields["filename"], duration)
+        if known != duration:
+            raise ValueError(f"{where}: {fields['filename']!r} lasts {duration} s, but {known} s further up; keep one.")
+    return durations
 
 
 def _read_aliases(label_aliases) -> Mapping[str, str]:
@@ -224,7 +239,7 @@ def _without_unsure(clip, min_score) -> AnnotatedClip:
 
 
 def _say_late_events(clips, path):
-    """Say how many events end after their recordings; they stay as they are."""
+    """Warn of events that end after their recordings; they are kept as they are."""
     late = [
         (clip.id, event.offset, clip.duration)
         for clip in clips

@@ -47,13 +47,16 @@ PARAPHRASES = {
     "whistle": "a whistle blowing|referee whistle|whistle blast|blowing a whistle|a referee whistles|blow of a whistle",
 }  # fmt: skip
 
+
 def taught_paraphrases(label: str) -> tuple[str, ...]:
     """Return the other words for a label that training may use; none where none are known."""
     return tuple(words for place, words in enumerate(_words(label)) if place % 3 != 2)
 
+
 def heldout_paraphrases(label: str) -> tuple[str, ...]:
     """Return the other words for a label that no training uses: every third."""
     return tuple(words for place, words in enumerate(_words(label)) if place % 3 == 2)
+
 
 def _words(label):
     return PARAPHRASES[label].split("|") if label in PARAPHRASES else []

@@ -1,4 +1,4 @@
-"""What is asked about a clip, and the right answers: the one place for training, reinforcement and scoring.
+"""What is asked about a clip, and the right answers: the same for SFT, GRPO and scoring.
 
 A clip that lists all its events (detection) is asked for them, for each of its labels, and for labels that it lacks; a
 clip with a query for that alone, one with captions for these alone. What else differs between the three is a

@@ -9,10 +9,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from processing.annotations import write_annotations
 from processing.text_files import format_seconds, format_table
 from recipes.data.clip import AnnotatedClip
-from recipes.data.label_files import label_format
+from recipes.data.label_files import write_labels
 
 
 def write_json_clips(clips: Iterable[AnnotatedClip], path, audio_dir=None):
@@ -34,7 +33,7 @@ def write_json_clips(clips: Iterable[AnnotatedClip], path, audio_dir=None):
 
 
 def write_label_files(clips: Iterable[AnnotatedClip], path, format, durations=None, audio_dir=None) -> list[Path]:
-    """Write detection clips in a format of `write_annotations`, and return the paths.
+    """Write detection clips in a format of [`write_labels`], and return the paths.
 
     Args:
         path: file to write; or a folder, one that exists or a name without suffix, for one file per recording.
@@ -44,7 +43,7 @@ def write_label_files(clips: Iterable[AnnotatedClip], path, format, durations=No
 
     Raises:
         ValueError: what the format cannot hold: another task, no recording, two clips of one, and what
-            `write_annotations` refuses.
+            [`write_labels`] refuses.
     """
     results, lengths, seen = [], [("filename", "duration")], set()
     for clip in clips:
@@ -60,7 +59,7 @@ def write_label_files(clips: Iterable[AnnotatedClip], path, format, durations=No
         results.append({"file": file, "duration": clip.duration, "events": [e.as_dict() for e in clip.events]})
         if clip.duration is not None:
             lengths.append((file, format_seconds(clip.duration)))
-    paths = write_annotations(results, path, label_format(format))
+    paths = write_labels(results, path, format)
     if durations is not None:
         Path(durations).write_bytes(format_table(lengths, "\t").encode("utf-8"))
     return paths

@@ -60,8 +60,8 @@ def score_checkpoint(
             default that of the checkpoint.
         limit: only the first clips.
         against, against_min_score: see [`score_predictions`].
-        channel, strict: what is heard, see [`~processing.audio_io.load_audio`].
-        decode: how a checkpoint with a frame grounder answers, `text`, `frames` or `both`; by default what it says.
+        channel, strict: how recordings are read, see [`~processing.audio_io.load_audio`].
+        decode: how a checkpoint with a frame grounder answers, `text`, `frames` or `both`; by default its own setting.
 
     Raises:
         ValueError: clips that cannot be read, or answers in `out` that belong to other settings.

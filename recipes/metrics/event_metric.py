@@ -157,7 +157,7 @@ class EventMetric(evaluate.Metric):
 
 
 def with_aliases(predictions, label_aliases) -> list:
-    """Return predictions whose labels are replaced by what they stand for.
+    """Return predictions whose labels are replaced by the labels that they are aliases of.
 
     Args:
         label_aliases: a mapping, the path of a JSON file that [`~recipes.scoring.read_label_aliases`] reads, or `None`.

@@ -72,7 +72,7 @@ def check_all(folder) -> tuple[list[str], list[str]]:
 
 
 def check_loading(folder) -> tuple[list[str], list[str]]:
-    """Load a checkpoint as a stranger without network would, in a process of its own, and ask it something."""
+    """Load a checkpoint in a separate process, without network and without our packages, and run it on a recording."""
     script = Path(__file__).with_name("isolated_load.py")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as home:
@@ -103,7 +103,7 @@ def upload(files: dict[str, Path | bytes], repo_id: str, private: bool = False, 
     """Upload files in one commit, and delete what a loader might read instead; return the address of the commit.
 
     Raises:
-        ValueError: the repository is public, but shall be private; or the Hub refuses the card.
+        ValueError: the repository is public, but `private` was given; or the Hub refuses the card.
         OSError: as [`publish`].
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
@@ -115,7 +115,7 @@ def upload(files: dict[str, Path | bytes], repo_id: str, private: bool = False, 
     patiently(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True), waits)
 
     def commit():
-        # Anew in each attempt: the commit may have been made, and its answer lost. Then there is nothing left to do.
+        # Again in each attempt: the commit may have been made and its response lost. Then there is nothing left to do.
         info = api.model_info(repo_id)
         if private and not info.private:
             raise ValueError(

@@ -43,18 +43,18 @@ def check_aliases(pairs) -> dict[str, str]:
     aliases = {}
     for alias, label in pairs:
         if not all(isinstance(name, str) and normalize_label(name) for name in (alias, label)):
-            raise ValueError(f"{alias!r} stands for {label!r}; both must be strings and not empty.")
+            raise ValueError(f"{alias!r} is an alias of {label!r}; both must be non-empty strings.")
         alias, label = normalize_label(alias), normalize_label(label)
         if aliases.setdefault(alias, label) != label:
-            raise ValueError(f"{alias!r} stands for {aliases[alias]!r} and {label!r}; keep one.")
+            raise ValueError(f"{alias!r} is an alias of both {aliases[alias]!r} and {label!r}; keep one.")
     for alias, label in aliases.items():
         if aliases.get(label, label) != label:
-            raise ValueError(f"{alias!r} stands for {label!r}, itself an alias of {aliases[label]!r}; name the label.")
+            raise ValueError(f"{alias!r} is an alias of {label!r}, an alias of {aliases[label]!r}; name the label.")
     return aliases
 
 
 def apply_aliases(events: Iterable[Event] | None, aliases: Mapping[str, str]) -> list[Event] | None:
-    """Return the events of one clip with the labels that aliases stand for; other labels stay. `None` stays `None`.
+    """Return the events of one clip with aliases replaced by their labels; other labels stay. `None` stays `None`.
 
     Spellings that differ in more than blanks and Unicode form are different aliases: list them.
 

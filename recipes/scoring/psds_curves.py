@@ -80,11 +80,11 @@ def psds(references, predictions, durations, scenario: PsdsScenario, labels=None
     """
     if statistics is None:
         statistics = psds_statistics(references, predictions, durations, scenario, labels)
-    area, areas = _areas(statistics, scenario, np.ones(len(durations)))
+    (area,), (areas,) = _areas(statistics, scenario, np.ones((1, len(durations))))
     known = set(statistics.labels)
     return {
-        "psds": area,
-        "class_wise": areas,
+        "psds": float(area),
+        "class_wise": dict(zip(statistics.labels, map(float, areas), strict=True)),
         "num_other_labels": sum(event.event_label not in known for clip in predictions for event in clip or ()),
         "parse_failure_rate": parse_failure_rate(predictions),
         "num_clips": len(durations),
@@ -98,7 +98,7 @@ def psds_sums(statistics, scenario, name="psds") -> ClipSums:
     """
 
     def areas(weights):
-        return {name: np.array([_areas(statistics, scenario, clip_weights)[0] for clip_weights in weights])}
+        return {name: _areas(statistics, scenario, weights)[0]}
 
     return ClipSums(eye_array(len(statistics.durations), format="csr"), areas)
 
@@ -163,31 +163,40 @@ def psds_statistics(references, predictions, durations, scenario: PsdsScenario, 
     return PsdsStatistics(labels, changes, num_references, reference_seconds, np.array(durations, dtype=np.float64))
 
 
-def _areas(statistics, scenario, clip_weights) -> tuple[float, dict[str, float]]:
-    """Return PSDS and the area of each label, with each clip counted as often as its weight says."""
-    num_references = clip_weights @ statistics.num_references
-    if not num_references.all():
-        return math.nan, dict.fromkeys(statistics.labels, math.nan)
-    hours = clip_weights @ statistics.durations / SECONDS_PER_HOUR
-    reference_hours = clip_weights @ statistics.reference_seconds / SECONDS_PER_HOUR
-    # What one change adds to the effective rate of false positives; the last two are FOUND and FALSE.
-    costs = scenario.alpha_ct / max(len(statistics.labels) - 1, 1) / reference_hours
-    costs = np.append(costs, [0.0, 1.0 / hours])
-    curves = []
-    for count, rows in zip(num_references, statistics.changes, strict=True):
-        kinds, weights = rows[:, 2].astype(np.int64), clip_weights[rows[:, 1].astype(np.int64)]
-        is_last_of_score = np.append(np.diff(rows[:, 0]) != 0, True)[: len(rows)]
-        ratio = np.cumsum(weights * (kinds == FOUND))[is_last_of_score] / count
-        rate = np.cumsum(weights * costs[kinds])[is_last_of_score]
-        curves.append((np.append(0.0, rate), np.append(0.0, ratio)))
-    rates = np.unique(np.concatenate([rate for rate, _ in curves]))
-    rates = rates[rates < scenario.max_efpr]
-    widths = np.diff(np.append(rates, scenario.max_efpr))
-    # Both grow as the threshold falls, so the best ratio at a rate is the last one up to there.
-    ratios = np.array([ratio[np.searchsorted(rate, rates, side="right") - 1] for rate, ratio in curves])
-    effective = np.maximum(ratios.mean(axis=0) - scenario.alpha_st * ratios.std(axis=0), 0.0)
-    areas = ratios @ widths / scenario.max_efpr
-    return float(effective @ widths / scenario.max_efpr), dict(zip(statistics.labels, map(float, areas), strict=True))
+def _areas(statistics, scenario, weights) -> tuple[np.ndarray, np.ndarray]:
+    """Return PSDS `(num_resamples,)`, and the area of each label `(num_resamples, num_labels)`.
+
+    Args:
+        weights: how often each clip counts in each resample, `(num_resamples, num_clips)`.
+    """
+    num_references = weights @ statistics.num_references
+    hours = weights @ statistics.durations[:, None] / SECONDS_PER_HOUR
+    reference_hours = weights @ statistics.reference_seconds / SECONDS_PER_HOUR
+    rates, ratios, owners = [], [], []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # What one change adds to the effective rate of false positives; the last two are FOUND and FALSE.
+        costs = scenario.alpha_ct / max(len(statistics.labels) - 1, 1) / reference_hours
+        costs = np.hstack([costs, np.zeros_like(hours), 1.0 / hours])
+        for label, rows in enumerate(statistics.changes):
+            clips, kinds = rows[:, 1:].astype(np.int64).T
+            is_last_of_score = np.append(np.diff(rows[:, 0]) != 0, True)[: len(rows)]
+            found = np.cumsum(weights[:, clips] * (kinds == FOUND), axis=1)[:, is_last_of_score]
+            rates += [np.zeros_like(hours), np.cumsum(weights[:, clips] * costs[:, kinds], axis=1)[:, is_last_of_score]]
+            ratios += [np.zeros_like(hours), found / num_references[:, [label]]]
+            owners += [label] * (1 + found.shape[1])
+    rates, ratios, owners = np.hstack(rates), np.hstack(ratios), np.array(owners)
+    scores, areas = np.full(len(weights), np.nan), np.full(num_references.shape, np.nan)
+    # A label without references in a resample has no ratio there.
+    for row in np.flatnonzero(num_references.all(axis=1)):
+        order = np.argsort(rates[row])
+        widths = np.diff(np.minimum(rates[row, order], scenario.max_efpr), append=scenario.max_efpr)
+        # Both grow as the threshold falls, so the best ratio at a rate is the greatest up to there.
+        best = np.zeros((len(statistics.labels), len(order)))
+        best[owners[order], np.arange(len(order))] = ratios[row, order]
+        best = np.maximum.accumulate(best, axis=1)
+        effective = np.maximum(best.mean(axis=0) - scenario.alpha_st * best.std(axis=0), 0.0)
+        scores[row], areas[row] = effective @ widths / scenario.max_efpr, best @ widths / scenario.max_efpr
+    return scores, areas
 
 
 def _by_label(events, index) -> dict[int, list]:

@@ -48,9 +48,9 @@ TEST_SPLITS = ("test_unseen", "test_seen")
 
 def main(argv: list[str] | None = None):
     parser = script_parser(__doc__)
-    parser.add_argument("--out", default="runs/ablation", help="folder of all that is made")
-    parser.add_argument("--backbone", default="runs/small/backbone", help="what every arm is converted from")
-    parser.add_argument("--stems", default="runs/small/stems", help="training clips of supervised fine-tuning")
+    parser.add_argument("--out", default="runs/ablation", help="folder for everything that is written")
+    parser.add_argument("--backbone", default="runs/small/backbone", help="backbone that every arm is converted from")
+    parser.add_argument("--stems", default="runs/small/stems", help="stored stem features of the training clips")
     parser.add_argument("--data", default="runs/small/data", help="train, test_seen and test_unseen")
     parser.add_argument("--arms", nargs="+", default=[*SFT_ARMS, *GRPO_ARMS], metavar="ARM", help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

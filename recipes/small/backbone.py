@@ -54,7 +54,7 @@ def main(argv=None):
     parser = script_parser(__doc__)
     parser.add_argument("--language-model", help="directory of the small language model")
     parser.add_argument("--weights", help="YAMNet's safetensors file")
-    parser.add_argument("--checkpoint", help="checkpoint whose tower and projector learn further, in place of the two")
+    parser.add_argument("--checkpoint", help="checkpoint to train further, instead of these two")
     parser.add_argument("--stems", required=True, help="directory of stored stem features: train, validation")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--num-steps", type=int, default=600, help="steps of the frame-level loss; 0 to skip it")

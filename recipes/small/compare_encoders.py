@@ -1,10 +1,10 @@
-"""Compare two towers by what their frames know after the same training on frame labels.
+"""Compare two audio encoders after the same training on frame labels.
 
     python -m recipes.small.compare_encoders --language-model DIR --weights yamnet.safetensors --features DIR \
         --out towers.json
 
-`--features` holds stems and mels of `train`, `test_seen` and `test_unseen`, see `recipes/small/stems.py`. One tower
-is YAMNet's frozen trunk with context layers; the other a small Qwen2-Audio encoder, trained from scratch.
+`--features` holds stems and mels of `train`, `test_seen` and `test_unseen`, see `recipes/small/stems.py`. One
+encoder is YAMNet's frozen trunk with context layers; the other a small Qwen2-Audio encoder, trained from scratch.
 """
 
 import json
@@ -43,7 +43,7 @@ def small_qwen2_audio(language_model):
 
 
 def compare(language_model, weights, features, out, num_steps=600, seed=0) -> dict:
-    """Train both towers, write and return frame F1 (micro, best of four thresholds) on the two tests."""
+    """Train both encoders, write and return frame F1 (micro, best of four thresholds) on the two tests."""
     tokenizer = AutoTokenizer.from_pretrained(language_model)
     report = {"num_steps": num_steps, "seed": seed}
     for name, kind in (("yamnet", "stem"), ("qwen2_audio", "mel")):

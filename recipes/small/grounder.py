@@ -25,7 +25,7 @@ from processing.frame_decoding import frame_events
 from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.label_phrases import paraphrases
-from recipes.scoring import event_based_f1
+from recipes.scoring import event_based_f1, recall_at_iou
 from recipes.small.frame_labels import blank, frame_targets, known_labels, read_stems
 from recipes.small.language_model import load_progress, save_progress
 from recipes.training.collator import TimeProCollator
@@ -33,9 +33,11 @@ from recipes.training.grounder_loss import grounder_loss, prepare_grounder
 
 logger = logging.getLogger(__name__)
 
+QUERY_THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+
 # Threshold, and lengths in seconds, among which validation chooses.
 DECODERS = {
-    "threshold": (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+    "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "median_filter_s": (0.0, 0.24, 0.4, 0.56),
     "min_gap_s": (0.0, 0.16, 0.32),
     "min_length_s": (0.0, 0.16, 0.24),
@@ -78,9 +80,20 @@ def _padded(states):
     return padded, torch.arange(padded.shape[1]) < sizes[:, None]
 
 
+def _batch(stems, targets, batch_size, rng):
+    """Return frames `(batch_size, num_frames, stem_size)` and targets `(batch_size, num_frames, num_labels)`.
+
+    A quarter of the clips has another one over it: in each channel the stronger of the two, and what sounds in both.
+    """
+    chosen = np.sort(rng.integers(0, len(stems), batch_size))
+    frames, wanted = torch.from_numpy(stems[chosen].astype(np.float32)), targets[chosen]
+    is_mixed = torch.from_numpy(rng.random(batch_size) < 0.25)[:, None, None]
+    frames = torch.where(is_mixed, torch.maximum(frames, frames.flip(0)), frames)
+    return blank(frames, rng), torch.where(is_mixed, torch.maximum(wanted, wanted.flip(0)), wanted)
+
+
 def train_grounder(
-    model, processor, folder, num_steps=1500, batch_size=16, num_absent=8, learning_rate=1e-3, seed=0,
-    split="train_field", resume=None,
+    model, processor, folder, num_steps=2500, batch_size=16, learning_rate=1e-3, seed=0, split="train_field", resume=None
 ):  # fmt: skip
     """Train the frame grounder of a model on stored stems, in place; return `(labels, question states)`.
 
@@ -88,7 +101,6 @@ def train_grounder(
 
     Args:
         folder: stored stems of the split.
-        num_absent: labels that a clip lacks, asked about beside those that it has.
         resume: folder to save to every 25 steps, and to go on from.
     """
     stems, rows = read_stems(folder, split)
@@ -96,7 +108,6 @@ def train_grounder(
     prepare_grounder(model, is_alone=True, frames="stem")
     states = question_states(model.eval(), processor, folder, split, labels, seed=seed)
     targets, _ = frame_targets(rows, labels, stems.shape[1], model.config.frame_rate)
-    heard = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
     head = model.frame_grounder.train()
     average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, min(0.99, 1 - 10 / num_steps))))
     both = nn.ModuleList([head, average])
@@ -107,22 +118,15 @@ def train_grounder(
         rng = np.random.default_rng([seed, step])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
-        chosen = np.sort(rng.integers(0, len(rows), batch_size))
-        clips, asked = [], []
-        for clip, row in enumerate(chosen):
-            absent = rng.permutation([index for index in range(len(labels)) if index not in heard[row]])
-            for label in [*heard[row], *absent[:num_absent]]:
-                clips.append(clip)
-                asked.append(int(label))
-        wordings = [states[labels[label]] for label in asked]
-        questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in wordings])
-        frames = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
-        # Neighbours say much the same: half of the frames are asked about.
-        some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 2)])
-        heard_frames = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))[:, some]
-        logits = head.match(heard_frames, questions, is_token, torch.tensor(clips))
-        wanted = [targets[chosen[clip], some, label] for clip, label in zip(clips, asked, strict=True)]
-        loss = grounder_loss(logits, torch.stack(wanted))
+        frames, wanted = _batch(stems, targets, batch_size, rng)
+        # All labels are asked about, in one wording each. Neighbours say much the same: a quarter of the frames answers.
+        questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in states.values()])
+        heard = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
+        some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 4)])
+        # What is asked about frames in their context no longer depends on their clip.
+        heard, wanted = heard[:, some].flatten(0, 1)[None], wanted[:, some].flatten(0, 1)
+        logits = head.match(heard, questions, is_token, torch.zeros(len(labels), dtype=torch.long))
+        loss = grounder_loss(logits, wanted.T)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -182,13 +186,34 @@ def choose_decoder(scores, rows, labels, frame_rate):
     return best, f1(best)
 
 
+def choose_query_threshold(scores, rows, labels, frame_rate, decoder):
+    """Return `(threshold, R@.5, fraction of absent queries rejected)` with the highest sum of the two on clips.
+
+    Asked about are the labels of a clip, and those that its row says to be absent.
+    """
+    lengths = {name: decoder[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
+    asked = []
+    for row, clip in zip(rows, scores, strict=True):
+        for label in sorted({event["event_label"] for event in row["events"]} | set(row["absent"])):
+            events = [Event.from_dict(event) for event in row["events"] if event["event_label"] == label]
+            asked.append((events, clip[labels.index(label)], label))
+    results = []
+    for threshold in QUERY_THRESHOLDS:
+        found = [frame_events(part, label, frame_rate, threshold, **lengths) for _, part, label in asked]
+        present = [(events, said) for (events, *_), said in zip(asked, found, strict=True) if events]
+        recall = recall_at_iou(*zip(*present, strict=True), thresholds=(0.5,))["R@0.5"]
+        rejected = [not said for (events, *_), said in zip(asked, found, strict=True) if not events]
+        results.append((threshold, recall, float(np.mean(rejected))))
+    return max(results, key=lambda result: result[1] + result[2])
+
+
 def main(argv=None):
     parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="checkpoint whose frame grounder is trained")
     parser.add_argument("--stems", required=True, help="directory of stored stem features")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--split", default="train_field", help="which stems to learn from (default: train_field)")
-    parser.add_argument("--num-steps", type=int, default=1500)
+    parser.add_argument("--num-steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
@@ -204,7 +229,9 @@ def main(argv=None):
     scores = score_stems(model, states, labels, arguments.stems, validation)
     decoder, f1 = choose_decoder(scores, rows, labels, model.config.frame_rate)
     logger.info("event-based F1 of detection on %s: %.3f with %s", validation, f1, decoder)
-    model.config.frame_grounder |= decoder
+    threshold, recall, rejected = choose_query_threshold(scores, rows, labels, model.config.frame_rate, decoder)
+    logger.info("queries at %.2f: R@.5 %.3f, %.3f of the absent ones rejected", threshold, recall, rejected)
+    model.config.frame_grounder |= decoder | {"query_threshold": threshold}
     save_checkpoint(model, processor, arguments.out)
 
 

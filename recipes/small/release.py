@@ -102,7 +102,7 @@ def main(argv=None):
     parser.add_argument("--seen", required=True, help="report.json on the seen test")
     parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
     parser.add_argument("--peer", required=True, help="report of recipes/small/yamnet_baseline.py")
-    parser.add_argument("--min-score", type=float, help="score below which detected events are left out by default")
+    parser.add_argument("--min-score", type=float, help="score below which detected events are omitted by default")
     parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="directory to write (default: the embedded one)")
     logging.basicConfig(level=logging.INFO)
     release(**vars(parser.parse_args(argv)))

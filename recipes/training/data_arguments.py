@@ -12,17 +12,17 @@ from recipes.data.questions import QuestionPolicy, labels_of
 class DataArguments:
     """Which clips to train on."""
 
-    data: str = option("data", "annotations of any format of docs/data-formats.md, or a folder with <split>.jsonl")
-    split: str = option("train", "what to train on in such a folder")
+    data: str = option("data", "annotations in a format of docs/data-formats.md, or a folder with <split>.jsonl")
+    split: str = option("train", "split to train on, in such a folder")
     data_format: str | None = option(None, "format of the annotations; default: detected from their contents")
     audio_dir: str | None = option(None, "folder of the recordings; default: that of the annotations")
-    durations: str | None = option(None, "table of filename and duration, where the annotations do not say")
-    label_aliases: str | None = option(None, 'JSON file of other names of labels: {"alias": "label", ...}')
-    min_score: float | None = option(None, "leave out annotated events of a lower score, such as pseudo-labels")
+    durations: str | None = option(None, "table of filename and duration, for annotations without them")
+    label_aliases: str | None = option(None, 'JSON file with other names for labels: {"alias": "label", ...}')
+    min_score: float | None = option(None, "leave out annotated events with a lower score, such as pseudo-labels")
     num_absent: int = option(
         1,
-        "absent labels to ask about per clip: of those that it lists itself, else of the labels of all clips; 0 where "
-        "annotations are incomplete",
+        "absent labels to ask about per clip, drawn from those that the clip lists, or else from the labels of "
+        "all clips; 0 where annotations are incomplete",
     )
     wordings: int = option(4, "number of built-in prompt templates to use")
 

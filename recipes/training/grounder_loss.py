@@ -1,14 +1,24 @@
 """Train the frame grounder: which tokens ask, in which frames the answer sounds, and the loss."""
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from processing.answer_text import parse_events
-from processing.frame_decoding import frame_coverage
 
 GROUNDER = "frame_grounder"
 # Not for `forward`: what it has to give.
 FRAME_TARGETS = "frame_targets"
+
+
+def frame_coverage(intervals, num_frames, frame_rate):
+    """Return the fraction of each frame `(num_frames,)` float32 that intervals `(onset, offset)` in seconds cover."""
+    starts = np.arange(num_frames) / frame_rate
+    covered = np.zeros(num_frames, dtype=np.float32)
+    for onset, offset in intervals:
+        part = np.minimum(offset, starts + 1 / frame_rate) - np.maximum(onset, starts)
+        covered = np.maximum(covered, np.clip(part * frame_rate, 0, 1))
+    return covered.astype(np.float32)
 
 
 def question_spans(tokens, audio_token_id, prefix, branches):

@@ -37,18 +37,18 @@ EXTRA_REWARDS = ("iou", "format", "count", "rejection")
 class GRPOArguments(DataArguments):
     """What to train on, and what is rewarded."""
 
-    tasks: str = option("grounding,detection", "comma-separated tasks to ask for")
+    tasks: str = option("grounding,detection", "comma-separated tasks to train on")
     tie_break: str = option(
         "product",
-        "how the auxiliary reward joins the main one in groups where that is tied: product (the paper), sum or none",
+        "how the auxiliary reward is combined with the main one in tied groups: product (as in the paper), sum or none",
     )
     auxiliary_weight: float = option(1.0, "weight of the auxiliary reward in the sum")
     iou_weight: float = option(0.0, "weight of the IoU reward, added to the adaptive one")
     format_weight: float = option(0.0, "weight of the reward for the canonical grammar")
-    count_weight: float = option(0.0, "weight of the reward for the right number of events")
-    rejection_weight: float = option(0.0, "weight of the reward for rejecting absent queries only")
+    count_weight: float = option(0.0, "weight of the reward for the correct number of events")
+    rejection_weight: float = option(0.0, "weight of the reward for rejecting queries that are absent, and no others")
     shared_prefix: bool | None = option(
-        None, "compute each prompt once for all its answers; default: where the attention implementation can"
+        None, "compute each prompt once for all its answers; default: where the attention implementation supports it"
     )
     dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
 

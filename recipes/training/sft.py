@@ -38,15 +38,15 @@ class SFTArguments(DataArguments):
     """What to train on, and how."""
 
     stems: bool = option(False, "train from <split>_stem.npy (the output of the frozen YAMNet stem) instead of audio")
-    captions: bool = option(False, "also ask for captions, one sentence per event, made from its label")
-    num_variants: int = option(1, "how often each clip appears in an epoch, each time with other questions")
+    captions: bool = option(False, "also train on captions: one sentence per event, made from its label")
+    num_variants: int = option(1, "how often each clip appears in an epoch, each time with different questions")
     window_share: float = option(0.0, "fraction of clips that are cut to a random window of 2 s or more")
-    join_share: float = option(0.0, "fraction of clips that are followed by one or two others, up to the last tick")
+    join_share: float = option(0.0, "fraction of clips that are joined with one or two others, up to the last tick")
     curriculum_share: float = option(
-        0.0, "first fraction of the run, in which clips are windows that grow from 1.2 s to the whole clip"
+        0.0, "first fraction of the run in which clips are cut to windows that grow from 1.2 s to the whole clip"
     )
-    questions_per_sequence: int = option(0, "questions that share one audio prompt; 0: all questions about a clip")
-    time_label_sigma: float = option(0.0, "seconds of Gaussian soft targets for time tokens; 0: plain cross entropy")
+    questions_per_sequence: int = option(0, "number of questions per audio prompt; 0: all questions about a clip")
+    time_label_sigma: float = option(0.0, "seconds; width of Gaussian soft targets of time tokens; 0: cross-entropy")
     audio_learning_rate: float | None = option(
         None,
         "peak learning rate of audio encoder and projector; 0: freeze them; default: that of the rest. A language "
@@ -56,13 +56,13 @@ class SFTArguments(DataArguments):
     pointer_weight: float = option(0.0, "weight of the pointer loss")
     name_weight: float = option(0.0, "weight of the name loss")
     grounder_weight: float = option(
-        0.0, "weight of the loss of a frame grounder, which the model is given if it has none; 0: no frame grounder"
+        0.0, "weight of the frame grounder's loss; a model without a frame grounder gets one; 0: do not train one"
     )
     grounder_frames: str = option(
-        "encoder", "what a new frame grounder hears: the encoder's frames, or (stem) a YAMNet encoder's frozen stem"
+        "encoder", "input of a new frame grounder: the encoder's frames, or (stem) a YAMNet encoder's frozen stem"
     )
-    answer_weight: float = option(1.0, "weight of the answers' loss; 0: train the frame grounder and nothing else")
-    max_minutes: float = option(0.0, "stop and save after so many minutes; 0: no limit")
+    answer_weight: float = option(1.0, "weight of the loss on answers; 0: train the frame grounder alone")
+    max_minutes: float = option(0.0, "stop and save after this many minutes; 0: no limit")
     dry_run: bool = option(False, "do not train; print parameters, tokens per sample and the memory of weights")
 
 

@@ -90,9 +90,7 @@ def read_lat_bench(path) -> Iterator[AnnotatedClip]:
         spans = list(_LAT_SPAN.finditer(answer))
         if not spans or _LAT_SPAN.sub("", answer).strip(" ,;\n"):
             raise ValueError(f"{where}: the answer {answer[:80]!r} is not of [MM:SS-MM:SS].")
-        events = [
-            make_event(_seconds(span.groups()[:3]), _seconds(span.groups()[3:]), query, where) for span in spans
-        ]
+        events = [make_event(_seconds(span.groups()[:3]), _seconds(span.groups()[3:]), query, where) for span in spans]
         yield make_clip(where, f"{audios[0]}-{index}", events, str(audios[0]), query=query)
 
 

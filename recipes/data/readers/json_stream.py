@@ -1,6 +1,6 @@
 """JSON files of any size, read item by item.
 
-Every item comes with the place it stands in, `file, [17]`, for the errors of who reads on.
+Every item comes with its position, `file, [17]`, for later errors.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_json_list(path) -> Iterator[tuple[str, object]]:
-    """Yield `(place, value)` for the items of a JSON list, one at a time, whatever the size of the file.
+    """Yield `(position, value)` for the items of a JSON list, one at a time, whatever the size of the file.
 
     Raises:
         ValueError: the file is not a JSON list, or breaks off.
@@ -23,7 +23,7 @@ def read_json_list(path) -> Iterator[tuple[str, object]]:
 
 
 def read_json_object(path) -> Iterator[tuple[str, str, object]]:
-    """Yield `(place, key, value)` for the members of a JSON object, one at a time.
+    """Yield `(position, key, value)` for the members of a JSON object, one at a time.
 
     Raises:
         ValueError: the file is not a JSON object, or breaks off.

@@ -1,4 +1,4 @@
-"""Tables with a header as clips: DESED's TSV, the same with commas, RealDESED's, TACOS's, and durations.
+"""Tables with a header as clips: DESED's TSV, the same with commas, RealDESED's and TACOS's.
 
 See `processing/text_files.py` for DESED's. RealDESED has `annotations.csv` with the column `class`; TACOS has
 `annotations_strong.csv` with the column `text`, known from public readers; further columns of both are passed over.
@@ -6,7 +6,7 @@ See `processing/text_files.py` for DESED's. RealDESED has `annotations.csv` with
 
 from collections.abc import Iterator
 
-from processing.text_files import check_duration, first_line, make_event, read_event_table, read_number, read_table
+from processing.text_files import make_event, read_event_table, read_number, read_table
 from recipes.data.clip import AnnotatedClip, clips_of, make_clip
 
 
@@ -43,19 +43,3 @@ def _labelled_by(path, column, task):
         onset, offset = (read_number(row[name], name, where) for name in ("onset", "offset"))
         found.setdefault(row["filename"], []).append(make_event(onset, offset, row[column], where))
     yield from clips_of(path, found, task)
-
-
-def read_durations(path) -> dict[str, float]:
-    """Return `{filename: seconds}` from a table `filename duration`, separated by tabs or commas.
-
-    Raises:
-        ValueError: a malformed line, or two durations of one recording.
-    """
-    header = first_line(path)
-    durations = {}
-    for where, fields in read_table(path, ("filename", "duration"), "\t" if "\t" in header else ","):
-        duration = check_duration(read_number(fields["duration"], "duration", where), where)
-        known = durations.setdefault(fields["filename"], duration)
-        if known != duration:
-            raise ValueError(f"{where}: {fields['filename']!r} lasts {duration} s, but {known} s further up; keep one.")
-    return durations

@@ -1,1 +1,0 @@
-../../../processing/token_vocabulary.py

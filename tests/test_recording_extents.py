@@ -1,0 +1,116 @@
+"""Where a recording ends in a file: what follows it is heard, what is missing or left over is said."""
+
+import functools
+import io
+import itertools
+
+import numpy as np
+import pytest
+from test_recording_cases import RATE, burst, onsets, write
+
+from processing.audio_formats import find_format, tag_length
+from processing.audio_io import load_audio
+
+KINDS = {
+    "wav": {"subtype": "PCM_16"}, "aiff": {"subtype": "PCM_16"}, "au": {"subtype": "PCM_16"}, "flac": {},
+    "ogg": {"subtype": "VORBIS"}, "opus": {"codec": "libopus"}, "mp3": {"codec": "libmp3lame"}, "aac": {"codec": "aac"},
+    "m4a": {"codec": "aac"}, "webm": {"codec": "libopus"}, "wma": {"codec": "wmav2"}, "ac3": {"codec": "ac3"},
+    "avi": {"codec": "libmp3lame"}, "flv": {"codec": "libmp3lame"}, "ts": {"codec": "aac"}, "wv": {"codec": "wavpack"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """Return a function of a kind and how many seconds, with a burst at 1 s."""
+    folder = tmp_path_factory.mktemp("kinds")
+    # Silence would need few bytes.
+    noise = 0.01 * np.random.default_rng(0).normal(size=6 * 48000).clip(-3, 3)
+
+    def encode(kind, seconds=2):
+        samples = burst(seconds, 1, 48000) + noise[: seconds * 48000]
+        return write(folder / f"a.{kind}", samples, 48000, **KINDS[kind])
+
+    return functools.cache(encode)
+
+
+def test_recordings_of_any_kinds_that_were_joined_are_all_heard(encoded, caplog):
+    for kinds in itertools.product(KINDS, repeat=2):
+        first, second = map(encoded, kinds)
+        heard = load_audio(first + second)
+        assert len(heard) / RATE == pytest.approx(len(onsets(heard)) * 2, abs=0.2), kinds
+        assert onsets(heard)[:2] == pytest.approx([1, 3], abs=0.15), kinds
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["mp3", "flac", "aac", "ogg"])
+def test_after_half_a_frame_another_recording_is_heard(kind, encoded, caplog):
+    heard = load_audio(encoded(kind)[:-5] + encoded("wav"))
+    assert onsets(heard)[-1] - 1 == pytest.approx(len(heard) / RATE - 2, abs=0.01)
+    assert "breaks off" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", [0.5, 0.9, -10])
+def test_what_was_cut_is_heard_as_far_as_it_goes_with_a_warning(kind, part, encoded, caplog):
+    data = encoded(kind, 6)
+    length = len(data) + part if part < 0 else round(part * len(data)) + 1
+    seconds = 6 if part < 0 else 6 * part
+    if kind == "m4a" and part > 0:
+        # The index of its frames is at the end.
+        with pytest.raises(ValueError, match="breaks off or is damaged"):
+            load_audio(data[:length])
+        return
+    # What is not a whole page or block is not there.
+    heard = load_audio(data[:length])
+    assert seconds - 1.6 < len(heard) / RATE < 6.1
+    assert len(caplog.records) == 1 and ("breaks off" in caplog.text or "promises" in caplog.text)
+    with pytest.raises(ValueError, match="give a whole file, or leave out strict"):
+        load_audio(data[:length], strict=True)
+
+
+def test_of_a_flac_file_only_the_frame_that_was_cut_is_missing(encoded):
+    assert len(load_audio(encoded("flac", 6)[:-10])) / RATE > 6 - 2 * 4096 / 48000
+
+
+def test_what_belongs_to_no_frame_is_counted_and_zeros_are_not(encoded, caplog):
+    junk = np.random.default_rng(0).bytes(5000)
+    data = encoded("mp3")
+    whole = load_audio(data)
+    np.testing.assert_array_equal(load_audio(data + bytes(5000)), whole)
+    assert not caplog.records
+    assert len(load_audio(data + junk)) == len(whole)
+    assert "has bytes (5000) that belong to no frame" in caplog.text
+
+
+def test_tags_between_frames_are_no_fault(encoded, caplog):
+    """As in recordings of live streams, and of players that append."""
+    tag = b"ID3\x04\0\0\0\0\x00\x14" + bytes(20)
+    for kind in ("mp3", "aac"):
+        data = encoded(kind)
+        start = find_format(io.BytesIO(data))[1]
+        tail = b"TAG" + bytes(125)
+        heard = load_audio(tag + data[start:] + tail + tag + data[start:] + tail)
+        assert onsets(heard) == pytest.approx([1, 3], abs=0.15)
+    assert not caplog.records
+
+
+def test_the_tag_of_an_mp3_promises_what_is_not_there(encoded, caplog):
+    data = bytearray(encoded("mp3"))
+    place = next(place + 8 for place in (data.find(b"Info"), data.find(b"Xing")) if place > 0)
+    count = int.from_bytes(data[place : place + 4], "big")
+    data[place : place + 4] = (count + 50).to_bytes(4, "big")
+    assert len(load_audio(bytes(data))) / RATE == pytest.approx(2, abs=0.06)
+    assert "promises 3.2" in caplog.text and "but 2.0" in caplog.text
+
+
+def test_a_header_that_was_never_filled_in_may_be_followed_by_another(encoded, caplog):
+    data = encoded("wav")
+    place = data.find(b"data") + 4
+    endless = data[:place] + b"\xff\xff\xff\xff" + data[place + 4 :]
+    assert onsets(load_audio(endless * 3)) == pytest.approx([1, 3, 5], abs=0.01)
+
+
+def test_tags_have_a_length():
+    assert tag_length(b"TAG" + bytes(125)) == 128
+    assert tag_length(b"APETAGEX" + bytes(4) + (100).to_bytes(4, "little") + bytes(7) + b"\xa0" + bytes(8)) == 132
+    assert tag_length(b"ID3\x04\0\x10\0\0\1\0") == 148 and tag_length(b"fLaC") == 0
