@@ -93,7 +93,8 @@ def _batch(stems, targets, batch_size, rng):
 
 
 def train_grounder(
-    model, processor, folder, num_steps=2500, batch_size=16, learning_rate=1e-3, seed=0, split="train_field", resume=None
+    model, processor, folder, num_steps=1400, batch_size=16, learning_rate=1e-3, seed=0, split="train_field",
+    resume=None,
 ):  # fmt: skip
     """Train the frame grounder of a model on stored stems, in place; return `(labels, question states)`.
 
@@ -119,7 +120,7 @@ def train_grounder(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
         frames, wanted = _batch(stems, targets, batch_size, rng)
-        # All labels are asked about, in one wording each. Neighbours say much the same: a quarter of the frames answers.
+        # All labels are asked about, in one wording each, a quarter of the frames: neighbours say much the same.
         questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in states.values()])
         heard = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
         some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 4)])
@@ -213,7 +214,7 @@ def main(argv=None):
     parser.add_argument("--stems", required=True, help="directory of stored stem features")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--split", default="train_field", help="which stems to learn from (default: train_field)")
-    parser.add_argument("--num-steps", type=int, default=2500)
+    parser.add_argument("--num-steps", type=int, default=1400)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
