@@ -38,8 +38,8 @@ OURS = {
 }
 # recipes/ from the ground up: each folder may import those before it.
 FOLDERS = (
-    "arguments", "scoring", "metrics", "data", "soundscapes", "conversion", "evaluation", "training", "publishing",
-    "small", "cli",
+    "arguments", "scoring", "metrics", "data", "soundscapes", "conversion", "evaluation", "serving", "bulk", "training",
+    "publishing", "small", "cli",
 )  # fmt: skip
 INSTALL_NAMES = {"PyYAML": "yaml", "pyyaml": "yaml", "pyannote-core": "pyannote", "webvtt-py": "webvtt"}
 INSTALL_NAMES |= {"pillow": "pil", "pyannote-database": "pyannote", "pympi-ling": "pympi"}

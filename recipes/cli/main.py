@@ -21,8 +21,10 @@ from recipes.arguments import (
     positive_int,
     probability,
 )
+from recipes.cli.annotate import add_annotate_arguments
 from recipes.cli.answer import add_answer_arguments, answer
 from recipes.cli.output import LineFormatter, name_first
+from recipes.evaluation.runner import Unavailable
 
 
 def build_parser() -> ArgumentParser:
@@ -40,6 +42,12 @@ def build_parser() -> ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_answer_arguments(command, task)
         command.set_defaults(run=partial(answer, plot=_plot))
+    annotate = commands.add_parser(
+        "annotate", help="run on very many recordings, in processes or on a Ray cluster, into Parquet files",
+        description="Run a checkpoint on very many recordings, into Parquet files that training reads. A run that was "
+        "stopped goes on where it was; every recording ends once in the annotations or the failures.",
+    )  # fmt: skip
+    add_annotate_arguments(annotate)
     for add_command in (_add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
         add_command(commands)
     return parser
@@ -257,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args)
     except argparse.ArgumentError as error:
         parser.error(str(error))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Unavailable) as error:
         print(f"timepro: {name_first(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

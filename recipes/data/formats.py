@@ -95,7 +95,7 @@ READERS = {
     "lat_bench": Reader(read_lat_bench, _json("lines", "messages", "audios")),
     "trea": Reader(read_trea, _table("audio_path", "optiona", "correct", tabs=False)),
     "jsonl": Reader(read_json_clips, _json("lines", "events")),
-    "parquet": Reader(read_parquet, lambda start: start.opening.startswith(b"PAR1")),
+    "parquet": Reader(read_parquet, lambda start: start.opening.startswith(b"PAR1"), is_folder=True),
     "audacity": Reader(read_label_tracks, _line(r"-?[0-9.,]+\t-?[0-9.,]+(?:\t|$)"), is_folder=True),
     "vtt": Reader(EXCHANGE_READERS["vtt"], _line(r"WEBVTT(?:\s|$)"), is_folder=True),
     "srt": Reader(
@@ -155,6 +155,8 @@ def guess_format(path) -> str:
     """
     name = "name it by data_format (on the command line --data-format)"
     if Path(path).is_dir():
+        if any(Path(path).glob("*.parquet")):
+            return "parquet"
         folders = " or ".join(repr(format) for format, reader in READERS.items() if reader.is_folder)
         raise ValueError(f"{path} is a folder, which may be {folders}; if it is, {name}.")
     start = read_start(path)
