@@ -102,12 +102,13 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     }
 
 
-def score_rows(model, processor, waveforms, questions, rows, labels):
+def score_rows(model, processor, waveforms, questions, rows, labels, stem_features=None):
     """Return for each row the scores of its query, or in detection those of all labels, `{label: (num_frames,)}`.
 
     Args:
         questions: for each waveform the texts of its rows.
         rows: what is asked, `{"task", "query"}`, in the order of the questions.
+        stem_features: see [`prefill_questions`].
     """
     is_detection = rows[0]["task"] == "detection"
     if is_detection:
@@ -115,7 +116,7 @@ def score_rows(model, processor, waveforms, questions, rows, labels):
         asked = [[prompt_text("grounding", label) for label in labels]] * len(waveforms)
     else:
         asked = questions
-    scores = score_frames(model, processor, waveforms, asked)
+    scores = score_frames(model, processor, waveforms, asked, stem_features)
     if is_detection:
         return [dict(zip(labels, part, strict=True)) for part in scores]
     queries = iter(row["query"] for row in rows)

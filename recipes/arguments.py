@@ -1,6 +1,7 @@
 """What all commands share: options in both spellings, and numbers with an error that says what to give."""
 
 import argparse
+import logging
 import math
 import sys
 from dataclasses import field
@@ -18,7 +19,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def script_parser(description: str) -> ArgumentParser:
-    """Return the parser of a module that is run by `python -m`, whose docstring describes it."""
+    """Return the parser of a module run by `python -m`, described by its docstring; progress is logged from then on."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     return ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 

@@ -108,7 +108,10 @@ def test_targets_are_the_fraction_of_each_frame_in_which_the_answer_sounds(check
     np.testing.assert_allclose(frame_coverage([(0.15, 0.22)], 4, 10.0), [0, 0.5, 0.2, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", sorted(MAKERS))
+@pytest.mark.parametrize(
+    "kind",
+    ["qwen2_audio", *(pytest.param(kind, marks=pytest.mark.slow) for kind in sorted({*MAKERS} - {"qwen2_audio"}))],
+)
 def test_it_works_on_every_backbone_and_is_saved_with_it(kind, tokenizer_folder, tmp_path):
     stock, processor = make_stock(kind, tokenizer_folder)
     save_stock(stock, processor, tmp_path / "stock")

@@ -23,6 +23,7 @@ from recipes.arguments import (
 )
 from recipes.cli.annotate import add_annotate_arguments
 from recipes.cli.answer import add_answer_arguments, answer
+from recipes.cli.listen import add_listen_arguments, listen
 from recipes.cli.output import LineFormatter, name_first
 from recipes.evaluation.runner import Unavailable
 
@@ -48,9 +49,16 @@ def build_parser() -> ArgumentParser:
         "stopped goes on where it was; every recording ends once in the annotations or the failures.",
     )  # fmt: skip
     add_annotate_arguments(annotate)
-    for add_command in (_add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
+    for add_command in (_add_listen, _add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
         add_command(commands)
     return parser
+
+
+def _add_listen(commands):
+    text = "print events of a microphone, or of sound that is piped in, as they end"
+    command = commands.add_parser("listen", help=text, description=text[0].upper() + text[1:] + ", as JSON Lines.")
+    add_listen_arguments(command)
+    command.set_defaults(run=listen)
 
 
 def _add_info(commands):
@@ -81,9 +89,9 @@ def _add_convert(commands):
         help="put no ticks into the prompt; answers may still use them",
     )  # fmt: skip
     add(
-        "--time-init", choices=("mean", "place", "random"), default="mean",
-        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, or random "
-        "(default mean)",
+        "--time-init", choices=("mean", "place", "centred_mean", "centred_place", "random"), default="mean",
+        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, either of "
+        "them less what all ticks have in common, or random (default mean)",
     )  # fmt: skip
     add(
         "--answer-format", choices=("digits", "ticks"), default="digits",

@@ -26,7 +26,7 @@ from recipes.evaluation.predictions import (
     prepare_answers,
     read_predictions,
 )
-from recipes.evaluation.report import report_paths, write_report
+from recipes.evaluation.report import compare_answers, report_paths, write_report
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
 from recipes.scoring import read_label_aliases
@@ -123,6 +123,32 @@ def score_predictions(
     head["num_truncated_answers"] = num_truncated
     clips = _with_durations(clips, seconds)
     return _report(report_paths(out), head, clips, policy, asked, answers, aliases, (), against, against_min_score)
+
+
+def compare_predictions(predictions, others, data, policy=SCORING, min_score=None, limit=None) -> dict:
+    """Return paired differences between two systems that were run several times, as with other seeds.
+
+    Args:
+        predictions, others: files of [`read_predictions`], of each run one.
+        data, limit: see [`score_predictions`].
+        policy: which questions are compared.
+        min_score: detected events with a lower score count for PSDS alone.
+
+    Returns:
+        What [`~recipes.evaluation.report.compare_answers`] returns.
+    """
+    clips, policy, _, _ = _load(data, None, None, None, None, limit, policy, False)
+    sides, common = [], None
+    for files in (predictions, others):
+        sides.append([])
+        for file in files:
+            asked = answerable_questions(file, clips, policy)
+            read = read_predictions(file, clips, asked)
+            clips = _with_durations(clips, read.durations)
+            sides[-1].append((prepare_answers(clips, read.answers)[0], min_score))
+            answered = {question.key: question for question in asked if question.key in read.answers}
+            common = answered if common is None else {key: q for key, q in common.items() if key in answered}
+    return compare_answers(clips, list(common.values()), *sides)
 
 
 def _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, needs_audio):

@@ -217,7 +217,6 @@ def main(argv=None):
     parser.add_argument("--num-steps", type=int, default=1400)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO)
     torch.manual_seed(arguments.seed)
     model, processor = load_checkpoint(arguments.checkpoint, dtype="float32")
     labels, states = train_grounder(

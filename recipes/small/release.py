@@ -104,7 +104,6 @@ def main(argv=None):
     parser.add_argument("--peer", required=True, help="report of recipes/small/yamnet_baseline.py")
     parser.add_argument("--min-score", type=float, help="score below which detected events are omitted by default")
     parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="directory to write (default: the embedded one)")
-    logging.basicConfig(level=logging.INFO)
     release(**vars(parser.parse_args(argv)))
 
 

@@ -244,7 +244,6 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--tune-split", default="validation")
     parser.add_argument("--test-splits", nargs="+", default=["test_seen", "test_unseen"])
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     splits = [arguments.tune_split, *arguments.test_splits]
     by_split = {split: load_clips(arguments.data, split=split, needs_audio=True) for split in splits}
     baseline = YamnetBaseline(arguments.weights, labels_of(clip for clips in by_split.values() for clip in clips))
