@@ -52,7 +52,7 @@ def is_installed(kind: ExchangeFormat) -> bool:
 
 
 def guess_exchange_format(path: str | os.PathLike) -> ExchangeFormat | None:
-    """Return the format that a file's suffix names, or ELAN's text and Raven's tables by their first line, or `None`."""
+    """Return the format that a suffix names, or ELAN's text and Raven's tables by their first line, or `None`."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in (".txt", ".tsv", ".csv") and is_raven(path):
         return ExchangeFormat("raven", suffix, True, True, None, read_raven)

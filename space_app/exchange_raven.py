@@ -81,7 +81,9 @@ def _rows(path):
         while len(fields) > len(header) and not fields[-1]:
             fields.pop()
         if len(fields) != len(header):
-            raise ValueError(f"{path}, line {number} has {len(fields)} fields, but {len(header)} are expected: {fields}.")
+            raise ValueError(
+                f"{path}, line {number} has {len(fields)} fields, but {len(header)} are expected: {fields}."
+            )
         yield f"{path}, line {number}", dict(zip(header, fields, strict=True))
 
 

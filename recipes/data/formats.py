@@ -29,6 +29,7 @@ from recipes.data.readers.tables import read_csv, read_desed, read_realdesed, re
 from recipes.data.readers.trea import read_trea
 from recipes.data.readers.wav_markers import read_wav_markers
 from space_app.exchange_elan import is_elan_line
+from space_app.exchange_praat import CHRONOLOGICAL
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,16 @@ def _opening(*texts):
 
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
+# Of tables without header, as sed_eval and dcase_util write them.
+_DESED_ROW = rf"[^\t]*[^\t0-9.,-][^\t]*\t{_NUMBER}\t{_NUMBER}\t[^\t]+$"
 # NIST's types of lines.
 _RTTM = r"(?:SPEAKER|SPKR-INFO|LEXEME|NON-LEX|NON-SPEECH|SEGMENT|NOSCORE|NO_RT_METADATA|SU|CB|IP|EDIT|FILLER|A/P)\s"
 READERS = {
-    "desed": Reader(read_desed, _table("filename", "onset", tabs=True), lists_events=True),
+    "desed": Reader(
+        read_desed,
+        lambda start: _table("filename", "onset", tabs=True)(start) or _line(_DESED_ROW)(start),
+        lists_events=True,
+    ),
     # Semicolons and the like are its to complain about.
     "csv": Reader(read_csv, _table("filename", "onset", tabs=False, without=("class", "text")), lists_events=True),
     "realdesed": Reader(read_realdesed, _table("filename", "onset", "class", tabs=False), lists_events=True),
@@ -104,7 +111,11 @@ READERS = {
         is_folder=True,
     ),
     "rttm": Reader(EXCHANGE_READERS["rttm"], _line(_RTTM), is_folder=True),
-    "textgrid": Reader(EXCHANGE_READERS["textgrid"], _opening(b'"ooTextFile', b"ooBinaryFile"), is_folder=True),
+    "textgrid": Reader(
+        EXCHANGE_READERS["textgrid"],
+        _opening(b'"ooTextFile', b"ooBinaryFile", CHRONOLOGICAL.encode()),
+        is_folder=True,
+    ),
     "elan": Reader(EXCHANGE_READERS["elan"], lambda start: is_elan_line(start.line), is_folder=True),
     "eaf": Reader(EXCHANGE_READERS["eaf"], _opening(b"<ANNOTATION_DOCUMENT"), is_folder=True),
     "jams": Reader(
