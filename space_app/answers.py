@@ -125,7 +125,7 @@ def answer_steps(
     num_windows = sum(1 for _ in plan.split(len(waveform) / rate))
     answers = Answers(Path(path).name, task, asked, waveform, rate, [], num_windows)
     yield answers
-    stream = pipe.stream(
+    stream = pipe.results_so_far(
         waveform, task=task, query=asked if task == "grounding" else None, batch_size=BATCH_SIZE * len(asked),
         chunk_length_s=chunk_length_s, stride_length_s=stride_length_s, min_score=0.0, disable_tqdm=True,
         stopping_criteria=[JobCriteria(job)],

@@ -26,7 +26,7 @@ STDLIB_ONLY = (
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
-    "processing": {"av", "numpy", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
+    "processing": {"av", "numpy", "safetensors", "soundfile", "soxr", "torch", "torchaudio", "tqdm", "transformers"},
     "space_app": {"numpy", "matplotlib", "gradio", "gradio_client", "jams", "plotly", "praatio", "pympi", "scipy",
                   "starlette", "torch", "transformers"},
 }  # fmt: skip
