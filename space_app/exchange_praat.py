@@ -50,7 +50,7 @@ def read_textgrid(path) -> list[dict]:
         return int(count)
 
     if not re.fullmatch(r"ooTextFile(?: short)?", take("text")) or take("text") not in ("TextGrid", "Praat TextGrid"):
-        raise ValueError(f"{path} is no TextGrid; save it as a text file in Praat.")
+        raise ValueError(f"{path} is not a TextGrid; save it as a text file in Praat.")
     start, end = number(), number()
     if not 0 <= start < end:
         raise ValueError(f"{path} lasts from {start} to {end} s; give a TextGrid that begins at 0 s or later.")

@@ -104,7 +104,7 @@ def _label_column(row, where) -> str:
     if known or len(rest) == 1:
         return (known or rest)[0]
     said = f"has several columns that may be labels, {', '.join(rest)}" if rest else "has no column of labels"
-    raise ValueError(f"{where}: the table {said}; name the one that is meant Species, Annotation or Label.")
+    raise ValueError(f"{where}: the table {said}; name the right one Species, Annotation or Label.")
 
 
 def _basename(path: str) -> str:
