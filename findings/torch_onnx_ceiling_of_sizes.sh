@@ -9,7 +9,7 @@
 set -e
 folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && cd "$folder"
 python3.11 -m venv venv && . venv/bin/activate
-pip install -q --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0 numpy==2.4.6 onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0
+pip install -q --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0 numpy==2.4.6 onnx==1.23.2 onnxscript==0.7.2 onnxruntime==1.32.0
 python -W ignore - 2>/dev/null <<'END'
 import onnxruntime
 import torch
