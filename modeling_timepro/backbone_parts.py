@@ -1,6 +1,6 @@
-"""The audio towers and language models that TimePro can be built of, towers with one way to call them.
+"""The audio encoders and language models that TimePro can be built of, encoders with one way to call them.
 
-A tower takes `input_features` `(num_clips, num_mel_bins, num_mel_frames)` and `input_features_mask` `(num_clips,
+An encoder takes `input_features` `(num_clips, num_mel_bins, num_mel_frames)` and `input_features_mask` `(num_clips,
 num_mel_frames)`, and returns frames `(num_clips, num_frames, size)` whose first `output_lengths` of each clip are real.
 """
 
@@ -61,7 +61,7 @@ class MaskedWhisperEncoder:
         counts = lengths.tolist()
         if max(counts) > max_length:
             raise ValueError(
-                f"input_features has a clip of {max(counts)} mel frames but the audio tower takes at most "
+                f"input_features has a clip of {max(counts)} mel frames but the audio encoder takes at most "
                 f"{max_length}; split the audio into shorter windows."
             )
         is_recorded = any(
@@ -198,7 +198,7 @@ class TimeProOmniTextModel(Qwen2_5OmniThinkerTextModel):
 
 
 class TimeProMultiModalProjector(nn.Module):
-    """Map tower frames `(..., audio hidden size)` to the language model's `(..., hidden size)`, in one linear layer."""
+    """Map audio frames `(..., audio hidden size)` to the language model's `(..., hidden size)`, in one linear layer."""
 
     def __init__(self, config):
         super().__init__()
@@ -209,7 +209,7 @@ class TimeProMultiModalProjector(nn.Module):
 
 
 class TimeProTwoLayerProjector(nn.Module):
-    """Map tower frames to the language model's size in two linear layers with an activation between them."""
+    """Map encoder frames to the language model's size in two linear layers with an activation between them."""
 
     def __init__(self, config):
         super().__init__()
@@ -231,14 +231,14 @@ TOWERS = {
 
 
 def build_audio_tower(config):
-    """Return the tower of an audio configuration, with random weights."""
+    """Return the encoder of an audio configuration, with random weights."""
     if config.model_type not in TOWERS:
         raise ValueError(f"audio_config has model_type {config.model_type!r}; supported are {sorted(TOWERS)}.")
     return TOWERS[config.model_type]._from_config(config)
 
 
 def build_projector(config):
-    """Return what leads from tower to language model, with random weights."""
+    """Return what leads from encoder to language model, with random weights."""
     projectors = {"linear": TimeProMultiModalProjector, "mlp": TimeProTwoLayerProjector}
     return nn.Identity() if config.projector == "none" else projectors[config.projector](config)
 

@@ -1,4 +1,4 @@
-"""Configuration of TimePro: an audio tower, a projector, a language model, and the time prompt between them."""
+"""Configuration of TimePro: an audio encoder, a projector, a language model, and the time prompt between them."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ except ImportError:  # transformers 5.19
     SubConfigSpec = None
 
 PROJECTORS = ("linear", "mlp", "none")
-TIME_INITS = ("mean", "place", "random")
+TIME_INITS = ("mean", "place", "centred_mean", "centred_place", "random")
 ANSWER_FORMATS = ("digits", "ticks")
 AUTO_MAP = {
     "AutoConfig": "configuration_timepro.TimeProAudioConfig",
@@ -33,7 +33,7 @@ CUSTOM_PIPELINES = {
 
 
 def _audio_config(config):
-    """Build the tower's config; the YAMNet tower is ours and unknown to `AutoConfig`."""
+    """Build the encoder's config; the YAMNet encoder is ours and unknown to `AutoConfig`."""
     if config is None:
         return AutoConfig.for_model("qwen2_audio_encoder")
     if not isinstance(config, dict):
@@ -49,10 +49,10 @@ class TimeProAudioConfig(PreTrainedConfig):
     """Configure a [`TimeProAudioForCausalLM`].
 
     Args:
-        audio_config: config (or dict) of the audio tower, `qwen2_audio_encoder`, `qwen2_5_omni_audio_encoder`,
+        audio_config: config (or dict) of the audio encoder, `qwen2_audio_encoder`, `qwen2_5_omni_audio_encoder`,
             `audioflamingo3_encoder` or `timepro_yamnet`.
         text_config: config (or dict) of the language model, `qwen2` or `qwen2_5_omni_text`.
-        projector: what leads from tower to language model: `linear`, `mlp` (two layers), or `none` where the tower
+        projector: what leads from encoder to language model: `linear`, `mlp` (two layers), or `none` where the encoder
             itself ends in the language model's size.
         projector_hidden_act, projector_bias: activation between the layers of an `mlp` projector, and their biases.
         audio_token_id: id of the placeholder of one audio frame.
@@ -64,7 +64,7 @@ class TimeProAudioConfig(PreTrainedConfig):
         max_audio_time: seconds that the ticks cover; longer audio is refused by the processor. `max_time` reads and
             sets it too, but it is not stored by that name, of which transformers makes a limit on the seconds that
             `generate` may take.
-        time_init: how the tick embeddings were initialised: `mean` (the paper), `place` or `random`.
+        time_init: how the tick embeddings were initialised: `mean` (the paper) or another of `TIME_INITS`.
         frame_rate: audio frames per second that reach the language model.
         answer_format: how answers write times, `digits` (`1.24`) or `ticks` (`<1.24>`).
         event_labels: the closed label set that the checkpoint was trained on, or `None` for open vocabulary.
@@ -131,7 +131,7 @@ class TimeProAudioConfig(PreTrainedConfig):
         tower_size = getattr(self.audio_config, "output_dim", self.audio_config.hidden_size)
         if self.projector == "none" and tower_size != self.text_config.hidden_size:
             raise ValueError(
-                f"projector is 'none' but the tower's frames have {tower_size} values and the language model's "
+                f"projector is 'none' but the encoder's frames have {tower_size} values and the language model's "
                 f"{self.text_config.hidden_size}; make them equal."
             )
         if self.time_init not in TIME_INITS:

@@ -1,4 +1,4 @@
-"""TimePro: an audio tower, a projector and a causal language model whose audio prompt carries timestamp tokens.
+"""TimePro: an audio encoder, a projector and a causal language model whose audio prompt carries timestamp tokens.
 
 The model never sees seconds: ticks are ordinary token ids that the processor has put between the audio placeholders.
 """
@@ -104,12 +104,12 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         Args:
             input_features: `(num_clips, num_mel_bins, num_mel_frames)` log-mel features, or a list of such of one clip.
             input_features_mask: `(num_clips, num_mel_frames)`, 1 for real mel frames; all real when `None`.
-            stem_features: `(num_clips, max_frames, stem size)` cached output of a YAMNet tower's frozen stem, instead
+            stem_features: `(num_clips, max_frames, stem size)` cached output of a YAMNet encoder's frozen stem, instead
                 of computing it from `input_features`; `input_features_mask` still says how long each clip is.
-            kwargs: `output_hidden_states`, `output_attentions` of the tower, `return_dict`.
+            kwargs: `output_hidden_states`, `output_attentions` of the encoder, `return_dict`.
 
         Returns:
-            The tower's output with `pooler_output` `(total frames, hidden_size)`: the real frames of all clips, packed;
+            The encoder's output with `pooler_output` `(total frames, hidden_size)`: all real frames, packed;
             and `encoder_frames`, what a frame grounder is given of them.
         """
         input_features, input_features_mask = stack_clips(input_features), stack_clips(input_features_mask)
@@ -131,7 +131,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         if stem_features is None:
             output = self.audio_tower(input_features, input_features_mask, **kwargs)
         elif self.config.audio_config.model_type != "timepro_yamnet":
-            raise ValueError("stem_features is given but only a timepro_yamnet tower has a frozen stem.")
+            raise ValueError("stem_features is given but only a timepro_yamnet encoder has a frozen stem.")
         else:
             frames = torch.arange(stem_features.shape[1], device=lengths.device)
             stem_mask = frames[None, :] < lengths[:, None]

@@ -1,4 +1,4 @@
-"""The small audio tower: YAMNet run at 25 Hz, and bidirectional context layers that are trained on top of it.
+"""The small audio encoder: YAMNet run at 25 Hz, and bidirectional context layers that are trained on top of it.
 
 YAMNet (AudioSet; MobileNet v1 of 13 separable convolutions) is trained on patches of 0.96 s and halves time five times.
 Here it runs *a trous*: the two halvings that lead to 40 ms are kept, and every later stride becomes a dilation of the
@@ -25,6 +25,7 @@ from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .streaming_stem import StreamingStem
 from .yamnet_encoder_config import NUM_TRUNK_LAYERS, TimeProYamnetConfig
 
 STEM_CHANNELS = 32
@@ -315,6 +316,10 @@ class TimeProYamnetEncoder(PreTrainedModel):
         if mask is not None:
             stem_features = stem_features * length_mask(self.output_lengths(mask.sum(1)), num_frames)[:, :, None]
         return stem_features
+
+    def streaming_stem(self) -> StreamingStem:
+        """Return what computes `stem` of a clip while its sound comes in."""
+        return StreamingStem(self)
 
     @merge_with_config_defaults
     @capture_outputs

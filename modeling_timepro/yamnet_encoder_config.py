@@ -1,4 +1,4 @@
-"""Configuration of the small audio tower: a frozen YAMNet trunk with trained context layers on top."""
+"""Configuration of the small audio encoder: a frozen YAMNet trunk with trained context layers on top."""
 
 from __future__ import annotations
 

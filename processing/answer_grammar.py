@@ -249,7 +249,7 @@ def _escaped_labels(event_labels, task) -> set[bytes]:
         raise ValueError(f"event_labels is {labels!r} for {task}, whose answers name no classes; give None.")
     for label in labels:
         if not isinstance(label, str) or not label or labels.count(label) > 1:
-            raise ValueError(f"event_labels holds {label!r}, which is no text, empty or there twice; give each once.")
+            raise ValueError(f"event_labels holds {label!r}, which is empty, repeated or not a string; give each once.")
     if not labels:
         raise ValueError("event_labels is empty; name at least one label, or give None for any.")
     return {escape_label(label).encode() for label in labels}

@@ -6,6 +6,7 @@ so. All else, and what it would not read whole, is read by PyAV, which is FFmpeg
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -22,8 +23,8 @@ JITTER = 0.05
 # Seconds by which the length that a container states may differ from its sound: a frame or two of padding.
 SLACK = 0.3
 # Containers that say when a packet is heard. Times of the second group restart, and jump, where streams were joined.
-TIMED = ("mov", "matroska", "asf", "avi", "nut", "mxf", "wtv")
-RESTARTING, MAX_JUMP = ("mpegts", "mpeg", "flv", "ogg", "rm"), 10.0
+TIMED = ("mov", "matroska", "asf", "avi", "nut", "mxf", "wtv", "flac")
+RESTARTING, MAX_JUMP = ("mpegts", "mpeg", "flv", "rm", "ogg"), 10.0
 # Times that go back by more than this have restarted.
 MAX_OVERLAP = 1.0
 # A gap where nobody says how long the recording is.
@@ -92,7 +93,8 @@ def _decode_one(file, known, start, extent, faults, notes):
     if part is None or (sound := open_by_libsndfile(file, part)) is None:
         return None, *_decode_by_ffmpeg(file, start, known, extent, faults, notes)
     seconds = sound.frames / sound.samplerate
-    return None if part.num_samples is None else seconds, seconds, _read_by_libsndfile(sound, faults)
+    blocks = _read_by_libsndfile(sound, faults, partial(_decode_by_ffmpeg, file, start, known, extent, faults, notes))
+    return None if part.num_samples is None else seconds, seconds, blocks
 
 
 def _begins_before_zero(file) -> bool:
@@ -137,7 +139,8 @@ def open_by_libsndfile(file: Section, part: SoundPart):
     return sound
 
 
-def _read_by_libsndfile(sound, faults):
+def _read_by_libsndfile(sound, faults, decode_again):
+    """Yield blocks; what lies behind damage is taken from FFmpeg, which reads on, where it is installed."""
     import soundfile
 
     length, rate, is_over = 0, sound.samplerate, False
@@ -147,6 +150,11 @@ def _read_by_libsndfile(sound, faults):
                 block = sound.read(BLOCK_LENGTH, dtype="float32", always_2d=True)
             except soundfile.SoundFileError as error:
                 faults.append(f"breaks off or is damaged after {length / rate:.2f} s ({error})")
+                with contextlib.suppress(ImportError, ValueError):
+                    for own_rate, block in decode_again()[1]:
+                        if len(block) > length:
+                            yield own_rate, block[length:]
+                        length = max(0, length - len(block))
                 return
             is_over = len(block) < BLOCK_LENGTH
             length += len(block)
@@ -332,7 +340,7 @@ class _Clock:
         self.is_timed = name in TIMED + RESTARTING
         start = max(0, container.start_time or 0) / 1e6
         # Of streams that were joined while they ran, time zero is where they begin.
-        self.zero = start if name in RESTARTING or start > MAX_JUMP else 0.0
+        self.zero = start if name in RESTARTING[:-1] or start > MAX_JUMP else 0.0
         self.length = None if name in RESTARTING else (container.duration or MAX_GAP * 1e6) / 1e6
         codec = stream.codec_context.name
         # The first packet of these has no sound of its own; of others what is skipped is an encoder's delay.

@@ -7,6 +7,7 @@ bytes that are no sound.
 import functools
 import math
 import re
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -42,8 +43,10 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     """Return how far the recording reaches that begins at `start`; bytes that are no sound are added to `faults`."""
     end = None
     if known.name in ("wav", "w64", "aiff", "au", "caf"):
-        ends = (end for end in chunk_ends(file, start) if start < end < file.length)
-        end = next((end for end in ends if _begins_recording(file, end)), None)
+        ends = list(chunk_ends(file, start))
+        end = next((end for end in ends if start < end < file.length and _begins_recording(file, end)), None)
+        if end is None and any(0 <= end - file.length <= 8 for end in ends):
+            end = file.length
     elif known.name == "flac":
         return _flac_extent(file, start, known.joint)
     elif known.name in FORMAT_PARTS:
@@ -95,6 +98,8 @@ def _follow(file, start, known, faults) -> Extent:
         return Extent(file.length, file.length)
     # The links of an Ogg chain are told apart later.
     anew = known.joint and known.name != "ogg" and re.compile(known.joint, re.DOTALL)
+    # Before the first box of MPEG-4 there may be empty ones.
+    is_begun = bool(anew and anew.match(file.at(start, HEAD_LENGTH)))
     position = end = last = start
     base, data, num_gaps, num_lost, num_frames, num_tags, promised = start, b"", 0, 0, 0, 0, 0
     while position < file.length:
@@ -102,7 +107,9 @@ def _follow(file, start, known, faults) -> Extent:
             base, data = position, file.at(position, READ_LENGTH)
         head = data[position - base : position - base + HEAD_LENGTH]
         length = length_of(head)
-        if length and not (anew and position > start and anew.match(head)):
+        begins = bool(anew and position > start and anew.match(head))
+        if length and not (begins and is_begun):
+            is_begun |= begins
             if known.name == "mp3":
                 is_tag, count = _mp3_tag(head)
                 num_frames, num_tags, promised = num_frames + 1, num_tags + is_tag, promised + count
@@ -114,6 +121,8 @@ def _follow(file, start, known, faults) -> Extent:
         if not is_between and _begins_recording(file, position):
             break
         num_gaps += 1
+        if head[:11] == b"LYRICSBEGIN" and (closed := _find(file, position, rb"LYRICS(?:200|END)")):
+            tag = closed + 9 - position
         if tag:
             position += tag
             continue
@@ -336,9 +345,19 @@ def _crc_16() -> list[int]:
     return table
 
 
+# Each byte with its bits in the other order: so read, the checksum of Ogg is that of zlib.
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _is_damaged(page: bytes) -> bool:
+    """Tell whether a page of Ogg has another checksum than it says, which counts as 0 in itself."""
+    checksum = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{checksum:032b}"[::-1], 2) != int.from_bytes(page[22:26], "little")
+
+
 def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[SoundPart], bool]:
-    """Return the recordings that are chained in an Ogg file, and whether each is one stream that libsndfile reads."""
-    links, serials, position, last, missing, has_ended = [], {}, start, 0, 0, 0
+    """Return the recordings that are chained in an Ogg file, and whether each is one stream that libsndfile hears."""
+    links, serials, position, last, missing, has_ended, num_damaged = [], {}, start, 0, 0, 0, 0
     while True:
         head = file.at(position, 27)
         if head[:4] != b"OggS" or len(head) < 27:
@@ -355,6 +374,7 @@ def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[S
         end = position + 27 + head[26] + sum(table)
         if end > file.length:
             break
+        num_damaged += _is_damaged(file.at(position, end - position))
         if flags & 2:
             codec = file.at(position + 27 + head[26], 8)
             if last != 2:
@@ -365,9 +385,13 @@ def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[S
         serials[serial], last, has_ended, position = sequence, flags & 2, flags & 4, end
     # Of a chain each link is asked again.
     if missing and len(links) == 1:
-        faults.append(f"lacks {missing} pages in between")
+        faults.append(f"lacks pages ({missing}) in between")
+    if num_damaged and len(links) == 1:
+        faults.append(f"has pages ({num_damaged}) that are damaged")
     if not has_ended and len(links) == 1:
         faults.append("breaks off: its last page is missing")
     ends = [link[0] for link in links[1:]] + [file.length] * bool(links)
     parts = [SoundPart(begin, end, {}, None) for (begin, _), end in zip(links, ends, strict=True)]
-    return parts, all(len(codecs) == 1 and re.match(rb"\x01vorbis|OpusHead", codecs[0]) for _, codecs in links)
+    is_known = all(len(codecs) == 1 and re.match(rb"\x01vorbis|OpusHead", codecs[0]) for _, codecs in links)
+    # libsndfile does not leave room for what is missing.
+    return parts, is_known and not missing and not num_damaged

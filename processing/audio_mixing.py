@@ -1,6 +1,7 @@
 """Blocks of a recording as one channel at another rate, with a look at what makes answers wrong unsaid."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,15 @@ def resample_blocks(
         if (resampled := resample_on_device(blocks, rate, sampling_rate, device)) is not None:
             yield from resampled
             return
+    stream = _soxr_stream(name, rate, sampling_rate)
+    last = np.zeros(0, dtype=np.float32)
+    for block, is_last in itertools.chain(zip(blocks, itertools.repeat(False)), [(last, True)]):
+        resampled = stream.resample_chunk(block, last=is_last)
+        if len(resampled):
+            yield resampled
+
+
+def _soxr_stream(name, rate, sampling_rate):
     # transformers refuses a checkpoint whose code imports what is missing, unless it stands in a `try`.
     try:
         import soxr
@@ -37,12 +47,48 @@ def resample_blocks(
             f"{name} has {rate} Hz and is to be heard at {sampling_rate} Hz, for which soxr is missing; run "
             "`pip install soxr`, or pass audio of that rate."
         ) from error
-    stream = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
-    last = np.zeros(0, dtype=np.float32)
-    for block, is_last in itertools.chain(zip(blocks, itertools.repeat(False)), [(last, True)]):
-        resampled = stream.resample_chunk(block, last=is_last)
-        if len(resampled):
-            yield resampled
+    return soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+
+
+class StreamResampler:
+    """Resample a stream of one channel piece by piece, and go on elsewhere from the end of its sound.
+
+    Args:
+        rate, sampling_rate: whole samples per second that come in, and that go out; nothing is done where they agree.
+        tail: `(num_samples,)` float32, the end of the sound so far, as another resampler has kept it.
+        start: position of its first sample in the stream; the two rates meet there.
+        position: how many samples went out so far.
+
+    Raises:
+        ImportError: soxr is needed and missing.
+    """
+
+    # Seconds; far longer than the filter.
+    TAIL = 0.25
+
+    def __init__(self, rate: int, sampling_rate: int, tail: np.ndarray, start: int = 0, position: int = 0):
+        self.rate, self.tail, self.start = rate, tail, start
+        self.period = rate // math.gcd(rate, sampling_rate)
+        self._stream = None if rate == sampling_rate else _soxr_stream("stream", rate, sampling_rate)
+        self._skipped, self._ready = position - start * sampling_rate // rate, tail[:0]
+        if self._stream is not None and len(tail):
+            self._ready = self._new(self._stream.resample_chunk(tail))
+
+    def push(self, samples: np.ndarray, is_last: bool = False) -> np.ndarray:
+        """Return what the next samples `(num_samples,)` float32 bring; the rest, too, where they are the last."""
+        if self._stream is None:
+            return samples
+        tail = np.concatenate([self.tail, samples])
+        kept = int(self.start + len(tail) - self.TAIL * self.rate) // self.period * self.period
+        kept = max(0, kept - self.start)
+        self.tail, self.start = tail[kept:], self.start + kept
+        ready, self._ready = self._ready, self._ready[:0]
+        return np.concatenate([ready, self._new(self._stream.resample_chunk(samples, last=is_last))])
+
+    def _new(self, resampled):
+        count = min(self._skipped, len(resampled))
+        self._skipped -= count
+        return resampled[count:]
 
 
 def mix_channels(

@@ -91,8 +91,8 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     labels = event_labels or config.event_labels
     if task == "detection" and not labels:
         raise ValueError(f"{asked}, but the checkpoint has no set of labels; give event_labels for detection.")
-    names = ("threshold", "median_filter_s", "min_gap_s", "min_length_s")
-    decoder = {name: settings[name] for name in names}
+    decoder = {name: settings[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
+    decoder["threshold"] = settings["threshold" if task == "detection" else "query_threshold"]
     return {
         "decode": decode,
         "labels": list(labels or ()),
@@ -102,12 +102,13 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     }
 
 
-def score_rows(model, processor, waveforms, questions, rows, labels):
+def score_rows(model, processor, waveforms, questions, rows, labels, stem_features=None):
     """Return for each row the scores of its query, or in detection those of all labels, `{label: (num_frames,)}`.
 
     Args:
         questions: for each waveform the texts of its rows.
         rows: what is asked, `{"task", "query"}`, in the order of the questions.
+        stem_features: see [`prefill_questions`].
     """
     is_detection = rows[0]["task"] == "detection"
     if is_detection:
@@ -115,7 +116,7 @@ def score_rows(model, processor, waveforms, questions, rows, labels):
         asked = [[prompt_text("grounding", label) for label in labels]] * len(waveforms)
     else:
         asked = questions
-    scores = score_frames(model, processor, waveforms, asked)
+    scores = score_frames(model, processor, waveforms, asked, stem_features)
     if is_detection:
         return [dict(zip(labels, part, strict=True)) for part in scores]
     queries = iter(row["query"] for row in rows)

@@ -19,9 +19,11 @@ from .constrained_decoding import (
     greedy_settings,
     log_probs_of,
 )
+from .draft_decoding import generate_answers
 from .event_scores import score_events
 from .events import clip_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
+from .live_stream import LiveStream, open_live
 from .prefix_cache import prefill_questions
 from .recording_inputs import batch_windows, is_one_recording, name_of, pair_with_queries
 from .torchaudio_features import accelerator
@@ -157,20 +159,38 @@ class TemporalAudioGroundingPipeline(Pipeline):
         results = self._results(pair_with_queries(inputs, query), *options)
         return list(results) if isinstance(inputs, (list, tuple)) else results
 
-    def stream(
+    def results_so_far(
         self, recording, task="detection", query=None, batch_size=None, wording=0, **options
     ) -> Iterator[dict | list[dict]]:
         """Process one recording, and yield the result so far after every batch of windows.
 
-        Arguments and errors are those of a call.
-
-        Returns:
-            A generator of results as a call returns them, of a growing part of the recording: `duration` is how much
-            was processed. The next window may still change events that reach into it. The last is that of a call.
+        Arguments, errors and results are those of a call; `duration` is how much was processed. The next window may
+        still change events that reach into it. The last result is that of a call.
         """
         given, generate, _ = self._sanitize_parameters(**options)
         options = self._options(task, query, batch_size, wording, given, generate)
         return self._results([(recording, query, name_of(recording))], *options, is_partial=True)
+
+    def live(self, sampling_rate, hop_s=0.5, queries=None, exact=False, **options) -> LiveStream:
+        """Return a [`LiveStream`], which processes sound while it comes in: `push(chunk)`, `finish()`, `save(path)`.
+
+        `sampling_rate` is that of the chunks, `hop_s` seconds between decisions whether the sound is worth a look.
+        `queries` is what to look for, a string or several; by default all events are detected. With `exact`, events
+        are given when no later window can change them, and are those of a call. `options` are as in a call.
+        """
+        given, generate, _ = self._sanitize_parameters(**options)
+        queries = [queries] if isinstance(queries, str) else queries
+        task = "detection" if queries is None else "grounding"
+        _, settings, generate_kwargs = self._options(task, queries, None, 0, given, generate)
+        return open_live(self, sampling_rate, hop_s, queries, exact, settings, generate_kwargs)
+
+    def stream(self, chunks, sampling_rate, hop_s=0.5, queries=None, exact=False, **options) -> Iterator[dict]:
+        """Yield events of sound that is still coming in, each soon after its end; arguments are those of `live`.
+
+        `chunks` are arrays `(num_samples,)` or `(num_samples, num_channels)` or tensors `(num_channels, num_samples)`,
+        of any lengths. Events are dicts with `state`, `onset`, `offset`, `event_label` and more, see [`LiveReport`].
+        """
+        return self.live(sampling_rate, hop_s, queries, exact, **options).events_of(chunks)
 
     def _options(self, task, query, batch_size, wording, given, generate):
         """Check what a call was given; return the size of batches and the settings of windows and of generation."""
@@ -294,7 +314,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 raise error if is_named else type(error)(f"{name}: {error}") from error
             yield recording, is_many, None, error
 
-    def preprocess(self, batch, task="detection", wording=0):
+    def preprocess(self, batch, task="detection", wording=0, **prepared):
         # In the order of the rows that the model answers: all queries of a window, then those of the next.
         rows = [
             {"task": task, "query": query, "duration": len(samples) / self.processor.sampling_rate}
@@ -302,19 +322,19 @@ class TemporalAudioGroundingPipeline(Pipeline):
             for query in recording.queries
         ]
         questions = [[prompt_text(task, query, wording) for query in recording.queries] for recording, *_ in batch]
-        return {"waveforms": [samples for *_, samples in batch], "questions": questions, "rows": rows}
+        return {"waveforms": [samples for *_, samples in batch], "questions": questions, "rows": rows, **prepared}
 
     def _forward(self, model_inputs, return_scores=True, limits=None, frames=None, **generate_kwargs):
-        rows, scored = model_inputs["rows"], {}
+        rows, scored, stem = model_inputs["rows"], {}, model_inputs.get("stem_features")
         asked = self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"]
         if frames is not None:
-            scored = {"frames": score_rows(*asked, rows, frames["labels"]), "frame_options": frames}
+            scored = {"frames": score_rows(*asked, rows, frames["labels"], stem), "frame_options": frames}
             if frames["decode"] == "frames":
                 return {"rows": rows, **scored}
         config, generate_kwargs = generation_settings(self.model, generate_kwargs)
         # Any other cache is made by `generate` itself.
         is_shared = config.use_cache is not False and config.cache_implementation is None
-        inputs = prefill_questions(*asked, num_copies=config.num_beams or 1, use_cache=is_shared)
+        inputs = prefill_questions(*asked, num_copies=config.num_beams or 1, use_cache=is_shared, stem_features=stem)
         # Row i of the inputs and of the answers belongs to rows[i].
         width, processor = inputs["input_ids"].shape[1], self.processor
         if config.max_new_tokens is None:
@@ -334,7 +354,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
             )  # fmt: skip
             generate_kwargs["logits_processor"] = [*(generate_kwargs.get("logits_processor") or ()), constraint]
         config.return_dict_in_generate, config.output_logits = True, return_scores
-        outputs = self.model.generate(**inputs, generation_config=config, **generate_kwargs)
+        outputs = generate_answers(self.model, inputs, config, model_inputs.get("draft"), eos, **generate_kwargs)
         answers = outputs.sequences[:, width:]
         is_whole = torch.isin(answers, torch.tensor(eos, device=answers.device)).any(1).tolist()
         scored |= {"answers": answers, "rows": rows, "is_whole": is_whole, "is_constrained": is_constrained}

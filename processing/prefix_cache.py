@@ -37,7 +37,7 @@ class PrefixCache(DynamicCache):
 
 
 @torch.no_grad()
-def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_cache=True):
+def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_cache=True, stem_features=None):
     """Return the arguments with which `model.generate` answers all questions about all clips.
 
     Rows are in the order of the questions, those of the first clip first. Answers start after column
@@ -52,6 +52,8 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_
             `num_return_sequences`.
         use_cache: prefill what questions share. Without, each row has its whole prompt, for a cache of `generate`'s
             own, or none.
+        stem_features: `(1, num_frames, stem_size)` of the one clip there is, from a [`StreamingStem`]; it is then not
+            encoded again, and its waveform tells its length alone.
 
     Returns:
         `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns;
@@ -60,7 +62,7 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
     """
-    frames, _, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    frames, _, prefixes, owners, rests = _encode(model, processor, waveforms, questions, stem_features)
     if not use_cache:
         prompts = [[*prefixes[owner][1], *rest] for owner, rest in zip(owners, rests)]
         ids, mask = _pad_left(prompts, processor.tokenizer.pad_token_id, model.device)
@@ -79,7 +81,7 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_
 
 
 @torch.no_grad()
-def score_frames(model, processor, waveforms, questions):
+def score_frames(model, processor, waveforms, questions, stem_features=None):
     """Return how likely the answer to each question sounds in each audio frame, by the model's frame grounder.
 
     Arguments and errors are those of [`prefill_questions`]. All is answered in one pass, without decoding.
@@ -87,7 +89,7 @@ def score_frames(model, processor, waveforms, questions):
     Returns:
         for each clip an array `(num_questions, num_frames)` of probabilities, float32.
     """
-    embeds, frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions)
+    embeds, frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions, stem_features)
     _, mask, cache = _prefill(model, processor, embeds, prefixes)
     owners = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(owners)
@@ -110,7 +112,7 @@ def score_frames(model, processor, waveforms, questions):
     return [part[:, :length].numpy() for part, length in zip(parts, lengths.tolist(), strict=True)]
 
 
-def _encode(model, processor, waveforms, questions):
+def _encode(model, processor, waveforms, questions, stem_features=None):
     """Return of each clip the embeddings and encoder frames, the prompts up to the last frame, and for each question
     its prompt and rest.
     """
@@ -119,9 +121,15 @@ def _encode(model, processor, waveforms, questions):
             f"questions has {[len(texts) for texts in questions]} texts for {len(waveforms)} clips; give one or more "
             "for each clip."
         )
-    features, clip_texts = processor.encode_audio(waveforms, accelerator(model.device))
-    names = ("input_features", "input_features_mask")
-    features = {name: features[name].to(model.device) for name in names}
+    if stem_features is None:
+        features, clip_texts = processor.encode_audio(waveforms, accelerator(model.device))
+        names = ("input_features", "input_features_mask")
+        features = {name: features[name].to(model.device) for name in names}
+    else:
+        (waveform,) = waveforms
+        mask = torch.ones(1, len(waveform) // processor.feature_extractor.hop_length, dtype=torch.long)
+        features = {"stem_features": stem_features, "input_features_mask": mask.to(model.device)}
+        clip_texts = [processor.expand_audio(stem_features.shape[1])]
     counts = [text.count(processor.audio_token) for text in clip_texts]
     heard = model.get_audio_features(**features)
     embeds, frames = heard.pooler_output.split(counts), heard.encoder_frames.split(counts)

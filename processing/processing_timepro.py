@@ -102,8 +102,8 @@ class TimeProAudioProcessor(ProcessorMixin):
         self.chunk_length_s = chunk_length_s
         window = getattr(feature_extractor, "chunk_length", max_time)
         if max_time > window:
-            raise ValueError(f"max_time is {max_time:g} s but the audio tower takes {window:g} s; give that or less.")
-        # A tower without a fixed window takes whatever the ticks cover.
+            raise ValueError(f"max_time is {max_time:g} s but the audio encoder takes {window:g} s; give that or less.")
+        # An encoder without a fixed window takes whatever the ticks cover.
         if getattr(feature_extractor, "max_length_seconds", max_time) < max_time:
             feature_extractor.max_length_seconds = max_time
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
@@ -138,7 +138,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         return list(dict.fromkeys(names))
 
     def num_frames(self, num_mel_frames):
-        """Return the audio frames that the tower yields for `num_mel_frames` mel frames of 10 ms."""
+        """Return the audio frames that the encoder yields for `num_mel_frames` mel frames of 10 ms."""
         mel_per_frame = round(100 / self.frame_rate)
         return ((num_mel_frames - 1) // 2 + 1) // (mel_per_frame // 2)
 

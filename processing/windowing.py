@@ -21,7 +21,7 @@ import logging
 import math
 import numbers
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from .events import Event
 
@@ -189,6 +189,18 @@ class EventMerger:
         self._last, self._open = None, []
         return finished
 
+    def state_dict(self) -> dict:
+        """Return what is kept of the last window, ready for JSON."""
+        opened = [[event.as_dict(), None if trust == -math.inf else trust, cut] for event, trust, cut in self._open]
+        return {"last": self._last and asdict(self._last), "open": opened}
+
+    def load_state_dict(self, state: dict):
+        """Go on from what [`EventMerger.state_dict`] returned."""
+        self._last = state["last"] and Window(**state["last"])
+        self._open = [
+            (Event.from_dict(event), -math.inf if trust is None else trust, cut) for event, trust, cut in state["open"]
+        ]
+
     def _close(self, continued: set[int], border: float) -> list[Event]:
         """Return the open events that do not go on, unless others were trusted with them."""
         end = self._last.end if self._last else math.inf
@@ -293,7 +305,7 @@ class RecordingAnswers:
         for merger, merged, windows, frames, (text, events, truncated, *scores) in parts:
             frames += [(window, *part) for part in scores]
             if events is not None:
-                events = _shift(events, window)
+                events = shift_to_recording(events, window)
             merged += merger.add(window, events)
             dicts = None if events is None else [event.as_dict() for event in events]
             times = {"start": window.start, "end": window.end}
@@ -336,7 +348,7 @@ class RecordingAnswers:
             )
 
 
-def _shift(events, window):
+def shift_to_recording(events, window):
     """Return events in seconds of the recording, free of what floating point adds to sums of decimals."""
     if not window.start:
         return events

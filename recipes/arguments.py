@@ -1,6 +1,7 @@
 """What all commands share: options in both spellings, and numbers with an error that says what to give."""
 
 import argparse
+import logging
 import math
 import sys
 from dataclasses import field
@@ -18,7 +19,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def script_parser(description: str) -> ArgumentParser:
-    """Return the parser of a module that is run by `python -m`, whose docstring describes it."""
+    """Return the parser of a module run by `python -m`, described by its docstring; progress is logged from then on."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     return ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
@@ -42,6 +44,14 @@ def add_hearing(parser):
         "--strict", action="store_true",
         help="fail on recordings that are truncated or damaged, or whose length differs from their header "
         "(default: use what can be decoded, and warn)",
+    )  # fmt: skip
+
+
+def add_decode(parser):
+    """Add the argument of how a checkpoint with a frame grounder answers, see `docs/frame-grounder.md`."""
+    parser.add_argument(
+        "--decode", choices=("text", "frames", "both"),
+        help="answer by the written text, by the scores of audio frames, or by both (default: the checkpoint's)",
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def split_queries(text: str | None) -> list[str]:
     """
     queries = list(dict.fromkeys(line.strip() for line in (text or "").splitlines() if line.strip()))
     if not queries:
-        raise ValueError("There is no query; write what to listen for, one query a line.")
+        raise ValueError("There is no query; write what to look for, one query per line.")
     if len(queries) > MAX_QUERIES:
         raise ValueError(f"There are {len(queries)} queries; give {MAX_QUERIES} at most.")
     longest = max(queries, key=len)
@@ -125,7 +125,7 @@ def answer_steps(
     num_windows = sum(1 for _ in plan.split(len(waveform) / rate))
     answers = Answers(Path(path).name, task, asked, waveform, rate, [], num_windows)
     yield answers
-    stream = pipe.stream(
+    stream = pipe.results_so_far(
         waveform, task=task, query=asked if task == "grounding" else None, batch_size=BATCH_SIZE * len(asked),
         chunk_length_s=chunk_length_s, stride_length_s=stride_length_s, min_score=0.0, disable_tqdm=True,
         stopping_criteria=[JobCriteria(job)],

@@ -14,6 +14,8 @@ class Limits:
         timeout: seconds that one request may work, time in the queue not counted.
         num_parallel: requests that are worked on at a time; the model itself takes their windows in turn.
         queue_size: requests that may wait; more are refused.
+        max_live_seconds: of a microphone's sound.
+        num_live: microphones that are heard at a time; more wait.
         keep_seconds: after which uploads that nobody asked about are deleted.
     """
 
@@ -22,6 +24,8 @@ class Limits:
     timeout: float = 300.0
     num_parallel: int = 2
     queue_size: int = 200
+    max_live_seconds: float = 600.0
+    num_live: int = 2
     keep_seconds: int = 3600
 
 

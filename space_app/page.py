@@ -8,6 +8,7 @@ from space_app.answers import MAX_QUERIES, default_threshold
 from space_app.downloads import export_choices, remove_export
 from space_app.endpoints import add_endpoints
 from space_app.interactive_plot import PLAY_SPAN_JS
+from space_app.live_tab import LiveTab
 from space_app.model_facts import facts_html
 from space_app.page_events import PageEvents
 from space_app.uploads import uploads_only
@@ -51,11 +52,14 @@ def build_page(service) -> gr.Blocks:
             "export": gr.State(delete_callback=remove_export),
         }
         parts["dark"] = gr.Checkbox(visible=False)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300):
-                _questions(parts, limits, pipe)
-            with gr.Column(scale=7, min_width=320):
-                _answers(parts, pipe)
+        with gr.Tabs():
+            with gr.Tab("Recording"), gr.Row(equal_height=False):
+                with gr.Column(scale=4, min_width=300):
+                    _questions(parts, limits, pipe)
+                with gr.Column(scale=7, min_width=320):
+                    _answers(parts, pipe)
+            with gr.Tab("Live"):
+                LiveTab(service).build(page)
         with gr.Accordion("Model card", open=False, elem_id="model-card"):
             gr.Markdown(service.facts["card"] or "This checkpoint has no card.", sanitize_html=True)
         PageEvents(service, parts).connect(page)

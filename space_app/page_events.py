@@ -174,7 +174,7 @@ class PageEvents:
     def look(self, answers, window, dark):
         """Show the attention of one window's answer."""
         if answers is None or not window:
-            return gr.update(visible=False), error_html("There is no time in the answer to look at.")
+            return gr.update(visible=False), error_html("The answer has no time to look at.")
         try:
             query, place = map(int, window.split(","))
             looks = answer_attention(self.pipe, answers, query, place, self.service.new_job())

@@ -1,4 +1,4 @@
-"""`Uploads`: uploaded files, deleted as soon as nobody needs them any more.
+"""`Uploads`: uploaded files, deleted as soon as they are no longer needed.
 
 Gradio names an upload by its content, so two clients who upload the same file share one. It goes when as many have
 released it as have uploaded it, and never while an upload is coming in, which might be of the same content. The later
@@ -70,7 +70,7 @@ class Uploads:
             yield held
 
     def release(self, path: str | None):
-        """Say that one who uploaded a file needs it no more; files that nobody uploaded are left alone."""
+        """Release an upload; other files are left alone."""
         if not path:
             return
         path = os.path.realpath(path)
@@ -153,7 +153,7 @@ class Uploads:
                 self._unneeded.discard(path)
 
     def _sweep(self):
-        """Delete what nobody needs; the caller holds the lock."""
+        """Delete what is no longer needed; the caller holds the lock."""
         if self._num_incoming:
             return
         # Complete uploads are in folders; files outside them were interrupted.

@@ -1,4 +1,4 @@
-"""One of two processes that hold the layers of an audio tower together; started by `test_backbones.py`.
+"""One of two processes that hold the layers of an audio encoder together; started by `test_backbones.py`.
 
 The first encodes one clip, the second three of other lengths, each as a batch of one step.
 """

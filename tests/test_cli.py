@@ -103,9 +103,15 @@ def test_info(scripted_checkpoint, capsys):
 
 
 @needs_default_checkpoint
-def test_default_checkpoint_answers_quickly_and_in_little_memory(clip):
+def test_default_checkpoint_answers_quickly_in_little_memory_and_writes_nothing(clip):
     code = (
-        "import resource, sys; from recipes.cli.main import main; code = main(sys.argv[1:]);"
+        "import os, resource, sys, tempfile; from recipes.cli.main import main; written = set();"
+        "sys.addaudithook(lambda event, args: event == 'open' and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR)"
+        " and written.add(str(args[0])));"
+        # Torch looks for a temporary folder.
+        "code = main(sys.argv[1:]); folder = tempfile.gettempdir(); written -= {'/dev/null'};"
+        "written = {path for path in written if '__pycache__' not in path and os.path.dirname(path) != folder};"
+        "assert not written, written;"
         "usage = resource.getrusage(resource.RUSAGE_SELF);"
         # Not `ru_maxrss`, which a process has from the one that started it.
         "peak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0];"

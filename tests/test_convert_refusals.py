@@ -128,8 +128,8 @@ def lengthen_tokenizer(folder):
 
 BROKEN = {
     lose_file: "lacks 1 of . files of weights: model-0000",
-    cut_file: "is truncated, or is no safetensors file .*; fetch it again",
-    leave_pointer: "is truncated, or is no safetensors file .*; fetch it again",
+    cut_file: "is truncated, or is not a safetensors file .*; fetch it again",
+    leave_pointer: "is truncated, or is not a safetensors file .*; fetch it again",
     lose_tensor_in_file: "lacks 1 tensors that its index lists",
     lose_tensor: r"lacks 1 of \d+ weights: model.language_model.layers.1.mlp.down_proj.weight",
     add_tensor: "holds 1 weights unknown to its config.json: .*layers.2.mlp.down_proj.weight",
@@ -138,12 +138,12 @@ BROKEN = {
     quantise: "as I8; give weights that are not quantised",
     pickle_weights: "pytorch_model.bin: pickles run code when they are read",
     leave_index_out: "fetch the index too",
-    climb: "is no index of safetensors files",
+    climb: "is not an index of safetensors files",
     lose_tokenizer: "lacks a tokenizer",
     lose_extractor: "lacks a feature extractor",
     lose_config: "holds no config.json",
     break_config: "config.json cannot be read",
-    change_placeholder: "audio_token_id is 7, which is no placeholder in the tokenizer|has no chat template with",
+    change_placeholder: "audio_token_id is 7, not a placeholder in the tokenizer|has no chat template with",
     lengthen_tokenizer: "the tokenizer has ids up to 408 but the embedding 400 rows",
 }
 

@@ -27,7 +27,7 @@ SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.5, "r
 LONG_QUERY = "a dog that barks behind a wall, far away and twice, " * 8
 
 
-@pytest.fixture(scope="module", params=["ticks", "digits"])
+@pytest.fixture(scope="module", params=["ticks", pytest.param("digits", marks=pytest.mark.slow)])
 def lively(request, tokenizer_folder):
     """Return the pipeline of a tiny random model whose answers vary, in both ways of writing times."""
     model, processor = make_tiny_checkpoint(tokenizer_folder, request.param)
@@ -55,9 +55,9 @@ def as_set(events):
 )
 def test_an_answer_with_less_room_is_a_beginning_of_the_one_with_more(lively, clips, task, query):
     options = {"task": task, "query": query, "batch_size": 3}
-    whole = lively(clips, max_new_tokens=200, **options)
+    whole = lively(clips, max_new_tokens=64, **options)
     num_truncated = 0
-    for room in (1, 4, 9, 30):
+    for room in (1, 9, 30):
         for found, full in zip(lively(clips, max_new_tokens=room, **options), whole, strict=True):
             assert full["text"].startswith(found["text"].rstrip("\ufffd"))
             assert as_set(found["events"]) <= as_set(full["events"])
@@ -74,7 +74,7 @@ def test_an_answer_with_less_room_is_a_beginning_of_the_one_with_more(lively, cl
 
 def test_the_examples_lose_what_has_no_room_and_gain_nothing(caplog):
     pipe = load_pipeline()
-    paths = [str(path) for path in EXAMPLES]
+    paths = [str(path) for path in EXAMPLES[:2]]
     whole = pipe(paths, batch_size=8, min_score=0)
     assert not any(result["truncated"] for result in whole)
     for room in (9, 24):

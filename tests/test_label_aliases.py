@@ -25,9 +25,9 @@ def test_aliases_are_read_and_applied(tmp_path):
     [
         ('{"a": "b",}', "not JSON: line 1, column"),
         ("", "not JSON: line 1"),
-        ('["a", "b"]', "is no object"),
-        ('[["a", "b"]]', "is no object"),
-        ("3", "is no object"),
+        ('["a", "b"]', "is not an object"),
+        ('[["a", "b"]]', "is not an object"),
+        ("3", "is not an object"),
         ('{"a": 1}', "'a' is an alias of 1; both must be non-empty strings"),
         ('{"a": {"b": "c"}}', "both must be non-empty strings"),
         ('{"a": " "}', "both must be non-empty strings"),

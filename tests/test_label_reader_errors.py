@@ -26,7 +26,7 @@ from recipes.data.formats import READERS, guess_format
         ("a.csv", "reaper", "#,Name,Start,End,Length\nR1,x,50000,77600,27600\n", "Whole numbers may be samples"),
         ("a.wav", "wav_markers", riff(FMT, (b"data", b"\0\0")), "has no markers"),
         ("a.wav", "wav_markers", riff(FMT, (b"cue ", struct.pack("<I", 9))), "too short"),
-        ("a.wav", "wav_markers", b"RIFX", "is no wav file"),
+        ("a.wav", "wav_markers", b"RIFX", "is not a wav file"),
         ("a.svl", "svl", "<sv><data><model sampleRate='8000' type='dense'/></data></sv>", "a layer of the type 'dense'"),
         ("a.svl", "svl", "<sv>", "is not XML"),
         ("a.json", "label_studio", json.dumps([{**STUDIO, "annotations": [{"result": []}] * 2}]), "has 2 annotations"),

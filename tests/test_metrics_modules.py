@@ -371,7 +371,7 @@ def test_wrong_input_of_the_other_modules(load):
     metric = load("psds")
     with pytest.raises(ValueError, match="durations is missing; give one entry for each clip"):
         metric.add_batch(**clips)
-    with pytest.raises(ValueError, match="lengths is no input of psds; give predictions, references, durations"):
+    with pytest.raises(ValueError, match="lengths is not an input of psds; give predictions, references, durations"):
         metric.add_batch(**clips, durations=[10.0], lengths=[10.0])
 
 

@@ -160,9 +160,9 @@ def test_inputs_that_contradict_are_refused(model):
     with pytest.raises(ValueError, match="stem_features without input_features_mask"):
         model(input_ids=batch["input_ids"], stem_features=torch.zeros(1, 12, 8))
     if model.config.audio_config.model_type == QWEN:
-        with pytest.raises(ValueError, match="only a timepro_yamnet tower has a frozen stem"):
+        with pytest.raises(ValueError, match="only a timepro_yamnet encoder has a frozen stem"):
             model(**batch, stem_features=torch.zeros(1, 12, 8))
-        with pytest.raises(ValueError, match="a clip of 3001 mel frames but the audio tower takes at most 3000"):
+        with pytest.raises(ValueError, match="a clip of 3001 mel frames but the audio encoder takes at most 3000"):
             model.get_audio_features(torch.zeros(1, 16, 3001))
 
 

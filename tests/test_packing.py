@@ -171,7 +171,7 @@ def test_packing_by_hand():
     assert packed.unpack(values, 3).tolist() == [[2, 3, 0], [0, 0, 0], [6, 0, 0], [4, 5, 0]]
 
 
-@pytest.mark.parametrize("num_iterations", [1, 2])
+@pytest.mark.parametrize("num_iterations", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_training_with_and_without_sharing_ends_alike(lively_checkpoint, tmp_path, num_iterations):
     """Whole runs, in which truncated answers are masked and, with two iterations, old log-probabilities are used."""
     rows = [{"prompt": [{"role": "user", "content": f"What is {number}?"}]} for number in range(8)]

@@ -189,12 +189,12 @@ def test_unreadable_windows_are_named(caplog):
 def test_a_long_recording_has_the_events_of_its_windows(tmp_path):
     examples = sorted((ROOT / "space_app" / "examples").glob("*.flac"))
     samples = np.concatenate([load_audio(path) for path in examples])
-    samples = np.resize(samples, 70 * 16000)
+    samples = np.resize(samples, 36 * 16000)
     soundfile.write(tmp_path / "long.flac", samples, 16000)
     samples = load_audio(tmp_path / "long.flac")
     pipe = load_pipeline()
     result = pipe(tmp_path / "long.flac", batch_size=4)
-    windows = list(plan_windows(None, None, pipe.processor.max_time, pipe.processor.time_step).split(70.0))
+    windows = list(plan_windows(None, None, pipe.processor.max_time, pipe.processor.time_step).split(36.0))
     alone = pipe([samples[round(w.start * 16000) : round(w.end * 16000)] for w in windows], batch_size=4)
     assert [window["text"] for window in result["windows"]] == [answer["text"] for answer in alone]
     answers = []
@@ -209,13 +209,13 @@ def test_a_long_recording_has_the_events_of_its_windows(tmp_path):
             ]
         )
     found = [Event.from_dict(event) for event in result["events"]]
-    assert result["duration"] == 70.0 and all(0 <= event.onset <= event.offset <= 70.0 for event in found)
+    assert result["duration"] == 36.0 and all(0 <= event.onset <= event.offset <= 36.0 for event in found)
     assert found == sorted(merge_windows(zip(windows, answers), pipe.processor.time_step))
     # What only one window has heard is there as it said.
     inner = []
     for index, (window, events) in enumerate(zip(windows, answers)):
         start = windows[index - 1].end if index else 0.0
-        end = 70.0 if window.is_last else windows[index + 1].start
+        end = 36.0 if window.is_last else windows[index + 1].start
         inner += [event for event in events if start < event.onset and event.offset < end]
     assert inner and set(inner) <= set(found)
 

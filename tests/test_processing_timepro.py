@@ -317,7 +317,7 @@ def test_settings_must_fit_the_parts(make, folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"the tokenizer lacks \d+ of 1500 ticks, first <0.02>; .*time_prompt=False"):
         TimeProAudioProcessor(TimeProYamnetFeatureExtractor(), tokenizer, frame_rate=50.0, time_step=0.02)
-    with pytest.raises(ValueError, match="max_time is 60 s but the audio tower takes 30 s"):
+    with pytest.raises(ValueError, match="max_time is 60 s but the audio encoder takes 30 s"):
         TimeProAudioProcessor(WhisperFeatureExtractor(), tokenizer, time_prompt=False, max_time=60.0)
     with pytest.raises(ValueError, match="images and videos are not understood by TimeProAudioProcessor"):
         make()(text="a", images=noise(3))

@@ -13,6 +13,7 @@ import soundfile
 
 from processing.audio_io import load_audio, stream_audio
 from recipes import DEFAULT_CHECKPOINT
+from recipes.conversion.checkpoint_folder import make_room_for_code
 
 ALONE = Path(__file__).parents[1] / "recipes" / "publishing" / "isolated_load.py"
 # A root of its own that nobody can write to, not even root; `/dev` stays as it is.
@@ -76,6 +77,31 @@ def test_the_code_may_have_been_copied_before(folder, tmp_path):
     names["HF_MODULES_CACHE"] = str(tmp_path / "none")
     result = sealed(*command, writable=[folder / "tmp"], folder=folder, **names)
     assert result.returncode == 1 and "Read-only file system" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy")
+def test_the_command_needs_a_temporary_folder_and_nothing_else(folder, tmp_path):
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(48000), 16000)
+    shutil.copytree(DEFAULT_CHECKPOINT, tmp_path / "copy")
+    names = {"HOME": str(folder / "none"), "HF_HOME": "", "XDG_CACHE_HOME": "", "HF_MODULES_CACHE": "",
+             "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}  # fmt: skip
+    for model in (DEFAULT_CHECKPOINT, tmp_path / "copy"):
+        command = [sys.executable, "-m", "recipes.cli.main", "detect", tmp_path / "a.wav", "--json", "--model", model]
+        result = sealed(*command, writable=[folder / "tmp"], folder=folder, **names)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert json.loads(result.stdout)["duration"] == 3.0
+
+
+def test_code_is_copied_to_a_temporary_folder_where_the_cache_is_read_only(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    make_room_for_code()
+    assert os.environ["HF_MODULES_CACHE"] == str(tmp_path / "modules")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "file" / "modules"))
+    make_room_for_code()
+    assert Path(os.environ["HF_MODULES_CACHE"]).parent == tmp_path and Path(os.environ["HF_MODULES_CACHE"]).is_dir()
 
 
 def test_without_soxr_one_rate_is_heard(tmp_path, monkeypatch):

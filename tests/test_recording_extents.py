@@ -114,3 +114,36 @@ def test_tags_have_a_length():
     assert tag_length(b"TAG" + bytes(125)) == 128
     assert tag_length(b"APETAGEX" + bytes(4) + (100).to_bytes(4, "little") + bytes(7) + b"\xa0" + bytes(8)) == 132
     assert tag_length(b"ID3\x04\0\x10\0\0\1\0") == 148 and tag_length(b"fLaC") == 0
+
+
+@pytest.mark.parametrize("kind, lost", [("ogg", 1.1), ("opus", 1.1), ("flac", 0.2)])
+def test_what_lies_behind_damage_keeps_its_time(kind, lost, encoded, caplog):
+    data = bytearray(encoded(kind, 6))
+    place = len(data) // 2
+    data[place : place + 60] = np.random.default_rng(1).bytes(60)
+    clean, heard = load_audio(encoded(kind, 6)), load_audio(bytes(data))
+    assert len(heard) == pytest.approx(len(clean), abs=RATE // 10)
+    different = np.flatnonzero(np.abs(heard[: len(clean)] - clean[: len(heard)]) > 0.02) / RATE
+    assert 1.9 < different[0] and different[-1] < different[0] + lost
+    assert len(caplog.records) == 1 and "damaged" in caplog.text
+
+
+def test_tags_of_players_behind_an_mp3_are_no_fault(encoded, caplog):
+    lyrics = b"LYRICSBEGINLYR00600" + b"la " * 200 + b"000621LYRICS200"
+    ape = b"APETAGEX" + b"\xd0\x07\0\0" + (32).to_bytes(4, "little") + bytes(7) + b"\xa0" + bytes(8)
+    footer = b"APETAGEX" + b"\xd0\x07\0\0" + (32).to_bytes(4, "little") + bytes(7) + b"\x80" + bytes(8)
+    data = encoded("mp3")
+    heard = load_audio(data + lyrics + ape + footer + b"TAG" + bytes(125))
+    np.testing.assert_array_equal(heard, load_audio(data))
+    assert not caplog.records
+
+
+def test_an_empty_box_before_the_first_of_an_mp4(encoded, caplog):
+    data = bytearray(encoded("m4a"))
+    place = data.find(b"stco") + 8
+    count = int.from_bytes(data[place : place + 4], "big")
+    for start in range(place + 4, place + 4 + 4 * count, 4):
+        data[start : start + 4] = (int.from_bytes(data[start : start + 4], "big") + 8).to_bytes(4, "big")
+    heard = load_audio(b"\0\0\0\x08free" + data)
+    np.testing.assert_array_equal(heard, load_audio(encoded("m4a")))
+    assert not caplog.records

@@ -5,7 +5,7 @@ import os
 import pytest
 import soundfile
 
-from recipes.cli.find_recordings import find_recordings
+from recipes.data.find_recordings import find_recordings
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_files_are_read_out_of_a_qt_resource(version):
         assert read_qt_resource(data, missing) is None
     with pytest.raises(ValueError, match="zstd.ogg is compressed with zstd"):
         read_qt_resource(data, "zstd.ogg")
-    with pytest.raises(ValueError, match="no Qt resource collection"):
+    with pytest.raises(ValueError, match="not a Qt resource collection"):
         read_qt_resource(b"RIFF" + data[4:], "dog.ogg")
 
 

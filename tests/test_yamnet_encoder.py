@@ -1,4 +1,4 @@
-"""The small audio tower: features, batching, frame grid, weights."""
+"""The small audio encoder: features, batching, frame grid, weights."""
 
 import struct
 import subprocess

@@ -8,9 +8,8 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
+from recipes.arguments import add_decode, add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
-from recipes.cli.find_recordings import find_recordings
 from recipes.cli.output import (
     check_format,
     format_answers,
@@ -21,9 +20,10 @@ from recipes.cli.output import (
     print_answers,
     write_answers,
 )
+from recipes.data.find_recordings import find_recordings
 from recipes.data.label_files import LABEL_FORMATS, means_folder
 from recipes.evaluation.resume import keep_rows
-from recipes.evaluation.runner import Request, run
+from recipes.evaluation.runner import Request, Unavailable, run
 
 EXIT_CODES = "Exit code: 0, 1 if a recording failed, 2 for wrong arguments. Results go to stdout, the rest to stderr."
 
@@ -40,6 +40,10 @@ def add_answer_arguments(command: ArgumentParser, task: str):
         query = 'what to look for, e.g. "dog barking"; may be repeated'
         command.add_argument("--query", required=True, action="append", metavar="TEXT", help=query)
     add_model(command)
+    command.add_argument(
+        "--backend", metavar="URL", help="server that answers, vLLM at http://HOST:8000/v1 (see docs/serving.md); of "
+        "--model only the processor is loaded then",
+    )  # fmt: skip
     output = command.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")
@@ -55,6 +59,12 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     add_speech_arguments(output)
     output.add_argument("--plot", metavar="PNG", help="draw waveform, spectrogram and events of one recording")
     output.add_argument("--min-score", type=probability, metavar="P", help="omit events with a lower score, 0 to 1")
+    add_decoding_arguments(command)
+    command.set_defaults(task=task)
+
+
+def add_decoding_arguments(command: ArgumentParser):
+    """Add the arguments of how recordings are heard and answers decoded, see [`decoding_options`]."""
     add = command.add_argument_group("windows and decoding").add_argument
     add("--chunk-length", type=seconds, metavar="S", help="seconds per window (default: the checkpoint's)")
     add("--stride-length", type=seconds, metavar="S", help="seconds of overlap on each side (default: a sixth)")
@@ -62,7 +72,34 @@ def add_answer_arguments(command: ArgumentParser, task: str):
     add_hearing(command)
     add("--max-events", type=positive_int, metavar="N", help="maximum number of events per window")
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; some may fail to parse")
-    command.set_defaults(task=task)
+    add_decode(command)
+
+
+def decoding_options(args) -> dict:
+    """Return the options of the pipeline that arguments give.
+
+    Raises:
+        argparse.ArgumentError: two that exclude each other.
+    """
+    if args.unconstrained and args.max_events:
+        raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
+    return {
+        "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
+        "max_events": args.max_events, "constrained": False if args.unconstrained else None,
+        "channel": args.channel, "strict": args.strict or None, "decode": args.decode,
+    }  # fmt: skip
+
+
+def check_queries(queries: list[str | None]):
+    """Refuse queries that are empty or given twice.
+
+    Raises:
+        argparse.ArgumentError: there are such.
+    """
+    if any(query is not None and not query.strip() for query in queries):
+        raise ArgumentError(None, "--query is empty; describe the event to look for.")
+    if len(set(queries)) < len(queries):
+        raise ArgumentError(None, f"--query is {queries}; give each query once.")
 
 
 def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
@@ -79,11 +116,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     queries = getattr(args, "query", None) or [None]
     files, failures = find_recordings(args.files)
     is_folder = _check(args, queries, files)
-    options = {
-        "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
-        "max_events": args.max_events, "constrained": False if args.unconstrained else None,
-        "channel": args.channel, "strict": args.strict or None,
-    }  # fmt: skip
+    options = decoding_options(args)
     partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
     # Results alone go to stdout, whatever the libraries print.
@@ -130,12 +163,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
 
 def _check(args, queries, files) -> bool:
     """Refuse what does not fit together, set the format that --out means, and tell whether --out is a folder."""
-    if any(query is not None and not query.strip() for query in queries):
-        raise ArgumentError(None, "--query is empty; describe the event to look for.")
-    if len(set(queries)) < len(queries):
-        raise ArgumentError(None, f"--query is {queries}; give each query once.")
-    if args.unconstrained and args.max_events:
-        raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
+    check_queries(queries)
     if args.plot and len(files) > 1:
         raise ArgumentError(None, f"--plot draws one recording, but {len(files)} are given; run the command for each.")
     for name in ("plot", "out"):
@@ -174,21 +202,34 @@ def _opened(partial, args, queries, options):
     try:
         with keep_rows(partial, settings, ("file", "state", "answers")) as (rows, keep):
             yield {row["file"]: row for row in rows}, keep  # a later row of a file counts
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Unavailable):
         print(f"timepro: stopped; answers so far are in {partial}: run the same command to continue.", file=sys.stderr)
         raise
 
 
 def _answers(args, files, num_done, queries, options) -> Iterable:
     """Load the model and return its answers about files, with a progress bar if there are several."""
+    from processing.frame_decoding import frame_options
     from recipes.conversion.checkpoint_folder import load_pipeline
 
-    pipe = load_pipeline(args.model)
+    if args.backend and options["decode"]:
+        raise ArgumentError(None, "--decode given with --backend; a server answers by text.")
+    if args.backend:
+        from recipes.serving.client import ServedPipeline
+
+        pipe = ServedPipeline(args.backend, args.model)
+    else:
+        pipe = load_pipeline(args.model)
     # Else every recording would end in the same error.
     try:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
+    try:
+        if not args.backend:
+            frame_options(pipe.model.config, args.task, options["decode"])
+    except ValueError as error:
+        raise ArgumentError(None, f"--decode: {error}") from None
     for query in queries:
         if warning := _untaught(query, pipe.model.config.event_labels):
             print(f"timepro: {warning}", file=sys.stderr)

@@ -19,7 +19,7 @@ def describe_checkpoint(folder: str | os.PathLike) -> dict:
     """Return what a checkpoint is, without loading its weights.
 
     Returns:
-        What `json.dumps` writes: `folder`; `backbone`, the model types of tower and language model; `parameters`;
+        What `json.dumps` writes: `folder`; `backbone`, the model types of encoder and language model; `parameters`;
         `frame_rate`, frames a second; `ticks` with `number`, `step` and `max_time` in seconds, `init` and `stride`;
         `time_prompt`; `answer_format`; `min_score`, below which the pipeline leaves detected events out, or `None`;
         `chunk_length_s`, seconds of a window; `labels`, `None` for an open vocabulary; `figures` of the card, each with

@@ -12,9 +12,20 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-from recipes.arguments import ArgumentParser, add_hearing, add_model, not_negative_int, positive_int, probability
+from recipes.arguments import (
+    ArgumentParser,
+    add_decode,
+    add_hearing,
+    add_model,
+    not_negative_int,
+    positive_int,
+    probability,
+)
+from recipes.cli.annotate import add_annotate_arguments
 from recipes.cli.answer import add_answer_arguments, answer
+from recipes.cli.listen import add_listen_arguments, listen
 from recipes.cli.output import LineFormatter, name_first
+from recipes.evaluation.runner import Unavailable
 
 
 def build_parser() -> ArgumentParser:
@@ -32,9 +43,22 @@ def build_parser() -> ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_answer_arguments(command, task)
         command.set_defaults(run=partial(answer, plot=_plot))
-    for add_command in (_add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
+    annotate = commands.add_parser(
+        "annotate", help="run on very many recordings, in processes or on a Ray cluster, into Parquet files",
+        description="Run a checkpoint on very many recordings, into Parquet files that training reads. A run that was "
+        "stopped goes on where it was; every recording ends once in the annotations or the failures.",
+    )  # fmt: skip
+    add_annotate_arguments(annotate)
+    for add_command in (_add_listen, _add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
         add_command(commands)
     return parser
+
+
+def _add_listen(commands):
+    text = "print events of a microphone, or of sound that is piped in, as they end"
+    command = commands.add_parser("listen", help=text, description=text[0].upper() + text[1:] + ", as JSON Lines.")
+    add_listen_arguments(command)
+    command.set_defaults(run=listen)
 
 
 def _add_info(commands):
@@ -65,9 +89,9 @@ def _add_convert(commands):
         help="put no ticks into the prompt; answers may still use them",
     )  # fmt: skip
     add(
-        "--time-init", choices=("mean", "place", "random"), default="mean",
-        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, or random "
-        "(default mean)",
+        "--time-init", choices=("mean", "place", "centred_mean", "centred_place", "random"), default="mean",
+        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, either of "
+        "them less what all ticks have in common, or random (default mean)",
     )  # fmt: skip
     add(
         "--answer-format", choices=("digits", "ticks"), default="digits",
@@ -146,6 +170,7 @@ def _add_score(commands):
         help="ignore detected events with a lower score, 0 to 1, except in PSDS (default: the checkpoint's; 0: none)",
     )  # fmt: skip
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar")
+    add_decode(score)
     add("--against", metavar="JSONL", help="compare with these predictions: paired differences and p-values")
     add("--against-min-score", type=probability, metavar="P", help="--min-score for --against (default: the same)")
     add("--limit", type=positive_int, metavar="N", help="only the first N recordings")
@@ -211,6 +236,8 @@ def score_model(args) -> int:
     if args.predictions:
         if args.unconstrained:
             raise argparse.ArgumentError(None, "--unconstrained given with --predictions, whose answers are there.")
+        if args.decode:
+            raise argparse.ArgumentError(None, "--decode given with --predictions, whose answers are there.")
         report = score_predictions(**_arguments_of(score_predictions, args))
     else:
         args.constrained, args.policy = not args.unconstrained, replace(SCORING, num_absent=args.num_absent)
@@ -246,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.run(args)
     except argparse.ArgumentError as error:
         parser.error(str(error))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, Unavailable) as error:
         print(f"timepro: {name_first(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

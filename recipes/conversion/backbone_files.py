@@ -109,7 +109,7 @@ def backbone_folder(name) -> Path:
         return Path(name)
     if not is_hub_id(name):
         raise FileNotFoundError(
-            f"backbone is {str(name)!r}, which is no folder; give one, or a Hub id such as org/name."
+            f"backbone is {str(name)!r}, which is not a folder; give one, or a Hub id such as org/name."
         )
     try:
         folder = Path(snapshot_download(str(name), allow_patterns=SMALL_FILES))
@@ -209,7 +209,7 @@ def check_tokenizer(processor, config, folder) -> None:
     tokenizer = processor.tokenizer
     if config.audio_token_id not in tokenizer.added_tokens_decoder or processor.audio_token_id != config.audio_token_id:
         raise ValueError(
-            f"{str(folder)!r}: audio_token_id is {config.audio_token_id}, which is no placeholder in the tokenizer but "
+            f"{str(folder)!r}: audio_token_id is {config.audio_token_id}, not a placeholder in the tokenizer but "
             f"{tokenizer.convert_ids_to_tokens(config.audio_token_id)!r}; they are not of the same checkpoint."
         )
     last = max(tokenizer.get_vocab().values())

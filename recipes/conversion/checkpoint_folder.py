@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tempfile
 from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
@@ -13,7 +14,9 @@ TASK = "temporal-audio-grounding"
 def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
     """Return the pipeline of a checkpoint folder or Hub id, by the code in the checkpoint (`trust_remote_code`).
 
-    A local folder is loaded offline, which is also faster.
+    A local folder is loaded offline, which is also faster. The code of the embedded checkpoint is the installed one, so
+    nothing is written for it; transformers copies that of others to its cache, or, where that is read-only, to a
+    temporary folder.
 
     Raises:
         ValueError: the folder holds no TimePro checkpoint, or links that lead nowhere.
@@ -25,17 +28,37 @@ def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
             raise ValueError(f"{dangling[0]} links to a file that is not there; copy checkpoints with cp -rL.")
         # transformers reads these on import, so they work in a fresh process only; later they do no harm.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    is_embedded = os.path.realpath(model) == os.path.realpath(DEFAULT_CHECKPOINT)
+    if not is_embedded:
+        make_room_for_code()
     from transformers import pipeline
     from transformers.utils import logging
 
     from processing.constrained_decoding import MAX_NEW_TOKENS, PIPELINE_SETTINGS, greedy_settings
 
     logging.disable_progress_bar()
-    pipe = pipeline(TASK, model=str(model), trust_remote_code=True)
+    if is_embedded:
+        import modeling_timepro  # noqa: F401 - tells transformers its classes
+
+    pipe = pipeline(TASK, model=str(model), trust_remote_code=not is_embedded)
     # The code of an older checkpoint would sample if its settings say so, or stop after 20 tokens.
     pipe.model.generation_config, _ = greedy_settings(pipe.model.generation_config, PIPELINE_SETTINGS)
     pipe.model.generation_config.max_new_tokens = pipe.model.generation_config.max_new_tokens or MAX_NEW_TOKENS
     return pipe
+
+
+def make_room_for_code():
+    """Let transformers copy code to a temporary folder where its cache cannot be written to."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    folder = os.path.expanduser(os.environ.get("HF_MODULES_CACHE") or os.path.join(home, "modules"))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        is_writable = os.access(folder, os.W_OK)
+    except OSError:
+        is_writable = False
+    if not is_writable:
+        # Read when transformers is imported.
+        os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="timepro-code-")
 
 
 def read_config(folder: str | os.PathLike) -> dict:

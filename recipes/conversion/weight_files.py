@@ -47,7 +47,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             slices = {name: file.get_slice(name) for name in file.keys()}
             tensors = {n: StoredTensor(path, n, s.get_dtype(), tuple(s.get_shape())) for n, s in slices.items()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated, or is no safetensors file ({error}); fetch it again.") from None
+        raise ValueError(f"{path} is truncated, or is not a safetensors file ({error}); fetch it again.") from None
     for tensor in tensors.values():
         if tensor.dtype not in DTYPES:
             raise ValueError(
@@ -71,7 +71,7 @@ def shard_names(folder: Path) -> dict[str, str] | None:
                 return names
         except (ValueError, KeyError, AttributeError, TypeError):
             pass
-        raise ValueError(f"{index} is no index of safetensors files; fetch it again.")
+        raise ValueError(f"{index} is not an index of safetensors files; fetch it again.")
     if (folder / SAFE_WEIGHTS_NAME).is_file():
         return None
     stray = sorted(path.name for path in folder.glob("*.safetensors"))

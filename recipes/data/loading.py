@@ -38,7 +38,8 @@ def load_clips(
     Overlapping events of one label are kept. So are events that end after their recording; a warning counts them.
 
     Args:
-        source: annotation file; a folder of label tracks; or a folder with `<split>.jsonl`, if `split` is given.
+        source: annotation file; folder of label tracks or of Parquet files; or, if `split` is given, a folder with
+            `<split>.jsonl`.
         data_format: one of [`READERS`]; without it the format is told from the contents.
         audio_dir: folder of the recordings, by default that of the annotations. `audio` of a clip is a path in it; a
             name without the suffix of an audio format is looked up there, and is taken to be a `.wav` if nothing fits.
@@ -64,7 +65,8 @@ def load_clips(
     if data_format is not None and data_format not in READERS:
         raise ValueError(f"data_format is {data_format!r}; choose one of {', '.join(READERS)}.")
     path = Path(source)
-    if split is not None and path.is_dir() and not (data_format and READERS[data_format].is_folder):
+    is_folder = (data_format and READERS[data_format].is_folder) or any(path.glob("*.parquet"))
+    if split is not None and path.is_dir() and not is_folder:
         path = path / f"{split}.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"source is {str(source)!r}, but {path} does not exist; give an annotation file.")

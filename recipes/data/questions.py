@@ -56,7 +56,7 @@ class QuestionPolicy:
 
     Args:
         tasks: those that are asked for.
-        num_absent: labels to ask for in a detection clip that lacks them, at most; `None` for all. They are drawn from
+        num_absent: most absent labels to ask for in a detection clip; `None` for all. They are drawn from
             the clip's `absent`, and where that is unknown from `labels`. None are drawn for a clip with a query: its
             words are free, and another recording's `a man speaks` may be true of this one.
         labels: those of the data set, see [`labels_of`].

@@ -220,7 +220,6 @@ def main(argv=None):
     parser.add_argument("--out", required=True, help="JSON report to write")
     parser.add_argument("--num-bins", type=int, default=10, help="bins of scores (default 10)")
     parser.add_argument("--limit", type=int, help="only the first clips")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     report = calibrate(**vars(parser.parse_args(argv)))
     logger.info("ECE %.4f over %d events", report["ece"], report["num_events"])
 

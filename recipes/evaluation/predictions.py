@@ -173,7 +173,7 @@ def _normal(query):
 
 
 def _check_complete(path, clips, asked, answers):
-    """Raise an error that names whatever is missing and whatever nobody asked for."""
+    """Raise an error that names what is missing and what was not asked for."""
     tasks = {task for _, task, _ in answers}
     by_id = {clip.id: clip for clip in clips}
     possible = {question.key for question in asked}

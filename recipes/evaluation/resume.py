@@ -51,15 +51,9 @@ def keep_rows(
                 _write(file, [{"settings": settings}])
             else:
                 settings_path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        elif head != settings:
-            before = head if isinstance(head, dict) else {}
-            names = [name for name in {**settings, **before} if settings.get(name) != before.get(name)]
-            then, now = ({name: values.get(name) for name in names} for values in (before, settings))
-            way_out = "delete the file to start again" if settings_path is None else "pass --overwrite"
-            raise ValueError(
-                f"{str(path)!r} has answers of a run with other settings, {then}, not {now}; run that command again to "
-                f"finish it, choose another --out, or {way_out}."
-            )
+        else:
+            way_out = "delete the file to start again" if settings_path is None else "pass --overwrite to start again"
+            refuse_other_settings(path, head if isinstance(head, dict) else {}, settings, way_out)
 
         def keep(*new):
             nonlocal num_rows
@@ -71,6 +65,21 @@ def keep_rows(
         finally:
             if not num_rows:
                 path.unlink(missing_ok=True)
+
+
+def refuse_other_settings(path, before: dict, now: dict, way_out: str) -> None:
+    """Check that answers that are there were made with the settings of now.
+
+    Raises:
+        ValueError: they were not; the message has the differences, and the way out.
+    """
+    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    if names:
+        then, now = ({name: values.get(name) for name in names} for values in (before, now))
+        raise ValueError(
+            f"{str(path)!r} has answers of a run with other settings, {then}, not {now}; run that command again to "
+            f"finish it, choose another --out, or {way_out}."
+        )
 
 
 def _write(file, rows):

@@ -16,6 +16,10 @@ class Request(NamedTuple):
     queries: tuple[str | None, ...] = (None,)
 
 
+class Unavailable(RuntimeError):
+    """What answers cannot be had, for this recording or any other; it ends a run."""
+
+
 def run(
     pipe, requests: Iterable[Request], num_done: int = 0, show_progress: bool | None = None, **options
 ) -> Iterator[tuple[Request, list[dict] | Exception]]:

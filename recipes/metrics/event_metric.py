@@ -136,7 +136,7 @@ class EventMetric(evaluate.Metric):
                 f"{missing[0]} is missing; give one entry for each clip, of each of {list(self.features)}."
             )
         if unknown := [name for name in inputs if name not in self.features]:
-            raise ValueError(f"{unknown[0]} is no input of {self.name}; give {', '.join(self.features)}.")
+            raise ValueError(f"{unknown[0]} is not an input of {self.name}; give {', '.join(self.features)}.")
         for name, clips in inputs.items():
             if name in ("predictions", "references"):
                 inputs[name] = _read_clips(name, clips, self.labels_matter, set(self.features[name].feature))

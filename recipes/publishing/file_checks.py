@@ -89,7 +89,7 @@ def check_files(folder) -> tuple[list[str], list[str]]:
         if name.endswith(PICKLE_SUFFIXES) or (name not in weights and is_pickle(folder / name)):
             problems.append(f"{name} is, or may hold, a pickle, which runs code when it is read; remove it.")
         elif name not in needed and name not in PAPERS:
-            problems.append(f"{name} is no part of a checkpoint; move it out of the folder.")
+            problems.append(f"{name} is not part of a checkpoint; move it out of the folder.")
     sources = {path.name: path for package in CODE_FOLDERS for path in package.glob("*.py")}
     present = sorted(code & files)
     other = [name for name in present if name not in sources or not _same(folder / name, sources[name])]

@@ -27,7 +27,7 @@ def read_label_aliases(path) -> dict[str, str]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{name}, not JSON: line {error.lineno}, column {error.colno}: {error.msg}.") from None
     if not isinstance(pairs, list) or not text.lstrip().startswith("{"):
-        raise ValueError(f'{name}, which is no object; write {{"alias": "label", ...}}.')
+        raise ValueError(f'{name}, which is not an object; write {{"alias": "label", ...}}.')
     try:
         return check_aliases(pairs)
     except ValueError as error:

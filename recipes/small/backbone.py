@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def join_backbone(language_model, weights):
-    """Return `(model, processor)`: the trained language model behind a YAMNet tower, without ticks.
+    """Return `(model, processor)`: the trained language model behind a YAMNet encoder, without ticks.
 
     Args:
         language_model: directory of a small Qwen2 and its tokenizer, see `recipes/small/language_model.py`.
@@ -62,7 +62,6 @@ def main(argv=None):
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO)
     torch.manual_seed(arguments.seed)
     if (arguments.checkpoint is None) == (arguments.language_model is None or arguments.weights is None):
         parser.error("give --language-model and --weights, or --checkpoint alone.")

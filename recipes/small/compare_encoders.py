@@ -1,7 +1,7 @@
 """Compare two audio encoders after the same training on frame labels.
 
     python -m recipes.small.compare_encoders --language-model DIR --weights yamnet.safetensors --features DIR \
-        --out towers.json
+        --out encoders.json
 
 `--features` holds stems and mels of `train`, `test_seen` and `test_unseen`, see `recipes/small/stems.py`. One
 encoder is YAMNet's frozen trunk with context layers; the other a small Qwen2-Audio encoder, trained from scratch.
@@ -68,7 +68,6 @@ def main(argv=None):
     parser.add_argument("--out", required=True, help="report to write, JSON")
     parser.add_argument("--num-steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     compare(**vars(parser.parse_args(argv)))
 
 

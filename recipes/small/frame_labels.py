@@ -4,7 +4,7 @@ Every projected frame is asked which labels sound in it, and which of them start
 is the mean of its words' token embeddings: a frame in which a dog barks comes to look like the words "dog bark", so
 that the language model, which knows the words, can read it from its first step on. A frame in which the bark starts or
 ends looks besides like these words turned by a fixed rotation, one for starts and one for ends: what an answer's times
-are read from must stand out as the label does. Only tower and projector are trained; the head is dropped.
+are read from must stand out as the label does. Only encoder and projector are trained; the head is dropped.
 """
 
 import json
@@ -122,7 +122,7 @@ def encode_frames(model, features):
     """Return the projected frames `(num_clips, num_frames, hidden_size)` of stored features, by either tower.
 
     Args:
-        features: `(num_clips, num_frames, stem_size)` of a YAMNet tower's frozen stem, or
+        features: `(num_clips, num_frames, stem_size)` of a YAMNet encoder's frozen stem, or
             `(num_clips, num_mel_frames, num_mel_bins)` log-mel for a Qwen2-Audio tower.
     """
     if model.config.audio_config.model_type == "timepro_yamnet":
@@ -136,7 +136,7 @@ def encode_frames(model, features):
 
 @torch.no_grad()
 def count_frames(model, stems):
-    """Return how many frames the tower makes of each stored clip."""
+    """Return how many frames the encoder makes of each stored clip."""
     return encode_frames(model, torch.from_numpy(stems[:1].astype(np.float32))).shape[1]
 
 
@@ -144,7 +144,7 @@ def train_frames(
     model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0, features="stem", split="train",
     is_continued=False, resume=None,
 ):  # fmt: skip
-    """Train tower and projector on frame labels, in place; return `(head, labels)`.
+    """Train encoder and projector on frame labels, in place; return `(head, labels)`.
 
     What remains is a running average of the weights, which is steadier than the last of them.
 

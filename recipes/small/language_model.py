@@ -229,7 +229,6 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     train(**vars(parser.parse_args(argv)))
 
 

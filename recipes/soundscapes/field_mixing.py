@@ -1,4 +1,4 @@
-"""Mix soundscapes as they are met in the field: overlaps, repeats, sounds that nobody named, codecs."""
+"""Mix soundscapes as recorded in the field: overlaps, repeats, unnamed sounds, codecs."""
 
 import io
 

@@ -141,7 +141,7 @@ def read_qt_resource(data: bytes, wanted: str) -> bytes | None:
         ValueError: not a resource collection, or an entry compressed by something else than zlib.
     """
     if data[:4] != b"qres":
-        raise ValueError("data is no Qt resource collection (it does not start with 'qres').")
+        raise ValueError("data is not a Qt resource collection (it does not start with 'qres').")
     version, tree, contents, names = struct.unpack(">4I", data[4:20])
     size = 14 if version < 2 else 22
 

@@ -3,7 +3,9 @@
 id: string, audio: string, duration: double, events: list<struct<onset, offset, event_label, score>>, ...
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from recipes.data.clip import AnnotatedClip
 
@@ -13,11 +15,16 @@ BATCH_SIZE = 1000
 def read_parquet(path) -> Iterator[AnnotatedClip]:
     """Yield the clip of every row, with the scores of its events. A few rows are in memory at a time.
 
-    `audio` is a path, or the struct of a `datasets.Audio` column that holds one.
+    `path` may be a folder, whose files are read by name. `audio` is a path, or the struct of a `datasets.Audio` column
+    that holds one.
 
     Raises:
         ValueError: not Parquet, or a malformed row; rows count from 0.
     """
+    if os.path.isdir(path):
+        for file in sorted(Path(path).glob("*.parquet")):
+            yield from read_parquet(file)
+        return
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -53,7 +53,7 @@ def _chunks(path) -> Iterator[tuple[bytes, bytes]]:
     with open(path, "rb") as file:
         riff, _, kind = struct.unpack("<4sI4s", file.read(12).ljust(12, b"\0"))
         if riff not in (b"RIFF", b"RF64") or kind != b"WAVE":
-            raise ValueError(f"{path} is no wav file; it begins with {riff!r}.")
+            raise ValueError(f"{path} is not a wav file; it begins with {riff!r}.")
         data_size = 0
         while len(header := file.read(8)) == 8:
             name, size = struct.unpack("<4sI", header)

@@ -1,0 +1,1 @@
+../../../processing/draft_decoding.py

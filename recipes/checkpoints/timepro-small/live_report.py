@@ -1,0 +1,1 @@
+../../../processing/live_report.py

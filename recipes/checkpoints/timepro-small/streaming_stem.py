@@ -1,0 +1,1 @@
+../../../modeling_timepro/streaming_stem.py

@@ -1,0 +1,74 @@
+"""Time `timepro annotate` against `timepro detect` on the same clips, in one run. One JSON line.
+
+    python tests/benchmarks/bench_annotate.py [--num-clips 500] [--num-workers 2] [--engine local]
+
+Clips of 10 s are cut from the shipped recordings at random places. Every command is a process of its own, so that the
+start and the loading of checkpoints count. `speedup` is that of annotate over detect; `overhead` what annotate with one
+worker takes longer than detect, as a fraction. `_cpu` is the processor's time of a command with all its processes,
+`_megabytes` the largest of them. One command after the other, each with the cores that this process may use.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+EXAMPLES = Path(__file__).parents[2] / "space_app" / "examples"
+
+
+def write_clips(folder: Path, num_clips: int) -> None:
+    """Write clips of 10 s, each a part of a shipped recording, turned round at a random place."""
+    rng = np.random.default_rng(0)
+    recordings = [soundfile.read(path, dtype="float32") for path in sorted(EXAMPLES.glob("*.flac"))]
+    for index in range(num_clips):
+        samples, rate = recordings[index % len(recordings)]
+        soundfile.write(folder / f"{index:05}.wav", np.roll(samples, rng.integers(len(samples)))[: 10 * rate], rate)
+
+
+def measure(*arguments) -> dict[str, float]:
+    """Return what a command takes: seconds by the clock and of the processor, and the memory of its largest process."""
+    script = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
+    script += "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+    script += "print(code, used.ru_utime + used.ru_stime, used.ru_maxrss)"
+    command = [sys.executable, "-m", "recipes.cli.main", *map(str, arguments)]
+    start = time.perf_counter()
+    # By way of a process between, whose children are those of the command alone.
+    done = subprocess.run([sys.executable, "-c", script, *command], stdout=subprocess.PIPE, check=True, text=True)
+    seconds = time.perf_counter() - start
+    code, used, kilobytes = done.stdout.split()[-3:]
+    if int(code):
+        raise SystemExit(f"{arguments[0]} failed")
+    return {"": round(seconds, 2), "_cpu": round(float(used), 2), "_megabytes": round(int(kilobytes) / 1024)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-clips", type=int, default=500)
+    parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clips = Path(folder, "clips")
+        clips.mkdir()
+        write_clips(clips, args.num_clips)
+        runs = {"detect": measure("detect", clips, "--out", Path(folder, "events.jsonl"))}
+        for name, workers in (("annotate_1", 1), (f"annotate_{args.num_workers}", args.num_workers)):
+            options = ["--engine", args.engine, "--num-workers", workers]
+            runs[name] = measure("annotate", clips, "--out", Path(folder, f"out{workers}"), *options)
+    figures = {f"{name}_seconds{kind}": value for name, run in runs.items() for kind, value in run.items()}
+    detect, one, many = (run[""] for run in runs.values())
+    figures = {name.replace("_seconds_megabytes", "_megabytes"): value for name, value in figures.items()}
+    figures |= {"speedup": round(detect / many, 2), "overhead": round(one / detect - 1, 3)}
+    cores = len(os.sched_getaffinity(0))
+    print(json.dumps({"num_clips": args.num_clips, "engine": args.engine, "num_cores": cores, **figures}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Measure what a live stream costs beside the windows of a recording, and how late its events are, as one line of JSON.
+
+    python tests/benchmarks/bench_live.py                                   1 minute of the examples
+    python tests/benchmarks/bench_live.py --gap 20                          with 20 s of low noise after each of them
+    python tests/benchmarks/bench_live.py --seconds 1200 --live-only        memory over 20 minutes
+
+`ratio` is the processor time of the stream over that of the recording, whose windows are answered one by one.
+`latency` counts, of the events that were closed, seconds of sound from their end until they were told; `found` those of
+the recording that the stream has closed too, onset and offset within a frame (`same`) or 0.2 s (`near`); `more` those
+that it closed and the recording lacks. `peak_mib` is the memory at the end of each tenth of the stream.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import soundfile  # noqa: E402
+import torch  # noqa: E402
+
+from recipes import DEFAULT_CHECKPOINT  # noqa: E402
+from recipes.conversion.checkpoint_folder import load_pipeline  # noqa: E402
+
+RATE, HOP = 16000, 8000
+
+
+def sound_of(seconds, gap):
+    """Yield chunks of half a second of the examples, one after the other and again."""
+    rng, chunks = np.random.default_rng(0), []
+    for file in sorted((ROOT / "space_app" / "examples").glob("*.flac")):
+        samples = soundfile.read(file, dtype="float32")[0]
+        low = 0.002 * rng.standard_normal(round(gap * RATE)).astype(np.float32)
+        samples = np.concatenate([samples, low])
+        chunks += np.split(samples, range(HOP, len(samples), HOP))
+    left = round(seconds * RATE)
+    while left:
+        for chunk in chunks:
+            yield chunk[:left]
+            left -= len(chunk[:left])
+
+
+def same(first, second, tolerance):
+    """Tell whether two events are the same within a tolerance in seconds."""
+    times = max(abs(first["onset"] - second["onset"]), abs(first["offset"] - second["offset"]))
+    return first["event_label"] == second["event_label"] and times <= tolerance + 1e-6
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--gap", type=float, default=0.0, help="seconds of low noise after each example")
+    parser.add_argument("--live-only", action="store_true", help="leave the recording out")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe = load_pipeline(arguments.model)
+    warm = next(iter(sound_of(2, 0)))
+    pipe(np.resize(warm, 2 * RATE))
+    figures = {"seconds": arguments.seconds, "gap": arguments.gap}
+    stream, reports, peaks = pipe.live(RATE), [], []
+    start = time.process_time()
+    for chunk in sound_of(arguments.seconds, arguments.gap):
+        reports += stream.push(chunk)
+        if stream.position >= len(peaks) * arguments.seconds * RATE / 10:
+            peaks.append(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    reports += stream.finish()
+    figures["live_cpu_seconds"] = time.process_time() - start
+    closed = [report for report in reports if report["state"] == "closed"]
+    late = sorted(report["heard"] - report["offset"] for report in closed)
+    figures |= {
+        "looks_per_minute": 60 * stream.num_looks / arguments.seconds,
+        "peak_mib": peaks,
+        "num_closed": len(closed),
+    }
+    figures["num_withdrawn"] = sum(report["state"] == "withdrawn" for report in reports)
+    figures["latency"] = {
+        "median": late[len(late) // 2] if late else None,
+        "within_1_s": sum(seconds <= 1.0 for seconds in late) / max(1, len(late)),
+        "most": late[-1] if late else None,
+    }
+    if not arguments.live_only:
+        recording = np.concatenate(list(sound_of(arguments.seconds, arguments.gap)))
+        start = time.process_time()
+        events = pipe(recording)["events"]
+        figures["recording_cpu_seconds"] = time.process_time() - start
+        figures["ratio"] = figures["live_cpu_seconds"] / figures["recording_cpu_seconds"]
+        figures |= {"num_events": len(events), "found": {}}
+        for name, tolerance in (("same", pipe.processor.time_step), ("near", 0.2)):
+            figures["found"][name] = sum(any(same(one, event, tolerance) for one in closed) for event in events)
+        figures["more"] = sum(not any(same(event, one, 1.0) for event in events) for one in closed)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

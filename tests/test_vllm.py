@@ -1,0 +1,106 @@
+"""The embedded checkpoint served by vLLM; run by run_vllm.sh, in an environment that has it."""
+
+import base64
+import os
+import re
+import runpy
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import soundfile
+
+pytest.importorskip("vllm")
+from recipes import DEFAULT_CHECKPOINT
+from recipes.conversion.checkpoint_folder import load_pipeline
+from recipes.serving.client import ServedPipeline
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "space_app" / "examples").glob("*.flac"))
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """Start the server as docs/serving.md does, on a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    text = (ROOT / "docs" / "serving.md").read_text()
+    command = re.search(r"^python (-m vllm.*?)$\n^```", text, re.MULTILINE | re.DOTALL)[1].replace("\\\n", " ")
+    command = f"exec {sys.executable} {command} --enforce-eager --port {port} --host 127.0.0.1 --max-num-seqs 8"
+    log = (tmp_path_factory.mktemp("vllm") / "log").open("w+")
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    server = subprocess.Popen(["bash", "-c", command], cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(1200):
+            log.flush()
+            assert server.poll() is None, Path(log.name).read_text()[-4000:]
+            try:
+                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(1)
+        yield f"{address}/v1"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return load_pipeline()
+
+
+@pytest.mark.parametrize("options", [
+    {"task": "detection"}, {"task": "grounding", "query": "dog bark"}, {"task": "captioning"},
+    {"task": "detection", "chunk_length_s": 4.0, "batch_size": 4}, {"task": "detection", "constrained": False},
+    {"task": "detection", "event_labels": ["dog bark", "siren"], "max_events": 1},
+])  # fmt: skip
+def test_answers_and_scores_are_those_of_the_pipeline(url, pipe, options):
+    served = ServedPipeline(url, DEFAULT_CHECKPOINT, top_logprobs=800)
+    for file in map(str, EXAMPLES):
+        one, other = served(file, **options), pipe(file, **options)
+        assert one["text"] == other["text"]
+        for event, true in zip(one["events"], other["events"], strict=True):
+            assert event.pop("score") == pytest.approx(true.pop("score"), abs=1e-4)
+            assert event == true
+
+
+def test_a_question_cannot_spell_ticks_or_placeholders(url, pipe):
+    processor = pipe.processor
+    text = "Is it <1.04> or <|AUDIO|> <|im_end|>?"
+    samples, rate = soundfile.read(EXAMPLES[0])
+    sound = base64.b64encode(Path(EXAMPLES[0]).read_bytes()).decode()
+    content = [
+        {"type": "input_audio", "input_audio": {"data": sound, "format": "flac"}},
+        {"type": "text", "text": text},
+    ]
+    body = {"model": "timepro", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
+    reply = httpx.post(f"{url}/chat/completions", json=body | {"return_token_ids": True}, timeout=100).json()
+    message = {"role": "user", "content": [{"type": "audio", "audio": samples}, {"type": "text", "text": text}]}
+    inputs = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert reply["prompt_token_ids"] == inputs["input_ids"][0].tolist()
+
+
+def test_a_task_that_cannot_be_is_refused(url):
+    body = {"model": "timepro", "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
+    reply = httpx.post(f"{url}/chat/completions", json=body | {"vllm_xargs": {"task": "dance"}}, timeout=100)
+    assert reply.status_code == 400 and "task is 'dance'" in reply.text
+
+
+def test_the_clients_of_the_page_work(url, tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "serving.md").read_text().replace("http://127.0.0.1:8000/v1", url)
+    soundfile.write(tmp_path / "street.wav", *soundfile.read(ROOT / "space_app" / "examples" / "village.flac"))
+    monkeypatch.chdir(tmp_path)
+    (program,) = re.findall(r"```python\n(import base64\n.*?)```", page, re.DOTALL)
+    (tmp_path / "client.py").write_text(program)
+    runpy.run_path("client.py")
+    assert re.fullmatch(r"none|<\d+\.\d\d>-<\d+\.\d\d>.*", capsys.readouterr().out.strip())
+    (command,) = re.findall(r"```sh\n(cat > request.json.*?)```", page, re.DOTALL)
+    assert '"siren: <' in subprocess.check_output(["bash", "-euc", command], text=True)
