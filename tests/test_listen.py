@@ -51,8 +51,8 @@ def test_events_come_while_sound_is_piped_in(scripted_checkpoint):
     assert process.poll() is None
     assert (first["state"], first["onset"], first["offset"], first["heard"]) == ("closed", 0.08, 0.8, 10.0)
     rest, errors = process.communicate(timeout=300)
-    assert process.returncode == 0 and errors == b""
-    assert [json.loads(line)["heard"] for line in rest.splitlines()] == [12.0]
+    # The last window, of 2 to 12 s, says the same of its own beginning, in which it is not trusted.
+    assert (process.returncode, rest, errors) == (0, b"", b"")
 
 
 @pytest.mark.slow
