@@ -14,7 +14,7 @@ except ImportError:  # transformers 5.19
     SubConfigSpec = None
 
 PROJECTORS = ("linear", "mlp", "none")
-TIME_INITS = ("mean", "place", "random")
+TIME_INITS = ("mean", "place", "centred_mean", "centred_place", "random")
 ANSWER_FORMATS = ("digits", "ticks")
 AUTO_MAP = {
     "AutoConfig": "configuration_timepro.TimeProAudioConfig",
@@ -64,7 +64,7 @@ class TimeProAudioConfig(PreTrainedConfig):
         max_audio_time: seconds that the ticks cover; longer audio is refused by the processor. `max_time` reads and
             sets it too, but it is not stored by that name, of which transformers makes a limit on the seconds that
             `generate` may take.
-        time_init: how the tick embeddings were initialised: `mean` (the paper), `place` or `random`.
+        time_init: how the tick embeddings were initialised: `mean` (the paper) or another of `TIME_INITS`.
         frame_rate: audio frames per second that reach the language model.
         answer_format: how answers write times, `digits` (`1.24`) or `ticks` (`<1.24>`).
         event_labels: the closed label set that the checkpoint was trained on, or `None` for open vocabulary.

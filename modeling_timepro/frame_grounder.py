@@ -16,15 +16,17 @@ from .yamnet_encoder_config import TimeProYamnetConfig
 DECODES = ("text", "frames", "both")
 # What stands for a frame: the encoder's output, or, of a YAMNet encoder, its frozen stem.
 FRAMES = ("encoder", "stem")
-# Sizes of the head; then how scores become events, see `frame_decoding.py`.
+# Sizes of the head; then how scores become events, see `frame_decoding.py`. Queries are mostly about what is there, so
+# that a lower threshold serves them; `None` is that of detection.
 FRAME_GROUNDER = {
     "frames": "encoder",
-    "hidden_size": 128,
+    "hidden_size": 192,
     "num_attention_heads": 4,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "dropout": 0.1,
     "decode": "text",
     "threshold": 0.5,
+    "query_threshold": None,
     "median_filter_s": 0.24,
     "min_gap_s": 0.16,
     "min_length_s": 0.08,
@@ -53,8 +55,11 @@ def frame_grounder_settings(settings):
     for name in ("median_filter_s", "min_gap_s", "min_length_s"):
         if not settings[name] >= 0:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give seconds, 0 or more.")
-    if not 0 < settings["threshold"] < 1:
-        raise ValueError(f"frame_grounder has threshold {settings['threshold']}; give a number between 0 and 1.")
+    if settings["query_threshold"] is None:
+        settings["query_threshold"] = settings["threshold"]
+    for name in ("threshold", "query_threshold"):
+        if not 0 < settings[name] < 1:
+            raise ValueError(f"frame_grounder has {name} {settings[name]}; give a number between 0 and 1.")
     return settings
 
 
@@ -75,8 +80,8 @@ def frame_size(config):
 class TimeProFrameGrounder(nn.Module):
     """Score audio frames by a question.
 
-    Frames attend to the tokens of the question (cross-attention; frames are the queries), and what they find, alone and
-    times the frame, goes through context layers to one logit.
+    Context layers go over the frames of a clip once, whatever is asked. Then frames attend to the tokens of a question
+    (cross-attention; frames are the queries), and what they find, alone and times the frame, becomes one logit.
     """
 
     def __init__(self, config):
@@ -90,16 +95,19 @@ class TimeProFrameGrounder(nn.Module):
             intermediate_size=2 * size,
             dropout=settings["dropout"],
         )
-        self.frame_norm, self.text_norm = nn.LayerNorm(frame_size(config)), nn.LayerNorm(text_size)
+        # Without weights of its own, since a linear map follows: training then needs no gradient of its input.
+        self.frame_norm = nn.LayerNorm(frame_size(config), elementwise_affine=False)
+        self.text_norm = nn.LayerNorm(text_size)
         self.frame_in = nn.Linear(frame_size(config), size)
         self.dropout = nn.Dropout(settings["dropout"])
-        self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
-        self.match = nn.Linear(3 * size, size)
         self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
         # Attention is computed as it is set for the whole model.
         for layer in self.layers:
             layer.attention.config = config
         self.norm = nn.LayerNorm(size)
+        self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
+        # A linear map of [frame, found, frame * found]; the first part is the same for all questions.
+        self.match_frame, self.match_found, self.match_both = (nn.Linear(size, size) for _ in range(3))
         self.score = nn.Linear(size, 1)
 
     def reset_parameters(self):
@@ -120,16 +128,14 @@ class TimeProFrameGrounder(nn.Module):
             question_mask: bool `(num_questions, num_tokens)`.
             clips: `(num_questions,)` index of the clip that each question is about; by default one question each.
         """
-        dtype = self.score.weight.dtype
-        heard = self.frame_in(self.dropout(self.frame_norm(frames.to(dtype))))
-        query = self.query(heard)
+        heard = self.encode(frames, frame_mask)
         clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
-        heard, query, frame_mask = heard[clips], query[clips], frame_mask[clips]
-        text = self.text_norm(question_states.to(dtype))
-        query, key, value = (self._heads(states) for states in (query, self.key(text), self.value(text)))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=question_mask[:, None, None, :])
-        attended = attended.transpose(1, 2).flatten(2)
-        states = heard + self.match(torch.cat([heard, attended, heard * attended], dim=-1))
+        return self.match(heard, question_states, question_mask, clips)
+
+    def encode(self, frames, frame_mask):
+        """Return the frames in their context, `(num_clips, num_frames, hidden_size)`, whatever is asked."""
+        dtype = self.score.weight.dtype
+        states = self.dropout(self.frame_in(self.frame_norm(frames.to(dtype))))
         head_size = states.shape[2] // self.num_heads
         angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
@@ -139,7 +145,17 @@ class TimeProFrameGrounder(nn.Module):
             attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)
         for layer in self.layers:
             states = layer(states, cos, sin, mask, attention_mask)
-        return self.score(self.norm(states))[..., 0].float()
+        return self.norm(states)
+
+    def match(self, heard, question_states, question_mask, clips):
+        """Return the logits `(num_questions, num_frames)` of frames, or of some of them, that [`encode`] returned."""
+        query, alone = self.query(heard), self.match_frame(heard)
+        text = self.text_norm(question_states.to(heard.dtype))
+        query, key, value = (self._heads(states) for states in (query[clips], self.key(text), self.value(text)))
+        found = F.scaled_dot_product_attention(query, key, value, attn_mask=question_mask[:, None, None, :])
+        found = found.transpose(1, 2).flatten(2)
+        matched = F.gelu(alone[clips] + self.match_found(found) + self.match_both(heard[clips] * found))
+        return self.score(self.dropout(matched))[..., 0].float()
 
     def _heads(self, states):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

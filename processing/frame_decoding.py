@@ -91,8 +91,8 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     labels = event_labels or config.event_labels
     if task == "detection" and not labels:
         raise ValueError(f"{asked}, but the checkpoint has no set of labels; give event_labels for detection.")
-    names = ("threshold", "median_filter_s", "min_gap_s", "min_length_s")
-    decoder = {name: settings[name] for name in names}
+    decoder = {name: settings[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
+    decoder["threshold"] = settings["threshold" if task == "detection" else "query_threshold"]
     return {
         "decode": decode,
         "labels": list(labels or ()),

@@ -47,6 +47,14 @@ def add_hearing(parser):
     )  # fmt: skip
 
 
+def add_decode(parser):
+    """Add the argument of how a checkpoint with a frame grounder answers, see `docs/frame-grounder.md`."""
+    parser.add_argument(
+        "--decode", choices=("text", "frames", "both"),
+        help="answer by the written text, by the scores of audio frames, or by both (default: the checkpoint's)",
+    )  # fmt: skip
+
+
 def channel(text: str) -> int | str:
     """Return a number, counted from 0, or `loudest`."""
     if text != "loudest" and not text.isdecimal():

@@ -164,7 +164,8 @@ def make_grpo_trainer(checkpoint, dataset, folder, cls=None, rewards=None, **set
     from recipes.training.rewards import auxiliary_reward, event_f1_reward
 
     model, processor = copy.deepcopy(checkpoint[0]), checkpoint[1]
-    options = {name: settings.pop(name) for name in ("shared_prefix", "tie_break") if name in settings}
+    names = ("shared_prefix", "tie_break", "constrained", "logprobs_mode", "answer_min_score", "drop_tied_groups")
+    options = {name: settings.pop(name) for name in names if name in settings}
     config = GRPOConfig(
         output_dir=str(folder / "out"),
         **{

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,9 +65,50 @@ def test_a_table_shows_paired_differences_to_the_first_arm():
     one, two = paired(0, 0.1, 0.01), paired(1, 0.05, 0.2)
     table = arm_table([result("a", 0.3), one], ["a", "b"], "test_seen")
     assert table.count("to the first arm") == 1
-    assert "0.400<br><sub>0.300 to 0.500</sub><br><sub>+0.100 to the first arm, p 0.010</sub>" in table
-    assert "+0.075 to the first arm, p < 0.05 in 1 of 2 seeds" in arm_table([one, two], ["b"], "test_seen")
+    assert "0.500</sub><br><sub>+0.100 to the first arm, +0.000 to +1.000, p 0.010</sub>" in table
     assert one["scores"]["test_seen"]["Eb-F1"]["paired"] == {"difference": 0.1, "interval": [0.0, 1.0], "p": 0.01}
+    # Seeds are compared together, not each by itself.
+    assert "first arm" not in arm_table([one, two], ["b"], "test_seen")
+    over_seeds = {"num_seeds": 2, "Eb-F1": {"difference": 0.075, "interval": [0.02, 0.13], "p": 0.004}}
+    table = arm_table([one, two], ["b"], "test_seen", {"b": {"test_seen": over_seeds}})
+    assert "<br><sub>+0.075 to the first arm, +0.020 to +0.130, p 0.004</sub>" in table
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Return the arguments of an ablation with two seeds of `before` and of `GRPO, sum`, which finds one event more."""
+    rows, truth = [], {"onset": 1.0, "offset": 2.0, "event_label": "dog bark"}
+    for index in range(20):
+        rows.append({"id": str(index), "audio": f"{index}.wav", "duration": 10.0, "events": [truth]})
+    (tmp_path / "data").mkdir()
+    for split in SPLITS:
+        (tmp_path / "data" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for arm, seed in (("before", 0), ("before", 1), ("GRPO, sum", 0), ("GRPO, sum", 1)):
+        folder = ablation.arm_folder(tmp_path / "out", arm, seed)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"arm": arm, "seed": seed}))
+        num_right = 8 + seed + 6 * (arm != "before")
+        for split in SPLITS:
+            events = [[truth | {"score": 0.5}] if index < num_right else [] for index in range(20)]
+            answers = [{"id": str(index), "task": "detection", "query": None, "events": found}
+                       for index, found in enumerate(events)]  # fmt: skip
+            lines = "".join(json.dumps(answer) + "\n" for answer in answers)
+            (folder / f"{split}_predictions.jsonl").write_text(lines)
+    return SimpleNamespace(out=str(tmp_path / "out"), data=str(tmp_path / "data"), num_clips=20)
+
+
+def test_seeds_are_compared_in_pairs_over_clips_and_seeds(runs):
+    ablation.compare_seeds(runs)
+    compared = json.loads((Path(runs.out) / "paired.json").read_text())
+    assert list(compared) == ["GRPO, sum"] and compared["GRPO, sum"]["test_seen"]["num_seeds"] == 2
+    figure = compared["GRPO, sum"]["test_unseen"]["Eb-F1"]
+
+    def f1(num_right):
+        return 2 * num_right / (20 + num_right)
+
+    expected = (f1(14) + f1(15) - f1(8) - f1(9)) / 2
+    assert figure["difference"] == pytest.approx(expected)
+    assert 0 < figure["interval"][0] < expected < figure["interval"][1] and figure["p"] < 0.01
 
 
 def test_strides_are_compared_on_the_seeds_that_all_have():

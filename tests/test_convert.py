@@ -182,6 +182,30 @@ def test_a_mean_forgets_the_order_of_digits_and_place_does_not(converted):
     assert distance.min() > 1e-2
 
 
+@pytest.mark.parametrize("base", ["mean", "place"])
+def test_centred_ticks_lose_what_they_share_and_keep_direction_scale_and_order_of_time(converted, stock, base):
+    name = EMBEDDINGS[0]
+    plain, centred = (
+        weights_of(converted(time_init=init))[name][NUM_TOKENS:].double() for init in (base, f"centred_{base}")
+    )
+    torch.testing.assert_close(centred.mean(0), torch.zeros(32, dtype=torch.float64), rtol=0, atol=1e-6)
+    # One factor for all ticks, so that they lie to each other as before.
+    factor = centred.norm() / (plain - plain.mean(0)).norm()
+    torch.testing.assert_close(centred, factor * (plain - plain.mean(0)), rtol=0, atol=1e-6)
+    spread = stock[0].state_dict()[name].double().std(0).norm()
+    torch.testing.assert_close(centred.square().sum(1).mean().sqrt(), spread, rtol=1e-5, atol=0)
+
+    def cosines(rows):
+        rows = torch.nn.functional.normalize(rows, dim=1)
+        return [torch.diagonal(rows @ rows.T, lag).mean().item() for lag in (1, 25, 125)]
+
+    (near, later, far), (near_before, _, far_before) = cosines(centred), cosines(plain)
+    assert near < near_before - 0.03 and far < far_before - 0.1
+    if base == "place":
+        # Next to each other, 1 s and 5 s apart. A mean forgets the order of digits, so it has none to keep.
+        assert near > later + 0.3 and later > far + 0.1
+
+
 @pytest.mark.parametrize("num_spare, vocab_size", [(0, 1150), (100, 1150), (750, 1150), (900, 1300)])
 def test_spare_rows_are_used_before_the_vocabulary_grows(make_stock, tmp_path, num_spare, vocab_size):
     stock, folder = make_stock(num_spare)

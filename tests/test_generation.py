@@ -27,7 +27,7 @@ SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.5, "r
 LONG_QUERY = "a dog that barks behind a wall, far away and twice, " * 8
 
 
-@pytest.fixture(scope="module", params=["ticks", "digits"])
+@pytest.fixture(scope="module", params=["ticks", pytest.param("digits", marks=pytest.mark.slow)])
 def lively(request, tokenizer_folder):
     """Return the pipeline of a tiny random model whose answers vary, in both ways of writing times."""
     model, processor = make_tiny_checkpoint(tokenizer_folder, request.param)

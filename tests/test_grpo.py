@@ -27,6 +27,7 @@ from processing.answer_text import format_events
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.clip import read_json_clips
 from recipes.data.questions import SCORING, questions
+from recipes.evaluation import best_of_k
 from recipes.small.link_code import code_sources
 from recipes.training.collator import TimeProCollator
 from recipes.training.grpo import GRPOArguments, main
@@ -269,6 +270,29 @@ def test_the_papers_settings_train_a_qwen2_audio(tmp_path):
     changed = differing(before, weights(tmp_path / "run"))
     # Seven projections in each of two layers.
     assert len(changed) == 14 and all(".language_model.layers." in name for name in changed)
+
+
+def test_what_is_shipped_is_rewarded_with_a_reward_of_ones_own_on_a_curriculum(workplace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = "def brief_reward(completions, task, **kwargs):\n    return [float(t == 'grounding') for t in task]\n"
+    (tmp_path / "my_brief_rewards.py").write_text(source)
+    data, model = str(workplace / "data" / "train.jsonl"), str(workplace / "checkpoint")
+    best_of_k.main(["--model", model, "--data", data, "--out", "best", "--tasks", "detection", "grounding",
+                    "--num-samples", "6", "--temperature", "1.5"])  # fmt: skip
+    settings = {"constrained": True, "answer_min_score": 0.05, "drop_tied_groups": True, "max_steps": 3,
+                "curriculum": "best", "per_device_train_batch_size": 4, "max_completion_length": 24}  # fmt: skip
+    log = run(workplace, tmp_path / "run", "--reward", "my_brief_rewards:brief_reward:0.5", **settings)
+    assert len(log) == 3
+    for entry in log:
+        assert entry["sampling/sampling_logp_difference/max"] < 1e-4
+        (task,) = {name.split("/")[1] for name in entry if re.match(r"rewards/(detection|grounding)/", name)}
+        assert entry[f"rewards/{task}/brief_reward"] == (task == "grounding")
+        assert entry["dropped_groups"] == entry["frac_reward_zero_std"]
+        assert 0 <= entry["completions/clipped_ratio"] <= 1
+        assert entry["entropy"] > 0 or entry["dropped_groups"] == 1
+    # The easiest of the questions come first.
+    rows = [json.loads(line) for line in (tmp_path / "best" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and sum(any(row["samples"]) for row in rows) > 0
 
 
 def test_the_small_settings_can_be_read():

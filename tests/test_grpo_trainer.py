@@ -11,6 +11,7 @@ from conftest import make_grpo_trainer
 from datasets import Dataset
 from trl import GRPOTrainer
 
+from recipes.training import grpo_trainer
 from recipes.training.freezing import freeze_time_embeddings
 from recipes.training.grpo_trainer import adaptive_temporal_reward
 from recipes.training.rewards import event_f1_reward
@@ -27,7 +28,7 @@ def dataset(tmp_path):
         blocks = [{"type": "audio", "audio": str(path)}, {"type": "text", "text": "When?" * (index + 1)}]
         rows.append({
             "id": f"clip {index}", "prompt": [{"role": "user", "content": blocks}], "task": "grounding",
-            "query": "siren", "events": [{"onset": 0.2, "offset": 0.8, "event_label": "siren"}],
+            "query": "siren", "events": [{"onset": 0.2, "offset": 0.8, "event_label": "siren"}], "duration": seconds,
         })  # fmt: skip
     return Dataset.from_list(rows)
 
@@ -132,6 +133,24 @@ def test_answers_from_a_shared_cache_equal_those_of_the_plain_path(make_trainer,
         assert answers[index : index + GROUP] == [expected.tolist()] * GROUP
 
 
+def test_answers_that_end_leave_the_row_and_change_no_other(make_trainer, lively_checkpoint, dataset):
+    # With many tokens that end an answer, answers are of many lengths.
+    rows, found = rows_of(dataset, 0, 1, 2), []
+    for can_pack in (True, False):
+        trainer = make_trainer(max_completion_length=30)
+        trainer._can_pack = can_pack
+        ends = list(range(5, 100))
+        trainer.eos_token_ids = trainer.generation_config.eos_token_id = ends
+        trainer._rows = rows
+        ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
+        torch.manual_seed(5)
+        found.append(trainer._generate_single_turn(ids, None, {}, GROUP))
+    (answers, log_probs), (plain, plain_log_probs) = found
+    assert answers == plain and len({len(answer) for answer in answers}) > 3
+    for one, other in zip(log_probs, plain_log_probs, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
 def test_sampled_answers_equal_those_of_the_plain_path(make_trainer, lively_checkpoint, dataset):
     # The same draws from equal probabilities.
     trainer = make_trainer()
@@ -152,7 +171,7 @@ def test_sampled_answers_equal_those_of_the_plain_path(make_trainer, lively_chec
         assert answer == sequence[: len(answer)] and (len(answer) == 12 or answer[-1] in trainer.eos_token_ids)
 
 
-def test_every_clip_is_encoded_once_per_batch(make_trainer, dataset):
+def test_every_clip_is_encoded_once(make_trainer, dataset, monkeypatch):
     trainer = make_trainer()
     # Two questions about one recording, and one about another.
     rows = [dataset[0], dataset[0] | {"prompt": copy.deepcopy(dataset[0]["prompt"])}, dataset[1]]
@@ -162,8 +181,17 @@ def test_every_clip_is_encoded_once_per_batch(make_trainer, dataset):
     handle = tower.register_forward_hook(lambda *arguments: calls.append(1))
     batch = trainer._generate_and_score_completions([row for row in rows for _ in range(GROUP)])
     trainer.compute_loss(trainer.model, batch | {"advantages": torch.ones(3 * GROUP)}).backward()
-    handle.remove()
     assert len(calls) == 2
+    # And for later batches, as far as they are kept.
+    prompts = [dataset[index]["prompt"] for index in (1, 0, 2) for _ in range(GROUP)]
+    trainer._tokenize_prompts(prompts)
+    assert len(calls) == 3
+    monkeypatch.setattr(grpo_trainer, "FRAME_BYTES", 0)
+    trainer._tokenize_prompts(prompts[:GROUP])
+    assert len(calls) == 3 and len(trainer._frames) == 1
+    trainer._tokenize_prompts(prompts[GROUP : 2 * GROUP])
+    handle.remove()
+    assert len(calls) == 4
 
 
 def test_a_trained_tower_gets_gradients(make_trainer, dataset):

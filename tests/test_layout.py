@@ -66,6 +66,17 @@ def imports_of(path):
     return found
 
 
+def dotted(node):
+    """Return `a.b.c` of names and attributes; of what else there is, nothing. `ast.unparse` takes far longer."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    if isinstance(node, ast.Subscript):
+        return dotted(node.value)
+    if isinstance(node, ast.Call):
+        return f"{dotted(node.func)}()"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def third_party_of(path):
     roots = {module.split(".")[0] for level, module, _ in imports_of(path) if level == 0}
     return roots - set(sys.stdlib_module_names) - set(PACKAGES)
@@ -98,9 +109,9 @@ def definitions_of(path):
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name, node in tree.body
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)) and not ast.unparse(node).startswith("sys.path"):
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                for item in ast.walk(target):
+                for item in ast.walk(target) if not dotted(target).startswith("sys.path") else ():
                     if isinstance(item, ast.Name):
                         yield item.id, node in tree.body
                     elif isinstance(item, ast.Attribute) and isinstance(item.ctx, ast.Store):
@@ -177,7 +188,7 @@ def test_no_module_reaches_for_what_is_private_in_another():
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom):
                 used = [alias.name for alias in node.names]
-            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls", "super()"):
+            elif isinstance(node, ast.Attribute) and dotted(node.value) not in ("self", "cls", "super()"):
                 used = [node.attr]
             else:
                 continue
@@ -273,7 +284,7 @@ def test_files_are_short_safe_and_well_named(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400
     assert path.stem not in ("utils", "helpers", "common", "misc")
-    calls = [ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+    calls = [dotted(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     unsafe = {"torch.load", "pickle.load", "pickle.loads", "eval", "exec", "joblib.load", "dill.load"}
     assert not unsafe & set(calls), f"{path} calls {unsafe & set(calls)}"
     assert not {"pickle", "dill", "joblib"} & {module for level, module, _ in imports_of(path)}

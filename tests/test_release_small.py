@@ -66,12 +66,12 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     log = {"log_history": [{"loss": 2.0, "step": 1}, {"eval": 1}, {"train_runtime": 9.0, "step": 1}]}
     (folder / "trainer_state.json").write_text(json.dumps(log))
     (tmp_path / "report.json").write_text(json.dumps(report))
-    (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
+    (tmp_path / "peer.json").write_text(json.dumps({f"test_{name}": report for name in ("field", "seen", "unseen")}))
     cards = (tmp_path / "a.md", tmp_path / "b.md")
     for card in cards:
         card.write_text(f"{card.name}\n" + "\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
-    release(folder, path, path, str(tmp_path / "peer.json"), out, cards)
+    release(folder, path, path, path, str(tmp_path / "peer.json"), out, cards, log=folder / "trainer_state.json")
     (folder / "trainer_state.json").unlink()
     with safe_open(out / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
@@ -79,11 +79,11 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     original, stored = load_checkpoint(folder)[0].state_dict(), load_checkpoint(out)[0].state_dict()
     for name, tensor in original.items():
         torch.testing.assert_close(stored[name], tensor, rtol=1e-3, atol=1e-6)
-    assert cards[0].read_text().count("0.667 [") == 4
+    assert cards[0].read_text().count("0.667 [") == 6
     assert (out / "README.md").read_text() == cards[1].read_text()
     assert len((out / "training_log.jsonl").read_text().splitlines()) == 2
     scores = json.loads((out / "scores.json").read_text())
-    assert len(scores) == 4
+    assert len(scores) == 6
     for scored in scores.values():
         assert set(scored) == {"num_clips", "detection", "grounding", "rejection"}
 
@@ -92,7 +92,7 @@ def test_a_release_writes_no_source_that_its_folder_links_to(scripted_checkpoint
     checkpoint = Path(shutil.copytree(scripted_checkpoint("dog bark"), tmp_path / "trained"))
     (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": []}))
     (tmp_path / "report.json").write_text(json.dumps(report))
-    (tmp_path / "peer.json").write_text(json.dumps({"test_seen": report, "test_unseen": report}))
+    (tmp_path / "peer.json").write_text(json.dumps({f"test_{name}": report for name in ("field", "seen", "unseen")}))
     card = tmp_path / "card.md"
     card.write_text("\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
@@ -101,7 +101,9 @@ def test_a_release_writes_no_source_that_its_folder_links_to(scripted_checkpoint
     link_code(out)
     sources = {**code_sources(), "README.md": CARDS[-1]}
     before = {name: source.read_bytes() for name, source in sources.items()}
-    release(checkpoint, path, path, str(tmp_path / "peer.json"), out, (card,))
+    release(
+        checkpoint, path, path, path, str(tmp_path / "peer.json"), out, (card,), log=checkpoint / "trainer_state.json"
+    )
     assert before == {name: source.read_bytes() for name, source in sources.items()}
     assert {item.name: item.resolve() for item in out.iterdir() if item.is_symlink()} == sources
     assert not [item for item in tmp_path.iterdir() if item.name.startswith(".small")]
@@ -119,8 +121,8 @@ def test_a_copy_whose_links_lead_nowhere_is_refused(tmp_path):
 def test_figures_of_fewer_recordings_are_not_released(report, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({**report, "failures": [{"id": "a"}]}))
     path = str(tmp_path / "report.json")
-    with pytest.raises(ValueError, match="seen has 1 recordings that failed"):
-        release(tmp_path, path, path, path, tmp_path / "small", ())
+    with pytest.raises(ValueError, match="field has 1 recordings that failed"):
+        release(tmp_path, path, path, path, path, tmp_path / "small", ())
 
 
 @pytest.mark.skipif(not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy")

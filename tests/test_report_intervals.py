@@ -197,6 +197,22 @@ def test_a_system_beside_itself_differs_by_nothing():
         assert difference["difference"] == 0 and difference["interval"] == (0, 0) and difference["p"] == 1
 
 
+def test_runs_of_several_seeds_are_compared_together():
+    references, predictions = some_clips(num_clips=60)
+    others = worse(predictions, fraction=0.1)
+    good, bad = (detection_sums(references, side) for side in (predictions, others))
+    one, three = paired_bootstrap(good, bad)["micro_f1"], paired_bootstrap([good] * 3, [bad] * 3)["micro_f1"]
+    # Seeds that are all alike say no more than one.
+    assert three["difference"] == pytest.approx(one["difference"]) and three["p"] == one["p"]
+    assert three["interval"] == pytest.approx(one["interval"])
+    # Where seeds disagree, the interval holds what either alone would say.
+    mixed = paired_bootstrap([good, bad], [bad, bad])["micro_f1"]
+    assert mixed["difference"] == pytest.approx(one["difference"] / 2)
+    assert mixed["interval"][0] <= 0 and mixed["interval"][1] > one["difference"] and mixed["p"] > 0.2
+    with pytest.raises(ValueError, match="other has 1 runs and sums 2"):
+        paired_bootstrap([good, good], [bad])
+
+
 def test_pairs_of_queries_are_drawn_by_clip_and_undefined_rates_have_no_interval():
     references = [[Event(1, 3)], [Event(1, 3)], [Event(5, 6)]]
     sums = [grounding_sums(references, side, ["a", "a", "b"]) for side in (references, [[], [], []])]

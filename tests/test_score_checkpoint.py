@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from recipes.evaluation.score import score_checkpoint, score_predictions
 SPAN = "<1.20>-<3.44>"
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
     """Write three clips; the second has no events. Return the path of their JSON Lines."""
+    tmp_path = tmp_path_factory.mktemp("data")
     annotations = [
         [{"onset": 1.25, "offset": 3.4, "event_label": "dog"}],
         [],
@@ -38,6 +40,13 @@ def data(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def scored(scripted_checkpoint, data, tmp_path_factory):
+    """Score a checkpoint that always says the same on these clips; return it, the report and its folder."""
+    model, folder = scripted_checkpoint(f"dog: {SPAN}"), tmp_path_factory.mktemp("scored") / "out"
+    return model, score_checkpoint(model, data, folder, batch_size=2), folder
+
+
 def write_noise(path, seconds=1):
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(seconds * 16000), 16000)
 
@@ -53,14 +62,14 @@ def many(tmp_path):
     return path, files
 
 
-def test_report_of_a_checkpoint_that_always_says_the_same(scripted_checkpoint, data, tmp_path):
-    report = score_checkpoint(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out", batch_size=2)
+def test_report_of_a_checkpoint_that_always_says_the_same(scored):
+    _, report, folder = scored
     # Three answers "dog", of which one is right; three references.
     assert report["detection"]["micro"] == pytest.approx({"f1": 1 / 3, "precision": 1 / 3, "recall": 1 / 3})
     low, high = report["detection"]["intervals"]["micro_f1"]
     assert low <= 1 / 3 <= high
     assert report["detection"]["parse_failure_rate"] == 0
-    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    written = json.loads((folder / "report.json").read_text())
     assert written == json.loads(json.dumps(report))
 
 
@@ -165,9 +174,9 @@ def test_nothing_but_failures(scripted_checkpoint, many, tmp_path):
     assert "7.wav" not in format_report(report) and not list(tmp_path.glob("*.png"))
 
 
-def test_files_of_a_report(scripted_checkpoint, data, tmp_path):
-    model, folder = scripted_checkpoint(f"dog: {SPAN}"), tmp_path / "out"
-    report = score_checkpoint(model, data, folder)
+def test_files_of_a_report(scored, data, tmp_path):
+    model, report, folder = scored
+    folder = shutil.copytree(folder, tmp_path / "out")
     names = {"predictions.jsonl", "settings.json", "report.json", "report.md", "worst_clips.png"}
     assert {path.name for path in folder.iterdir()} == names
     # A folder and the report in it are the same place; reports of other names share the folder.
@@ -182,9 +191,9 @@ def test_files_of_a_report(scripted_checkpoint, data, tmp_path):
         score_checkpoint(model, data, data)
 
 
-def test_markdown_has_the_figures_of_the_report(scripted_checkpoint, data, tmp_path):
-    report = score_checkpoint(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
-    text = (tmp_path / "out" / "report.md").read_text()
+def test_markdown_has_the_figures_of_the_report(scored):
+    _, report, folder = scored
+    text = (folder / "report.md").read_text()
     low, high = report["detection"]["intervals"]["micro_f1"]
     assert f"| Eb-F1 micro | 0.333 [{low:.3f}, {high:.3f}] | over all events, onsets within 0.2 s" in text
     # Two of three references are missed and two of three predictions wrong; "dog" at 1.20-3.44 s for "cat" is a
@@ -200,13 +209,13 @@ def test_markdown_has_the_figures_of_the_report(scripted_checkpoint, data, tmp_p
     assert "| dog | 0.400 | 0.333 | 0.500 | 0.462 | 2 | 3 |\n" in text
     assert "| cat | 0.000 | 0.000 | 0.000 | 0.000 | 1 | 0 |\n" in text
     assert "| clip 2 | 0.000 | 2 | 1 | 0 |\n" in text and "(worst_clips.png)" in text and "Failures" not in text
-    report["failures"] = [{"id": "a|b", "audio": "x", "error": "two\nlines"}]
+    report = report | {"failures": [{"id": "a|b", "audio": "x", "error": "two\nlines"}]}
     assert "| a\\|b | two lines |\n" in format_markdown(report)
 
 
-def test_predictions_of_a_checkpoint_are_scored_alike(scripted_checkpoint, data, tmp_path):
-    report = score_checkpoint(scripted_checkpoint(f"dog: {SPAN}"), data, tmp_path / "out")
-    again = score_predictions(tmp_path / "out" / "predictions.jsonl", data, tmp_path / "again")
+def test_predictions_of_a_checkpoint_are_scored_alike(scored, data, tmp_path):
+    _, report, folder = scored
+    again = score_predictions(folder / "predictions.jsonl", data, tmp_path / "again")
     assert {**again, "model": report["model"]} == {**report, "predictions": again["predictions"]}
 
 
@@ -218,7 +227,7 @@ def test_unparseable_answers_count(scripted_checkpoint, data, tmp_path):
 
 def test_command(scripted_checkpoint, data, tmp_path, capsys):
     arguments = ["score", str(data), "--out", str(tmp_path / "out"), "--model", str(scripted_checkpoint(SPAN))]
-    assert main(arguments) == 0
+    assert main([*arguments, "--limit", "1"]) == 0
     assert "absent queries rejected" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,9 +114,14 @@ def test_tuning_finds_clear_events_and_silences_useless_labels(weights):
     baseline = YamnetBaseline(weights, LABELS)
     clips = [clip_with(baseline, "dog bark", [(20, 45), (100, 140)]) for _ in range(3)]
     clips += [clip_with(baseline, "helicopter", [(50, 200)], other_labels=["snore"]) for _ in range(3)]
+    baseline.tune(clips)
+    assert baseline.decoders["snore"] == Decoder()  # no event to tune it on
+    # One that cannot be heard, beside three false alarms.
+    clips.append(replace(clips[0], events=[*clips[0].events, Event(9.0, 9.5, "snore")]))
     counts = baseline.tune(clips)
     assert counts["dog bark"].f1 == counts["helicopter"].f1 == 1.0
     assert baseline.decoders["snore"] is None
+    clips = clips[:-1]
     scores = event_based_f1([clip.events for clip in clips], [baseline.decode(clip.logits) for clip in clips])
     assert scores["micro"]["f1"] == 1.0 and scores["num_clips"] == 6
     found = baseline.decode(clips[0].logits)

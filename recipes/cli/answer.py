@@ -8,7 +8,7 @@ from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from recipes.arguments import add_hearing, add_model, positive_int, probability, seconds
+from recipes.arguments import add_decode, add_hearing, add_model, positive_int, probability, seconds
 from recipes.cli.beside_speech import add_speech_arguments, check_speech_arguments, write_beside_speech
 from recipes.cli.output import (
     check_format,
@@ -72,6 +72,7 @@ def add_decoding_arguments(command: ArgumentParser):
     add_hearing(command)
     add("--max-events", type=positive_int, metavar="N", help="maximum number of events per window")
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar; some may fail to parse")
+    add_decode(command)
 
 
 def decoding_options(args) -> dict:
@@ -85,7 +86,7 @@ def decoding_options(args) -> dict:
     return {
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
-        "channel": args.channel, "strict": args.strict or None,
+        "channel": args.channel, "strict": args.strict or None, "decode": args.decode,
     }  # fmt: skip
 
 
@@ -208,8 +209,11 @@ def _opened(partial, args, queries, options):
 
 def _answers(args, files, num_done, queries, options) -> Iterable:
     """Load the model and return its answers about files, with a progress bar if there are several."""
+    from processing.frame_decoding import frame_options
     from recipes.conversion.checkpoint_folder import load_pipeline
 
+    if args.backend and options["decode"]:
+        raise ArgumentError(None, "--decode given with --backend; a server answers by text.")
     if args.backend:
         from recipes.serving.client import ServedPipeline
 
@@ -221,6 +225,11 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
+    try:
+        if not args.backend:
+            frame_options(pipe.model.config, args.task, options["decode"])
+    except ValueError as error:
+        raise ArgumentError(None, f"--decode: {error}") from None
     for query in queries:
         if warning := _untaught(query, pipe.model.config.event_labels):
             print(f"timepro: {warning}", file=sys.stderr)

@@ -12,7 +12,15 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-from recipes.arguments import ArgumentParser, add_hearing, add_model, not_negative_int, positive_int, probability
+from recipes.arguments import (
+    ArgumentParser,
+    add_decode,
+    add_hearing,
+    add_model,
+    not_negative_int,
+    positive_int,
+    probability,
+)
 from recipes.cli.annotate import add_annotate_arguments
 from recipes.cli.answer import add_answer_arguments, answer
 from recipes.cli.listen import add_listen_arguments, listen
@@ -81,9 +89,9 @@ def _add_convert(commands):
         help="put no ticks into the prompt; answers may still use them",
     )  # fmt: skip
     add(
-        "--time-init", choices=("mean", "place", "random"), default="mean",
-        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, or random "
-        "(default mean)",
+        "--time-init", choices=("mean", "place", "centred_mean", "centred_place", "random"), default="mean",
+        help="initial tick embeddings: the mean of the number's tokens, a mean weighted by decimal place, either of "
+        "them less what all ticks have in common, or random (default mean)",
     )  # fmt: skip
     add(
         "--answer-format", choices=("digits", "ticks"), default="digits",
@@ -162,6 +170,7 @@ def _add_score(commands):
         help="ignore detected events with a lower score, 0 to 1, except in PSDS (default: the checkpoint's; 0: none)",
     )  # fmt: skip
     add("--unconstrained", action="store_true", help="do not constrain answers to the grammar")
+    add_decode(score)
     add("--against", metavar="JSONL", help="compare with these predictions: paired differences and p-values")
     add("--against-min-score", type=probability, metavar="P", help="--min-score for --against (default: the same)")
     add("--limit", type=positive_int, metavar="N", help="only the first N recordings")
@@ -227,6 +236,8 @@ def score_model(args) -> int:
     if args.predictions:
         if args.unconstrained:
             raise argparse.ArgumentError(None, "--unconstrained given with --predictions, whose answers are there.")
+        if args.decode:
+            raise argparse.ArgumentError(None, "--decode given with --predictions, whose answers are there.")
         report = score_predictions(**_arguments_of(score_predictions, args))
     else:
         args.constrained, args.policy = not args.unconstrained, replace(SCORING, num_absent=args.num_absent)

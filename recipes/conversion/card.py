@@ -7,11 +7,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 # What says who may use the weights goes with them.
 LICENCE_FIELDS = ("license", "license_name", "license_link")
+MEAN = "the mean of the embeddings of its number's tokens"
+PLACE = "a mean of the embeddings of its number's tokens, weighted by decimal place"
+CENTRED = ", less what all ticks have in common, scaled to the vocabulary's spread"
 INITS = {
-    "mean": "the mean of the embeddings of its number's tokens",
-    "place": "a mean of the embeddings of its number's tokens, weighted by decimal place",
+    "mean": MEAN, "place": PLACE, "centred_mean": MEAN + CENTRED, "centred_place": PLACE + CENTRED,
     "random": "noise of the vocabulary's spread (seed {seed})",
-}
+}  # fmt: skip
 TEXT = """# {title}
 
 {base} with a time prompt for the audio: {num_ticks} tick tokens, `{first}` to `{last}`, one every {step:g} s, {placed}.

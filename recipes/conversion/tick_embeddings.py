@@ -1,7 +1,8 @@
-"""First values of the tick embeddings: the paper's mean, an order-aware mean, or noise."""
+"""First values of the tick embeddings: the paper's mean, an order-aware mean, either of them centred, or noise."""
 
 import torch
 
+from modeling_timepro.configuration_timepro import TIME_INITS
 from processing.time_grid import TimeGrid
 
 
@@ -28,12 +29,14 @@ def time_embeddings(
 
     `mean` is the paper's semantic initialisation (arXiv 2604.13715): the mean of the embeddings of the number's tokens.
     A mean forgets order, so with digit tokens `1.24` and `4.12` coincide. `place` weights each token by its decimal
-    place, which keeps every tick distinct. `random` is the ablation: normal noise of the vocabulary's spread.
+    place, which keeps every tick distinct. Nearly all of both is common to all ticks: `centred_mean` and
+    `centred_place` take the mean over ticks away, and scale what is left to the spread of the vocabulary. `random` is
+    the ablation: normal noise of that spread.
 
     Args:
         weight: `(vocab_size, hidden_size)` embedding matrix before the ticks.
         number_ids: token ids of every tick's number, see `number_tokens`.
-        init: `mean`, `place` or `random`.
+        init: one of `TIME_INITS`.
         seed: of the noise.
 
     Raises:
@@ -44,16 +47,18 @@ def time_embeddings(
         mean, spread = column_moments(weight)
         noise = torch.randn((len(number_ids), weight.shape[1]), generator=generator) * spread
         return (noise + mean).to(weight)
-    if init not in ("mean", "place"):
-        raise ValueError(f"init is {init!r}; choose one of 'mean', 'place', 'random'.")
+    if init not in TIME_INITS:
+        raise ValueError(f"init is {init!r}; choose one of {', '.join(TIME_INITS)}.")
     rows = []
     for ids in number_ids:
         parts = weight[torch.tensor(ids)].double()
-        weights = (
-            place_weights(len(ids)) if init == "place" else torch.full((len(ids),), 1 / len(ids), dtype=torch.float64)
-        )
-        rows.append((weights[:, None].to(parts.device) * parts).sum(0))
-    return torch.stack(rows).to(weight.dtype)
+        weights = place_weights(len(ids)).to(parts.device)
+        rows.append(weights @ parts if init.endswith("place") else parts.mean(0))
+    rows = torch.stack(rows)
+    if init.startswith("centred"):
+        rows = rows - rows.mean(0)
+        rows *= column_moments(weight)[1].double().norm() / rows.square().sum(1).mean().sqrt()
+    return rows.to(weight.dtype)
 
 
 def column_moments(weight: torch.Tensor, rows: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:

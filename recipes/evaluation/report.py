@@ -96,10 +96,9 @@ def write_report(paths, head, clips, asked, answers, failures=(), other=None) ->
         report["absent_queries"] = {**head["absent_queries"], "num_queries": num_queries}
     if other is not None:
         answered = [q for q in asked if q.key in answers and q.key in other["answers"]]
-        sides = [(answers, min_score), (other["answers"], other["min_score"])]
-        report["against"] = {
-            "predictions": other["predictions"], "min_score": other["min_score"], **_compare(clips, answered, *sides),
-        }  # fmt: skip
+        sides = [[(answers, min_score)], [(other["answers"], other["min_score"])]]
+        report["against"] = {"predictions": other["predictions"], "min_score": other["min_score"]}
+        report["against"] |= compare_answers(clips, answered, *sides)
     worst = worst_clips(clips, asked, apply_min_score(answers, min_score))
     names = ("id", "f1", "num_missed", "num_false_alarms", "num_unparseable")
     report["worst_clips"] = [{name: clip[name] for name in names} for clip in worst]
@@ -145,18 +144,19 @@ def make_report(clips, asked, answers, min_score=None) -> dict:
     return report
 
 
-def _compare(clips, asked, first, second) -> dict:
+def compare_answers(clips, asked, runs, other_runs) -> dict:
     """Return by part the figures of two systems and their paired differences, see `paired_bootstrap`.
 
     Args:
-        asked: questions that both have answered.
-        first, second: answers by key, and the least score of events.
+        asked: questions that all have answered.
+        runs, other_runs: of each run, such as of each seed, answers by key and the least score of events.
     """
-    sides = [_parts(clips, asked, *side) for side in (first, second)]
+    sides = [[_parts(clips, asked, *run) for run in side] for side in (runs, other_runs)]
     compared = {}
-    for part in sides[0]:
-        pairs = zip(*(_sums(part, *side[part])[0] for side in sides), strict=False)
-        found = {name: value for pair in pairs for name, value in paired_bootstrap(*pair).items()}
+    for part in sides[0][0]:
+        # For detection and captions several sums, not all of which every run has.
+        sums = [list(zip(*(_sums(part, *run[part])[0] for run in side), strict=False)) for side in sides]
+        found = {n: v for pair in zip(*sums, strict=False) for n, v in paired_bootstrap(*pair).items()}
         compared[part] = {name: value for name, value in found.items() if value["interval"] is not None}
     return compared
 

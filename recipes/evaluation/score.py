@@ -14,6 +14,7 @@ from pathlib import Path
 
 from processing.answer_text import TASKS, parse_events
 from processing.events import Event, clip_events
+from processing.frame_decoding import frame_options
 from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.formats import guess_format
 from recipes.data.loading import load_clips, measure_durations
@@ -25,7 +26,7 @@ from recipes.evaluation.predictions import (
     prepare_answers,
     read_predictions,
 )
-from recipes.evaluation.report import report_paths, write_report
+from recipes.evaluation.report import compare_answers, report_paths, write_report
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, run
 from recipes.scoring import read_label_aliases
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 def score_checkpoint(
     model, data, out, policy: QuestionPolicy = SCORING, batch_size=8, overwrite=False, constrained=True,
     min_score=None, data_format=None, audio_dir=None, durations=None, label_aliases=None, limit=None, against=None,
-    against_min_score=None, channel=None, strict=False,
+    against_min_score=None, channel=None, strict=False, decode=None,
 ) -> dict:  # fmt: skip
     """Answer every question about the recordings of `data` and return the report.
 
@@ -60,6 +61,7 @@ def score_checkpoint(
         limit: only the first clips.
         against, against_min_score: see [`score_predictions`].
         channel, strict: how recordings are read, see [`~processing.audio_io.load_audio`].
+        decode: how a checkpoint with a frame grounder answers, `text`, `frames` or `both`; by default its own setting.
 
     Raises:
         ValueError: clips that cannot be read, or answers in `out` that belong to other settings.
@@ -71,7 +73,8 @@ def score_checkpoint(
     settings = {"model": str(model), "weights": weight_states(model), "data": str(Path(data).resolve())}
     settings |= {} if audio_dir is None else {"audio_dir": str(Path(audio_dir).resolve())}
     settings["constrained"] = constrained
-    heard = {name: value for name, value in (("channel", channel), ("strict", strict)) if value not in (None, False)}
+    heard = {"channel": channel, "strict": strict, "decode": decode}
+    heard = {name: value for name, value in heard.items() if value not in (None, False)}
     settings |= heard
     # PSDS looks at events of every score.
     options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0, **heard}
@@ -122,6 +125,32 @@ def score_predictions(
     return _report(report_paths(out), head, clips, policy, asked, answers, aliases, (), against, against_min_score)
 
 
+def compare_predictions(predictions, others, data, policy=SCORING, min_score=None, limit=None) -> dict:
+    """Return paired differences between two systems that were run several times, as with other seeds.
+
+    Args:
+        predictions, others: files of [`read_predictions`], of each run one.
+        data, limit: see [`score_predictions`].
+        policy: which questions are compared.
+        min_score: detected events with a lower score count for PSDS alone.
+
+    Returns:
+        What [`~recipes.evaluation.report.compare_answers`] returns.
+    """
+    clips, policy, _, _ = _load(data, None, None, None, None, limit, policy, False)
+    sides, common = [], None
+    for files in (predictions, others):
+        sides.append([])
+        for file in files:
+            asked = answerable_questions(file, clips, policy)
+            read = read_predictions(file, clips, asked)
+            clips = _with_durations(clips, read.durations)
+            sides[-1].append((prepare_answers(clips, read.answers)[0], min_score))
+            answered = {question.key: question for question in asked if question.key in read.answers}
+            common = answered if common is None else {key: q for key, q in common.items() if key in answered}
+    return compare_answers(clips, list(common.values()), *sides)
+
+
 def _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, needs_audio):
     """Return clips, the policy with their labels, aliases, and what a report says about the data."""
     aliases = {} if label_aliases is None else read_label_aliases(label_aliases)
@@ -159,6 +188,7 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
     failures: dict[str, str] = {}
     if todo:
         pipe = load_pipeline(model)
+        frame_options(pipe.model.config, "detection", options.get("decode"))  # else each recording would fail of it
         # Clips may share a recording, and a question about it.
         some = [Request(path, task, tuple(dict.fromkeys(q.query for q in left))) for (task, path), left in todo.items()]
         for job, results in run(pipe, some, len(jobs) - len(todo), show_progress=True, **options):

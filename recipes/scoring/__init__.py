@@ -29,6 +29,7 @@ from recipes.scoring.grounding import (
     best_match_iou,
     count_accuracy,
     has_right_count,
+    label_iou,
     recall_at_iou,
     rejection_rates,
     union_iou,

@@ -1,7 +1,7 @@
 """Bootstrap over clips, of figures and of differences: events and queries of one clip are not independent."""
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,8 +66,9 @@ def sum_intervals(
 
 
 def paired_bootstrap(
-    sums: ClipSums, other: ClipSums, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
-) -> dict[str, dict]:
+    sums: ClipSums | Sequence[ClipSums], other: ClipSums | Sequence[ClipSums], confidence: float = 0.95,
+    num_resamples: int = 1000, seed: int = 0,
+) -> dict[str, dict]:  # fmt: skip
     """Compare two systems on the same clips: each resample draws the same clips for both.
 
     Clips differ in difficulty more than systems do, so the interval of the difference is much narrower than the two
@@ -76,25 +77,42 @@ def paired_bootstrap(
     interval of confidence `1 - p` just touches 0 (Efron and Tibshirani 1993, section 15.4).
 
     Args:
-        sums, other: of one clip in the same row. Figures that only one of them has are left out.
+        sums, other: of one clip in the same row. Figures that only one of them has are left out. Or several of each,
+            runs that differ by their seed: figures are then means over runs, and each resample draws runs, too, the
+            same of both systems. Few seeds say little of how much seeds matter.
 
     Returns:
         By name `{"value", "other", "difference", "interval", "p"}`, the difference being value - other; interval and
         `p` are `None` where it is never finite.
 
     Raises:
-        ValueError: different numbers of clips, no clips, or a confidence or number of resamples out of range.
+        ValueError: different numbers of clips or of runs, no clips, or a confidence or number of resamples out of
+            range.
     """
-    if sums.values.shape[0] != other.values.shape[0]:
+    runs, other_runs = ([side] if isinstance(side, ClipSums) else list(side) for side in (sums, other))
+    if len(runs) != len(other_runs) or not runs:
+        raise ValueError(f"other has {len(other_runs)} runs and sums {len(runs)}; give as many of both, one or more.")
+    sizes = {run.values.shape[0] for run in (*runs, *other_runs)}
+    if len(sizes) > 1:
         raise ValueError(
-            f"other has {other.values.shape[0]} clips and sums {sums.values.shape[0]}; give the same clips in both."
+            f"other has {other_runs[0].values.shape[0]} clips and sums {runs[0].values.shape[0]}; give the same clips "
+            "in both."
         )
-    sides = [_resampled(side, confidence, num_resamples, seed) for side in (sums, other)]
-    totals = [side.statistics(np.ones((1, side.values.shape[0])) @ side.values) for side in (sums, other)]
+    sides, totals = [], []
+    for side in (runs, other_runs):
+        sides.append([_resampled(run, confidence, num_resamples, seed) for run in side])
+        totals.append([run.statistics(np.ones((1, run.values.shape[0])) @ run.values) for run in side])
+    generator = np.random.default_rng([seed, len(runs)])
+    weights = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), num_resamples).T / len(runs)
     compared = {}
-    for name in sides[0].keys() & sides[1].keys():
-        value, other_value = (float(total[name][0]) for total in totals)
-        differences = sides[0][name] - sides[1][name]
+    for name in [name for name in sides[0][0] if all(name in run for side in sides for run in side)]:
+        value, other_value = (float(np.mean([total[name][0] for total in side])) for side in totals)
+        pairs = zip(*([run[name] for run in side] for side in sides), strict=True)
+        # A run that was not drawn counts for nothing, even where its figure is undefined.
+        differences = sum(
+            np.where(weight > 0, weight * (mine - theirs), 0.0)
+            for weight, (mine, theirs) in zip(weights, pairs, strict=True)
+        )
         interval, p = _percentiles(differences, confidence), None
         if interval is not None:
             differences = differences[np.isfinite(differences)]
@@ -103,7 +121,7 @@ def paired_bootstrap(
         compared[name] = {
             "value": value, "other": other_value, "difference": value - other_value, "interval": interval, "p": p,
         }  # fmt: skip
-    return {name: compared[name] for name in sides[0] if name in compared}
+    return compared
 
 
 def _resampled(sums, confidence, num_resamples, seed) -> dict[str, np.ndarray]:

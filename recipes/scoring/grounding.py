@@ -33,6 +33,15 @@ def union_iou(reference, prediction) -> float:
     return shared / covered if covered > 0 else float(reference == prediction)
 
 
+def label_iou(reference, prediction) -> float:
+    """Return the mean of [`union_iou`] over the labels that either side names; 1.0 if neither names any."""
+    if prediction is None:
+        return 0.0
+    labels = sorted({event.event_label for event in (*reference, *prediction)})
+    parts = ([[e for e in side if e.event_label == label] for side in (reference, prediction)] for label in labels)
+    return sum(union_iou(*pair) for pair in parts) / len(labels) if labels else 1.0
+
+
 def best_match_iou(reference, prediction) -> float:
     """Return the mean over reference events of the highest IoU with any predicted event; labels play no part.
 

@@ -58,6 +58,7 @@ class ServedPipeline(TemporalAudioGroundingPipeline):
             raise ValueError(f"--backend is {url!r}; give the URL of a server, such as http://127.0.0.1:8000/v1.")
         self.processor = load_processor(model)
         config, settings = TimeProAudioConfig.from_pretrained(model), GenerationConfig.from_pretrained(model)
+        config.frame_grounder = None  # a server writes answers only
         self.model = SimpleNamespace(config=config, device=torch.device("cpu"), generation_config=settings)
         self._batch_size, self._preprocess_params, self._forward_params = None, {}, {}
         self.url, self.num_tries, self.top_logprobs = str(url).rstrip("/"), num_tries, top_logprobs
@@ -76,8 +77,6 @@ class ServedPipeline(TemporalAudioGroundingPipeline):
         known = {"return_scores", "limits", "frames", "max_new_tokens"}
         if unknown := sorted(forward_params.keys() - known):
             raise ValueError(f"{', '.join(unknown)} cannot be sent to a server; leave it out.")
-        if forward_params.get("frames") is not None:
-            raise ValueError("decode is not 'text', but a server writes answers only; give decode='text'.")
         task, wording = preprocess_params["task"], preprocess_params["wording"]
         questions = [(samples, query) for recording, _, _, samples in inputs for query in recording.queries]
         with ThreadPoolExecutor(len(questions)) as pool:

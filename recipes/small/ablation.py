@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from recipes import DEFAULT_CHECKPOINT
 from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint
-from recipes.small.ablation_report import write_ablation
+from recipes.small.ablation_report import paired_figures, write_ablation
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ PROMPT_ARMS = {
     "random": {"time_init": "random"},
     "mean": {"time_init": "mean"},
     "place": {"time_init": "place"},
+    "centred mean": {"time_init": "centred_mean"},
+    "centred place": {"time_init": "centred_place"},
 }
 STRIDES = {"1": "random", **{str(n): f"stride {n}" for n in (2, 5, 10, 25)}, "none": "no prompt"}
 SFT_ARMS = PROMPT_ARMS | {
@@ -69,6 +71,7 @@ def main(argv: list[str] | None = None):
         for seed in args.seeds:
             for arm in args.arms:
                 run_arm(arm, seed, args)
+                compare_seeds(args)
                 write_ablation(args.out, Path(args.report), PROMPT_ARMS, GRPO_ARMS, STRIDES)
         measure_prompts(args)
     write_ablation(args.out, Path(args.report), PROMPT_ARMS, GRPO_ARMS, STRIDES)
@@ -106,6 +109,33 @@ def run_arm(arm, seed, args) -> dict:
 def arm_folder(out, arm, seed) -> Path:
     """Return where an arm lies."""
     return Path(out).resolve() / f"{arm.replace(', ', '_').replace(' ', '_').lower()}_{seed}"
+
+
+def compare_seeds(args):
+    """Write `paired.json`: paired differences of each arm to the first arm of its kind, by arm and split.
+
+    All seeds count of which both have answers, if they are two or more. A report of one seed has its own comparison.
+    """
+    from recipes.data.questions import SCORING
+    from recipes.evaluation.score import compare_predictions
+
+    path, compared = Path(args.out) / "paired.json", {}
+    for arms in (SFT_ARMS, GRPO_ARMS):
+        first, *others = arms
+        for arm, split in ((arm, split) for arm in others for split in TEST_SPLITS):
+            pairs = {}
+            for result in Path(args.out).resolve().glob(f"{arm_folder(args.out, arm, 0).name[:-2]}_*/result.json"):
+                seed = json.loads(result.read_text(encoding="utf-8"))["seed"]
+                files = [arm_folder(args.out, name, seed) / f"{split}_predictions.jsonl" for name in (arm, first)]
+                if all(file.is_file() for file in files):
+                    pairs[seed] = files
+            if len(pairs) < 2:
+                continue
+            mine, theirs = zip(*(pairs[seed] for seed in sorted(pairs)), strict=True)
+            data, policy = Path(args.data) / f"{split}.jsonl", replace(SCORING, has_captions=arms is SFT_ARMS)
+            found = compare_predictions(mine, theirs, data, policy, 0.0, args.num_clips)
+            compared.setdefault(arm, {})[split] = {"num_seeds": len(pairs), **paired_figures(found)}
+    path.write_text(json.dumps(compared, indent=1) + "\n", encoding="utf-8")
 
 
 def _train_sft(arm, seed, folder, args):

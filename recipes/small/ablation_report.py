@@ -60,15 +60,27 @@ def figures_of(report) -> dict[str, dict]:
         if value is None:
             continue
         figures[column] = {"value": value, "interval": report[path[0]]["intervals"].get(name)}
-        if pair := report.get("against", {}).get(path[0], {}).get(name):
-            figures[column]["paired"] = {key: pair[key] for key in ("difference", "interval", "p")}
+    for column, pair in paired_figures(report.get("against", {})).items():
+        figures[column]["paired"] = pair
     return figures
 
 
-def arm_table(results, arms, split) -> str:
+def paired_figures(compared) -> dict[str, dict]:
+    """Return `difference`, `interval` and `p` of a comparison, by the columns of the tables that it has."""
+    pairs = {column: compared.get(path[0], {}).get(name) for column, (path, name) in FIGURES.items()}
+    return {
+        column: {key: pair[key] for key in ("difference", "interval", "p")} for column, pair in pairs.items() if pair
+    }
+
+
+def arm_table(results, arms, split, paired=None) -> str:
     """Return the Markdown table of some arms on one test: means over seeds, and below them of the intervals' ends.
 
-    Arms of several seeds say how many, and have below that the least and the greatest value over them.
+    Arms of several seeds say how many, and have below that the least and the greatest value over them. Last comes the
+    paired difference to the first arm, with its 95 % interval and p.
+
+    Args:
+        paired: `paired.json` of the ablation, the comparisons of arms of several seeds.
     """
     shown = [column for column in FIGURES if any(column in r["scores"][split] for r in results)]
     rows = []
@@ -76,7 +88,8 @@ def arm_table(results, arms, split) -> str:
         mine = [result["scores"][split] for result in results if result["arm"] == arm]
         if mine:
             name = arm if len(mine) == 1 else f"{arm}<br><sub>{len(mine)} seeds</sub>"
-            rows.append([name, *(_cell(mine, column) for column in shown)])
+            over_seeds = (paired or {}).get(arm, {}).get(split, {})
+            rows.append([name, *(_cell(mine, column, over_seeds.get(column)) for column in shown)])
     return markdown_table(["", *shown], rows)
 
 
@@ -87,7 +100,7 @@ def shared_seeds(results, arms) -> list[dict]:
     return [result for result in results if result["arm"] in seeds and result["seed"] in shared]
 
 
-def _cell(reports, column) -> str:
+def _cell(reports, column, paired=None) -> str:
     if any(column not in report for report in reports):
         return ""
     figures = [report[column] for report in reports]
@@ -98,11 +111,11 @@ def _cell(reports, column) -> str:
         text += f"<br><sub>{low:.3f} to {high:.3f}</sub>"
     if len(values) > 1:
         text += f"<br><sub>seeds {min(values):.3f} to {max(values):.3f}</sub>"
-    pairs = [figure.get("paired") for figure in figures]
-    if None not in pairs:
-        sure = sum(pair["p"] < 0.05 for pair in pairs)
-        text += f"<br><sub>{mean(pair['difference'] for pair in pairs):+.3f} to the first arm, "
-        text += f"p {pairs[0]['p']:.3f}</sub>" if len(pairs) == 1 else f"p < 0.05 in {sure} of {len(pairs)} seeds</sub>"
+    pair = figures[0].get("paired") if len(figures) == 1 else paired
+    if pair:
+        low, high = pair["interval"]
+        text += f"<br><sub>{pair['difference']:+.3f} to the first arm, {low:+.3f} to {high:+.3f}, "
+        text += f"p {pair['p']:.3f}</sub>"
     return text
 
 
@@ -180,10 +193,11 @@ def write_ablation(out, report, arms, grpo_arms, strides):
     published, costs_path = report / "ablation.json", Path(out) / "prompt_costs.json"
     results = read_results(out, published)
     costs = _published(costs_path) or _published(published).get("prompt_costs", {})
+    paired = _published(Path(out) / "paired.json") or _published(published).get("paired", {})
     tables = {}
     for split in ("test_unseen", "test_seen"):
-        tables[f"prompt, {split}"] = arm_table([r for r in results if r["arm"] in arms], arms, split)
-        tables[f"GRPO, {split}"] = arm_table([r for r in results if r["arm"] in grpo_arms], grpo_arms, split)
+        tables[f"prompt, {split}"] = arm_table([r for r in results if r["arm"] in arms], arms, split, paired)
+        tables[f"GRPO, {split}"] = arm_table([r for r in results if r["arm"] in grpo_arms], grpo_arms, split, paired)
     swept = shared_seeds(results, strides.values())
     tables["strides"] = stride_table(swept, strides, costs)
     page = report / "ablation.md"
@@ -195,5 +209,5 @@ def write_ablation(out, report, arms, grpo_arms, strides):
         (report / "images").mkdir(exist_ok=True)
         plot_strides(swept, strides, costs, report / "images" / "time_stride.png")
     results.sort(key=lambda result: (result["seed"], result["arm"]))
-    kept = {"results": results, "prompt_costs": costs}
+    kept = {"results": results, "prompt_costs": costs} | ({"paired": paired} if paired else {})
     published.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")

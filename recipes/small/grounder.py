@@ -10,17 +10,22 @@ which a question was asked. The head hears the encoder's frozen stem.
 
 import logging
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from processing.answer_text import PROMPTS, prompt_text
+from processing.events import Event
+from processing.frame_decoding import frame_events
 from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.label_phrases import paraphrases
+from recipes.scoring import event_based_f1, recall_at_iou
 from recipes.small.frame_labels import blank, frame_targets, known_labels, read_stems
 from recipes.small.language_model import load_progress, save_progress
 from recipes.training.collator import TimeProCollator
@@ -28,24 +33,35 @@ from recipes.training.grounder_loss import grounder_loss, prepare_grounder
 
 logger = logging.getLogger(__name__)
 
+QUERY_THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+
+# Threshold, and lengths in seconds, among which validation chooses.
+DECODERS = {
+    "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "median_filter_s": (0.0, 0.24, 0.4, 0.56),
+    "min_gap_s": (0.0, 0.16, 0.32),
+    "min_length_s": (0.0, 0.16, 0.24),
+}
+
 
 @torch.no_grad()
 def question_states(model, processor, folder, split, labels, num_clips=16, seed=0):
     """Return what enters the language model's last layer at each label's questions, asked about a few clips.
 
     Returns:
-        for each label a list of `(num_tokens, hidden_size)`, one for each clip, in varying words.
+        for each label a list of `(num_tokens, hidden_size)`, one for each clip: the label itself in the usual prompt
+        first, then in varying words.
     """
     stems, rows = read_stems(folder, split)
     rng = np.random.default_rng([seed, 1])
     collator = TimeProCollator(processor, stems, frame_targets=True)
     states = {label: [] for label in labels}
-    for place in tqdm(rng.permutation(len(rows))[:num_clips], desc="questions"):
+    for number, place in enumerate(tqdm(rng.permutation(len(rows))[:num_clips], desc="questions")):
         turns = []
         for label in labels:
-            words = paraphrases(label)
-            query = label if rng.random() < 0.5 else words[int(rng.integers(len(words)))]
-            question = prompt_text("grounding", query, int(rng.integers(len(PROMPTS["grounding"]))))
+            words, prompts = paraphrases(label), len(PROMPTS["grounding"])
+            query = label if not number or rng.random() < 0.5 else words[int(rng.integers(len(words)))]
+            question = prompt_text("grounding", query, int(rng.integers(prompts)) if number else 0)
             turns.append({"question": question, "answer": "none", "event_label": label})
         piece = {"stem_index": int(place), "start": 0.0, "duration": None}
         batch = collator([{"pieces": [piece], "turns": turns}])
@@ -57,15 +73,35 @@ def question_states(model, processor, folder, split, labels, num_clips=16, seed=
     return states
 
 
+def _padded(states):
+    """Return question states, padded, `(num_questions, num_tokens, hidden_size)`, and which tokens are real."""
+    sizes = torch.tensor([len(question) for question in states])
+    padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
+    return padded, torch.arange(padded.shape[1]) < sizes[:, None]
+
+
+def _batch(stems, targets, batch_size, rng):
+    """Return frames `(batch_size, num_frames, stem_size)` and targets `(batch_size, num_frames, num_labels)`.
+
+    A quarter of the clips has another one over it: in each channel the stronger of the two, and what sounds in both.
+    """
+    chosen = np.sort(rng.integers(0, len(stems), batch_size))
+    frames, wanted = torch.from_numpy(stems[chosen].astype(np.float32)), targets[chosen]
+    is_mixed = torch.from_numpy(rng.random(batch_size) < 0.25)[:, None, None]
+    frames = torch.where(is_mixed, torch.maximum(frames, frames.flip(0)), frames)
+    return blank(frames, rng), torch.where(is_mixed, torch.maximum(wanted, wanted.flip(0)), wanted)
+
+
 def train_grounder(
-    model, processor, folder, num_steps=600, batch_size=16, num_absent=3, learning_rate=1e-3, seed=0,
-    split="train_field", resume=None,
+    model, processor, folder, num_steps=1400, batch_size=16, learning_rate=1e-3, seed=0, split="train_field",
+    resume=None,
 ):  # fmt: skip
-    """Train the frame grounder of a model on stored stems, in place; return the labels that it was asked about.
+    """Train the frame grounder of a model on stored stems, in place; return `(labels, question states)`.
+
+    What remains is a running average of the weights, which is steadier than the last of them.
 
     Args:
         folder: stored stems of the split.
-        num_absent: labels that a clip lacks, asked about beside those that it has.
         resume: folder to save to every 25 steps, and to go on from.
     """
     stems, rows = read_stems(folder, split)
@@ -73,42 +109,103 @@ def train_grounder(
     prepare_grounder(model, is_alone=True, frames="stem")
     states = question_states(model.eval(), processor, folder, split, labels, seed=seed)
     targets, _ = frame_targets(rows, labels, stems.shape[1], model.config.frame_rate)
-    heard = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
     head = model.frame_grounder.train()
+    average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, min(0.99, 1 - 10 / num_steps))))
+    both = nn.ModuleList([head, average])
     optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.02)
-    first = load_progress(Path(resume), head, optimizer) if resume else 0
+    first = load_progress(Path(resume), both, optimizer) if resume else 0
     bar = tqdm(range(first, num_steps), initial=first, total=num_steps, desc="frame grounder")
     for step in bar:
         rng = np.random.default_rng([seed, step])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
-        chosen = np.sort(rng.integers(0, len(rows), batch_size))
-        clips, asked = [], []
-        for clip, row in enumerate(chosen):
-            absent = rng.permutation([index for index in range(len(labels)) if index not in heard[row]])
-            for label in [*heard[row], *absent[:num_absent]]:
-                clips.append(clip)
-                asked.append(int(label))
-        questions = [states[labels[label]][int(rng.integers(len(states[labels[label]])))] for label in asked]
-        padded = nn.utils.rnn.pad_sequence(questions, batch_first=True)
-        sizes = torch.tensor([len(question) for question in questions])
-        is_token = torch.arange(padded.shape[1]) < sizes[:, None]
-        frames = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
-        clips = torch.tensor(clips)
-        logits = head(frames, torch.ones(frames.shape[:2], dtype=torch.bool), padded, is_token, clips)
-        wanted = [targets[chosen[clip], :, label] for clip, label in zip(clips, asked, strict=True)]
-        loss = grounder_loss(logits, torch.stack(wanted))
+        frames, wanted = _batch(stems, targets, batch_size, rng)
+        # All labels are asked about, in one wording each, a quarter of the frames: neighbours say much the same.
+        questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in states.values()])
+        heard = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
+        some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 4)])
+        # What is asked about frames in their context no longer depends on their clip.
+        heard, wanted = heard[:, some].flatten(0, 1)[None], wanted[:, some].flatten(0, 1)
+        logits = head.match(heard, questions, is_token, torch.zeros(len(labels), dtype=torch.long))
+        loss = grounder_loss(logits, wanted.T)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
+        average.update_parameters(head)
         if step % 10 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
             logger.info("step %d: loss %.4f", step, loss.item())
         if resume and step % 25 == 24:
-            save_progress(Path(resume), head, optimizer, step + 1)
+            save_progress(Path(resume), both, optimizer, step + 1)
+    head.load_state_dict(average.module.state_dict())
     model.eval()
-    return labels
+    return labels, states
+
+
+@torch.no_grad()
+def score_stems(model, states, labels, folder, split):
+    """Return the scores of all labels in the stored clips of a split, `(num_clips, num_labels, num_frames)`.
+
+    Args:
+        states: by label a list of question states, of which the first is asked.
+    """
+    stems, _ = read_stems(folder, split)
+    questions, is_token = _padded([states[label][0] for label in labels])
+    scores = []
+    for stem in tqdm(stems, desc=f"{split} scores"):
+        frames = torch.from_numpy(stem[None].astype(np.float32))
+        mask, clips = torch.ones(frames.shape[:2], dtype=torch.bool), torch.zeros(len(labels), dtype=torch.long)
+        scores.append(model.frame_grounder(frames, mask, questions, is_token, clips).sigmoid().numpy())
+    return np.stack(scores)
+
+
+def choose_decoder(scores, rows, labels, frame_rate):
+    """Return `(settings, event-based F1)` of the best of [`DECODERS`] on clips: how scores become events.
+
+    The threshold is chosen with the median filter first, then the two lengths.
+    """
+    references = [[Event.from_dict(event) for event in row["events"]] for row in rows]
+
+    def f1(settings):
+        predictions = [
+            [
+                event
+                for label, part in zip(labels, clip, strict=True)
+                for event in frame_events(part, label, frame_rate, **settings)
+            ]
+            for clip in scores
+        ]
+        return event_based_f1(references, predictions)["micro"]["f1"]
+
+    best = {name: values[0] for name, values in DECODERS.items()}
+    for names in (("threshold", "median_filter_s"), ("min_gap_s", "min_length_s")):
+        choices = [
+            best | dict(zip(names, values, strict=True)) for values in product(*(DECODERS[name] for name in names))
+        ]
+        best = max(tqdm(choices, desc="frame decoder"), key=f1)
+    return best, f1(best)
+
+
+def choose_query_threshold(scores, rows, labels, frame_rate, decoder):
+    """Return `(threshold, R@.5, fraction of absent queries rejected)` with the highest sum of the two on clips.
+
+    Asked about are the labels of a clip, and those that its row says to be absent.
+    """
+    lengths = {name: decoder[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
+    asked = []
+    for row, clip in zip(rows, scores, strict=True):
+        for label in sorted({event["event_label"] for event in row["events"]} | set(row["absent"])):
+            events = [Event.from_dict(event) for event in row["events"] if event["event_label"] == label]
+            asked.append((events, clip[labels.index(label)], label))
+    results = []
+    for threshold in QUERY_THRESHOLDS:
+        found = [frame_events(part, label, frame_rate, threshold, **lengths) for _, part, label in asked]
+        present = [(events, said) for (events, *_), said in zip(asked, found, strict=True) if events]
+        recall = recall_at_iou(*zip(*present, strict=True), thresholds=(0.5,))["R@0.5"]
+        rejected = [not said for (events, *_), said in zip(asked, found, strict=True) if not events]
+        results.append((threshold, recall, float(np.mean(rejected))))
+    return max(results, key=lambda result: result[1] + result[2])
 
 
 def main(argv=None):
@@ -117,15 +214,24 @@ def main(argv=None):
     parser.add_argument("--stems", required=True, help="directory of stored stem features")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--split", default="train_field", help="which stems to learn from (default: train_field)")
-    parser.add_argument("--num-steps", type=int, default=600)
+    parser.add_argument("--num-steps", type=int, default=1400)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
     model, processor = load_checkpoint(arguments.checkpoint, dtype="float32")
-    train_grounder(
+    labels, states = train_grounder(
         model, processor, arguments.stems, arguments.num_steps, seed=arguments.seed, split=arguments.split,
         resume=f"{arguments.out}.resume",
     )  # fmt: skip
+    save_checkpoint(model, processor, arguments.out)
+    validation = arguments.split.replace("train", "validation")
+    _, rows = read_stems(arguments.stems, validation)
+    scores = score_stems(model, states, labels, arguments.stems, validation)
+    decoder, f1 = choose_decoder(scores, rows, labels, model.config.frame_rate)
+    logger.info("event-based F1 of detection on %s: %.3f with %s", validation, f1, decoder)
+    threshold, recall, rejected = choose_query_threshold(scores, rows, labels, model.config.frame_rate, decoder)
+    logger.info("queries at %.2f: R@.5 %.3f, %.3f of the absent ones rejected", threshold, recall, rejected)
+    model.config.frame_grounder |= decoder | {"query_threshold": threshold}
     save_checkpoint(model, processor, arguments.out)
 
 

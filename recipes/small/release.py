@@ -1,7 +1,8 @@
 """Write the embedded checkpoint: weights in half precision, training log, scores, and the cards with their figures.
 
-    python -m recipes.small.release --checkpoint runs/small/sft/final --seen runs/small/score_seen/report.json \\
-        --unseen runs/small/score_unseen/report.json --peer runs/small/peer.json
+    python -m recipes.small.release --checkpoint runs/small/grounder --peer runs/small/peer.json \\
+        --field runs/small/score_field/report.json --seen runs/small/score_seen/report.json \\
+        --unseen runs/small/score_unseen/report.json
 
 The tables of README.md and MODEL_CARD.md stand between marks and are written from the reports and from
 `recipes/soundscapes/sounds.json` alone, the figures in the card's metadata too.
@@ -38,15 +39,16 @@ def save_half(model, processor, out) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS, min_score=None):
+def release(checkpoint, field, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS, min_score=None, log=None):
     """Write the checkpoint `out` with all that belongs to it, and the figures into `cards`; the last is its own card.
 
     A new folder takes the place of `out`, whole or not at all. Where code and card were linked they are linked again.
 
     Args:
-        checkpoint: directory that `recipes/training/sft.py` wrote, with its `trainer_state.json`.
-        seen, unseen: reports of the checkpoint on the two tests.
-        peer: report of `recipes/small/yamnet_baseline.py` on both.
+        checkpoint: directory of the trained checkpoint.
+        field, seen, unseen: reports of the checkpoint on the three tests.
+        peer: report of `recipes/small/yamnet_baseline.py` on all of them.
+        log: `trainer_state.json` of the run that trained its answers; by default the log of `out` stays.
         min_score: what the pipeline shall go by; the reports must be of the same.
 
     Raises:
@@ -54,7 +56,8 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
             `min_score`.
     """
     checkpoint, out = Path(checkpoint), Path(out)
-    reports = {name: json.loads(Path(path).read_text()) for name, path in (("seen", seen), ("unseen", unseen))}
+    paths = {"field": field, "seen": seen, "unseen": unseen}
+    reports = {name: json.loads(Path(path).read_text()) for name, path in paths.items()}
     for name, report in reports.items():
         if report.get("failures"):
             raise ValueError(f"{name} has {len(report['failures'])} recordings that failed; score them first.")
@@ -62,16 +65,15 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
             found = report.get("min_score")
             raise ValueError(f"{name} was scored with min_score {found}, not {min_score}; score it again.")
     peers = json.loads(Path(peer).read_text())
-    scores = {
-        f"{NAME}, seen": reports["seen"],
-        f"{NAME}, unseen": reports["unseen"],
-        "YAMNet's own scores, seen": peers["test_seen"],
-        "YAMNet's own scores, unseen": peers["test_unseen"],
-    }
+    scores = {f"{NAME}, {name}": report for name, report in reports.items()}
+    scores |= {f"YAMNet's own scores, {name}": peers[f"test_{name}"] for name in reports}
     model, processor = load_checkpoint(checkpoint, dtype="float32")
     processor.min_score, processor.chunk_length_s = min_score, CHUNK_LENGTH
-    log = json.loads((checkpoint / "trainer_state.json").read_text())
-    steps = [entry for entry in log["log_history"] if "loss" in entry or "train_runtime" in entry]
+    if log is None:
+        lines = (out / "training_log.jsonl").read_text(encoding="utf-8")
+    else:
+        entries = json.loads(Path(log).read_text())["log_history"]
+        lines = "".join(json.dumps(one) + "\n" for one in entries if "loss" in one or "train_runtime" in one)
     # Paths of the machine that scored, and ids of its clips, say nothing to anybody else.
     local = ("model", "data", "label_aliases", "worst_clips", "failures")
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
@@ -84,7 +86,6 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
     is_linked = any(path.is_symlink() for path in out.glob("*.py"))
     with atomic_folder(out, overwrite=True) as folder:
         save_half(model, processor, folder)
-        lines = "".join(json.dumps(entry) + "\n" for entry in steps)
         (folder / "training_log.jsonl").write_text(lines, encoding="utf-8")
         (folder / "scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(Path(cards[-1]).read_text(encoding="utf-8"), encoding="utf-8")
@@ -96,6 +97,8 @@ def release(checkpoint, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS,
 def main(argv=None):
     parser = script_parser(__doc__)
     parser.add_argument("--checkpoint", required=True, help="directory of the trained checkpoint")
+    parser.add_argument("--log", help="trainer_state.json of its fine-tuning (default: keep the log of --out)")
+    parser.add_argument("--field", required=True, help="report.json on the test of the field")
     parser.add_argument("--seen", required=True, help="report.json on the seen test")
     parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
     parser.add_argument("--peer", required=True, help="report of recipes/small/yamnet_baseline.py")

@@ -136,16 +136,17 @@ class YamnetBaseline:
     def tune(self, validation: Sequence[ScoredClip]) -> dict[str, LabelCounts]:
         """Choose every label's decoder by exhaustive search, for the highest micro Eb-F1; return the counts per label.
 
-        Labels that would only raise false alarms get none.
+        Labels that would only raise false alarms get none; those that validation has no event of keep the default.
 
         Raises:
             ValueError: for no clips.
         """
         if not validation:
             raise ValueError("validation is empty: tuning needs clips with reference events.")
-        tried = {label: self._try_decoders(validation, label) for label in tqdm(self.labels, desc="tuning")}
+        known = sorted({event.event_label for clip in validation for event in clip.events} & set(self.labels))
+        tried = {label: self._try_decoders(validation, label) for label in tqdm(known, desc="tuning")}
         chosen = best_for_all(tried)
-        self.decoders = {label: decoder for label, (decoder, _) in chosen.items()}
+        self.decoders |= {label: decoder for label, (decoder, _) in chosen.items()}
         return {label: counts for label, (_, counts) in chosen.items()}
 
     def _try_decoders(self, clips: Sequence[ScoredClip], label: str) -> list[tuple[Decoder | None, LabelCounts]]:
@@ -243,16 +244,16 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--tune-split", default="validation")
     parser.add_argument("--test-splits", nargs="+", default=["test_seen", "test_unseen"])
     arguments = parser.parse_args(argv)
-    clips = load_clips(arguments.data, split=arguments.tune_split, needs_audio=True)
-    baseline = YamnetBaseline(arguments.weights, labels_of(clips))
-    tuned = baseline.tune(score_clips(baseline, clips))
+    splits = [arguments.tune_split, *arguments.test_splits]
+    by_split = {split: load_clips(arguments.data, split=split, needs_audio=True) for split in splits}
+    baseline = YamnetBaseline(arguments.weights, labels_of(clip for clips in by_split.values() for clip in clips))
+    tuned = baseline.tune(score_clips(baseline, by_split[arguments.tune_split]))
     report = {
         "decoders": {label: decoder and asdict(decoder) for label, decoder in baseline.decoders.items()},
         arguments.tune_split: {"eb_f1_micro": total_counts(list(tuned.values())).f1},
     }
     for split in arguments.test_splits:
-        clips = load_clips(arguments.data, split=split, needs_audio=True)
-        report[split] = report_of(baseline, clips, score_clips(baseline, clips))
+        report[split] = report_of(baseline, by_split[split], score_clips(baseline, by_split[split]))
         detection = report[split]["detection"]
         logger.info("%s: Eb-F1 micro %.4f, macro %.4f", split, *(detection[a]["f1"] for a in ("micro", "macro")))
     Path(arguments.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ rewarded by the adaptive temporal reward of `rewards.py`, and by others whose we
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
@@ -20,11 +20,13 @@ from trl import GRPOConfig, ModelConfig, TrlParser
 from processing.audio_io import load_audio
 from recipes.arguments import option
 from recipes.data.questions import GRPO, questions
+from recipes.evaluation.best_of_k import read_difficulties
 from recipes.training.adapter import adapter_config, load_policy, save_trained
 from recipes.training.data_arguments import DataArguments
 from recipes.training.dry_run import NUM_ROWS, describe_run, dry_run_arguments, grpo_lengths, load_outline
 from recipes.training.freezing import freeze_audio, freeze_time_embeddings
 from recipes.training.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
+from recipes.training.reward_functions import reward_functions
 from recipes.training.rewards import REWARDS
 from recipes.training.sharding import check_training
 
@@ -47,6 +49,25 @@ class GRPOArguments(DataArguments):
     format_weight: float = option(0.0, "weight of the reward for the canonical grammar")
     count_weight: float = option(0.0, "weight of the reward for the correct number of events")
     rejection_weight: float = option(0.0, "weight of the reward for rejecting queries that are absent, and no others")
+    reward: list[str] = field(
+        default_factory=list,
+        metadata={"help": "rewards of your own: module:function or module:function:weight, several if need be"},
+    )
+    constrained: bool = option(False, "sample only answers that can be read, as the pipeline does")
+    logprobs_mode: str = option(
+        "processed_logprobs",
+        "log-probabilities of constrained answers: among the tokens that the constraint allows (processed_logprobs), "
+        "or among all (raw_logprobs)",
+    )
+    answer_min_score: float | None = option(
+        None, "reward answers as they are shipped, without detected events whose score is lower; default: all events"
+    )
+    drop_tied_groups: bool = option(False, "leave groups whose answers are all worth the same out of the update")
+    curriculum: str | None = option(
+        None,
+        "folder that recipes.evaluation.best_of_k wrote: ask only what some of its samples answer better than others, "
+        "the easiest first",
+    )
     shared_prefix: bool | None = option(
         None, "compute each prompt once for all its answers; default: where the attention implementation supports it"
     )
@@ -65,10 +86,12 @@ def load_prompts(arguments, processor, seed, limit=None):
     clips = arguments.load_clips(limit, needs_audio=True)
     tasks = tuple(task.strip() for task in arguments.tasks.split(","))
     policy = arguments.question_policy(GRPO, clips, tasks=tasks, seed=(seed,))
-    failures = []
+    failures, durations = [], {}
     for path in tqdm(sorted({clip.audio for clip in clips}), desc="decoding"):
         try:
-            processor.check_audio([load_audio(path, processor.sampling_rate)])
+            waveform = load_audio(path, processor.sampling_rate)
+            processor.check_audio([waveform])
+            durations[path] = len(waveform) / processor.sampling_rate
         except (OSError, ValueError) as error:
             failures.append(f"{path}: {error}")
     if failures:
@@ -79,13 +102,25 @@ def load_prompts(arguments, processor, seed, limit=None):
         for question in questions(clip, policy):
             blocks = [{"type": "audio", "audio": clip.audio}, {"type": "text", "text": question.text}]
             events = [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in question.reference]
-            name = "/".join(filter(None, question.key))
-            chat = {"id": name, "prompt": [{"role": "user", "content": blocks}]}
-            prompts.append(chat | {"task": question.task, "query": question.query, "events": events})
+            chat = {"id": _name(question.key), "prompt": [{"role": "user", "content": blocks}]}
+            chat |= {"task": question.task, "query": question.query, "events": events}
+            prompts.append(chat | {"duration": durations[clip.audio]})
     if not prompts:
         kinds = ", ".join(sorted({clip.task for clip in clips}))
         raise ValueError(f"tasks is {arguments.tasks!r}, but data has {kinds} clips, which answer none of them.")
+    if arguments.curriculum:
+        found = read_difficulties(arguments.curriculum, clips, policy, arguments.answer_min_score)
+        difficulties = {_name(key): difficulty for key, difficulty in found.items()}
+        num_prompts, prompts = len(prompts), [prompt for prompt in prompts if prompt["id"] in difficulties]
+        logger.info("%d of %d prompts have answers of different worth in the curriculum", len(prompts), num_prompts)
+        if not prompts:
+            raise ValueError(f"curriculum is {arguments.curriculum!r}, whose samples answer none of the questions.")
+        prompts.sort(key=lambda prompt: difficulties[prompt["id"]])
     return Dataset.from_list(prompts)
+
+
+def _name(key):
+    return "/".join(filter(None, key))
 
 
 def main(argv: list[str] | None = None):
@@ -116,8 +151,12 @@ def main(argv: list[str] | None = None):
     training.generation_kwargs = {"suppress_tokens": suppressed} | (training.generation_kwargs or {})
     # With beta > 0 TRL loads the reference again, by the code of the checkpoint.
     training.trust_remote_code = training.trust_remote_code or training.beta > 0
-    extra = [name for name in EXTRA_REWARDS if getattr(arguments, f"{name}_weight")]
-    training.reward_weights = [1.0, 0.0, 0.0, *(getattr(arguments, f"{name}_weight") for name in extra)]
+    # The main and the auxiliary reward count in the adaptive one.
+    own = [(adaptive_temporal_reward, 1.0), (REWARDS["event_f1"], 0.0), (REWARDS["auxiliary"], 0.0)]
+    extra = ((name, getattr(arguments, f"{name}_weight")) for name in EXTRA_REWARDS)
+    own += [(REWARDS[name], weight) for name, weight in extra if weight]
+    functions, training.reward_weights = reward_functions(own, arguments.reward)
+    training.shuffle_dataset = training.shuffle_dataset and not arguments.curriculum
     is_adapter = isinstance(model, PeftModel)
     if is_adapter and model_arguments.use_peft:
         logger.warning("%r is an adapter: its settings hold, not lora_*.", model_arguments.model_name_or_path)
@@ -128,7 +167,7 @@ def main(argv: list[str] | None = None):
         freeze_time_embeddings(model)
     trainer = TimeProGRPOTrainer(
         model=model,
-        reward_funcs=[adaptive_temporal_reward, *(REWARDS[name] for name in ("event_f1", "auxiliary", *extra))],
+        reward_funcs=functions,
         args=training,
         train_dataset=dataset,
         processing_class=processor,
@@ -136,6 +175,10 @@ def main(argv: list[str] | None = None):
         tie_break=arguments.tie_break,
         auxiliary_weight=arguments.auxiliary_weight,
         shared_prefix=arguments.shared_prefix,
+        constrained=arguments.constrained,
+        logprobs_mode=arguments.logprobs_mode,
+        answer_min_score=arguments.answer_min_score,
+        drop_tied_groups=arguments.drop_tied_groups,
     )
     check_training(trainer)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)

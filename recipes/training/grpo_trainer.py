@@ -5,18 +5,29 @@ policy are computed without it. Here the embeddings of a clip travel with its an
 """
 
 import logging
+from contextlib import nullcontext
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import pad, split_tensor_dict
 
 from modeling_timepro.modeling_timepro import CACHE_NAME
-from recipes.training.collator import mask_for
+from recipes.evaluation.best_of_k import TIED_RANGE
+from recipes.training.answer_sampling import (
+    LOGPROBS_MODES,
+    TaskConstraints,
+    TokenLogProbs,
+    agreement,
+    shipped_answer,
+)
+from recipes.training.answer_scoring import joined, score_answers
 from recipes.training.freezing import NoDecayOnTicks
 from recipes.training.grpo_resume import EpochSampler, ResumeGeneration
-from recipes.training.packing import pack_answers
+from recipes.training.packed_sampling import sample_packed
 from recipes.training.rewards import adaptive_reward, check_tie_break
 from recipes.training.sharding import check_generation, gather_for
 
@@ -24,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 # What takes a mask of its own for every row. Others know causal masks alone.
 BLOCK_MASK_ATTENTION = ("sdpa", "eager")
+# Encoded audio that is kept for later questions about the same recordings.
+FRAME_BYTES = 2**28
 
 
 def adaptive_temporal_reward(completions, **kwargs):
@@ -41,10 +54,21 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         tie_break, auxiliary_weight: see [`adaptive_reward`].
         shared_prefix: score the answers of a prompt in one sequence, see `packing.py`; by default where
             the attention implementation can.
+        constrained: sample answers that the pipeline's constraint allows. Rows need a `duration` in seconds.
+        logprobs_mode: log-probabilities of constrained answers in the old, the reference and the current policy: among
+            the tokens that were allowed (`processed_logprobs`), which is what answers are sampled from, or among all.
+        answer_min_score: reward answers as they are shipped, without detected events of a lower score; `None` for all
+            that they say.
+        drop_tied_groups: leave groups whose rewards are all equal out of the update.
     """
 
-    def __init__(self, *args, tie_break="product", auxiliary_weight=1.0, shared_prefix=None, **kwargs):
+    def __init__(
+        self, *args, tie_break="product", auxiliary_weight=1.0, shared_prefix=None, constrained=False,
+        logprobs_mode="processed_logprobs", answer_min_score=None, drop_tied_groups=False, **kwargs,
+    ):  # fmt: skip
         check_tie_break(tie_break)
+        if logprobs_mode not in LOGPROBS_MODES:
+            raise ValueError(f"logprobs_mode is {logprobs_mode!r}; choose one of {', '.join(LOGPROBS_MODES)}.")
         super().__init__(*args, **kwargs)
         check_generation(self.is_fsdp_enabled, hasattr(self.model, "get_base_model"))
         if self.args.per_device_train_batch_size % self.num_generations:
@@ -65,8 +89,17 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         if shared_prefix is None and not can_share:
             logger.warning("Prompts are computed once per answer: attention %r takes no mask per row.", attention)
         self.shared_prefix = can_share if shared_prefix is None else shared_prefix
-        # The audio of the rows that are being generated or scored; one object for all answers to a prompt.
-        self._clips = None
+        self.constrained, self.logprobs_mode, self.answer_min_score = constrained, logprobs_mode, answer_min_score
+        self.drop_tied_groups = drop_tied_groups
+        # Other attention than to all that came before, and processes that must take equally many steps, cannot.
+        layers = getattr(self._base_model.config.text_config, "layer_types", None) or ()
+        is_split = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        self._can_pack = self.shared_prefix and not is_split and set(layers) <= {"full_attention"}
+        # Of the rows that are being generated or scored: their audio, one object for all answers to a prompt; banned
+        # tokens, as masks and the mask of each token; and for the rewards the rows themselves and what is shipped.
+        self._clips = self._banned = self._rows = self._shipped = None
+        # What a frozen tower has encoded, by the sources of a prompt.
+        self._frames = {}
 
     @property
     def _base_model(self):
@@ -91,7 +124,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         )
 
     def _tokenize_prompts(self, prompts):
-        """Process each prompt once for all its answers, and encode every clip once."""
+        """Process each prompt once for all its answers, and encode every clip once, also for later batches."""
         size = self.num_generations if self.model.training else self.num_generations_eval
         unique = prompts[::size]
         if any(prompt != unique[index // size] for index, prompt in enumerate(prompts)):
@@ -99,7 +132,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
                 f"a batch of {len(prompts)} prompts is not made of groups of {size} equal ones; make the batch of each "
                 "process a multiple of num_generations."
             )
-        encoded, ids, clips = {}, [], []
+        encoded, ids, clips = {} if self._is_audio_trained else self._frames, [], []
         for prompt in unique:
             inputs = self.processing_class.apply_chat_template(
                 [prompt],
@@ -119,7 +152,12 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             )
             if sources not in encoded:
                 encoded[sources] = self._encode(inputs)
+            # The last used is the last to be forgotten.
+            encoded[sources] = encoded.pop(sources)
             clips.append(encoded[sources])
+        num_bytes = sum(part.nbytes for clip in encoded.values() for part in clip.values())
+        while num_bytes > FRAME_BYTES and len(encoded) > len(unique):
+            num_bytes -= sum(part.nbytes for part in encoded.pop(next(iter(encoded))).values())
         self._clips = [clips[index // size] for index in range(len(prompts))]
         return [ids[index // size] for index in range(len(prompts))], None, {}
 
@@ -167,37 +205,91 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
                 **clips,
             )
             cache = outputs[CACHE_NAME]
-            cache.batch_repeat_interleave(num_generations)
-            sequences = model.generate(
-                input_ids=ids.repeat_interleave(num_generations, 0),
-                attention_mask=mask.repeat_interleave(num_generations, 0),
-                generation_config=self.generation_config,
-                **{CACHE_NAME: cache},
-            )
+            own, constraint, sampled = processors = self._processors(len(prompt_ids), ids.shape[1])
+            inputs, hook = {"input_ids": ids.repeat_interleave(num_generations, 0)}, nullcontext()
+            if self._can_pack:
+                decode = partial(sample_packed, cache=cache, prompt_mask=mask, hear=own and own.hear)
+                inputs["custom_generate"] = decode
+            else:
+                cache.batch_repeat_interleave(num_generations)
+                inputs[CACHE_NAME] = cache
+                if own:
+                    head = model.get_output_embeddings()
+                    hook = head.register_forward_hook(lambda *call: own.hear(call[-1][:, -1]))
+            with hook:
+                sequences = model.generate(
+                    **inputs,
+                    attention_mask=mask.repeat_interleave(num_generations, 0),
+                    generation_config=self.generation_config,
+                    logits_processor=[processor for processor in processors if processor],
+                )
         answers = []
         for row in sequences[:, ids.shape[1] :].tolist():
             end = next((i + 1 for i, token in enumerate(row) if token in self.eos_token_ids), len(row))
             answers.append(row[:end])
-        return answers, None
+        if constraint and self.logprobs_mode == "processed_logprobs":
+            masks, steps = constraint.banned_tokens()
+            self._banned = [(masks, row[: len(answer)]) for row, answer in zip(steps, answers, strict=True)]
+        if own:
+            self._shipped = self._ship(answers, *own.finish(sequences))
+        log_probs, _ = sampled.finish(sequences)
+        return answers, [row[: len(answer)] for row, answer in zip(log_probs.tolist(), answers, strict=True)]
+
+    def _processors(self, num_rows, prompt_length):
+        """Return what keeps the model's own log-probabilities, constrains, and keeps those sampled from; or `None`."""
+        own = constraint = None
+        if self.answer_min_score is not None:
+            # In digits a time is several tokens, and has no distribution of its own.
+            in_ticks = self.processing_class.answer_format == "ticks"
+            own = TokenLogProbs(ticks=self._base_model.config.time_token_ids if in_ticks else None)
+        if self.constrained:
+            tasks, durations = ([row[name] for row in self._rows] for name in ("task", "duration"))
+            constraint = TaskConstraints(self.processing_class, tasks, durations, prompt_length, self.eos_token_ids)
+        return own, constraint, TokenLogProbs(self.temperature)
+
+    def _ship(self, answers, log_probs, times):
+        times = [None] * len(answers) if times is None else times.cpu()
+        return [
+            shipped_answer(
+                self.processing_class, answer, own[: len(answer)], ticks if ticks is None else ticks[: len(answer)],
+                row["task"], row["query"], self.answer_min_score, answer[-1] not in self.eos_token_ids,
+            )
+            for answer, own, ticks, row in zip(answers, log_probs.tolist(), times, self._rows, strict=True)
+        ]  # fmt: skip
 
     def _generate_and_score_completions(self, inputs):
-        """Add to the batch the clips of every row, and what it is called."""
+        """Add to the batch the clips of every row, and what it is called; drop groups that teach nothing."""
+        self._rows, self._banned, self._shipped = inputs, None, None
         outputs = super()._generate_and_score_completions(inputs)
         outputs["clips"], self._clips = self._clips, None
+        if self._banned is not None:
+            outputs["banned"], self._banned = self._banned, None
         outputs["names"] = [row_name(row) for row in inputs]
+        if self.drop_tied_groups and self.model.training:
+            start = self.accelerator.process_index * len(inputs)
+            kept = ~self._is_tied[start : start + len(inputs)]
+            outputs["completion_mask"] = outputs["completion_mask"] * kept[:, None]
+            outputs["num_items_in_batch"] = self.accelerator.gather(outputs["completion_mask"].sum()).sum()
         return outputs
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         """Fill in the adaptive reward, for which groups must be whole: over the rewards of all processes."""
+        if self._shipped is not None:
+            completions = [
+                said if text is None else text if isinstance(said, str) else [{"role": "assistant", "content": text}]
+                for said, text in zip(completions, self._shipped, strict=True)
+            ]
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         is_adaptive = self.reward_func_names[0] == adaptive_temporal_reward.__name__
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        metrics = self._metrics["train" if self.model.training else "eval"]
         if is_adaptive:
-            size = self.num_generations if self.model.training else self.num_generations_eval
             main, auxiliary = (rewards[:, column].view(-1, size) for column in (1, 2))
             adaptive, tied = adaptive_reward(main, auxiliary, self.tie_break, self.auxiliary_weight)
             rewards[:, 0] = adaptive.flatten()
-            mode = "train" if self.model.training else "eval"
-            self._metrics[mode]["tied_groups"].append(tied.float().mean().item())
+            metrics["tied_groups"].append(tied.float().mean().item())
+            metrics["all_right_groups"].append((main == 1).all(1).float().mean().item())
+            metrics["all_wrong_groups"].append((main == 0).all(1).float().mean().item())
         # A reward may leave out what is not its task (`None`, here NaN), but not all of them, nor those that guide.
         broken = rewards.isinf().any(1) | rewards.isnan().all(1) | (is_adaptive & rewards[:, :3].isnan().any(1))
         if broken.any():
@@ -205,6 +297,15 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             first = broken.nonzero()[0].item()
             values = dict(zip(self.reward_func_names, rewards[first].tolist(), strict=True))
             raise ValueError(f"a reward is not finite: {values} for the answer to {names[first]}")
+        groups = (rewards * self.reward_weights.to(rewards.device)).nansum(1).view(-1, size)
+        is_tied = groups.amax(1) - groups.amin(1) < TIED_RANGE
+        self._is_tied = is_tied.repeat_interleave(size)
+        metrics["dropped_groups"].append(is_tied.float().mean().item() if self.drop_tied_groups else 0.0)
+        tasks = gather_object([row.get("task") for row in inputs])
+        for task in sorted(set(tasks) - {None}):
+            mine = rewards[torch.tensor([name == task for name in tasks], device=rewards.device)]
+            for name, mean in zip(self.reward_func_names, mine.nanmean(0).tolist(), strict=True):
+                metrics[f"rewards/{task}/{name}"].append(mean)
         return rewards
 
     def _prepare_inputs(self, generation_batch):
@@ -223,9 +324,15 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         return self._buffered_inputs[self._step % steps]
 
     def _compute_loss(self, model, inputs):
-        self._clips = inputs["clips"]
+        self._clips, self._banned = inputs["clips"], inputs.get("banned")
         loss = super()._compute_loss(model, inputs)
-        self._clips = None
+        self._clips = self._banned = None
+        # Old log-probabilities are computed where answers are used after an update. Else these are of the same weights.
+        trained = inputs.get("old_per_token_logps", self._log_probs)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if (sampled := inputs.get("sampling_per_token_logps")) is not None:
+            for name, value in agreement(self.accelerator, sampled, trained, inputs["completion_mask"]).items():
+                metrics[f"sampling/sampling_logp_difference/{name}"].append(value)
         if not loss.isfinite():
             texts = self._tokenizer.batch_decode(inputs["completion_ids"], skip_special_tokens=True)
             listed = "".join(f"\n  {name}: {text!r}" for name, text in zip(inputs["names"], texts, strict=True))
@@ -237,61 +344,32 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
     ):
         """Return log-probabilities and entropies `(batch, logits_to_keep)` of the answers, given the audio."""
         batch_size = batch_size or len(input_ids)
-        parts = [
-            self._score(model, input_ids[rows], attention_mask[rows], logits_to_keep, self._clips[rows])
-            for rows in (slice(start, start + batch_size) for start in range(0, len(input_ids), batch_size))
-        ]
-        log_probs, entropies = (torch.cat(values) if values[0] is not None else None for values in zip(*parts))
-        return log_probs, entropies if compute_entropy else None, None
-
-    def _score(self, model, input_ids, attention_mask, width, clips):
-        prompt_width = input_ids.shape[1] - width
-        kept = attention_mask.bool()
-        prompts = [ids[:prompt_width][mask[:prompt_width]] for ids, mask in zip(input_ids, kept, strict=True)]
-        if not self.shared_prefix:
-            labels = input_ids.masked_fill(~kept, -100)
-            labels[:, :prompt_width] = -100
+        # What was dropped or cut short need not be computed; but something must be, for the gradient's sake.
+        filled = attention_mask[:, -logits_to_keep:].any(1).nonzero()[:, 0].tolist() or [0]
+        settings = self._base_model, self.shared_prefix, self.temperature, self._tokenizer.pad_token_id
+        parts = []
+        for start in range(0, len(filled), batch_size):
+            rows = filled[start : start + batch_size]
+            clips, banned = ([kept[r] for r in rows] if kept else None for kept in (self._clips, self._banned))
             with self.accelerator.autocast():
-                outputs = model(
-                    input_ids=input_ids,
-                    attention_mask=attention_mask,
-                    labels=labels,
-                    fused_lm_head=True,
-                    **joined(clips),
+                parts.append(
+                    score_answers(
+                        model, input_ids[rows], attention_mask[rows], logits_to_keep, clips, banned, *settings
+                    )
                 )
-            entropy = outputs.entropy
-            return outputs.log_probs[:, -width:], None if entropy is None else entropy[:, -width:]
-        # Rows of one prompt hold the same clips; equal prompts about other clips are others.
-        keys = [(id(clip), tuple(prompt.tolist())) for clip, prompt in zip(clips, prompts, strict=True)]
-        positions = {}
-        owners = [positions.setdefault(key, len(positions)) for key in keys]
-        firsts = [owners.index(position) for position in positions.values()]
-        answers = [ids[prompt_width:][mask[prompt_width:]] for ids, mask in zip(input_ids, kept, strict=True)]
-        packed = pack_answers([prompts[row] for row in firsts], answers, owners, self._tokenizer.pad_token_id)
-        model_config, mask = self._base_model.config, packed.inputs["attention_mask"]
-        packed.inputs["attention_mask"] = mask_for(model_config._attn_implementation, mask, self._base_model.dtype)
-        with self.accelerator.autocast():
-            outputs = model(**packed.inputs, fused_lm_head=True, **joined([clips[row] for row in firsts]))
-        entropy = outputs.entropy
-        return packed.unpack(outputs.log_probs, width), None if entropy is None else packed.unpack(entropy, width)
+        index = torch.tensor(filled, device=input_ids.device)
+        log_probs, entropies = (
+            None if values[0] is None
+            else values[0].new_zeros(len(input_ids), logits_to_keep).index_copy(0, index, torch.cat(values))
+            for values in zip(*parts, strict=True)
+        )  # fmt: skip
+        self._log_probs = log_probs.detach()
+        return log_probs, entropies if compute_entropy else None, None
 
 
 def row_name(row):
     """Return what a row of the data set is called in messages: its id, else its question."""
     return row["id"] if row.get("id") is not None else str(row["prompt"])
-
-
-def joined(clips):
-    """Return the clips of several prompts as arguments of the model, features padded to the longest."""
-    names = {name for clip in clips for name in clip}
-    arguments = {}
-    for name in names:
-        parts = [clip[name] for clip in clips if name in clip]
-        if name != "audio_embeds":
-            longest = max(part.shape[-1] for part in parts)
-            parts = [torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in parts]
-        arguments[name] = torch.cat(parts)
-    return arguments
 
 
 def reordered(values, order):

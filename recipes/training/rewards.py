@@ -10,7 +10,7 @@ import torch
 
 from processing.answer_text import parse_events
 from processing.events import Event
-from recipes.scoring import event_f1, has_right_count, text_meteor, union_iou
+from recipes.scoring import event_f1, has_right_count, label_iou, text_meteor, union_iou
 
 TIE_BREAKS = ("product", "sum", "none")
 # Below this variance of the main reward a group counts as tied (arXiv 2604.13715).
@@ -47,7 +47,7 @@ def event_f1_reward(completions, task, events, query=None, **kwargs) -> list[flo
 
 def iou_reward(completions, task, events, query=None, **kwargs) -> list[float]:
     """Return the IoU of the unions of intervals, in detection its mean over the labels that either side names."""
-    return [_label_iou(wanted, found, name) for name, wanted, found in read_answers(completions, task, events, query)]
+    return [_iou(*answer) for answer in read_answers(completions, task, events, query)]
 
 
 def auxiliary_reward(completions, task, events, query=None, **kwargs) -> list[float]:
@@ -56,7 +56,7 @@ def auxiliary_reward(completions, task, events, query=None, **kwargs) -> list[fl
     METEOR here aligns equal words and stems, but no synonyms, so that no data need be there.
     """
     return [
-        text_meteor(wanted, found, synonyms=False) if name == "captioning" else _label_iou(wanted, found, name)
+        text_meteor(wanted, found, synonyms=False) if name == "captioning" else _iou(name, wanted, found)
         for name, wanted, found in read_answers(completions, task, events, query)
     ]
 
@@ -121,13 +121,5 @@ def check_tie_break(tie_break):
         raise ValueError(f"tie_break is {tie_break!r}; choose one of {', '.join(TIE_BREAKS)}.")
 
 
-def _label_iou(wanted, found, task) -> float:
-    if found is None:
-        return 0.0
-    if task != "detection":
-        return union_iou(wanted, found)
-    labels = {event.event_label for event in (*wanted, *found)}
-    if not labels:
-        return 1.0
-    parts = ([[e for e in side if e.event_label == label] for side in (wanted, found)] for label in sorted(labels))
-    return sum(union_iou(*pair) for pair in parts) / len(labels)
+def _iou(task, wanted, found):
+    return (label_iou if task == "detection" else union_iou)(wanted, found)

@@ -30,8 +30,9 @@ from trl import GRPOConfig  # noqa: E402
 from trl.models import unwrap_model_for_generation  # noqa: E402
 
 from recipes.conversion.checkpoint import load_checkpoint  # noqa: E402
+from recipes.training.answer_scoring import joined  # noqa: E402
 from recipes.training.freezing import freeze_time_embeddings  # noqa: E402
-from recipes.training.grpo_trainer import TimeProGRPOTrainer, joined  # noqa: E402
+from recipes.training.grpo_trainer import TimeProGRPOTrainer  # noqa: E402
 
 DEFAULT_MODEL = ROOT / "recipes" / "checkpoints" / "timepro-small"
 PATHS = ("per_answer", "shared")
