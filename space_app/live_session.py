@@ -27,8 +27,8 @@ class LiveSession:
     def __init__(self, pipe, queries: list[str] | None, max_seconds: float):
         self.pipe, self.queries, self.max_seconds = pipe, queries, max_seconds
         self.events: dict[int, dict] = {}
-        self.num_seconds = self.heard = self.num_lost = 0.0
-        self._start = time.monotonic()
+        self.num_seconds = self.heard = 0.0
+        self.touched = time.monotonic()
         self.error: str | None = None
         self.is_over = False
         self._chunks = queue.Queue()
@@ -42,10 +42,7 @@ class LiveSession:
         return self._thread.is_alive()
 
     def put(self, rate: int, samples: np.ndarray) -> None:
-        """Take the next sound, `(num_samples,)` or `(num_samples, num_channels)`; after the end it is left out.
-
-        `num_lost` is how many seconds more than that have passed.
-        """
+        """Take the next sound, `(num_samples,)` or `(num_samples, num_channels)`; after the end it is left out."""
         if self.is_over:
             return
         seconds = len(samples) / rate
@@ -53,7 +50,6 @@ class LiveSession:
         if seconds >= left:
             samples = samples[: max(0, round(left * rate))]
         self.num_seconds += len(samples) / rate
-        self.num_lost = max(self.num_lost, time.monotonic() - self._start - self.num_seconds)
         self._chunks.put((rate, samples))
         if seconds >= left:
             self.finish()
