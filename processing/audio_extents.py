@@ -43,8 +43,10 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     """Return how far the recording reaches that begins at `start`; bytes that are no sound are added to `faults`."""
     end = None
     if known.name in ("wav", "w64", "aiff", "au", "caf"):
-        ends = (end for end in chunk_ends(file, start) if start < end < file.length)
-        end = next((end for end in ends if _begins_recording(file, end)), None)
+        ends = list(chunk_ends(file, start))
+        end = next((end for end in ends if start < end < file.length and _begins_recording(file, end)), None)
+        if end is None and any(0 <= end - file.length <= 8 for end in ends):
+            end = file.length
     elif known.name == "flac":
         return _flac_extent(file, start, known.joint)
     elif known.name in FORMAT_PARTS:

@@ -42,6 +42,8 @@ def find_samples(file: Section, start: int, open_sound: Callable, faults: list[s
     if (found := _sample_bytes(file, start, magic, open_sound)) is None:
         return None
     position, declared, (rate, channels, subtype, endian) = found
+    if subtype == "NMS_ADPCM":
+        return SoundPart(start, file.length, {}, None)
     width = channels * WIDTHS.get(subtype, 0)
     if not width or not rate:
         return None
@@ -108,7 +110,9 @@ def _sample_bytes(file, start, magic, open_sound):
             tag, channels, rate, _, size = struct.unpack(layout[0] + "HHIIH", file.at(position, 14).ljust(14, b"\0"))
             if tag == 0xFFFE and length >= 26:
                 tag = struct.unpack(layout[0] + "H", file.at(position + 24, 2).ljust(2, b"\0"))[0]
-            shape = rate, channels, WAVE_TAGS.get(tag, {}).get(size // max(1, channels)), endian
+            # FFmpeg takes it for AMR.
+            subtype = "NMS_ADPCM" if tag == 0x38 else WAVE_TAGS.get(tag, {}).get(size // max(1, channels))
+            shape = rate, channels, subtype, endian
         elif name in (b"data", b"ssnd"):
             if name == b"ssnd":
                 skipped = 8 + struct.unpack(">I", file.at(position, 4).ljust(4, b"\0"))[0]

@@ -59,7 +59,7 @@ def first_line(path) -> str:
     return next(lines, "").rstrip("\r\n")
 
 
-def read_table(path, columns, delimiter, other_formats="", optional=()) -> Iterator[tuple[str, dict]]:
+def read_table(path, columns, delimiter, other_formats="", optional=(), numbers=()) -> Iterator[tuple[str, dict]]:
     """Yield `(position, {column: text})` for the rows of a table whose header names its columns.
 
     Columns may be in any order, and their names in capitals; blanks around fields are left out.
@@ -70,6 +70,7 @@ def read_table(path, columns, delimiter, other_formats="", optional=()) -> Itera
         other_formats: what else to say about a wrong delimiter.
         optional: further columns that there may be. Unknown ones are an error, for they may change what a row means:
             AudioSet's framed labels have one that says `NOT_PRESENT`. `None`: any others.
+        numbers: columns by which a first row is known that is no header, but has numbers there.
 
     Raises:
         ValueError: a wrong delimiter, missing, unknown or repeated columns, or a row of another length.
@@ -89,10 +90,16 @@ def read_table(path, columns, delimiter, other_formats="", optional=()) -> Itera
         # A quoted field may span lines; a row is named by its first.
         fields, where = [field.strip() for field in fields], f"{path}, line {first}"
         if header is None:
-            if fields:
+            row = dict(zip(columns, fields))
+            if fields and not (numbers and all(_NUMBER.fullmatch(row.get(name, "")) for name in numbers)):
                 header = [known.get(field.casefold(), field) for field in fields]
                 _check_header(header, columns, optional, delimiter, where, other_formats)
-        elif fields:
+                continue
+            header = list(columns) if fields else None
+        if fields:
+            # Spreadsheets may write empty fields behind the last column.
+            while len(fields) > len(header) and not fields[-1]:
+                fields.pop()
             if len(fields) != len(header):
                 raise ValueError(
                     f"{where} has {len(fields)} fields, but the header names {len(header)} columns "
@@ -209,7 +216,7 @@ def read_event_table(path, delimiter: str, hint: str = "") -> Iterator[dict]:
         ValueError: a malformed line.
     """
     recordings, first = {}, {}
-    for where, fields in read_table(path, COLUMNS, delimiter, hint, ("score",)):
+    for where, fields in read_table(path, COLUMNS, delimiter, hint, ("score",), ("onset", "offset")):
         filename, score = fields["filename"], fields.get("score", "")
         if not filename.strip():
             raise ValueError(f"{where}: filename is {filename!r}; give the name of the recording.")

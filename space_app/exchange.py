@@ -1,4 +1,4 @@
-"""Formats of other programs that no checkpoint reads: WebVTT, SubRip, RTTM, TextGrid, ELAN and JAMS.
+"""Formats of other programs that no checkpoint reads: WebVTT, SubRip, RTTM, TextGrid, ELAN, JAMS and Raven's tables.
 
 The page and the command share them. A format is like those of the checkpoint's `annotations.py`, whose functions take
 it in place of a name: `pipe.format_annotations(result, EXCHANGE_FORMATS["rttm"])`.
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from space_app.exchange_elan import format_eaf, format_elan, is_elan, read_eaf, read_elan
 from space_app.exchange_jams import format_jams, read_jams
 from space_app.exchange_praat import format_textgrid, read_textgrid
+from space_app.exchange_raven import is_raven, read_raven
 from space_app.exchange_rttm import format_rttm, read_rttm
 from space_app.exchange_subtitles import read_srt, read_vtt
 
@@ -19,7 +20,7 @@ from space_app.exchange_subtitles import read_srt, read_vtt
 class ExchangeFormat(NamedTuple):
     """Say what a format holds; `package` must be installed, see `AnnotationFormat` for the others.
 
-    `format` is `None` where the checkpoint writes it.
+    `format` is `None` where the checkpoint writes it, or nobody does.
     """
 
     name: str
@@ -51,8 +52,10 @@ def is_installed(kind: ExchangeFormat) -> bool:
 
 
 def guess_exchange_format(path: str | os.PathLike) -> ExchangeFormat | None:
-    """Return the format that a file's suffix names, or ELAN's text by its first line; `None` if it is another."""
+    """Return the format that a suffix names, or ELAN's text and Raven's tables by their first line, or `None`."""
     suffix = os.path.splitext(path)[1].lower()
+    if suffix in (".txt", ".tsv", ".csv") and is_raven(path):
+        return ExchangeFormat("raven", suffix, True, True, None, read_raven)
     if suffix in (".txt", ".tsv"):
         return EXCHANGE_FORMATS["elan"] if is_elan(path) else None
     return next((kind for kind in EXCHANGE_FORMATS.values() if kind.suffix.lower() == suffix), None)

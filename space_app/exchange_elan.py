@@ -1,4 +1,4 @@
-"""Events of one recording for ELAN: its tab-delimited text, and its own `.eaf` through pympi. Times are to the ms.
+"""Events of one recording for ELAN: its tab-delimited text, and its `.eaf`, which pympi writes. Times are to the ms.
 
 Text as ELAN exports it names its columns, `Tier`, `Begin Time - ss.msec`, `End Time - ss.msec`, ..., `Annotation`, each
 time in every format that was ticked; or has a column for each tier in place of the last; or has no header. The layouts
@@ -12,11 +12,11 @@ import contextlib
 import csv
 import re
 import tempfile
-import warnings
 from pathlib import Path
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
-from space_app.exchange_text import text_lines
+from space_app.exchange_text import finite_number, text_lines
 from space_app.exchange_tiers import needs_label, split_tiers, whole_milliseconds
 
 ELAN_COLUMNS = ("Tier", "Begin Time - ss.msec", "End Time - ss.msec", "Annotation")
@@ -103,33 +103,44 @@ def read_eaf(path) -> list[dict]:
     """Return `[{"file", "duration", "events"}]` of an `.eaf`, tier by tier.
 
     The recording is named after the linked medium, the first audio file if there are several, else after the file.
-    Annotations of annotations (dependent tiers) have no times of their own and are left out.
+    Annotations of annotations (dependent tiers) have no times of their own and are left out. Annotations that divide a
+    time, between two that are known, have equal parts of it, as in ELAN.
 
     Raises:
         ValueError: no `.eaf`, or an annotation without times.
-        ImportError: pympi is missing.
     """
-    pympi = _pympi()
     try:
-        with warnings.catch_warnings():
-            # pympi knows versions up to 3.0 by name.
-            warnings.simplefilter("ignore")
-            eaf = pympi.Eaf(str(path))
-    except OSError:
-        raise
-    # pympi raises what its parts raise, `Exception` itself too.
-    except Exception as error:
-        raise ValueError(f"{path} is not an .eaf of ELAN ({error!r}); save it again in ELAN.") from None
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path} is not an .eaf of ELAN ({error}); save it again in ELAN.") from None
+    units = next((header.get("TIME_UNITS") for header in root.iter("HEADER")), None) or "milliseconds"
+    if root.tag != "ANNOTATION_DOCUMENT" or units != "milliseconds":
+        raise ValueError(f"{path} is not an .eaf of ELAN in milliseconds ({root.tag}, {units}); save it again in ELAN.")
+    slots = {slot.get("TIME_SLOT_ID"): finite_number(slot.get("TIME_VALUE", "")) for slot in root.iter("TIME_SLOT")}
     events = []
-    for tier, (aligned, *_) in eaf.tiers.items():
-        for name, (begin, end, label, _) in aligned.items():
-            onset, offset = eaf.timeslots.get(begin), eaf.timeslots.get(end)
-            if onset is None or offset is None:
-                raise ValueError(f"{path}, tier {tier!r}: the annotation {name!r} has no times; align it in ELAN.")
-            if label.strip():
-                events.append({"onset": onset / 1000, "offset": offset / 1000, "event_label": label, "score": None})
-    media = [item.get("MEDIA_URL", "") for item in eaf.media_descriptors if "audio" in item.get("MIME_TYPE", "audio")]
-    media = [unquote(re.split(r"[/\\]", url)[-1]) for url in media]
+    for tier in root.iter("TIER"):
+        onset, labels = None, []
+        for item in tier.iter("ALIGNABLE_ANNOTATION"):
+            onset = onset if labels else slots.get(item.get("TIME_SLOT_REF1"))
+            labels.append(item.findtext("ANNOTATION_VALUE") or "")
+            offset = slots.get(item.get("TIME_SLOT_REF2"))
+            if onset is None:
+                break
+            if offset is not None:
+                times = [(onset + (offset - onset) * part / len(labels)) / 1000 for part in range(len(labels) + 1)]
+                events += [
+                    {"onset": first, "offset": last, "event_label": label, "score": None}
+                    for first, last, label in zip(times, times[1:], labels)
+                    if label.strip()
+                ]
+                labels = []
+        if labels:
+            raise ValueError(
+                f"{path}, tier {tier.get('TIER_ID')!r}: the annotation {item.get('ANNOTATION_ID')!r} has no times; "
+                "align it in ELAN."
+            )
+    media = [item for item in root.iter("MEDIA_DESCRIPTOR") if "audio" in item.get("MIME_TYPE", "audio")]
+    media = [unquote(re.split(r"[/\\]", item.get("MEDIA_URL", ""))[-1]) for item in media]
     return [{"file": next(filter(None, media), Path(path).stem), "duration": None, "events": events}]
 
 

@@ -2,7 +2,8 @@
 
 Source: Praat manual, "TextGrid file formats". praatio writes them. They are read here, as Praat does, which takes
 numbers, quoted strings and flags that stand free and passes over everything else, so that its long, short and old
-formats are one: praatio loses the sign of times, and what follows the place where a file breaks off.
+formats are one, and the chronological one nearly: praatio loses the sign of times, and what follows the place where a
+file breaks off.
 """
 
 import codecs
@@ -15,6 +16,7 @@ from space_app.exchange_tiers import needs_label, split_tiers
 _TOKEN = re.compile(
     r'"(?P<text>(?:[^"]|"")*)"|(?<!\S)(?P<number>[-+]?\.?\d[^\s"]*)(?!\S)|<(?P<flag>\w+)>|![^\n]*|[^\s"]+'
 )
+CHRONOLOGICAL = "Praat chronological TextGrid text file"
 # praatio takes times this close for equal.
 _SHORTEST = 1e-8
 
@@ -49,24 +51,44 @@ def read_textgrid(path) -> list[dict]:
             raise ValueError(f"{path} counts {count} tiers or entries; save it again in Praat.")
         return int(count)
 
-    if not re.fullmatch(r"ooTextFile(?: short)?", take("text")) or take("text") not in ("TextGrid", "Praat TextGrid"):
+    def tier():
+        """Take the head of a tier; its span is that of the file."""
+        kind, name, *_ = take("text"), take("text"), number(), number()
+        if kind not in ("IntervalTier", "TextTier"):
+            raise ValueError(f"{path}: the tier {name!r} is of the class {kind!r}; give IntervalTier or TextTier.")
+        return kind, []
+
+    def entry(kind, events):
+        onset = number()
+        offset = number() if kind == "IntervalTier" else onset
+        label = take("text")
+        if label.strip():
+            events.append({"onset": onset, "offset": offset, "event_label": label, "score": None})
+
+    opening = take("text")
+    is_chronological = opening == CHRONOLOGICAL
+    is_other = re.fullmatch(r"ooTextFile(?: short)?", opening) and take("text") in ("TextGrid", "Praat TextGrid")
+    if not is_chronological and not is_other:
         raise ValueError(f"{path} is not a TextGrid; save it as a text file in Praat.")
     start, end = number(), number()
     if not 0 <= start < end:
         raise ValueError(f"{path} lasts from {start} to {end} s; give a TextGrid that begins at 0 s or later.")
-    events = []
-    num_tiers = size() if take("flag") == "exists" else 0
-    for _ in range(num_tiers):
-        kind, name = take("text"), take("text")
-        if kind not in ("IntervalTier", "TextTier"):
-            raise ValueError(f"{path}: the tier {name!r} is of the class {kind!r}; give IntervalTier or TextTier.")
-        number(), number()  # the span of the tier, which is that of the file
+    tiers = []
+    if is_chronological:
+        tiers = [tier() for _ in range(size())]
+        # Entries of all tiers by their time, each behind the number of its tier.
+        for found, text in tokens:
+            if found != "number" or not text.isdecimal() or not 1 <= int(text) <= len(tiers):
+                raise ValueError(
+                    f"{path}: {found} {text[:40]!r} where the number of a tier is expected; save it again in Praat."
+                )
+            entry(*tiers[int(text) - 1])
+    elif take("flag") == "exists":
         for _ in range(size()):
-            onset = number()
-            offset = number() if kind == "IntervalTier" else onset
-            label = take("text")
-            if label.strip():
-                events.append({"onset": onset, "offset": offset, "event_label": label, "score": None})
+            tiers.append(tier())
+            for _ in range(size()):
+                entry(*tiers[-1])
+    events = [event for _, mine in tiers for event in mine]
     return [{"file": Path(path).stem, "duration": end, "events": events}]
 
 

@@ -1,8 +1,12 @@
-"""Lines of the text files that label programs write: UTF-8, or UTF-16 with a byte order mark."""
+"""Text files that label programs write: their lines, in UTF-8 or UTF-16 with a byte order mark, numbers and names."""
 
 import codecs
 import math
+import re
 from pathlib import Path
+
+# What programs put between the name of a recording and the suffix.
+_ADDED = re.compile(r"(?:\.Table\.\d+)?(?:\.selections?)$|\.BirdNET\.(?:selection\.table|results)$", re.IGNORECASE)
 
 
 def text_lines(path) -> list[str]:
@@ -27,3 +31,8 @@ def finite_number(text: str) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and "_" not in text else None
+
+
+def recording_of(path) -> str:
+    """Return the name of the recording that a file is called after: `night` of `night.Table.1.selections.txt`."""
+    return _ADDED.sub("", Path(path).stem)

@@ -111,3 +111,32 @@ def test_blank_lines_of_any_kind_separate_cues(tmp_path):
     (tmp_path / "a.srt").write_text(cues)
     (recording,) = read_labels(tmp_path / "a.srt")
     assert [(event["onset"], event["event_label"]) for event in recording["events"]] == [(1.0, "dog"), (3.0, "cat")]
+
+
+def test_elan_divides_times_evenly_and_other_programs_name_no_schema(tmp_path):
+    values = {"ts1": 'TIME_VALUE="500"', "ts2": "", "ts3": "", "ts4": 'TIME_VALUE="2000"', "ts5": 'TIME_VALUE="2500"'}
+    slots = "".join(f'<TIME_SLOT TIME_SLOT_ID="{name}" {value}/>' for name, value in values.items())
+    parts = [("ts1", "ts2", "dog"), ("ts2", "ts3", ""), ("ts3", "ts4", "cat"), ("ts4", "ts5", "owl")]
+    annotations = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="a{index}" TIME_SLOT_REF1="{begin}" TIME_SLOT_REF2="{end}">'
+        f"<ANNOTATION_VALUE>{label}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
+        for index, (begin, end, label) in enumerate(parts)
+    )
+    reference = (
+        '<TIER LINGUISTIC_TYPE_REF="d" PARENT_REF="x" TIER_ID="y"><ANNOTATION><REF_ANNOTATION ANNOTATION_ID="b" '
+        'ANNOTATION_REF="a0"><ANNOTATION_VALUE>loud</ANNOTATION_VALUE></REF_ANNOTATION></ANNOTATION></TIER>'
+    )
+    text = (
+        '<?xml version="1.0" encoding="UTF-8"?><ANNOTATION_DOCUMENT AUTHOR="" DATE="" FORMAT="3.0" VERSION="3.0">'
+        f'<HEADER MEDIA_FILE="" TIME_UNITS="milliseconds"/><TIME_ORDER>{slots}</TIME_ORDER>'
+        f'<TIER LINGUISTIC_TYPE_REF="d" TIER_ID="x">{annotations}</TIER>{reference}'
+        '<LINGUISTIC_TYPE LINGUISTIC_TYPE_ID="d" TIME_ALIGNABLE="true"/></ANNOTATION_DOCUMENT>'
+    )
+    path = tmp_path / "talk.eaf"
+    path.write_text(text)
+    (result,) = read_labels(path)
+    events = [Event(0.5, 1.0, "dog"), Event(1.5, 2.0, "cat"), Event(2.0, 2.5, "owl")]
+    assert result["events"] == [event.as_dict() for event in events]
+    path.write_text(text.replace('TIME_VALUE="2000"', "").replace('TIME_VALUE="2500"', ""))
+    with pytest.raises(ValueError, match="tier 'x': the annotation 'a3' has no times; align it in ELAN"):
+        read_labels(path)

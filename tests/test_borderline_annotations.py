@@ -41,7 +41,7 @@ CASES = {
         r"line 1, events\[0\]: offset is 0.25 s, before the onset at 0.5 s",
     ),
     "an event that ends after its recording": ([ROW | {"events": [DOG | {"offset": 2.5}]}], None),
-    "a label that is absent and heard": ([ROW | {"absent": ["dog", "owl"]}], None),
+    "a label that is listed as absent and has events": ([ROW | {"absent": ["dog", "owl"]}], None),
 }
 
 

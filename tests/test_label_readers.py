@@ -127,6 +127,21 @@ WRITTEN = {
         f"{RAVEN}\tSpecies\n1\tWaveform 1\t1\t0.5\t1.25\t0\t0\tdog\n".replace("\t", ","),
         "raven", [("raven_with_commas", DOG, {})],
     ),
+    "without_header.tsv": ("a.wav\t0.5\t1.25\tdog\n", "desed", [("a.wav", DOG, {})]),
+    "of_a_spreadsheet.tsv": (
+        "filename\tonset\toffset\tevent_label\na.wav\t0.5\t1.25\tdog\t\t\n", "desed", [("a.wav", DOG, {})],
+    ),
+    "of_timepro.jsonl": (
+        '{"file": "x/a.wav", "duration": 2.0, "events": [{"onset": 0.5, "offset": 1.25, "event_label": "dog"}], '
+        '"truncated": true}\n',
+        "jsonl", [("x/a.wav", DOG, {"duration": 2.0})],
+    ),
+    "chronological.TextGrid": (
+        '"Praat chronological TextGrid text file"\n0 2   ! Time domain.\n2   ! Number of tiers.\n'
+        '"IntervalTier" "x" 0 2\n"TextTier" "y" 0 2\n\n1 0 0.5\n""\n\n2 0.25\n"click"\n\n1 0.5 1.25\n"dog"\n\n'
+        '1 1.25 2\n""\n',
+        "textgrid", [("chronological", [*DOG, (0.25, 0.25, "click")], {"duration": 2.0})],
+    ),
     "supervisions.json": (
         json.dumps([{"id": "s", "recording_id": "rec", "start": 0.5, "duration": 0.75, "text": "dog"}]),
         "lhotse", [("rec", DOG, {})],
@@ -270,7 +285,7 @@ def test_segments_of_kaldi_have_the_labels_of_text(tmp_path):
 
 
 def test_a_table_without_a_header_that_may_be_anything_is_not_taken_for_elan(tmp_path):
-    for line in ("a.wav\t0.5\t1.25\tdog", "audio/a.wav\tstreet\t0.5\t1.25\tcar", "a\tb\t1\t2\t3\tdog"):
+    for line in ("audio/a.wav\tstreet\t0.5\t1.25\tcar", "a\tb\t1\t2\t3\tdog"):
         (tmp_path / "a.txt").write_text(line + "\n")
         with pytest.raises(ValueError, match="fits no known format"):
             guess_format(tmp_path / "a.txt")

@@ -53,7 +53,7 @@ def test_a_malformed_line_is_named_with_its_value(line, message, tmp_path):
         ("filename\tonset\toffset\tlabel", None, "lacks 'event_label' and has unknown 'label'"),
         ("filename\tonset\toffset\tevent_label\tpresent", None, "has unknown 'present'"),
         ("filename\tonset\tonset\toffset\tevent_label", None, "repeats 'onset'"),
-        ("a.wav\t0\t1\tDog", "desed", "lacks 'filename', 'onset', 'offset', 'event_label'"),
+        ("a.wav\t0\tlong\tDog", "desed", "lacks 'filename', 'onset', 'offset', 'event_label'"),
     ],
 )
 def test_a_wrong_header_is_named(header, format, message, tmp_path):

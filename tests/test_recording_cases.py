@@ -162,6 +162,11 @@ def test_joined_recordings_are_heard_one_after_another(name, codec, tmp_path):
     assert onsets(heard) == pytest.approx([1, 3, 5], abs=0.15)
 
 
+def test_codecs_that_ffmpeg_takes_for_others_are_heard(tmp_path):
+    heard = load_audio(write(tmp_path / "a", burst(2, 1, 8000), 8000, format="WAV", subtype="NMS_ADPCM_16"))
+    assert onsets(heard) == pytest.approx([1], abs=0.02) and len(heard) / RATE == pytest.approx(2, abs=0.03)
+
+
 @pytest.mark.parametrize(
     "format, subtype",
     [("WAV", "MS_ADPCM"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"), ("VOC", "PCM_16"), ("NIST", "PCM_16")],

@@ -137,10 +137,14 @@ def clips_of(path, found: Mapping[str, list[Event]], task: str | None = None) ->
 def read_json_clips(path) -> Iterator[AnnotatedClip]:
     """Yield the clip of every line of our JSON Lines; keys that are none of a clip's are left out.
 
+    Lines that `timepro detect` wrote name the recording by `file`, and have no `id`.
+
     Raises:
         ValueError: a malformed line.
     """
     for where, values in read_json_lines(path):
+        if isinstance(values, dict) and "file" in values:
+            values = {"id": values["file"], "audio": values["file"], **values}
         yield AnnotatedClip.from_dict(values, where)
 
 

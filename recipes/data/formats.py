@@ -14,7 +14,7 @@ from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding
 from recipes.data.readers.audioset_strong import read_audioset_strong
 from recipes.data.readers.audiotime import read_audiotime
-from recipes.data.readers.bioacoustics import BIRDNET_LAYOUTS, read_birdnet, read_raven
+from recipes.data.readers.bioacoustics import BIRDNET_LAYOUTS, read_birdnet, read_selections
 from recipes.data.readers.exchange import EXCHANGE_READERS
 from recipes.data.readers.ftar import read_ftar
 from recipes.data.readers.grounding_benchmarks import read_aegbench, read_lat_bench, read_spotsound
@@ -29,6 +29,7 @@ from recipes.data.readers.tables import read_csv, read_desed, read_realdesed, re
 from recipes.data.readers.trea import read_trea
 from recipes.data.readers.wav_markers import read_wav_markers
 from space_app.exchange_elan import is_elan_line
+from space_app.exchange_praat import CHRONOLOGICAL
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,16 @@ def _opening(*texts):
 
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
+# Of tables without header, as sed_eval and dcase_util write them.
+_DESED_ROW = rf"[^\t]*[^\t0-9.,-][^\t]*\t{_NUMBER}\t{_NUMBER}\t[^\t]+$"
 # NIST's types of lines.
 _RTTM = r"(?:SPEAKER|SPKR-INFO|LEXEME|NON-LEX|NON-SPEECH|SEGMENT|NOSCORE|NO_RT_METADATA|SU|CB|IP|EDIT|FILLER|A/P)\s"
 READERS = {
-    "desed": Reader(read_desed, _table("filename", "onset", tabs=True), lists_events=True),
+    "desed": Reader(
+        read_desed,
+        lambda start: _table("filename", "onset", tabs=True)(start) or _line(_DESED_ROW)(start),
+        lists_events=True,
+    ),
     # Semicolons and the like are its to complain about.
     "csv": Reader(read_csv, _table("filename", "onset", tabs=False, without=("class", "text")), lists_events=True),
     "realdesed": Reader(read_realdesed, _table("filename", "onset", "class", tabs=False), lists_events=True),
@@ -104,7 +111,11 @@ READERS = {
         is_folder=True,
     ),
     "rttm": Reader(EXCHANGE_READERS["rttm"], _line(_RTTM), is_folder=True),
-    "textgrid": Reader(EXCHANGE_READERS["textgrid"], _opening(b'"ooTextFile', b"ooBinaryFile"), is_folder=True),
+    "textgrid": Reader(
+        EXCHANGE_READERS["textgrid"],
+        _opening(b'"ooTextFile', b"ooBinaryFile", CHRONOLOGICAL.encode()),
+        is_folder=True,
+    ),
     "elan": Reader(EXCHANGE_READERS["elan"], lambda start: is_elan_line(start.line), is_folder=True),
     "eaf": Reader(EXCHANGE_READERS["eaf"], _opening(b"<ANNOTATION_DOCUMENT"), is_folder=True),
     "jams": Reader(
@@ -114,7 +125,7 @@ READERS = {
         ),
         is_folder=True,
     ),
-    "raven": Reader(read_raven, lambda start: {"begin time (s)", "end time (s)"} <= start.columns, is_folder=True),
+    "raven": Reader(read_selections, lambda start: {"begin time (s)", "end time (s)"} <= start.columns, is_folder=True),
     "birdnet": Reader(
         read_birdnet, lambda start: any(layout <= start.columns for layout in BIRDNET_LAYOUTS), is_folder=True
     ),

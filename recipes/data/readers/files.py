@@ -1,10 +1,6 @@
-"""Files of one recording each: those of a folder, and the names of recordings that they are about."""
+"""Files of one recording each, those of a folder."""
 
-import re
 from pathlib import Path
-
-# What programs put between the name of a recording and the suffix.
-_ADDED = re.compile(r"(?:\.Table\.\d+)?(?:\.selections?)$|\.BirdNET\.(?:selection\.table|results)$", re.IGNORECASE)
 
 
 def files_of(path, suffix: str) -> list[Path]:
@@ -20,8 +16,3 @@ def files_of(path, suffix: str) -> list[Path]:
     if not files:
         raise ValueError(f"{path} has no *{suffix}; give such a file or a folder of them.")
     return files
-
-
-def recording_of(path) -> str:
-    """Return the name of the recording that a file is called after: `night` of `night.Table.1.selections.txt`."""
-    return _ADDED.sub("", Path(path).stem)
