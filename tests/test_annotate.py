@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -150,6 +151,21 @@ def test_queries_are_rows_of_their_own(clips, tmp_path, scripted_checkpoint):
     assert Counter(row["query"] for row in rows) == {"dog": 3, "a door": 3}
     loaded = load_clips(out / "annotations")
     assert len(loaded) == 6 and {clip.events[0].event_label for clip in loaded} == {"dog", "a door"}
+
+
+@pytest.mark.parametrize("most_bytes", [500, 4000])
+def test_a_full_disk_loses_nothing(most_bytes, clips, tmp_path, model, capsys):
+    annotator.load_pipeline(model)  # which copies the checkpoint's code
+    out, limits = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        assert annotate(clips, out, model, "--shard-size", 3) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in capsys.readouterr().err
+    assert (out / "plan.parquet").exists() == (most_bytes == 4000) and not list(out.glob("annotations/*"))
+    assert annotate(clips, out, model, "--shard-size", 3) == 0
+    assert len(rows_of(out)) == 3 and sorted(os.listdir(out)) == ["annotations", "manifest.json"]
 
 
 class Stop(BaseException):

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from processing.answer_text import escape_text
+from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.chat_template import escape_questions, is_escaped, mark_answers
 
 TEXT = {"type": "text", "text": "What can you hear?"}
@@ -132,3 +133,31 @@ def test_templates_of_backbones_escape_questions_and_keep_answers():
     marked = mark_answers(OMNI_TEMPLATE)
     assert not is_escaped(marked) and is_escaped(escape_questions(marked))
     assert escape_questions(escape_questions(marked)) == escape_questions(marked)
+
+
+def loops_over_content(template):
+    """Return how many loops of a template run over the content of a message, as vLLM finds them in its syntax tree."""
+    from jinja2 import Environment, nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}
+
+        def parse(self, parser):
+            next(parser.stream)
+            return nodes.Scope(parser.parse_statements(["name:endgeneration"], drop_needle=True))
+
+    num_loops = 0
+    for loop in Environment(extensions=[Generation, "jinja2.ext.loopcontrols"]).parse(template).find_all(nodes.For):
+        source = loop.iter
+        while isinstance(source, nodes.Filter):
+            source = source.node
+        num_loops += isinstance(source, nodes.Getitem) and source.arg.value == "content"
+    return num_loops
+
+
+def test_servers_see_that_content_is_a_list_of_blocks(lively_checkpoint):
+    # Else vLLM sends the template one text, in which placeholders of audio are escaped.
+    _, processor = lively_checkpoint
+    embedded = (DEFAULT_CHECKPOINT / "chat_template.jinja").read_text()
+    assert loops_over_content(processor.chat_template) == loops_over_content(embedded) == 2

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import wait
@@ -18,8 +19,8 @@ def run_local(job: Job, shards: list[int], num_workers: int) -> Iterator[dict]:
     With several GPUs, every process has one of them.
 
     Raises:
-        Exception: what a process could not go on after, such as a full disk.
-        RuntimeError: processes ended again and again in one shard.
+        OSError, ValueError: what a process could not go on after, such as a full disk.
+        RuntimeError: another such error, or processes that ended again and again in one shard.
     """
     if min(num_workers, len(shards)) < 2:
         from recipes.bulk.annotator import Annotator
@@ -77,6 +78,7 @@ def _work(job, connection, number, num_workers):
     """Annotate the shards whose numbers come, until none does; end with the process that started this one."""
     # That process may be killed and started again, while this one has not ended.
     parent = multiprocessing.parent_process()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
     import torch
 
@@ -94,7 +96,8 @@ def _work(job, connection, number, num_workers):
     except EOFError:
         pass
     except Exception as error:
-        connection.send(error)
+        is_plain = isinstance(error, (OSError, ValueError))
+        connection.send(error if is_plain else RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def run_ray(job: Job, shards: list[int], num_workers: int, num_gpus: float = 0) -> Iterator[dict]:

@@ -185,6 +185,11 @@ def finish_plan(job: Job) -> dict:
     counts = {}
     for kind, name in (("annotations", "num_annotated"), ("failures", "num_failed")):
         counts[name] = len({_digest(id) for id in _ids(job, kind)})
+    # What a process that was killed has left.
+    for folder in (job.out, join(job.out, "annotations"), join(job.out, "failures")):
+        for name in list_names(folder):
+            if name.startswith(".") and name.endswith(".partial"):
+                remove(join(folder, name))
     # A shard of failures alone; it would count as done when they are tried again.
     for name in list_names(join(job.out, "annotations")):
         with open_table(address := join(job.out, "annotations", name)) as table:

@@ -17,7 +17,7 @@ TICK = "A <1.04> or <|AUDIO|>?"
 ANSWER = (
     "{% if TURN['role'] == 'assistant' %}{% generation %}"
     "{% if TURN['content'] is string %}{{ TURN['content'] }}"
-    "{% else %}{% for part in TURN['content'] or [] %}{{ part['text'] }}{% endfor %}{% endif %}"
+    "{% else %}{% for part in TURN['content'] | default([], true) %}{{ part['text'] }}{% endfor %}{% endif %}"
     "{% for call in TURN['tool_calls'] or [] %}"
     "\n<tool_call>\n{{ (call['function'] or call) | tojson }}\n</tool_call>{% endfor %}"
     "<|im_end|>{% endgeneration %}{{ '\\n' }}{% else %}"
