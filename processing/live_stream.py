@@ -35,6 +35,8 @@ from .yamnet_features import TimeProYamnetFeatureExtractor
 NUM_BANDS, CHANGE, BEFORE, AFTER = 16, 1.1, 48, 32
 # Looks are paid from a credit that grows with the sound, by one in so many seconds, up to so many.
 LOOK_EVERY_S, MOST_CREDIT = 6.0, 4.0
+# Tokens of the answer to a look at most: some six events. Of sound that breaks off, answers may find no end.
+LOOK_TOKENS = 64
 # A window is not looked at before it has filled so far, in seconds.
 SHORTEST_LOOK_S = 1.0
 
@@ -47,8 +49,8 @@ class LiveStream:
             `hop_s`, `queries`, `exact`, and what else changes answers.
         plan: where windows lie.
         answer: called with the samples of a window `(num_samples,)`, its stem features `(1, num_frames, size)` or
-            `None`, and the texts of the answers to be expected (none, or one for each query); returns for each query
-            `(text, events in seconds of the window or None, whether it is truncated)`.
+            `None`, the texts of the answers to be expected (none, or one for each query), and whether this is a look;
+            returns for each query `(text, events in seconds of the window or None, whether it is truncated)`.
         stem: makes the [`StreamingStem`] of a window; `None` where the encoder has none, and hears windows whole.
         time_step: seconds, the tolerance of [`EventMerger`].
         min_score: events whose score is lower are not told.
@@ -115,7 +117,7 @@ class LiveStream:
         samples = self._samples(round(window.start * self.rate), self.position)
         # As a recording ends: its last window is as long as the others, so it may start before the one that fills.
         if len(samples) >= self.mel.min_num_samples:
-            for merger, (_, events, _) in zip(self.mergers, self.answer(samples, None, [])):
+            for merger, (_, events, _) in zip(self.mergers, self.answer(samples, None, [], False)):
                 finished += merger.add(window, None if events is None else shift_to_recording(events, window))
         finished += [event for merger in self.mergers for event in merger.finish()]
         reports += self._report(finished, duration, is_last=True)
@@ -275,7 +277,7 @@ class LiveStream:
             kept = columns if is_complete else columns[..., : max(0, columns.shape[-1] - 1)]
             self.window_stem.push(kept)
             stem_features = self.window_stem.frames(columns[..., kept.shape[-1] :])
-        answers = self.answer(samples, stem_features, state.texts)
+        answers = self.answer(samples, stem_features, state.texts, window.is_last)
         state.texts = [text for text, _, _ in answers]
         return [None if events is None else shift_to_recording(events, window) for _, events, _ in answers]
 
@@ -312,12 +314,13 @@ def open_live(pipe, sampling_rate, hop_s, queries, exact, settings, generate_kwa
     asked = SimpleNamespace(queries=[None] if queries is None else list(queries))
     question = {name: settings[name] for name in ("task", "wording")}
 
-    def answer(samples, stem_features, texts):
+    def answer(samples, stem_features, texts, is_look):
         draft = None
         if len(texts) == 1:
             draft = processor.tokenizer(texts[0], add_special_tokens=False)["input_ids"]
         options = {**question, "stem_features": stem_features, "draft": draft}
-        return [row[:3] for row in pipe.run_single([(asked, True, None, samples)], options, generate_kwargs, {})]
+        limits = ({"max_new_tokens": LOOK_TOKENS} if is_look else {}) | generate_kwargs
+        return [row[:3] for row in pipe.run_single([(asked, True, None, samples)], options, limits, {})]
 
     def draft_of(events):
         return format_events(events, question["task"], processor.grid, processor.answer_format)

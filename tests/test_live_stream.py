@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -343,3 +344,20 @@ def test_at_the_end_all_is_closed():
     report = LiveReport([])
     report.update([Event(1.0, 2.0, "dog")], 2.0)
     assert [one["state"] for one in report.update([Event(1.0, 2.3, "dog")], 2.3, is_last=True)] == ["closed"]
+
+
+@pytest.mark.slow
+def test_memory_and_state_stay_as_they_are_for_twenty_minutes(pipe):
+    rng, process, kept, sizes = np.random.default_rng(0), psutil.Process(), [], []
+    stream = pipe.live(RATE, **OPTIONS)
+    for second in range(1200):
+        chunk = 0.003 * rng.standard_normal(RATE).astype(np.float32)
+        # Half a second of loud noise every ten.
+        chunk[: RATE // 2] *= 30 if second % 10 == 3 else 1
+        stream.push(chunk)
+        if second % 100 == 99:
+            kept.append(process.memory_info().rss / 2**20)
+            sizes.append(len(stream.state.samples) / RATE)
+    assert stream.num_looks > 50
+    assert max(sizes) < 15 and len(stream.report.reported) < 30
+    assert kept[-1] - kept[3] < 20, kept
