@@ -34,7 +34,7 @@ from .yamnet_features import TimeProYamnetFeatureExtractor
 # mean), comparing so many mel columns of 10 ms before and after; it has begun where it has risen by as much.
 NUM_BANDS, CHANGE, BEFORE, AFTER = 16, 1.1, 48, 32
 # Looks are paid from a credit that grows with the sound, by one in so many seconds, up to so many.
-LOOK_EVERY_S, MOST_CREDIT = 6.0, 4.0
+LOOK_EVERY_S, MOST_CREDIT = 8.0, 4.0
 # Tokens of the answer to a look at most: some six events. Of sound that breaks off, answers may find no end.
 LOOK_TOKENS = 64
 # A window is not looked at before it has filled so far, in seconds.
@@ -75,7 +75,7 @@ class LiveStream:
         self.hop = round(settings["hop_s"] * self.rate)
         self.is_over, self.num_channels, self.num_looks = False, None, 0
         self.num_queries = len(settings["queries"] or [None])
-        self._start(LiveState(settings, credit=MOST_CREDIT))
+        self._start(LiveState(settings, credit=1.0))
 
     def push(self, chunk: Any) -> list[dict]:
         """Take the next sound and return what is due, see [`LiveReport`].
