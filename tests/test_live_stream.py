@@ -31,7 +31,10 @@ OPTIONS = {"min_score": 0.0, "event_labels": ["dog", "cat", "siren"], "max_event
 @pytest.fixture(scope="module")
 def pipe(lively_checkpoint):
     model, processor = lively_checkpoint
-    return TemporalAudioGroundingPipeline(model=model, processor=processor)
+    # More looks than sound of these lengths would pay for.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("processing.live_stream.LOOK_EVERY_S", 1.0)
+        yield TemporalAudioGroundingPipeline(model=model, processor=processor)
 
 
 @pytest.fixture(scope="module")
