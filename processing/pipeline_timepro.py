@@ -188,8 +188,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
     def stream(self, chunks, sampling_rate, hop_s=0.5, queries=None, exact=False, **options) -> Iterator[dict]:
         """Yield events of sound that is still coming in, each soon after its end; arguments are those of `live`.
 
-        `chunks` are arrays `(num_samples,)` or `(num_samples, num_channels)` or tensors `(num_channels, num_samples)`,
-        of any lengths. Events are dicts with `state`, `onset`, `offset`, `event_label` and more, see [`LiveReport`].
+        `chunks` are as [`LiveStream.push`] takes them, and events the dicts of [`LiveReport`].
         """
         return self.live(sampling_rate, hop_s, queries, exact, **options).events_of(chunks)
 
