@@ -274,9 +274,11 @@ def _flv_length(head):
 
 def _ts_length(head):
     """Of MPEG-TS, where a time may stand before a packet and a checksum behind it."""
-    if head[:1] == b"G":
-        return 204 if head[204:205] == b"G" != head[188:189] else 188
-    return 192 if head[4:5] == b"G" else 0
+    for length, sync in ((188, 0), (192, 4), (204, 0)):
+        if head[sync : sync + 1] == b"G" and head[length + sync : length + sync + 1] in (b"G", b""):
+            return length
+    # The last one before another recording.
+    return 188 if head[:1] == b"G" else 192 if head[4:5] == b"G" else 0
 
 
 def _object_length(head):

@@ -100,7 +100,7 @@ class LiveSessions:
             status = f'<div class="status" role="status">{html.escape(text)}</div>'
         return {
             "status": status,
-            "bars": bars_html(events, session.num_seconds),
+            "bars": bars_html(events, session.heard),
             "table": table_html(closed[-MOST_ROWS:]) if closed else "",
             "is_over": not session.is_running,
         }
