@@ -9,7 +9,7 @@
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT; cd "$folder"
 python3 -m venv venv
-venv/bin/pip install -q --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu transformers==5.23.0 trl==1.16.0
+venv/bin/pip install -q --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0 transformers==5.23.0 trl==1.16.0
 cat > run.py <<'PY'
 import logging
 import warnings

@@ -86,7 +86,7 @@ class MaskedWhisperEncoder:
         states = nn.functional.gelu(self.conv2(states)).transpose(1, 2)
         # Pooling needs two positions, even where they are no whole frame.
         positions = torch.arange(max(2, (longest - 1) // 2 + 1), device=states.device)
-        states = states[:, : len(positions)] + self.embed_positions(positions)
+        states = states[:, : positions.shape[0]] + self.embed_positions(positions)
         states = nn.functional.dropout(states, p=self.dropout, training=self.training)
         is_real = positions < ((lengths - 1) // 2 + 1)[:, None]
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=is_real.long())
@@ -158,7 +158,8 @@ class TimeProOmniEncoder(Qwen2_5OmniAudioEncoder):
     def forward(self, input_features, input_features_mask, **kwargs):
         batch, num_mel = input_features_mask.shape
         size = 2 * self.n_window
-        num_chunks = -(-num_mel // size)
+        # ONNX would round the negative quotient of the usual ceiling towards zero.
+        num_chunks = (num_mel + size - 1) // size
         padding = (0, num_chunks * size - num_mel)
         is_real = nn.functional.pad(input_features_mask.bool(), padding).view(batch * num_chunks, size)
         states = nn.functional.pad(input_features, padding).unflatten(-1, (num_chunks, size)).transpose(1, 2)

@@ -285,20 +285,20 @@ class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, G
         """See [`TimeProAudioModel.get_audio_features`]."""
         return self.model.get_audio_features(*args, **kwargs)
 
-    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+    def prepare_inputs_for_generation(
+        self, input_ids, inputs_embeds=None, is_first_iteration=False, past_key_values=None, cache=None, **kwargs
+    ):
         """Pass on the audio of what is not in the cache yet; transformers drops the inputs that it knows by name."""
-        cache = kwargs.get(CACHE_NAME)
+        kwargs[CACHE_NAME] = cache = past_key_values if cache is None else cache
         num_cached = 0 if cache is None else cache.get_seq_length()
         # An assistant's first tokens come with a cache that is still empty.
-        if cache is not None and num_cached == 0:
-            is_first_iteration = True
+        is_first_iteration = is_first_iteration or (cache is not None and num_cached == 0)
         inputs = super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         audio = {name: inputs.get(name) for name in AUDIO_INPUTS}
         if num_cached and any(value is not None for value in audio.values()):
-            for name in AUDIO_INPUTS:
-                inputs.pop(name, None)
+            inputs = {name: value for name, value in inputs.items() if name not in AUDIO_INPUTS}
             # Of a conversation that goes on, the frames of earlier clips are in the cache.
             if is_first_iteration and inputs.get("input_ids") is not None:
                 inputs |= self._rest_of_audio(input_ids, inputs["input_ids"], audio)

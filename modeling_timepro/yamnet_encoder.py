@@ -112,7 +112,7 @@ class YamnetTrunk(nn.Module):
 
     Output j reads a field that is centred at mel column 4 j + 2, the middle of the interval from j * 40 ms on.
 
-    On CPUs it is computed in channels-last order, which takes seven eighths of the time, and without gradients in
+    On CPUs it is computed in channels-last order, which takes less time, and without gradients in
     `conv_dtype`, where that is set, see [`TimeProYamnetEncoder.set_conv_dtype`].
     """
 

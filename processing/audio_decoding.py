@@ -128,7 +128,7 @@ def open_by_libsndfile(file: Section, part: SoundPart):
     section = Section(file.file, file.start + part.start, file.start + part.end)
     try:
         sound = soundfile.SoundFile(name if is_path else section, **part.options)
-    except (soundfile.SoundFileError, TypeError, ValueError):
+    except (soundfile.SoundFileError, OverflowError, TypeError, ValueError):
         return None
     if not FILE_RATES[0] <= sound.samplerate <= FILE_RATES[1]:
         sound.close()

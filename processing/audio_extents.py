@@ -97,9 +97,9 @@ def _follow(file, start, known, faults) -> Extent:
     if not (known.joint and length_of(file.at(start, HEAD_LENGTH)) or _is_run(file, start, length_of)):
         return Extent(file.length, file.length)
     # The links of an Ogg chain are told apart later.
-    anew = known.joint and known.name != "ogg" and re.compile(known.joint, re.DOTALL)
+    opening = known.joint and known.name != "ogg" and re.compile(known.joint, re.DOTALL)
     # Before the first box of MPEG-4 there may be empty ones.
-    is_begun = bool(anew and anew.match(file.at(start, HEAD_LENGTH)))
+    has_opened = bool(opening and opening.match(file.at(start, HEAD_LENGTH)))
     position = end = last = start
     base, data, num_gaps, num_lost, num_frames, num_tags, promised = start, b"", 0, 0, 0, 0, 0
     while position < file.length:
@@ -107,9 +107,9 @@ def _follow(file, start, known, faults) -> Extent:
             base, data = position, file.at(position, READ_LENGTH)
         head = data[position - base : position - base + HEAD_LENGTH]
         length = length_of(head)
-        begins = bool(anew and position > start and anew.match(head))
-        if length and not (begins and is_begun):
-            is_begun |= begins
+        begins = bool(opening and position > start and opening.match(head))
+        if length and not (begins and has_opened):
+            has_opened |= begins
             if known.name == "mp3":
                 is_tag, count = _mp3_tag(head)
                 num_frames, num_tags, promised = num_frames + 1, num_tags + is_tag, promised + count
@@ -126,7 +126,7 @@ def _follow(file, start, known, faults) -> Extent:
         if tag:
             position += tag
             continue
-        found = _find(file, last + 1, BEGINNINGS, partial(_goes_on, file, position, length_of, bool(anew)))
+        found = _find(file, last + 1, BEGINNINGS, partial(_goes_on, file, position, length_of, bool(opening)))
         found = file.length if found is None else found
         if position < found == file.length < position + 8:
             end = found + 1  # fewer bytes than tell what part begins
@@ -274,9 +274,11 @@ def _flv_length(head):
 
 def _ts_length(head):
     """Of MPEG-TS, where a time may stand before a packet and a checksum behind it."""
-    if head[:1] == b"G":
-        return 204 if head[204:205] == b"G" != head[188:189] else 188
-    return 192 if head[4:5] == b"G" else 0
+    for length, sync in ((188, 0), (192, 4), (204, 0)):
+        if head[sync : sync + 1] == b"G" and head[length + sync : length + sync + 1] in (b"G", b""):
+            return length
+    # The last one before another recording.
+    return 188 if head[:1] == b"G" else 192 if head[4:5] == b"G" else 0
 
 
 def _object_length(head):

@@ -33,8 +33,10 @@ from .yamnet_features import TimeProYamnetFeatureExtractor
 # Sound has ceased where the level of the bands that fell most, so many of 64, has fallen by so much (nepers, their
 # mean), comparing so many mel columns of 10 ms before and after; it has begun where it has risen by as much.
 NUM_BANDS, CHANGE, BEFORE, AFTER = 16, 1.1, 48, 32
-# Looks are paid from a credit that grows with the sound, by one in so many seconds, up to so many.
-LOOK_EVERY_S, MOST_CREDIT = 6.0, 4.0
+# Looks are paid from a credit that grows with the sound, up to so many.
+MOST_CREDIT = 4.0
+# Tokens of the answer to a look at most: some six events. Of sound that breaks off, answers may find no end.
+LOOK_TOKENS = 64
 # A window is not looked at before it has filled so far, in seconds.
 SHORTEST_LOOK_S = 1.0
 
@@ -44,11 +46,11 @@ class LiveStream:
 
     Args:
         settings: what a saved state must agree in, ready for JSON: `sampling_rate` of the chunks, `model_rate`,
-            `hop_s`, `queries`, `exact`, and what else changes answers.
+            `hop_s`, `queries`, `exact`, `look_every_s` and what else changes answers.
         plan: where windows lie.
         answer: called with the samples of a window `(num_samples,)`, its stem features `(1, num_frames, size)` or
-            `None`, and the texts of the answers to be expected (none, or one for each query); returns for each query
-            `(text, events in seconds of the window or None, whether it is truncated)`.
+            `None`, the texts of the answers to be expected (none, or one for each query), and whether this is a look;
+            returns for each query `(text, events in seconds of the window or None, whether it is truncated)`.
         stem: makes the [`StreamingStem`] of a window; `None` where the encoder has none, and hears windows whole.
         time_step: seconds, the tolerance of [`EventMerger`].
         min_score: events whose score is lower are not told.
@@ -73,7 +75,7 @@ class LiveStream:
         self.hop = round(settings["hop_s"] * self.rate)
         self.is_over, self.num_channels, self.num_looks = False, None, 0
         self.num_queries = len(settings["queries"] or [None])
-        self._start(LiveState(settings, credit=MOST_CREDIT))
+        self._start(LiveState(settings, credit=1.0))
 
     def push(self, chunk: Any) -> list[dict]:
         """Take the next sound and return what is due, see [`LiveReport`].
@@ -115,7 +117,7 @@ class LiveStream:
         samples = self._samples(round(window.start * self.rate), self.position)
         # As a recording ends: its last window is as long as the others, so it may start before the one that fills.
         if len(samples) >= self.mel.min_num_samples:
-            for merger, (_, events, _) in zip(self.mergers, self.answer(samples, None, [])):
+            for merger, (_, events, _) in zip(self.mergers, self.answer(samples, None, [], False)):
                 finished += merger.add(window, None if events is None else shift_to_recording(events, window))
         finished += [event for merger in self.mergers for event in merger.finish()]
         reports += self._report(finished, duration, is_last=True)
@@ -193,7 +195,9 @@ class LiveStream:
             # A recording that ends with a window has no next one: whether this one does is not known yet.
             if mark > self.position or mark == end == self.position:
                 return reports
-            state.credit = min(MOST_CREDIT, state.credit + (mark - state.heard) / self.rate / LOOK_EVERY_S)
+            state.credit = min(
+                MOST_CREDIT, state.credit + (mark - state.heard) / self.rate / state.settings["look_every_s"]
+            )
             before, state.heard = state.heard, mark
             if mark == end:
                 reports += self._complete()
@@ -275,7 +279,7 @@ class LiveStream:
             kept = columns if is_complete else columns[..., : max(0, columns.shape[-1] - 1)]
             self.window_stem.push(kept)
             stem_features = self.window_stem.frames(columns[..., kept.shape[-1] :])
-        answers = self.answer(samples, stem_features, state.texts)
+        answers = self.answer(samples, stem_features, state.texts, window.is_last)
         state.texts = [text for text, _, _ in answers]
         return [None if events is None else shift_to_recording(events, window) for _, events, _ in answers]
 
@@ -292,7 +296,7 @@ class LiveStream:
         return self.state.samples[start - self.state.start : end - self.state.start].numpy()
 
 
-def open_live(pipe, sampling_rate, hop_s, queries, exact, settings, generate_kwargs) -> LiveStream:
+def open_live(pipe, sampling_rate, hop_s, queries, exact, look_every_s, settings, generate_kwargs) -> LiveStream:
     """Return the live stream of a pipeline; `settings` and `generate_kwargs` are what its calls make of options.
 
     Raises:
@@ -307,17 +311,20 @@ def open_live(pipe, sampling_rate, hop_s, queries, exact, settings, generate_kwa
     step = processor.time_step
     if isinstance(hop_s, bool) or not isinstance(hop_s, (int, float)) or not step <= hop_s <= plan.chunk_length_s:
         raise ValueError(f"hop_s is {hop_s!r}; give seconds, from {step:g} to {plan.chunk_length_s:g}.")
+    if isinstance(look_every_s, bool) or not isinstance(look_every_s, (int, float)) or not look_every_s > 0:
+        raise ValueError(f"look_every_s is {look_every_s!r}; give seconds, more than 0.")
     # A live stream has no end: it is heard as what is longer than one window.
     plan = replace(plan, whole_length_s=min(plan.whole_length_s, plan.chunk_length_s))
     asked = SimpleNamespace(queries=[None] if queries is None else list(queries))
     question = {name: settings[name] for name in ("task", "wording")}
 
-    def answer(samples, stem_features, texts):
+    def answer(samples, stem_features, texts, is_look):
         draft = None
         if len(texts) == 1:
             draft = processor.tokenizer(texts[0], add_special_tokens=False)["input_ids"]
         options = {**question, "stem_features": stem_features, "draft": draft}
-        return [row[:3] for row in pipe.run_single([(asked, True, None, samples)], options, generate_kwargs, {})]
+        limits = ({"max_new_tokens": LOOK_TOKENS} if is_look else {}) | generate_kwargs
+        return [row[:3] for row in pipe.run_single([(asked, True, None, samples)], options, limits, {})]
 
     def draft_of(events):
         return format_events(events, question["task"], processor.grid, processor.answer_format)
@@ -325,7 +332,7 @@ def open_live(pipe, sampling_rate, hop_s, queries, exact, settings, generate_kwa
     told = {
         "sampling_rate": sampling_rate, "model_rate": processor.sampling_rate, "exact": bool(exact), "queries": queries,
         "hop_s": round(math.floor(round(hop_s / step, 6)) * step, 9), "plan": asdict(plan),
-        "min_score": settings.get("min_score"), "limits": generate_kwargs["limits"],
+        "min_score": settings.get("min_score"), "limits": generate_kwargs["limits"], "look_every_s": look_every_s,
     }  # fmt: skip
     stem = getattr(model.model.audio_tower, "streaming_stem", None)
     return LiveStream(told, plan, answer, stem, step, settings.get("min_score"), settings.get("channel"), draft_of)

@@ -171,24 +171,24 @@ class TemporalAudioGroundingPipeline(Pipeline):
         options = self._options(task, query, batch_size, wording, given, generate)
         return self._results([(recording, query, name_of(recording))], *options, is_partial=True)
 
-    def live(self, sampling_rate, hop_s=0.5, queries=None, exact=False, **options) -> LiveStream:
+    def live(self, sampling_rate, hop_s=0.5, queries=None, exact=False, look_every_s=10.0, **options) -> LiveStream:
         """Return a [`LiveStream`], which processes sound while it comes in: `push(chunk)`, `finish()`, `save(path)`.
 
-        `sampling_rate` is that of the chunks, `hop_s` seconds between decisions whether the sound is worth a look.
-        `queries` is what to look for, a string or several; by default all events are detected. With `exact`, events
-        are given when no later window can change them, and are those of a call. `options` are as in a call.
+        `sampling_rate` is that of the chunks, `hop_s` seconds between decisions whether the sound is worth a look; in
+        `look_every_s` there is one on average: more often is sooner, and costs more. `queries` is what to look for, a
+        string or several; by default all events are detected. With `exact`, events are given when no later window can
+        change them, and are those of a call. `options` are as in a call.
         """
         given, generate, _ = self._sanitize_parameters(**options)
         queries = [queries] if isinstance(queries, str) else queries
         task = "detection" if queries is None else "grounding"
         _, settings, generate_kwargs = self._options(task, queries, None, 0, given, generate)
-        return open_live(self, sampling_rate, hop_s, queries, exact, settings, generate_kwargs)
+        return open_live(self, sampling_rate, hop_s, queries, exact, look_every_s, settings, generate_kwargs)
 
     def stream(self, chunks, sampling_rate, hop_s=0.5, queries=None, exact=False, **options) -> Iterator[dict]:
         """Yield events of sound that is still coming in, each soon after its end; arguments are those of `live`.
 
-        `chunks` are arrays `(num_samples,)` or `(num_samples, num_channels)` or tensors `(num_channels, num_samples)`,
-        of any lengths. Events are dicts with `state`, `onset`, `offset`, `event_label` and more, see [`LiveReport`].
+        `chunks` are as [`LiveStream.push`] takes them, and events the dicts of [`LiveReport`].
         """
         return self.live(sampling_rate, hop_s, queries, exact, **options).events_of(chunks)
 

@@ -15,7 +15,7 @@ class Limits:
         num_parallel: requests that are worked on at a time; the model itself takes their windows in turn.
         queue_size: requests that may wait; more are refused.
         max_live_seconds: of a microphone's sound.
-        num_live: microphones that are heard at a time; more wait.
+        num_live: microphones that are followed at a time; more are refused.
         keep_seconds: after which uploads that nobody asked about are deleted.
     """
 

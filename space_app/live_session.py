@@ -28,6 +28,7 @@ class LiveSession:
         self.pipe, self.queries, self.max_seconds = pipe, queries, max_seconds
         self.events: dict[int, dict] = {}
         self.num_seconds = self.heard = 0.0
+        self.touched = time.monotonic()
         self.error: str | None = None
         self.is_over = False
         self._chunks = queue.Queue()

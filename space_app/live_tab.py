@@ -1,120 +1,137 @@
-"""The Live tab: a microphone in, and bars that grow while something sounds."""
+"""The Live tab: a microphone in, and bars that grow while something sounds.
+
+`live.js` sends what the microphone gives as POST requests to `/live/NAME?rate=HZ`, each with all samples since the last
+answer, so that nothing is lost where the server is slow; Gradio's streaming input replaces chunks that come while its
+function is busy.
+"""
 
 import html
+import json
+import threading
+import time
 from itertools import cycle
+from urllib.parse import parse_qs
 
 import gradio as gr
-from gradio.processing_utils import audio_from_file
+import numpy as np
 
 from space_app.answers import MAX_QUERIES, split_queries
 from space_app.live_session import LiveSession
 from space_app.palette import DARK, LIGHT
 from space_app.results_view import error_html, seconds_text, table_html
-from space_app.uploads import uploads_only
 
-# Seconds that the picture shows; and rows of the table, the last ones.
-SPAN, MOST_ROWS = 30.0, 200
+# Seconds that the picture shows; rows of the table, the last ones; and bytes of a request, some 20 s.
+SPAN, MOST_ROWS, MOST_BYTES = 30.0, 200, 1 << 21
 
 
-class LiveTab:
-    """Build the tab, and hear what its visitors' browsers send.
+def add_live_tab(limits):
+    """Add what the tab holds to the page that is being built; live.js does the rest."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            gr.HTML(
+                "<button id='live-record' type='button'>Record</button><p class='hint'>The microphone is followed for "
+                f"{limits.max_live_seconds / 60:g} minutes at most. Nothing of its sound is kept.</p>",
+                padding=False,
+            )
+            gr.Textbox(
+                label=f"Queries, one a line, up to {MAX_QUERIES}; none: all sounds", lines=2, max_lines=6,
+                elem_id="live-queries", placeholder="dog bark\na person speaks",
+            )  # fmt: skip
+        with gr.Column(scale=7, min_width=320):
+            gr.HTML(
+                "<div id='live-status'><p class='empty'>Nothing is followed yet.</p></div><div id='live-bars'></div>"
+                "<div id='live-table'></div>",
+                padding=False,
+            )
+
+
+class LiveSessions:
+    """Follow the microphones of visitors, so many at a time.
 
     Args:
-        service: the `Service`.
+        pipe: the pipeline.
+        limits: the [`Limits`] of the page.
     """
 
-    def __init__(self, service):
-        self.service, self.limits = service, service.limits
+    def __init__(self, pipe, limits):
+        self.pipe, self.limits = pipe, limits
         self.sessions: dict[str, LiveSession] = {}
+        self._lock = threading.Lock()
 
-    def build(self, page: gr.Blocks):
-        """Add the components and their events."""
-        minutes = f"{self.limits.max_live_seconds / 60:g}"
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300):
-                microphone = gr.Audio(
-                    label=f"Microphone, up to {minutes} minutes", sources=["microphone"], streaming=True,
-                    type="filepath", elem_id="microphone", buttons=[],
-                )  # fmt: skip
-                uploads_only(microphone)
-                queries = gr.Textbox(
-                    label=f"Queries, one a line, up to {MAX_QUERIES}; none: all sounds", lines=2, max_lines=6,
-                    elem_id="live-queries", placeholder="dog bark\na person speaks",
-                )  # fmt: skip
-                gr.HTML(
-                    "<p class='hint'>Press Record and allow the microphone. What is heard is not kept.</p>",
-                    padding=False,
-                )
-            with gr.Column(scale=7, min_width=320):
-                status = gr.HTML("<p class='empty'>Nothing is heard yet.</p>", elem_id="live-status", padding=False)
-                bars = gr.HTML(elem_id="live-bars", padding=False)
-                table = gr.HTML(elem_id="live-table", padding=False)
-        shown, hidden = [status, bars, table], {"api_visibility": "private", "show_progress": "hidden"}
-        microphone.start_recording(self.start, None, None, **hidden)
-        microphone.stream(
-            self.hear, [microphone, queries], shown, stream_every=0.5, concurrency_id="live",
-            concurrency_limit=self.limits.num_live, time_limit=int(self.limits.max_live_seconds), **hidden,
-        )  # fmt: skip
-        microphone.stop_recording(self.stop, None, shown, **hidden)
-        page.unload(self.leave)
+    def take(self, name: str, rate: int, data: bytes, queries: str, is_end: bool) -> LiveSession:
+        """Take the next sound of a visitor, 16-bit PCM of one channel, and return the session.
 
-    def start(self, request: gr.Request):
-        """Forget what was heard before."""
-        if session := self.sessions.pop(request.session_hash, None):
-            session.leave()
-
-    def hear(self, path, queries, request: gr.Request):
-        """Take a chunk, and show what was found up to now."""
-        session = self.sessions.get(request.session_hash)
-        try:
-            if path is None:
-                return self.view(session)
+        Raises:
+            ValueError: too many are followed, or a rate, queries or data that cannot be.
+        """
+        if not 4000 <= rate <= 192000 or len(data) % 2 or not 8 <= len(name) <= 64:
+            raise ValueError("This is no sound of a microphone: 16-bit PCM, at 4000 to 192000 Hz.")
+        with self._lock:
+            session = self.sessions.get(name)
             if session is None:
-                asked = split_queries(queries) if (queries or "").strip() else None
-                session = LiveSession(self.service.pipe, asked, self.limits.max_live_seconds)
-                self.sessions[request.session_hash] = session
-            if not session.is_over:
-                session.put(*audio_from_file(self.service.uploads.checked(path)))
-            elif session.num_seconds >= self.limits.max_live_seconds:
-                raise gr.Error(self._full(), print_exception=False)
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        finally:
-            self.service.uploads.release(path)
-        return self.view(session)
-
-    def stop(self, request: gr.Request):
-        """Close what is open, and show all."""
-        if session := self.sessions.get(request.session_hash):
+                # Those that have ended may still be asked for their last events.
+                now, all_known = time.monotonic(), self.sessions.items()
+                self.sessions = {key: one for key, one in all_known if one.is_running or now - one.touched < 60}
+                if sum(one.is_running for one in self.sessions.values()) >= self.limits.num_live:
+                    num = self.limits.num_live
+                    raise ValueError(f"{num} microphones are followed, no more are at a time; try again in a minute.")
+                asked = split_queries(queries) if queries.strip() else None
+                session = self.sessions[name] = LiveSession(self.pipe, asked, self.limits.max_live_seconds)
+        session.touched = time.monotonic()
+        if data:
+            session.put(rate, np.frombuffer(data, "<i2"))
+        if is_end:
             session.finish()
-            session.wait(self.limits.timeout)
-        return self.view(session)
+        return session
 
-    def leave(self, request: gr.Request):
-        """Let a visitor's microphone go."""
-        self.start(request)
-
-    def view(self, session):
-        """Return status, bars and table."""
-        if session is None:
-            return gr.skip(), gr.skip(), gr.skip()
-        events = sorted(session.events.values(), key=lambda event: (event["onset"], event["id"]))
-        num_open = sum(event["state"] == "open" for event in events)
+    def view(self, session: LiveSession) -> dict:
+        """Return the HTML of status, bars and table, and whether all is over."""
+        events = sorted(session.events.copy().values(), key=lambda event: (event["onset"], event["id"]))
+        closed = [event for event in events if event["state"] == "closed"]
         if session.error:
             status = error_html(session.error)
         else:
-            text = f"{seconds_text(session.num_seconds)} heard, {len(events) - num_open} events"
-            text += f", {num_open} going on" if num_open else ""
+            text = f"{seconds_text(session.num_seconds)}, {len(closed)} events"
+            text += f", {len(events) - len(closed)} going on" if len(closed) < len(events) else ""
             behind = session.num_seconds - session.heard
             text += f"; {seconds_text(behind)} behind" if behind > 2 else ""
-            if session.is_over and session.num_seconds >= self.limits.max_live_seconds:
-                text += f". {self._full()}"
+            if session.num_seconds >= self.limits.max_live_seconds:
+                text += f". More than {seconds_text(self.limits.max_live_seconds)} are not followed; record again."
             status = f'<div class="status" role="status">{html.escape(text)}</div>'
-        closed = [event for event in events if event["state"] == "closed"][-MOST_ROWS:]
-        return status, bars_html(events, session.num_seconds), table_html(closed) if closed else ""
+        return {
+            "status": status,
+            "bars": bars_html(events, session.heard),
+            "table": table_html(closed[-MOST_ROWS:]) if closed else "",
+            "is_over": not session.is_running,
+        }
 
-    def _full(self):
-        return f"A microphone is heard for {seconds_text(self.limits.max_live_seconds)} at most; record again."
+    def middleware(self, app):
+        """Return an ASGI application that answers `POST /live/NAME?rate=HZ&queries=...&end=1` before the page's own."""
+
+        async def live(scope, receive, send):
+            head, _, name = scope.get("path", "").rpartition("/")
+            if scope["type"] != "http" or scope["method"] != "POST" or not head.endswith("/live"):
+                return await app(scope, receive, send)
+            query = {key: values[-1] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+            body, more = b"", True
+            while more and len(body) <= MOST_BYTES:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                body, more = body + message.get("body", b""), message.get("more_body", False)
+            try:
+                if more:
+                    raise ValueError("This is more sound than is taken at once.")
+                rate = int(query.get("rate", "0")) if query.get("rate", "0").isdecimal() else 0
+                shown = self.view(self.take(name, rate, body, query.get("queries", ""), "end" in query))
+            except ValueError as error:
+                shown = {"status": error_html(str(error)), "bars": "", "table": "", "is_over": True}
+            answer = json.dumps(shown).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": answer})
+
+        return live
 
 
 def bars_html(events: list[dict], now: float) -> str:

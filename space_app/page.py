@@ -8,7 +8,7 @@ from space_app.answers import MAX_QUERIES, default_threshold
 from space_app.downloads import export_choices, remove_export
 from space_app.endpoints import add_endpoints
 from space_app.interactive_plot import PLAY_SPAN_JS
-from space_app.live_tab import LiveTab
+from space_app.live_tab import add_live_tab
 from space_app.model_facts import facts_html
 from space_app.page_events import PageEvents
 from space_app.uploads import uploads_only
@@ -27,9 +27,10 @@ def page_style() -> dict:
     """Return theme, styles and scripts for `launch`; fonts are the visitor's own, so that nothing is fetched."""
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=PAGE_FONT, font_mono=MONO, radius_size="sm")
     theme = theme.set(block_border_width="1px", block_shadow="none", block_label_background_fill="transparent")
-    script, style = ((PAGE_FOLDER / f"page.{suffix}").read_text(encoding="utf-8") for suffix in ("js", "css"))
+    files = ("page.js", "live.js", "page.css")
+    script, live, style = ((PAGE_FOLDER / name).read_text(encoding="utf-8") for name in files)
     # As `css` Gradio would rewrite the rules for phones until they match nothing.
-    return {"theme": theme, "head": f"<style>{style}</style><script>{script}\n{PLAY_SPAN_JS}</script>"}
+    return {"theme": theme, "head": f"<style>{style}</style><script>{script}\n{live}\n{PLAY_SPAN_JS}</script>"}
 
 
 def build_page(service) -> gr.Blocks:
@@ -59,7 +60,7 @@ def build_page(service) -> gr.Blocks:
                 with gr.Column(scale=7, min_width=320):
                     _answers(parts, pipe)
             with gr.Tab("Live"):
-                LiveTab(service).build(page)
+                add_live_tab(limits)
         with gr.Accordion("Model card", open=False, elem_id="model-card"):
             gr.Markdown(service.facts["card"] or "This checkpoint has no card.", sanitize_html=True)
         PageEvents(service, parts).connect(page)

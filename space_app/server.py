@@ -2,6 +2,7 @@
 
 from starlette.middleware import Middleware
 
+from space_app.live_tab import LiveSessions
 from space_app.page import build_page, page_style
 
 
@@ -18,14 +19,14 @@ def serve(service, host: str, port: int | None, block: bool = True):
         the page, and its address.
     """
     limits = service.limits
-    page = build_page(service)
+    page, live = build_page(service), LiveSessions(service.pipe, limits)
     page.queue(max_size=limits.queue_size, default_concurrency_limit=8)
     _, url, _ = page.launch(
         server_name=host,
         server_port=port,
         # Uploads are checked again when they are read; this stops them on their way.
         max_file_size=int(limits.max_megabytes * 1e6),
-        app_kwargs={"middleware": [Middleware(service.uploads.middleware)]},
+        app_kwargs={"middleware": [Middleware(part.middleware) for part in (service.uploads, live)]},
         # What goes wrong inside is logged here, and not told there.
         show_error=False,
         mcp_server=True,

@@ -62,7 +62,7 @@ class Page:
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def wait(self, seconds=120):
+    def wait(self, seconds=300):
         """Wait until the page answers."""
         end = time.monotonic() + seconds
         while True:

@@ -170,6 +170,9 @@ def test_a_header_with_an_impossible_rate(tmp_path):
         data[24:28] = struct.pack("<I", rate)
         with pytest.raises(ValueError, match=f"is damaged .*says {rate} Hz"):
             load_audio(bytes(data))
+    data[24:28] = struct.pack("<I", 4_294_967_168)
+    with pytest.raises(ValueError, match="source .* bytes"):
+        load_audio(bytes(data))
 
 
 def test_pipes_and_paths_that_cannot_be(tmp_path):

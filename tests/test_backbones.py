@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM
+from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.backbones import BACKBONES, backbone_config, backbone_key, backbone_processor
 from recipes.conversion.chat_template import mark_answers
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
@@ -237,6 +238,19 @@ def test_four_bits_are_those_of_the_library(checkpoints, kind):
     lost = (expected - logits_of(model, inputs)).abs().mean()
     # On CPU the library multiplies in bfloat16.
     assert (logits_of(quantized, inputs) - expected).abs().mean() < 0.2 * lost
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_embedded_checkpoint_answers_in_few_bits_nearly_as_it_does_in_single_precision(bits):
+    pytest.importorskip("bitsandbytes", reason="pip install -e '.[quantize]'")
+    model, processor = load_checkpoint(DEFAULT_CHECKPOINT)
+    audio = (0.1 * np.random.default_rng(0).normal(size=32000)).astype(np.float32)
+    inputs = processor(text=f"{processor.audio_token} When?", audio=audio, return_tensors="pt")
+    settings = BitsAndBytesConfig(load_in_4bit=bits == 4, load_in_8bit=bits == 8, bnb_4bit_quant_type="nf4")
+    quantized = load(DEFAULT_CHECKPOINT, quantization_config=settings)
+    assert quantized.get_memory_footprint() < 0.6 * model.get_memory_footprint()
+    expected, found = logits_of(model, inputs), logits_of(quantized, inputs)
+    assert (found - expected).norm() / expected.norm() < {4: 0.2, 8: 0.05}[bits]
 
 
 @pytest.mark.parametrize("kind", KINDS)

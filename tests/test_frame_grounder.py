@@ -265,7 +265,7 @@ def test_it_learns_from_stored_stems_with_questions_that_were_read_before(tokeni
         rows.append({"id": str(index), "duration": 2.0, "events": events, "absent": ["siren"], "stem_index": index})
     np.save(tmp_path / "train_stem.npy", stems)
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = {"batch_size": 4, "split": "train"}
+    options = {"batch_size": 4, "num_absent": 2, "split": "train"}
     assert train_grounder(model, processor, tmp_path, 1, **options)[0] == ["dog bark", "drum", "siren"]
     states = question_states(model, processor, tmp_path, "train", ["dog bark", "drum"], num_clips=2)
     assert [len(found) for found in states.values()] == [2, 2]

@@ -391,4 +391,5 @@ def test_every_format_is_tested():
         "trea",
     }
     told = {format for format, *_ in FILES.values()} | {values[1] for values in WRITTEN.values()} - {None}
+    told |= {path.stem for path in (Path(__file__).parent / "fixtures" / "formats").iterdir()}
     assert told | elsewhere | {"kaldi_segments"} == set(READERS)

@@ -40,7 +40,23 @@ def run_in_pipe(monkeypatch, data, *arguments):
         return main(["listen", *arguments])
 
 
-def test_events_come_while_sound_is_piped_in_and_are_those_of_the_pipeline(sound):
+def test_events_come_while_sound_is_piped_in(scripted_checkpoint):
+    process = start("-", "--min-score", "0", "--model", str(scripted_checkpoint("dog: <0.08>-<0.80>")))
+    noise = (3000 * np.random.default_rng(0).standard_normal(16000 * 12)).astype("<i2").tobytes()
+    # More than a pipe holds: it is read while it is heard.
+    process.stdin.write(noise)
+    process.stdin.flush()
+    first = json.loads(process.stdout.readline())
+    # The sound has not ended, and yet there is an event.
+    assert process.poll() is None
+    assert (first["state"], first["onset"], first["offset"], first["heard"]) == ("closed", 0.08, 0.8, 10.0)
+    rest, errors = process.communicate(timeout=300)
+    # The last window, of 2 to 12 s, says the same of its own beginning, in which it is not trusted.
+    assert (process.returncode, rest, errors) == (0, b"", b"")
+
+
+@pytest.mark.slow
+def test_events_of_a_pipe_are_those_of_the_pipeline(sound):
     process = start("-")
     # More than a pipe holds: it is read while it is heard.
     process.stdin.write(sound.tobytes())
@@ -53,7 +69,7 @@ def test_events_come_while_sound_is_piped_in_and_are_those_of_the_pipeline(sound
     assert process.returncode == 0 and errors == b""
     expected = list(load_pipeline().stream([sound], 16000))
     assert [{**line, "score": None} for line in lines] == [{**line, "score": None} for line in expected]
-    assert lines[-1]["heard"] == 14.0 and {"open", "closed"} <= {line["state"] for line in lines}
+    assert lines[-1]["heard"] == 14.0
 
 
 @pytest.mark.slow
@@ -105,14 +121,14 @@ def test_a_reader_that_leaves_ends_it(sound):
     [(b"RIFF\x24\x00\x00\x00WAVE", "wav"), (b"fLaC" + bytes(40), "flac"), (b"\x1aE\xdf\xa3" + bytes(9), "mkv")],
 )
 def test_files_are_not_taken_for_samples(monkeypatch, capsys, scripted_checkpoint, head, kind):
-    model = str(scripted_checkpoint("dog: <1.20>-<3.44>"))
+    model = str(scripted_checkpoint("<0.08>-<0.80>"))
     assert run_in_pipe(monkeypatch, head + bytes(2000), "-", "--model", model) == 1
     error = capsys.readouterr().err
     assert f"begins like a file of {kind}" in error and "ffmpeg" in error
 
 
 def test_what_is_piped_in_is_heard_without_a_name_and_its_end_is_said(monkeypatch, capsys, scripted_checkpoint):
-    model = str(scripted_checkpoint("dog: <0.08>-<0.80>"))
+    model = str(scripted_checkpoint("<0.08>-<0.80>"))
     noise = (3000 * np.random.default_rng(0).standard_normal(16000 * 3)).astype("<i2").tobytes()
     assert run_in_pipe(monkeypatch, noise[:60000] + b"!", "--model", model, "--query", "dog") == 0
     streams = capsys.readouterr()

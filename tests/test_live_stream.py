@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ RATE = 16000
 NOTHING = np.zeros(0, dtype=np.float32)
 # Of few labels, so that what the tiny model answers differs from window to window.
 OPTIONS = {"min_score": 0.0, "event_labels": ["dog", "cat", "siren"], "max_events": 3}
+LIVE = OPTIONS | {"look_every_s": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def sound():
 @pytest.fixture(scope="module")
 def reports(pipe, sound):
     """Return what is told of the sound in chunks of half a second."""
-    return list(pipe.stream(cut(sound, [8000] * 30), RATE, **OPTIONS))
+    return list(pipe.stream(cut(sound, [8000] * 30), RATE, **LIVE))
 
 
 def cut(sound, lengths):
@@ -107,7 +109,7 @@ def test_the_sound_is_told_of_more_than_at_the_ends_of_windows(pipe, reports):
 def test_any_chunks_give_the_same_events(pipe, sound, reports, seed):
     rng = np.random.default_rng(seed)
     lengths = rng.choice([1, 7, 160, 1600, 8001, 40000], size=400)
-    assert list(pipe.stream(cut(sound, lengths), RATE, **OPTIONS)) == reports
+    assert list(pipe.stream(cut(sound, lengths), RATE, **LIVE)) == reports
 
 
 @pytest.mark.parametrize("queries", [None, ["dog", "bird"]])
@@ -126,8 +128,8 @@ def test_exact_events_of_short_streams_are_those_of_a_recording(pipe, sound):
     for length in (0.05, 0.5, 3.0, 4.0, 6.64):
         part = sound[: round(length * RATE)]
         expected = [] if length < 0.07 else pipe(part, **OPTIONS)["events"]
-        assert named(pipe.stream([part], RATE, exact=True, **OPTIONS)) == named(expected)
-    assert list(pipe.stream([], RATE, **OPTIONS)) == []
+        assert named(pipe.stream([part], RATE, exact=True, **LIVE)) == named(expected)
+    assert list(pipe.stream([], RATE, **LIVE)) == []
 
 
 def test_what_is_closed_early_is_what_the_windows_up_to_then_say(pipe, sound, reports):
@@ -205,13 +207,13 @@ def test_a_stream_goes_on_from_its_saved_state(pipe, sound, rate, tmp_path):
         else sound
     )
     parts = cut(sound, [rate // 3] * 40)
-    expected = list(pipe.stream(parts, rate, **OPTIONS))
-    stream, found = pipe.live(rate, **OPTIONS), []
+    expected = list(pipe.stream(parts, rate, **LIVE))
+    stream, found = pipe.live(rate, **LIVE), []
     for index, part in enumerate(parts):
         found += stream.push(part)
         if index % 9 == 4:
             stream.save(tmp_path / "state.safetensors")
-            stream = pipe.live(rate, **OPTIONS)
+            stream = pipe.live(rate, **LIVE)
             stream.load(tmp_path / "state.safetensors")
     found += stream.finish()
     # A resampler that starts again differs in the last digits.
@@ -221,7 +223,7 @@ def test_a_stream_goes_on_from_its_saved_state(pipe, sound, rate, tmp_path):
 
 
 def test_states_that_do_not_fit_are_refused(pipe, sound, tmp_path):
-    stream = pipe.live(RATE, **OPTIONS)
+    stream = pipe.live(RATE, **LIVE)
     stream.push(sound[:60000])
     state = stream.state_dict()
     for change, message in (
@@ -231,12 +233,12 @@ def test_states_that_do_not_fit_are_refused(pipe, sound, tmp_path):
         ({"settings": state["settings"] | {"hop_s": 0.08}}, "other hop_s"),
     ):
         with pytest.raises(ValueError, match=message):
-            pipe.live(RATE, **OPTIONS).load_state_dict(state | change)
+            pipe.live(RATE, **LIVE).load_state_dict(state | change)
     del state["credit"]
     with pytest.raises(ValueError, match=r"missing \['credit'\]"):
-        pipe.live(RATE, **OPTIONS).load_state_dict(state)
+        pipe.live(RATE, **LIVE).load_state_dict(state)
     with pytest.raises(ValueError, match="other sampling_rate"):
-        pipe.live(8000, **OPTIONS).load_state_dict(stream.state_dict())
+        pipe.live(8000, **LIVE).load_state_dict(stream.state_dict())
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="without the state of a live stream"):
         stream.load(tmp_path / "other.safetensors")
@@ -343,3 +345,20 @@ def test_at_the_end_all_is_closed():
     report = LiveReport([])
     report.update([Event(1.0, 2.0, "dog")], 2.0)
     assert [one["state"] for one in report.update([Event(1.0, 2.3, "dog")], 2.3, is_last=True)] == ["closed"]
+
+
+@pytest.mark.slow
+def test_memory_and_state_stay_as_they_are_for_twenty_minutes(pipe):
+    rng, process, kept, sizes = np.random.default_rng(0), psutil.Process(), [], []
+    stream = pipe.live(RATE, **LIVE)
+    for second in range(1200):
+        chunk = 0.003 * rng.standard_normal(RATE).astype(np.float32)
+        # Half a second of loud noise every ten.
+        chunk[: RATE // 2] *= 30 if second % 10 == 3 else 1
+        stream.push(chunk)
+        if second % 100 == 99:
+            kept.append(process.memory_info().rss / 2**20)
+            sizes.append(len(stream.state.samples) / RATE)
+    assert stream.num_looks > 50
+    assert max(sizes) < 15 and len(stream.report.reported) < 30
+    assert kept[-1] - kept[3] < 20, kept

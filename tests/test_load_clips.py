@@ -26,6 +26,8 @@ PUBLIC_FILES = [
     ("living_room.txt", "audacity"),
     ("soundscapes.jsonl", "jsonl"),
 ]
+# Samples that are named after their formats.
+PUBLIC_FILES += [(f"formats/{path.name}", path.stem) for path in sorted((FIXTURES / "formats").iterdir())]
 HEADER = "filename\tonset\toffset\tevent_label\n"
 
 
@@ -46,8 +48,8 @@ def test_the_format_is_told_from_the_contents(file, format, tmp_path):
     assert load_clips(FIXTURES / file) == clips
     # Neither a byte order mark nor Windows line ends change anything.
     text = (FIXTURES / file).read_bytes().replace(b"\n", b"\r\n")
-    path = write(tmp_path / file, b"\xef\xbb\xbf" + text)
-    assert load_clips(path, audio_dir=FIXTURES) == clips
+    path = write(tmp_path / Path(file).name, b"\xef\xbb\xbf" + text)
+    assert load_clips(path, audio_dir=(FIXTURES / file).parent) == clips
 
 
 def test_desed_gives_one_clip_per_recording_and_keeps_those_without_events():

@@ -138,6 +138,16 @@ def test_tags_of_players_behind_an_mp3_are_no_fault(encoded, caplog):
     assert not caplog.records
 
 
+def test_packets_of_a_broadcast_may_have_times_before_or_checksums_behind(encoded, caplog):
+    data = encoded("ts")
+    packets = [data[place : place + 188] for place in range(0, len(data), 188)]
+    # A time may have the byte with which packets begin.
+    for before, behind in ((b"Gabc", b""), (b"", bytes(16))):
+        heard = load_audio(b"".join(before + packet + behind for packet in packets))
+        np.testing.assert_array_equal(heard, load_audio(data))
+    assert not caplog.records
+
+
 def test_an_empty_box_before_the_first_of_an_mp4(encoded, caplog):
     data = bytearray(encoded("m4a"))
     place = data.find(b"stco") + 8

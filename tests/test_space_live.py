@@ -10,8 +10,9 @@ from conftest import BROWSER, BROWSER_FLAGS
 pytest.importorskip("gradio")
 
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline  # noqa: E402
+from space_app.limits import Limits  # noqa: E402
 from space_app.live_session import LiveSession  # noqa: E402
-from space_app.live_tab import bars_html  # noqa: E402
+from space_app.live_tab import LiveSessions, bars_html  # noqa: E402
 
 FARMYARD = "space_app/examples/farmyard.flac"
 
@@ -63,6 +64,25 @@ def test_bad_sound_and_a_visitor_who_leaves_end_a_session(pipe, chunks):
     assert not session.is_running and session.heard < session.num_seconds
 
 
+def test_as_many_microphones_are_followed_as_the_limits_say(pipe, chunks):
+    sessions = LiveSessions(pipe, Limits(num_live=1, max_live_seconds=100.0))
+    data = (32767 * np.concatenate(chunks[:8])).astype("<i2").tobytes()
+    first = sessions.take("a" * 12, 16000, data, "dog", False)
+    with pytest.raises(ValueError, match="1 microphones are followed"):
+        sessions.take("b" * 12, 16000, data, "", False)
+    # The same visitor goes on.
+    assert sessions.take("a" * 12, 16000, b"", "", True) is first
+    first.wait(60)
+    shown = sessions.view(first)
+    assert shown["is_over"] and "2.0 s" in shown["status"] and first.queries == ["dog"]
+    second = sessions.take("b" * 12, 16000, data, "", True)
+    second.wait(60)
+    assert second is not first and not second.is_running
+    for rate, data, message in ((16000, b"odd", "no sound"), (1, b"", "no sound")):
+        with pytest.raises(ValueError, match=message):
+            sessions.take("c" * 12, rate, data, "", False)
+
+
 def test_bars_show_the_last_half_minute_and_hide_nothing_in_markup():
     event = {"id": 0, "onset": 10.0, "offset": 12.0, "event_label": "<b>dog</b>", "score": 0.5, "state": "closed"}
     growing = event | {"id": 1, "onset": 38.0, "offset": None, "state": "open"}
@@ -100,16 +120,15 @@ def microphone(space_page, tmp_path):
 @pytest.mark.slow
 def test_bars_grow_while_a_microphone_is_heard(microphone, space_page, tmp_path):
     page = microphone
-    page.click("#microphone .record-button, #microphone button[aria-label*='ecord']")
+    page.click("#live-record")
     page.wait_for_selector("#live-bars i", state="attached")
     page.wait_for_function("() => document.querySelectorAll('#live-table tbody tr').length >= 1")
     page.screenshot(path=tmp_path / "live.png", full_page=True)
-    heard = float(re.match(r"([\d.]+) s", page.inner_text("#live-status"))[1])
-    assert heard > 2
-    page.click("#microphone .stop-button, #microphone button[aria-label*='top']")
-    page.wait_for_function("() => !/going on/.test(document.querySelector('#live-status').innerText)")
-    page.wait_for_function("() => !document.querySelector('#live-bars i.open')")
+    seconds = float(re.match(r"([\d.]+) s", page.inner_text("#live-status"))[1])
+    assert seconds > 2
+    page.click("#live-record")
+    page.wait_for_function("() => document.querySelector('#live-record').innerText === 'Record'")
+    assert not page.query_selector("#live-bars i.open") and "going on" not in page.inner_text("#live-status")
     labels = page.eval_on_selector_all("#live-table tbody tr", "(rows) => rows.map((row) => row.lastChild.innerText)")
     assert {"rooster", "sheep bleat"} & set(labels)
-    # What was sent is deleted as soon as it was heard.
     assert not space_page.uploads()

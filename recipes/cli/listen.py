@@ -35,6 +35,8 @@ def add_listen_arguments(command):
     add("--query", action="append", metavar="TEXT", help="what to look for; may be repeated (default: all events)")
     add_model(command)
     add("--hop", type=seconds, default=0.5, metavar="S", help="seconds between decisions (default 0.5)")
+    add("--look-every", type=seconds, default=10.0, metavar="S",
+        help="seconds between early answers, on average; fewer are sooner, and cost more (default 10)")  # fmt: skip
     add("--exact", action="store_true", help="print events only when no later sound can change them: up to 15 s late")
     add("--min-score", type=probability, metavar="P", help="omit events with a lower score, 0 to 1")
     add("--channel", type=channel, metavar="N", help="channel to hear, from 0 on (default: their mean)")
@@ -68,7 +70,7 @@ def listen(args) -> int:
         from recipes.conversion.checkpoint_folder import load_pipeline
 
         stream = load_pipeline(args.model).live(
-            rate, args.hop, args.query, args.exact, min_score=args.min_score, channel=args.channel
+            rate, args.hop, args.query, args.exact, args.look_every, min_score=args.min_score, channel=args.channel
         )
         try:
             with _interruptible(is_stopped):

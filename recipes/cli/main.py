@@ -148,13 +148,7 @@ def _add_score(commands):
         help="annotated recordings: what `timepro synthesize` writes, or any format of docs/data-formats.md",
     )  # fmt: skip
     data.add_argument("--data", metavar="DATA", help="the same as DATA")
-    # Written out, for importing the readers would slow every command down.
-    add(
-        "--data-format", metavar="NAME", help="default: detected from the contents. Data sets: desed, csv, realdesed, "
-        "tacos, audioset_strong, ftar, audiogrounding, lighthouse, audiotime, aegbench, spotsound, lat_bench, jsonl, "
-        "parquet (trea is recognised and refused). Annotation tools: audacity, vtt, srt, rttm, textgrid, elan, eaf, "
-        "jams, raven, birdnet, audition, reaper, wav_markers, svl, kaldi_segments, ctm, lhotse, label_studio",
-    )  # fmt: skip
+    add("--data-format", metavar="NAME", help=_FormatsHelp("default: detected from the contents. One of "))
     add("--audio-dir", metavar="DIR", help="folder of the recordings (default: that of the data)")
     add("--durations", metavar="TABLE", help="table of filename and duration, for data without durations")
     add("--label-aliases", metavar="JSON", help='other names for labels: {"alias": "label", ...}')
@@ -278,6 +272,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+class _FormatsHelp(str):
+    """A help text that ends in the names of all formats; their readers are imported once it is shown."""
+
+    def __mod__(self, _):
+        from recipes.data.formats import READERS
+
+        return self + ", ".join(READERS)
 
 
 class _Version(argparse.Action):

@@ -42,9 +42,17 @@ STRIDES = {"1": "random", **{str(n): f"stride {n}" for n in (2, 5, 10, 25)}, "no
 SFT_ARMS = PROMPT_ARMS | {
     f"stride {n}": {"time_init": "random", "time_stride": int(n)} for n in STRIDES if n not in ("1", "none")
 }
-# Tie-breaks, by arm of reinforcement learning; the first is where it starts.
+# Options of the recipe, by arm of reinforcement learning; the first is where it starts.
 START = "before"
-GRPO_ARMS = {START: None, "GRPO, Eb-F1": "none", "GRPO, product": "product", "GRPO, sum": "sum"}
+GRPO_ARMS = {
+    START: {},
+    "GRPO, Eb-F1": {"tie_break": "none"},
+    "GRPO, product": {"tie_break": "product"},
+    "GRPO, sum": {"tie_break": "sum"},
+    "GRPO, shipped": {
+        "tie_break": "sum", "constrained": True, "answer_min_score": 0.25, "drop_tied_groups": True,
+    },
+}  # fmt: skip
 TEST_SPLITS = ("test_unseen", "test_seen")
 
 
@@ -97,7 +105,7 @@ def run_arm(arm, seed, args) -> dict:
     values = {
         "arm": arm,
         "seed": seed,
-        "settings": {"tie_break": GRPO_ARMS[arm]} if arm in GRPO_ARMS else SFT_ARMS[arm],
+        "settings": GRPO_ARMS[arm] if arm in GRPO_ARMS else SFT_ARMS[arm],
         "steps": steps,
         "num_clips": args.num_clips,
         "scores": {split: score_arm(checkpoint, split, arm, seed, args) for split in TEST_SPLITS},
@@ -155,8 +163,7 @@ def _train_sft(arm, seed, folder, args):
 def _train_grpo(arm, seed, folder, args):
     overrides = {
         "model_name_or_path": Path(args.grpo_from).resolve(), "data": Path(args.data).resolve() / "train.jsonl",
-        "max_steps": args.grpo_steps, "tie_break": GRPO_ARMS[arm], "seed": seed, "report_to": "none",
-        "log_completions": False,
+        "max_steps": args.grpo_steps, "seed": seed, "report_to": "none", "log_completions": False, **GRPO_ARMS[arm],
     }  # fmt: skip
     _launch("grpo", CONFIGS / "grpo" / "small.yaml", folder, overrides, args.threads)
 

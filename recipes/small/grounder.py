@@ -80,21 +80,9 @@ def _padded(states):
     return padded, torch.arange(padded.shape[1]) < sizes[:, None]
 
 
-def _batch(stems, targets, batch_size, rng):
-    """Return frames `(batch_size, num_frames, stem_size)` and targets `(batch_size, num_frames, num_labels)`.
-
-    A quarter of the clips has another one over it: in each channel the stronger of the two, and what sounds in both.
-    """
-    chosen = np.sort(rng.integers(0, len(stems), batch_size))
-    frames, wanted = torch.from_numpy(stems[chosen].astype(np.float32)), targets[chosen]
-    is_mixed = torch.from_numpy(rng.random(batch_size) < 0.25)[:, None, None]
-    frames = torch.where(is_mixed, torch.maximum(frames, frames.flip(0)), frames)
-    return blank(frames, rng), torch.where(is_mixed, torch.maximum(wanted, wanted.flip(0)), wanted)
-
-
 def train_grounder(
-    model, processor, folder, num_steps=1400, batch_size=16, learning_rate=1e-3, seed=0, split="train_field",
-    resume=None,
+    model, processor, folder, num_steps=1500, batch_size=16, num_absent=8, learning_rate=1e-3, seed=0,
+    split="train_field", resume=None,
 ):  # fmt: skip
     """Train the frame grounder of a model on stored stems, in place; return `(labels, question states)`.
 
@@ -102,6 +90,7 @@ def train_grounder(
 
     Args:
         folder: stored stems of the split.
+        num_absent: labels that a clip lacks, asked about beside those that it has.
         resume: folder to save to every 25 steps, and to go on from.
     """
     stems, rows = read_stems(folder, split)
@@ -109,6 +98,7 @@ def train_grounder(
     prepare_grounder(model, is_alone=True, frames="stem")
     states = question_states(model.eval(), processor, folder, split, labels, seed=seed)
     targets, _ = frame_targets(rows, labels, stems.shape[1], model.config.frame_rate)
+    heard = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
     head = model.frame_grounder.train()
     average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, min(0.99, 1 - 10 / num_steps))))
     both = nn.ModuleList([head, average])
@@ -119,15 +109,22 @@ def train_grounder(
         rng = np.random.default_rng([seed, step])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
-        frames, wanted = _batch(stems, targets, batch_size, rng)
-        # All labels are asked about, in one wording each, a quarter of the frames: neighbours say much the same.
-        questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in states.values()])
-        heard = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))
-        some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 4)])
-        # What is asked about frames in their context no longer depends on their clip.
-        heard, wanted = heard[:, some].flatten(0, 1)[None], wanted[:, some].flatten(0, 1)
-        logits = head.match(heard, questions, is_token, torch.zeros(len(labels), dtype=torch.long))
-        loss = grounder_loss(logits, wanted.T)
+        chosen = np.sort(rng.integers(0, len(rows), batch_size))
+        clips, asked = [], []
+        for clip, row in enumerate(chosen):
+            absent = rng.permutation([index for index in range(len(labels)) if index not in heard[row]])
+            for label in [*heard[row], *absent[:num_absent]]:
+                clips.append(clip)
+                asked.append(int(label))
+        wordings = [states[labels[label]] for label in asked]
+        questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in wordings])
+        frames = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
+        # Neighbours say much the same: half of the frames are asked about.
+        some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 2)])
+        heard_frames = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))[:, some]
+        logits = head.match(heard_frames, questions, is_token, torch.tensor(clips))
+        wanted = [targets[chosen[clip], some, label] for clip, label in zip(clips, asked, strict=True)]
+        loss = grounder_loss(logits, torch.stack(wanted))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -214,7 +211,7 @@ def main(argv=None):
     parser.add_argument("--stems", required=True, help="directory of stored stem features")
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--split", default="train_field", help="which stems to learn from (default: train_field)")
-    parser.add_argument("--num-steps", type=int, default=1400)
+    parser.add_argument("--num-steps", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)

@@ -205,7 +205,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
                 **clips,
             )
             cache = outputs[CACHE_NAME]
-            own, constraint, sampled = processors = self._processors(len(prompt_ids), ids.shape[1])
+            own, constraint, sampled = processors = self._processors(ids.shape[1])
             inputs, hook = {"input_ids": ids.repeat_interleave(num_generations, 0)}, nullcontext()
             if self._can_pack:
                 decode = partial(sample_packed, cache=cache, prompt_mask=mask, hear=own and own.hear)
@@ -235,7 +235,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         log_probs, _ = sampled.finish(sequences)
         return answers, [row[: len(answer)] for row, answer in zip(log_probs.tolist(), answers, strict=True)]
 
-    def _processors(self, num_rows, prompt_length):
+    def _processors(self, prompt_length):
         """Return what keeps the model's own log-probabilities, constrains, and keeps those sampled from; or `None`."""
         own = constraint = None
         if self.answer_min_score is not None:

@@ -56,14 +56,15 @@ def main():
     parser.add_argument("--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--gap", type=float, default=0.0, help="seconds of low noise after each example")
+    parser.add_argument("--look-every", type=float, default=10.0, help="look_every_s of the stream")
     parser.add_argument("--live-only", action="store_true", help="leave the recording out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = load_pipeline(arguments.model)
     warm = next(iter(sound_of(2, 0)))
     pipe(np.resize(warm, 2 * RATE))
-    figures = {"seconds": arguments.seconds, "gap": arguments.gap}
-    stream, reports, peaks = pipe.live(RATE), [], []
+    figures = {"seconds": arguments.seconds, "gap": arguments.gap, "look_every_s": arguments.look_every}
+    stream, reports, peaks = pipe.live(RATE, look_every_s=arguments.look_every), [], []
     start = time.process_time()
     for chunk in sound_of(arguments.seconds, arguments.gap):
         reports += stream.push(chunk)

@@ -4,10 +4,11 @@
 
 Prints one JSON line. All figures are of the processor's time, which other processes disturb least, and the least of
 rounds in which every program runs once, turn by turn. `seconds` are those of detection on all clips, `tower` those of
-mel features' way through the audio tower in it, and `yamnet` those of YAMNet at its published 25 Hz, the frozen trunk
-alone; `per_minute` is the processor's time for a minute of sound. Clips are cut from the examples of the Space, each
-from another place, and `baseline_*` are the figures of the other copy on the same clips. `equal` is whether both find
-the same events in the examples themselves, to the step of a tick.
+mel features' way through the audio tower in it, `yamnet` those of YAMNet at its published 25 Hz, the frozen trunk
+alone, and `whisper` those of the encoder of Whisper tiny, with windows of 30 s and random weights, which take as long;
+`per_minute` is the processor's time for a minute of sound. Clips are cut from the examples of the Space, each from
+another place, and `baseline_*` are the figures of the other copy on the same clips. `equal` is whether both find the
+same events in the examples themselves, to the step of a tick.
 """
 
 import argparse
@@ -72,6 +73,25 @@ def serve(num_clips, batch_size):
         print(json.dumps(figures | {"events": events}), flush=True)
 
 
+def whisper_seconds(num_clips, rounds):
+    """Return the processor's seconds that the encoder of Whisper tiny takes for clips, one window of 30 s each."""
+    import time
+
+    import torch
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    torch.set_num_threads(1)
+    # By default its sizes are those of tiny.
+    encoder, window, spent = WhisperEncoder(WhisperConfig()).eval(), torch.randn(2, 80, 3000), []
+    with torch.no_grad():
+        for _ in range(rounds + 1):
+            start = time.process_time()
+            encoder(window)
+            spent.append(time.process_time() - start)
+    return min(spent[1:]) * num_clips / len(window)
+
+
 def start(tree, num_clips, batch_size):
     """Start a process that serves by the code of a folder."""
     command = [sys.executable, __file__, "--serve", "--clips", str(num_clips), "--batch-size", str(batch_size)]
@@ -110,10 +130,11 @@ def main():
     if arguments.baseline:
         figures["times_as_fast"] = round(figures["baseline_seconds"] / figures["seconds"], 2)
         figures["equal"] = rounds[0][""]["events"] == rounds[0]["baseline_"]["events"]
-    print(json.dumps(figures))
     for process in processes.values():
         process.stdin.close()
         process.wait()
+    figures["whisper"] = round(whisper_seconds(arguments.clips, arguments.rounds), 3)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
