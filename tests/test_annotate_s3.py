@@ -20,14 +20,16 @@ pytest.importorskip("s3fs")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def bucket(monkeypatch):
+@pytest.fixture(scope="module")
+def bucket():
     """Return a bucket, `s3://timepro`, with three recordings, one of them damaged, a manifest and a tar of them."""
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
     names = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in (names | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+    names["AWS_ENDPOINT_URL"] = f"http://{host}:{port}"
+    monkeypatch = pytest.MonkeyPatch()
+    for name, value in names.items():
         monkeypatch.setenv(name, value)
     fs = fsspec.filesystem("s3", skip_instance_cache=True)
     fs.mkdir("timepro")
@@ -46,6 +48,7 @@ def bucket(monkeypatch):
     rows = [{"audio_filepath": name, "city": "Rome"} for name in ("sounds/a.wav", "sounds/gone.wav")]
     fs.pipe_file("timepro/manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     yield fs
+    monkeypatch.undo()
     server.stop()
 
 
@@ -55,22 +58,22 @@ def bucket(monkeypatch):
     ("s3://timepro/manifest.jsonl", ["sounds/a.wav"], "sounds/gone.wav"),
 ])  # fmt: skip
 def test_what_lies_in_s3_is_annotated_into_s3(source, found, failed, bucket, scripted_checkpoint):
-    model = str(scripted_checkpoint("dog: <1.20>-<3.44>"))
-    command = ["annotate", source, "--out", "s3://timepro/out", "--model", model, "--shard-size", "1"]
+    model, out = str(scripted_checkpoint("dog: <1.20>-<3.44>")), f"timepro/labels/{len(source)}"
+    command = ["annotate", source, "--out", f"s3://{out}", "--model", model, "--shard-size", "1"]
     for _ in range(2):  # a later run tries again what failed
         assert main(command) == 1
         bucket.invalidate_cache()
         rows = {}
         for kind in ("annotations", "failures"):
-            tables = [pq.read_table(io.BytesIO(bucket.cat(path))) for path in bucket.ls(f"timepro/out/{kind}")]
+            tables = [pq.read_table(io.BytesIO(bucket.cat(path))) for path in bucket.ls(f"{out}/{kind}")]
             rows[kind] = sorted(
                 (row for table in tables for row in table.to_pylist()), key=lambda row: row["recording"]
             )
         assert [row["id"] for row in rows["annotations"]] == found
         assert all(row["events"][0]["event_label"] == "dog" for row in rows["annotations"])
         assert [row["recording"] for row in rows["failures"]] == [failed]
-    assert json.loads(bucket.cat("timepro/out/manifest.json"))["num_failed"] == 1
-    assert sorted(path.rpartition("/")[2] for path in bucket.ls("timepro/out")) == [
+    assert json.loads(bucket.cat(f"{out}/manifest.json"))["num_failed"] == 1
+    assert sorted(path.rpartition("/")[2] for path in bucket.ls(out)) == [
         "annotations",
         "failures",
         "manifest.json",

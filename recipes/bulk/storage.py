@@ -73,7 +73,7 @@ def read_bytes(address: str, start: int | None = None, size: int | None = None) 
         OSError: it cannot be read, or ends before.
     """
     fs, path = filesystem(address)
-    content = fs.cat_file(path) if start is None else fs.cat_file(path, start, start + size)
+    content = fs.cat_file(path) if start is None else fs.cat_file(path, start=start, end=start + size)
     if start is not None and len(content) < size:
         raise OSError(f"{address} ends before byte {start + size}; it was cut off after it was listed.")
     return content
