@@ -53,7 +53,7 @@ for index in range(1, 5):
     time.sleep(0.1)
 done.wait(20)
 print("heard", *calls, sep=", ")
-page.close()
+page.close(verbose=False)
 PY
 GRADIO_ANALYTICS_ENABLED=False venv/bin/python run.py 2> errors | tee seen
 diff seen - <<'EXPECTED'

@@ -290,6 +290,8 @@ def space_page(tmp_path_factory):
     from space_process import Page
 
     page = Page(tmp_path_factory.mktemp("space"), max_megabytes=3, max_seconds=90)
-    yield page.wait()
-    page.stop()
+    try:
+        yield page.wait()
+    finally:
+        page.stop()
     assert not page.uploads(), "uploads outlive the page"
