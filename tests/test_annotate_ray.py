@@ -31,6 +31,8 @@ def cluster(monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # By default actors have so low a priority that they starve beside other tests.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     common = ["--num-cpus", "1", "--object-store-memory", "100000000", "--disable-usage-stats"]
     subprocess.run([*RAY, "start", "--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", folder,
                     *common], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
