@@ -97,11 +97,11 @@ def make_tiny_checkpoint(tokenizer_folder, answer_format="ticks"):
 
 
 @pytest.fixture(scope="session")
-def lively_checkpoint(tokenizer_folder, tmp_path_factory):
-    """Return a tiny model whose answers vary and hang on the sound, and its processor."""
+def lively_folder(tokenizer_folder, tmp_path_factory):
+    """Return the folder of a tiny checkpoint whose answers vary and depend on the sound."""
     import torch
 
-    from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+    from recipes.conversion.checkpoint import save_checkpoint
 
     model, processor = make_tiny_checkpoint(tokenizer_folder)
     generator = torch.Generator().manual_seed(1)
@@ -110,10 +110,17 @@ def lively_checkpoint(tokenizer_folder, tmp_path_factory):
             parameter.add_(0.25 * torch.randn(parameter.shape, generator=generator))
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    # A reference policy is loaded anew, from where the policy came from.
     folder = tmp_path_factory.mktemp("lively")
     save_checkpoint(model, processor, folder)
-    model, processor = load_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lively_checkpoint(lively_folder):
+    """Return the model and processor of `lively_folder`: each module's own, for trainers change a model in place."""
+    from recipes.conversion.checkpoint import load_checkpoint
+
+    model, processor = load_checkpoint(lively_folder)
     model.model.audio_tower.requires_grad_(False)
     model.model.multi_modal_projector.requires_grad_(False)
     return model.eval(), processor

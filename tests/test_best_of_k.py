@@ -72,13 +72,23 @@ def test_the_command_samples_constrained_answers_of_a_checkpoint(asked):
     assert "best of 4" in (folder / "best_of_k.md").read_text()
 
 
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return round(value, 5) if isinstance(value, float) else value
+
+
 def test_a_run_that_was_stopped_goes_on_with_the_same_draws(asked, tmp_path):
     folder, arguments, report = asked
     lines = (folder / "samples.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "samples.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
     (tmp_path / "settings.json").write_text((folder / "settings.json").read_text())
-    assert main([*arguments, "--out", str(tmp_path)]) == report
-    assert (tmp_path / "samples.jsonl").read_text() == "".join(lines)
+    assert rounded(main([*arguments, "--out", str(tmp_path)])) == rounded(report)
+    # Scores differ by rounding: what was asked in one batch is now asked in others.
+    again = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [rounded(row) for row in again] == [rounded(json.loads(line)) for line in lines]
     with pytest.raises(ValueError, match="other settings, {'seed': 0}, not {'seed': 1}"):
         main([*arguments, "--out", str(tmp_path), "--seed", "1"])
 

@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy():
     "arguments, message",
     [
         ([], "required: COMMAND"),
-        (["listen"], "invalid choice: 'listen'"),
+        (["hear"], "invalid choice: 'hear'"),
         (["detect"], "required: FILE"),
         (["ground", "x.wav"], "required: --query"),
         (["ground", "x.wav", "--query", " "], "--query is empty"),

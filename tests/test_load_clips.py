@@ -198,7 +198,7 @@ def test_label_tracks_of_a_file_and_of_a_folder(tmp_path):
         (str(tmp_path / "a.wav"), ()),
         (str(tmp_path / "b.wav"), (Event(1, 2, "dog"),)),
     ]
-    assert "is a folder, which may be 'audacity' or " in error_of(tmp_path)
+    assert "is a folder, which may be 'parquet' or 'audacity' or " in error_of(tmp_path)
 
 
 def test_our_own_rows():

@@ -9,6 +9,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recipes.training.answer_scoring import score_answers
 from recipes.training.packing import pack_answers
 
 HIDDEN = 32
@@ -154,7 +155,9 @@ def test_answers_are_blind_to_each_other(trainer):
     for one in (batch, other):
         ids = torch.cat([one["prompt_ids"], one["completion_ids"]], 1)
         mask = torch.cat([one["prompt_mask"], one["completion_mask"]], 1)
-        values.append(trainer._score(trainer.model, ids, mask, 4, one["clips"])[0])
+        pad_token_id = trainer.processing_class.tokenizer.pad_token_id
+        settings = None, trainer.model, True, trainer.temperature, pad_token_id
+        values.append(score_answers(trainer.model, ids, mask, 4, one["clips"], *settings)[0])
     assert not torch.equal(values[0][0], values[1][0])
     torch.testing.assert_close(values[0][1], values[1][1], rtol=0, atol=1e-6)
 

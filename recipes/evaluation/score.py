@@ -14,7 +14,6 @@ from pathlib import Path
 
 from processing.answer_text import TASKS, parse_events
 from processing.events import Event, clip_events
-from processing.frame_decoding import frame_options
 from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.formats import guess_format
 from recipes.data.loading import load_clips, measure_durations
@@ -187,6 +186,8 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
     logger.info("%d questions about %d clips, %d of them answered before", len(asked), len(clips), len(done))
     failures: dict[str, str] = {}
     if todo:
+        from processing.frame_decoding import frame_options  # imports torch, which scoring predictions does without
+
         pipe = load_pipeline(model)
         frame_options(pipe.model.config, "detection", options.get("decode"))  # else each recording would fail of it
         # Clips may share a recording, and a question about it.
