@@ -37,7 +37,7 @@ def read_rttm(path) -> list[dict]:
     for number, line in enumerate(text_lines(path), 1):
         fields, where = line.split(), f"{path}, line {number}"
         if len(fields) == 3 and fields[0] == ";;" and "=" in fields[2]:
-            written, _, text = fields[2].partition("=")
+            written, _, text = fields[2].rpartition("=")  # the text has none, see `_quoted`
             meant[fields[1], written] = unquote(text)
         if not fields or fields[0].startswith(";;") or fields[0] in _OTHER_TYPES:
             continue
@@ -95,7 +95,7 @@ def _written(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return "".join(quote(character) if character.isspace() or character == "%" else character for character in text)
+    return "".join(quote(character) if character.isspace() or character in "%=" else character for character in text)
 
 
 def _decimals(time: Decimal) -> str:

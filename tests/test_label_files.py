@@ -41,7 +41,7 @@ text = st.characters(codec="utf-8")
 def labels(refused="", blank=False):
     strategy = st.text(st.characters(codec="utf-8", exclude_characters=refused), min_size=0 if blank else 1, max_size=9)
     tricky = st.sampled_from(
-        ["a --> b", '"', 'say ""', "<b>&amp;</b>", "# !x", "a  b", " dog ", "dog 2", "dog", "1", "NA"]
+        ["a --> b", "a = b", '"', 'say ""', "<b>&amp;</b>", "# !x", "a  b", " dog ", "dog 2", "dog", "1", "NA"]
     )
     return (strategy | tricky.filter(lambda label: not set(label) & set(refused))).filter(
         lambda label: blank or normalize_label(label)
