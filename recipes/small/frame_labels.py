@@ -8,17 +8,14 @@ are read from must stand out as the label does. Only encoder and projector are t
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
-from recipes.small.language_model import load_progress, save_progress
+from recipes.small.averaged_training import train_averaged
 
 # A frame that points at a label with the length of its words' embedding is sure of it: sigmoid(10 * 1 - 5) = 0.993.
 SHARPNESS = 10.0
@@ -167,18 +164,9 @@ def train_frames(
             projector.linear.weight.normal_(std=0.02 * head.scale)
             projector.linear.bias.zero_()
     trained = nn.ModuleList([tower, projector, head])
-    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, min(0.99, 1 - 10 / num_steps))))
-    both = nn.ModuleList([trained, average])
-    parameters = [p for p in trained.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
-    first = load_progress(Path(resume), both, optimizer) if resume else 0
     weight = torch.tensor(BOUNDARY_POSITIVE_WEIGHT)
-    tower.train()
-    bar = tqdm(range(first, num_steps), initial=first, total=num_steps, desc="frame labels")
-    for step in bar:
-        rng = np.random.default_rng([seed, step])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1, (step + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
+
+    def step_loss(rng):
         chosen = np.sort(rng.integers(0, len(rows), batch_size))
         heard = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
@@ -186,18 +174,10 @@ def train_frames(
         sounding, boundary, length = head(frames)
         loss = F.binary_cross_entropy_with_logits(sounding, targets[0][chosen])
         edges = F.binary_cross_entropy_with_logits(boundary, targets[1][chosen], pos_weight=weight)
-        loss = loss + BOUNDARY_WEIGHT * edges
-        loss = loss + LENGTH_PENALTY * length / len(labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update_parameters(trained)
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}", length=f"{length.item() ** 0.5:.2f}", refresh=False)
-        if resume and step % 50 == 49:
-            save_progress(Path(resume), both, optimizer, step + 1)
-    trained.load_state_dict(average.module.state_dict())
+        return loss + BOUNDARY_WEIGHT * edges + LENGTH_PENALTY * length / len(labels)
+
+    tower.train()
+    train_averaged(trained, step_loss, num_steps, learning_rate, 50, seed, "frame labels", resume)
     tower.eval()
     return head, labels
 

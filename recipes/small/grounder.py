@@ -9,14 +9,11 @@ which a question was asked. The head hears the encoder's frozen stem.
 """
 
 import logging
-import math
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from processing.answer_text import PROMPTS, prompt_text
@@ -26,8 +23,8 @@ from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.data.label_phrases import paraphrases
 from recipes.scoring import event_based_f1, recall_at_iou
+from recipes.small.averaged_training import train_averaged
 from recipes.small.frame_labels import blank, frame_targets, known_labels, read_stems
-from recipes.small.language_model import load_progress, save_progress
 from recipes.training.collator import TimeProCollator
 from recipes.training.grounder_loss import grounder_loss, prepare_grounder
 
@@ -100,15 +97,8 @@ def train_grounder(
     targets, _ = frame_targets(rows, labels, stems.shape[1], model.config.frame_rate)
     heard = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
     head = model.frame_grounder.train()
-    average = AveragedModel(head, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, min(0.99, 1 - 10 / num_steps))))
-    both = nn.ModuleList([head, average])
-    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.02)
-    first = load_progress(Path(resume), both, optimizer) if resume else 0
-    bar = tqdm(range(first, num_steps), initial=first, total=num_steps, desc="frame grounder")
-    for step in bar:
-        rng = np.random.default_rng([seed, step])
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / num_steps))
+
+    def step_loss(rng):
         chosen = np.sort(rng.integers(0, len(rows), batch_size))
         clips, asked = [], []
         for clip, row in enumerate(chosen):
@@ -124,18 +114,9 @@ def train_grounder(
         heard_frames = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))[:, some]
         logits = head.match(heard_frames, questions, is_token, torch.tensor(clips))
         wanted = [targets[chosen[clip], some, label] for clip, label in zip(clips, asked, strict=True)]
-        loss = grounder_loss(logits, torch.stack(wanted))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.step()
-        average.update_parameters(head)
-        if step % 10 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-            logger.info("step %d: loss %.4f", step, loss.item())
-        if resume and step % 25 == 24:
-            save_progress(Path(resume), both, optimizer, step + 1)
-    head.load_state_dict(average.module.state_dict())
+        return grounder_loss(logits, torch.stack(wanted))
+
+    train_averaged(head, step_loss, num_steps, learning_rate, 20, seed, "frame grounder", resume, save_every=25)
     model.eval()
     return labels, states
 
