@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from recipes.conversion.atomic_folder import show_to_others
+
 
 def filesystem(address: str):
     """Return the fsspec filesystem of an address, and the path in it; what has no `://` is a local path.
@@ -57,9 +59,7 @@ def write_whole(address: str, content: bytes | Path) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.read_bytes() if is_file else content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
+        show_to_others(name, 0o666)
         os.replace(name, target)
     except BaseException:
         os.unlink(name)

@@ -226,8 +226,7 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
     try:
-        if not args.backend:
-            frame_options(pipe.model.config, args.task, options["decode"])
+        frame_options(pipe.model.config, args.task, options["decode"])
     except ValueError as error:
         raise ArgumentError(None, f"--decode: {error}") from None
     for query in queries:

@@ -31,6 +31,13 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
         )
 
 
+def show_to_others(path: str | os.PathLike, mode: int) -> None:
+    """Give what `tempfile` made, hidden from others, the mode that the process would have given it otherwise."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, mode & ~mask)
+
+
 @contextlib.contextmanager
 def atomic_folder(out: Path, overwrite: bool = False):
     """Yield an empty folder next to `out` that replaces it if the block succeeds, and is removed otherwise."""
@@ -39,10 +46,7 @@ def atomic_folder(out: Path, overwrite: bool = False):
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         yield folder
-        # mkdtemp hides its folders from others.
-        mask = os.umask(0)
-        os.umask(mask)
-        folder.chmod(0o777 & ~mask)
+        show_to_others(folder, 0o777)
         check_output_folder(out, overwrite)
         if out.exists() and any(out.iterdir()):
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
