@@ -1,4 +1,4 @@
-"""Greedy answers that go on from a draft: what an earlier answer about the same sound said is checked in one pass."""
+"""Greedy decoding from a draft: an earlier answer about the same audio is verified in one forward pass."""
 
 import torch
 from transformers import LogitsProcessorList, SuppressTokensLogitsProcessor
@@ -7,7 +7,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from .constrained_decoding import TOKEN_SETTINGS
 from .prefix_cache import CACHE_NAME
 
-# Generation settings with which an answer from a draft is that of `generate`.
+# Generation settings under which decoding from a draft equals `generate`.
 PLAIN_SETTINGS = {
     *TOKEN_SETTINGS, "suppress_tokens", "max_new_tokens", "use_cache", "return_dict_in_generate", "output_logits",
     "transformers_version",
@@ -15,7 +15,7 @@ PLAIN_SETTINGS = {
 
 
 def generate_answers(model, inputs, config, draft, eos, **kwargs):
-    """Return the output of `model.generate(**inputs, generation_config=config, **kwargs)`, sooner with a good draft."""
+    """Return the output of `model.generate(**inputs, generation_config=config, **kwargs)`, faster with a good draft."""
     names = {name for name, value in config.to_diff_dict().items() if value is not None and name[0] != "_"}
     if draft is None or CACHE_NAME not in inputs or names - PLAIN_SETTINGS or kwargs.keys() - {"logits_processor"}:
         return model.generate(**inputs, generation_config=config, **kwargs)
@@ -24,17 +24,17 @@ def generate_answers(model, inputs, config, draft, eos, **kwargs):
 
 @torch.no_grad()
 def generate_from_draft(model, inputs, config, processors, draft, eos):
-    """Return what greedy `model.generate` does for one row, `sequences (1, length)` and `logits`, in fewer passes.
+    """Return what greedy `model.generate` returns for one row, `sequences (1, length)` and `logits`, in fewer passes.
 
-    What is left of the draft is put through the model with the last token; those of its tokens count that the model
-    would have written. Where it writes another token in place of one, the draft is tried again after that one; where
-    this fails, what follows is written token by token until the model comes back to where it left the draft.
+    The rest of the draft goes through the model together with the last token, and the tokens that the model would have
+    generated are accepted. After a mismatch the draft is tried again behind the mismatched token; if that fails too,
+    decoding continues token by token until the model returns to where it left the draft.
 
     Args:
         inputs: of one row, from [`prefill_questions`], with a cache.
-        config: generation settings, greedy, with `max_new_tokens`.
+        config: greedy generation settings with `max_new_tokens`.
         processors: logits processors.
-        draft: token ids of the answer that is expected, without its end.
+        draft: token ids of the expected answer, without end-of-sequence token.
         eos: ids that end an answer.
     """
     processors = LogitsProcessorList(processors)
@@ -42,7 +42,7 @@ def generate_from_draft(model, inputs, config, processors, draft, eos):
         processors.insert(0, SuppressTokensLogitsProcessor(config.suppress_tokens, device=model.device))
     cache, tokens, logits = inputs[CACHE_NAME], inputs["input_ids"], []
     end, draft = tokens.shape[1] + config.max_new_tokens, list(draft)
-    # Where the draft goes on and where it was left; whether a token was written in place of one of it.
+    # Where the draft continues, where the answer left it, and whether a token replaced one of the draft's.
     place, left, is_replaced, is_astray = 0, 0, False, False
     while True:
         guess = [] if is_astray else draft[place:]
@@ -64,14 +64,14 @@ def generate_from_draft(model, inputs, config, processors, draft, eos):
                 return GenerateDecoderOnlyOutput(sequences=tokens, logits=tuple(logits))
             if num_right == len(guess) or token != guess[num_right]:
                 break
-        # Of the last token nothing was computed yet.
+        # The last token has not been through the model yet.
         if wrong := cache.get_seq_length() - tokens.shape[1] + 1:
             cache.crop(-wrong)
         if not is_astray and (num_right or not is_replaced):
             left = place + num_right
             place, is_replaced, is_astray = left + 1, True, left == len(draft)
         else:
-            # Something was written that the draft lacks: it may go on once that is over.
+            # The answer has something that the draft lacks; the draft may continue after it.
             is_astray = draft[left : left + 1] != [token]
             place, is_replaced = left + 1, False
 

@@ -1,8 +1,8 @@
-"""How the built-in labels are said in other words, and described in a sentence."""
+"""Paraphrases of the built-in labels, and sentences that describe them."""
 
 from recipes.data.paraphrases import taught_paraphrases
 
-# Label: (who or what, what it does, as a noun phrase).
+# Label: (subject, verb, noun phrase).
 PHRASES = {
     "dog bark": ("a dog", "barks", "dog barking"),
     "cat meow": ("a cat", "meows", "cat meowing"),
@@ -52,7 +52,7 @@ PHRASES = {
 
 
 def paraphrases(label: str) -> tuple[str, ...]:
-    """Return ways to ask for a label; the label itself comes first, and alone where no others are known."""
+    """Return the label, followed by its paraphrases, if any are known."""
     words = []
     if label in PHRASES:
         subject, verb, noun = PHRASES[label]
@@ -61,5 +61,5 @@ def paraphrases(label: str) -> tuple[str, ...]:
 
 
 def caption_of(label: str) -> str:
-    """Return a sentence that describes an event of a label, such as `a dog barks`; the label where none is known."""
+    """Return a sentence for an event of a label, such as `a dog barks`; the label itself if none is known."""
     return " ".join(PHRASES[label][:2]) if label in PHRASES else label

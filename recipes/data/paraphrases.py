@@ -1,4 +1,4 @@
-"""Other words for the labels of the soundscapes: two thirds to train on, one third to test how well wording carries."""
+"""Paraphrases of the soundscapes' labels: two thirds for training, one third to test generalisation."""
 
 # Written by hand: verb forms, synonyms, plurals, articles, onomatopoeia.
 PARAPHRASES = {
@@ -49,12 +49,12 @@ PARAPHRASES = {
 
 
 def taught_paraphrases(label: str) -> tuple[str, ...]:
-    """Return the other words for a label that training may use; none where none are known."""
+    """Return the paraphrases of a label that training may use, if any are known."""
     return tuple(words for place, words in enumerate(_words(label)) if place % 3 != 2)
 
 
 def heldout_paraphrases(label: str) -> tuple[str, ...]:
-    """Return the other words for a label that no training uses: every third."""
+    """Return the paraphrases of a label that no training uses: every third one."""
     return tuple(words for place, words in enumerate(_words(label)) if place % 3 == 2)
 
 

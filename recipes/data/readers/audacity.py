@@ -8,7 +8,7 @@ from recipes.data.readers.files import files_of
 
 
 def read_label_tracks(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a label track, or those of all `*.txt` of a folder; the recording is named as the track.
+    """Yield the clip of a label track, or of every `*.txt` in a folder; the recording is named after the track.
 
     An empty track is a recording without events.
 

@@ -8,8 +8,8 @@
     LAT-Bench (`task/bench-EN-TAG.jsonl`): {"audios": ["id1"], "messages": [{"role": "user", "content": "<audio>..."},
                 {"role": "assistant", "content": "[00:12-00:22]"}]}
 
-The layouts are known from public readers of these files. Of LAT-Bench only the English prompts of grounding were seen:
-another wording, and its captioning tasks, are an error.
+The layouts are known from public readers of these files. Of LAT-Bench only the English grounding prompt is known: other
+prompts, and its captioning tasks, are errors.
 """
 
 import re
@@ -28,7 +28,7 @@ _LAT_SPAN = re.compile(rf"\[\s*{_CLOCK}\s*-\s*{_CLOCK}\s*\]", re.ASCII)
 
 
 def read_aegbench(path) -> Iterator[AnnotatedClip]:
-    """Yield a grounding clip for every category of every item; one that no clip shows is a query without events.
+    """Yield a grounding clip for every category of every item; a category without clips is a query without events.
 
     Raises:
         ValueError: a malformed item, or a clip of a category that its item does not list.
@@ -52,7 +52,7 @@ def read_aegbench(path) -> Iterator[AnnotatedClip]:
 
 
 def read_spotsound(path) -> Iterator[AnnotatedClip]:
-    """Yield a grounding clip for every row; a file that several rows ask about gives several.
+    """Yield a grounding clip for every row; several rows may share a recording.
 
     Raises:
         ValueError: a malformed row.
@@ -61,7 +61,7 @@ def read_spotsound(path) -> Iterator[AnnotatedClip]:
         require_keys(item, ("audio_path", "caption", "annotations"), where)
         audio, query = require_text(item, "audio_path", where), require_text(item, "caption", where)
         pairs = item["annotations"]
-        # A single span may stand alone.
+        # A single span need not be in a list.
         if isinstance(pairs, list) and len(pairs) == 2 and all(isinstance(time, int | float) for time in pairs):
             pairs = [pairs]
         events = events_of_pairs(pairs, query, f"{where}.annotations")
@@ -72,7 +72,7 @@ def read_lat_bench(path) -> Iterator[AnnotatedClip]:
     """Yield a grounding clip for every line; its duration is in another file, see `durations`.
 
     Raises:
-        ValueError: a malformed line, an unknown wording, or an answer that is not of `[MM:SS-MM:SS]`.
+        ValueError: a malformed line, an unknown prompt, or an answer other than `[MM:SS-MM:SS]`.
     """
     for index, (where, item) in enumerate(read_json_lines(path)):
         require_keys(item, ("messages", "audios"), where)

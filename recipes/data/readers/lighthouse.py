@@ -2,7 +2,7 @@
 
     {"qid": "--0w_1", "query": "A car horn blares", "duration": 299, "vid": "--0w", "relevant_windows": [[27, 28]]}
 
-Other keys (`fg_dB`, `saliency_scores`, ...) say nothing about times and are left out.
+Other keys (`fg_dB`, `saliency_scores`, ...) are ignored.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ LIGHTHOUSE_KEYS = ("qid", "query", "duration", "vid", "relevant_windows")
 
 
 def read_moment_retrieval(path) -> Iterator[AnnotatedClip]:
-    """Yield a grounding clip for every query; its events are the windows, of which there may be none.
+    """Yield a grounding clip for every query, with the windows, if any, as events.
 
-    Windows that end after `duration` are kept as they are; CASTELLA and UnAV-100 have some.
+    Windows that end after `duration`, as in CASTELLA and UnAV-100, are kept.
 
     Raises:
         ValueError: a malformed line.

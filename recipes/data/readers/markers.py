@@ -1,4 +1,4 @@
-"""Lists of markers of audio editors: Adobe Audition's, separated by tabs, and Reaper's regions and markers.
+"""Marker lists of audio editors: Adobe Audition's, and Reaper's regions and markers.
 
     Name<TAB>Start<TAB>Duration<TAB>Time Format<TAB>Type<TAB>Description
     dog<TAB>0:00.500<TAB>0:00.750<TAB>decimal<TAB>Cue<TAB>
@@ -6,8 +6,8 @@
     #,Name,Start,End,Length
     R1,dog,0:00.500,0:01.250,0:00.750
 
-Known from public lists; both programs write the times in the unit of their ruler, of which other than minutes and
-seconds are an error. A list is about one recording, which is named after the file.
+Known from public files. Both programs write times in the unit of their ruler; units other than minutes and seconds are
+an error. A list belongs to one recording, which is named after the file.
 """
 
 import re
@@ -21,7 +21,7 @@ _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+[.,]\d+)", re.ASCII)
 
 
 def read_audition(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a list of Audition, or those of all `*.csv` of a folder. Markers without duration are points.
+    """Yield the clip of an Audition list, or of every `*.csv` in a folder. Markers without duration are points.
 
     Raises:
         ValueError: a malformed row, or times in samples or frames.
@@ -39,7 +39,7 @@ def read_audition(path) -> Iterator[AnnotatedClip]:
 
 
 def read_reaper(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a list of Reaper, or those of all `*.csv` of a folder. Markers (`M1`) are points.
+    """Yield the clip of a Reaper list, or of every `*.csv` in a folder. Markers (`M1`) are points.
 
     Raises:
         ValueError: a malformed row, or times in measures, samples or frames.

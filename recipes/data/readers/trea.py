@@ -2,7 +2,7 @@
 
     id,question,audio_path,optionA,optionB,optionC,optionD,correct,source_wavs,source_categories
 
-Its tables say which sounds follow each other, but not when: between them are silences of unknown length.
+Its tables list the order of sounds, but not their times: they are separated by silences of unknown length.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def read_trea(path) -> Iterator[AnnotatedClip]:
     """Refuse a table of TREA.
 
     Raises:
-        ValueError: always; no onset or offset is in it, and none is made up.
+        ValueError: always, because TREA has no onsets and offsets.
     """
     raise ValueError(
         f"{path} is a table of TREA, whose questions have options and whose sounds have no times; score it by its own "
