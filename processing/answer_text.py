@@ -87,17 +87,17 @@ def prompt_text(task: str, query: str | None = None, wording: int = 0) -> str:
         ValueError: an unknown task or template, or a query that is missing, empty or superfluous.
     """
     check_choice("task", task, TASKS)
-    wordings = PROMPTS[task]
-    if isinstance(wording, bool) or not isinstance(wording, int) or not 0 <= wording < len(wordings):
-        raise ValueError(f"wording is {wording!r}; give an integer from 0 to {len(wordings) - 1} for {task}.")
+    templates = PROMPTS[task]
+    if isinstance(wording, bool) or not isinstance(wording, int) or not 0 <= wording < len(templates):
+        raise ValueError(f"wording is {wording!r}; give an integer from 0 to {len(templates) - 1} for {task}.")
     if task != "grounding":
         if query is not None:
             raise ValueError(f"query is {query!r} but task {task!r} takes none; use task 'grounding' or query=None.")
-        return wordings[wording]
+        return templates[wording]
     if not isinstance(query, str) or not query.strip():
         raise ValueError(f"query is {query!r}; grounding needs to be told what to look for, such as 'dog barking'.")
     # Not str.format: the query may hold braces.
-    return wordings[wording].replace("{query}", escape_text(query.strip()))
+    return templates[wording].replace("{query}", escape_text(query.strip()))
 
 
 def escape_text(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Measure how good the best of several sampled answers is, as shipped: what reinforcement learning can still gain.
+"""Measure how good the best of several sampled answers is: the headroom for reinforcement learning.
 
     python -m recipes.evaluation.best_of_k --data validation.jsonl --out runs/best_of_k --num-samples 16
 
-Every question is answered greedily and by `--num-samples` draws, constrained, and events below the checkpoint's
-`min_score` are left out, as in the pipeline. If the best of a few draws is no better than the greedy answer, rewards
-have nothing to choose from. Answers go to `samples.jsonl` as they come, so that a run that was stopped continues.
+Every question is answered greedily and by `--num-samples` samples, constrained and without events below the
+checkpoint's `min_score`, as in the pipeline. If the best of a few samples is no better than the greedy answer, rewards
+have nothing to select. Answers are appended to `samples.jsonl`, so that an interrupted run resumes.
 """
 
 import json
@@ -31,7 +31,7 @@ from recipes.scoring import ClipSums, event_f1, label_iou, sum_intervals, union_
 logger = logging.getLogger(__name__)
 
 METRICS = {"eb_f1": "Eb-F1", "iou": "IoU"}
-# Below this range the answers of a group are worth the same.
+# Below this range of values a group of answers counts as tied.
 TIED_RANGE = 1e-6
 
 
@@ -54,15 +54,15 @@ def best_of(values, size: int) -> np.ndarray:
 
 
 def sample_answers(pipe, waveform, asked, num_samples, temperature, seed) -> list[dict]:
-    """Return for each question its greedy answer and `num_samples` draws, constrained, with the scores of events.
+    """Return the greedy answer and `num_samples` samples for each question, constrained, with event scores.
 
     Args:
         waveform: `(num_samples,)` at the processor's rate, no longer than one window.
         asked: [`~recipes.data.questions.Question`]s of one task.
-        seed: integers; draws depend on them and on the question alone.
+        seed: integers; samples depend only on these and the question.
 
     Returns:
-        `{"greedy", "samples"}`: an answer is a list of events as dictionaries, `None` if it cannot be read.
+        `{"greedy", "samples"}`, where an answer is a list of events as dictionaries, `None` if it cannot be parsed.
     """
     duration = len(waveform) / pipe.processor.sampling_rate
 
@@ -83,7 +83,7 @@ def sample_answers(pipe, waveform, asked, num_samples, temperature, seed) -> lis
 
 
 def question_values(question, row, min_score) -> dict[str, np.ndarray]:
-    """Return what the answers to a question are worth, by metric `(1 + num_samples,)`, the greedy one first."""
+    """Return the values of the answers to a question by metric, `(1 + num_samples,)`, the greedy one first."""
     answers = [row["greedy"], *row["samples"]]
     keys = [(place, question.task) for place in range(len(answers))]
     events = {key: found and [Event.from_dict(e) for e in found] for key, found in zip(keys, answers, strict=True)}
@@ -94,7 +94,7 @@ def question_values(question, row, min_score) -> dict[str, np.ndarray]:
 
 
 def read_difficulties(folder, clips, policy, min_score=None) -> dict[tuple, float]:
-    """Return of each question, by its key, 1 less the mean IoU of its samples; none for one whose samples tie.
+    """Return the difficulty of each question by key, 1 minus the mean IoU of its samples, unless the samples tie.
 
     Raises:
         ValueError: the folder holds no samples of this command.
@@ -112,17 +112,17 @@ def read_difficulties(folder, clips, policy, min_score=None) -> dict[tuple, floa
 
 
 def best_of_k_report(values, clips, sizes) -> dict:
-    """Return figures with 95 % bootstrap intervals over clips, of one task and threshold.
+    """Return figures with 95 % bootstrap intervals over clips, for one task and threshold.
 
     Args:
-        values: of each question what [`question_values`] returns.
-        clips: the clip of each.
-        sizes: numbers of answers of which the best counts.
+        values: [`question_values`] of each question.
+        clips: clip of each question.
+        sizes: values of N in the figures.
 
     Returns:
         By metric `{name: {"value", "interval"}}`: `greedy`; `mean` of the samples; `best_of_N`; `gain_of_N`, the best
-        of N less the greedy answer; `pass_N`, whether one of N is right throughout; `tied_N`, the fraction of
-        groups of N whose answers are all worth the same.
+        of N minus the greedy answer; `pass_N`, whether one of N is entirely correct; `tied_N`, the fraction of groups
+        of N whose answers all have the same value.
     """
     report = {}
     for metric in METRICS:
@@ -149,7 +149,7 @@ def best_of_k_report(values, clips, sizes) -> dict:
 
 
 def format_best_of_k(report) -> str:
-    """Return the report in Markdown: a table for each task, a row for each metric and threshold."""
+    """Return the report in Markdown: a table per task, with a row per metric and threshold."""
     texts = []
     for task, by_threshold in report["tasks"].items():
         rows = []

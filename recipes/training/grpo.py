@@ -1,10 +1,9 @@
-"""GRPO after supervised fine-tuning, with rewards for answers whose times are right.
+"""GRPO after supervised fine-tuning, with rewards for correct times.
 
     accelerate launch recipes/grpo.py --config recipes/configs/grpo/small.yaml
 
-Starts from a checkpoint, or from an adapter of one. Every question about a recording is a prompt; its answers are
-rewarded by the adaptive temporal reward of `rewards.py`, and by others whose weight is not 0. Resumes with
---resume_from_checkpoint DIR.
+Starts from a checkpoint or an adapter. Every question about a recording is a prompt; its answers are rewarded by the
+adaptive temporal reward of `rewards.py`, and by others with nonzero weight. Resumes with --resume_from_checkpoint DIR.
 """
 
 import logging
@@ -75,13 +74,13 @@ class GRPOArguments(DataArguments):
 
 
 def load_prompts(arguments, processor, seed, limit=None):
-    """Return the `Dataset` of prompts: chats about a recording, and the columns that rewards read.
+    """Return the `Dataset` of prompts: chats about a recording, and the columns for rewards.
 
     Args:
         limit: use only the first `limit` clips.
 
     Raises:
-        ValueError: recordings that are missing, cannot be decoded or are too long or short; all are listed.
+        ValueError: recordings that are missing, unreadable, too long or too short; all are listed.
     """
     clips = arguments.load_clips(limit, needs_audio=True)
     tasks = tuple(task.strip() for task in arguments.tasks.split(","))
@@ -146,12 +145,12 @@ def main(argv: list[str] | None = None):
     dataset = load_prompts(arguments, processor, training.seed)
     # The rewards read the columns of the reference.
     training.remove_unused_columns = False
-    # TRL would replace the settings of the checkpoint, and with them what must never be said.
+    # TRL replaces the checkpoint's generation settings, including the suppressed tokens.
     suppressed = model.generation_config.suppress_tokens or [model.config.audio_token_id]
     training.generation_kwargs = {"suppress_tokens": suppressed} | (training.generation_kwargs or {})
-    # With beta > 0 TRL loads the reference again, by the code of the checkpoint.
+    # With beta > 0 TRL loads the reference model with the checkpoint's code.
     training.trust_remote_code = training.trust_remote_code or training.beta > 0
-    # The main and the auxiliary reward count in the adaptive one.
+    # The main and the auxiliary reward enter through the adaptive one.
     own = [(adaptive_temporal_reward, 1.0), (REWARDS["event_f1"], 0.0), (REWARDS["auxiliary"], 0.0)]
     extra = ((name, getattr(arguments, f"{name}_weight")) for name in EXTRA_REWARDS)
     own += [(REWARDS[name], weight) for name, weight in extra if weight]
@@ -162,7 +161,7 @@ def main(argv: list[str] | None = None):
         logger.warning("%r is an adapter: its settings hold, not lora_*.", model_arguments.model_name_or_path)
     peft_config = None if is_adapter else adapter_config(model_arguments)
     if peft_config is None and not is_adapter:
-        # The audio encoder and projector stay frozen, so that frames are computed once per clip.
+        # Audio encoder and projector are frozen, so that clips are encoded only once.
         freeze_audio(model)
         freeze_time_embeddings(model)
     trainer = TimeProGRPOTrainer(

@@ -1,8 +1,8 @@
-"""Sampling of several answers to a prompt side by side: its keys and values are stored and read once for all of them.
+"""Sample several answers to a prompt in parallel, with one shared copy of the prompt's keys and values.
 
 `generate` repeats the cache for every answer, and copies it at every step. Here each step puts the next token of every
-answer to a prompt into one row, at the position that it has in its answer; attention is blocked between answers, as in
-`packing.py`. Answers that are over leave the row.
+answer to a prompt into one row, at its own position; attention is blocked between answers, as in `packing.py`. Finished
+answers leave the row.
 """
 
 import itertools
@@ -14,25 +14,25 @@ from recipes.training.collator import mask_for
 
 
 def sample_packed(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, *, cache, prompt_mask, hear, **unused
+    model, input_ids, logits_processor, stopping_criteria, generation_config, *, cache, prompt_mask, observe, **unused
 ):  # fmt: skip
-    """Return sequences as the decoding loop of `model.generate(..., custom_generate=...)` does, with the same draws.
+    """Decoding loop for `model.generate(..., custom_generate=...)`, with the same random draws as the stock one.
 
     Args:
-        input_ids: `(num_rows, length)`, prompts padded on the left, the rows of one prompt together.
+        input_ids: `(num_rows, length)`, prompts padded on the left, rows of one prompt adjacent.
         cache: keys and values of all but the last token of each prompt `(num_prompts, ...)`.
         prompt_mask: `(num_prompts, length)`.
-        hear: called with the model's logits `(num_rows, vocab_size)` of each step; `None` for nobody.
+        observe: called with the model's logits `(num_rows, vocab_size)` at each step, or `None`.
     """
     num_prompts = len(prompt_mask)
     rows = torch.arange(len(input_ids), device=input_ids.device).view(num_prompts, -1)
     starts, prompt_mask = prompt_mask.sum(1, keepdim=True) - 1, prompt_mask[:, None, :-1].bool()
-    # Which answer a token in the cache belongs to, by prompt.
+    # The answer that each token in the cache belongs to, by prompt.
     owners = rows[:, :0]
     unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
     for step in itertools.count():
         goes_on = unfinished.view_as(rows)
-        # Where prompts have different numbers of answers left, some that are over fill the row, and nobody sees them.
+        # If prompts have different numbers of unfinished answers, finished ones fill the row, masked.
         order = goes_on.int().argsort(dim=1, descending=True, stable=True)[:, : goes_on.sum(1).max()]
         index = rows.gather(1, order)
         owners = torch.cat([owners, index.where(goes_on.gather(1, order), -1)], 1)
@@ -47,8 +47,8 @@ def sample_packed(
         ).logits
         scores = logits.new_zeros(len(input_ids), logits.shape[-1], dtype=torch.float32)
         scores[index.flatten()] = logits.flatten(0, 1).float()
-        if hear:
-            hear(scores)
+        if observe:
+            observe(scores)
         scores = logits_processor(input_ids, scores)
         if generation_config.do_sample:
             tokens = torch.multinomial(scores.softmax(-1), 1)[:, 0]

@@ -1,8 +1,8 @@
-"""Several answers to one prompt in one sequence: the prompt is computed once, forward and backward.
+"""Pack several answers to a prompt into one sequence: the prompt is computed once, forward and backward.
 
-A row is `[prompt but its last token][last token, answer 1][last token, answer 2]...`; positions restart at the last
-token of the prompt, and attention is blocked between answers (`branch_mask`). That token precedes every answer,
-since each has to be predicted from it.
+A row is `[prompt without its last token][last token, answer 1][last token, answer 2]...`; positions restart at the last
+token of the prompt, and attention is blocked between answers (`branch_mask`). The last token is repeated because every
+answer is predicted from it.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from recipes.training.collator import branch_mask
 
 @dataclass
 class PackedAnswers:
-    """Model inputs of packed rows, and where the tokens of each answer have gone.
+    """Model inputs of packed rows, and the positions of each answer's tokens.
 
     Attributes:
         inputs: `input_ids`, `position_ids` `(num_prompts, length)`, bool `attention_mask` `(num_prompts, 1, length,
-            length)`, and `shift_labels` `(num_prompts, length)`, the answer's token that a position has to predict.
-        places: for each answer, in the order given, `(row, start, length)`.
+            length)`, and `shift_labels` `(num_prompts, length)`, the answer token that each position predicts.
+        places: `(row, start, length)` of each answer, in the given order.
     """
 
     inputs: dict[str, torch.Tensor]
     places: list[tuple[int, int, int]]
 
     def unpack(self, values, width):
-        """Return `(num_answers, width)` of what the model gives per position `(num_prompts, length)`; 0 elsewhere."""
+        """Convert values per position `(num_prompts, length)` to values per answer `(num_answers, width)`, 0-padded."""
         answers = [values[row, start : start + length] for row, start, length in self.places]
         return torch.stack([torch.nn.functional.pad(answer, (0, width - len(answer))) for answer in answers])
 
@@ -36,9 +36,9 @@ def pack_answers(prompts, answers, owners, pad_token_id) -> PackedAnswers:
 
     Args:
         prompts: one tensor of token ids `(prompt_length,)` per prompt.
-        answers: one tensor `(answer_length,)` per answer, without padding; one of length 0 takes no place.
-        owners: for each answer, the index of its prompt.
-        pad_token_id: filler at the end of shorter rows; it sees itself alone and predicts nothing.
+        answers: one tensor `(answer_length,)` per answer, without padding; may be empty.
+        owners: index of each answer's prompt.
+        pad_token_id: padding of shorter rows; it attends only to itself.
     """
     device = prompts[0].device
     rows, places = [], [None] * len(answers)
@@ -50,7 +50,7 @@ def pack_answers(prompts, answers, owners, pad_token_id) -> PackedAnswers:
             places[index] = (row, start, len(answer))
             if not len(answer):
                 continue
-            # The last token of an answer predicts nothing, so it need not be read.
+            # The last token of an answer predicts nothing, so it is omitted.
             parts += [prompt[-1:], answer[:-1]]
             positions.append(prefix + torch.arange(len(answer)))
             labels.append(answer.cpu())

@@ -1,4 +1,4 @@
-"""Reward functions of a user's own, named on the command line."""
+"""Custom reward functions, named on the command line."""
 
 import importlib
 import math
@@ -7,14 +7,14 @@ import sys
 
 
 def load_reward(name: str):
-    """Return the function and the weight that `module:function` or `module:function:weight` names; the weight is 1.
+    """Return the function and weight named by `module:function` or `module:function:weight`; the default weight is 1.
 
-    Modules are found as Python finds them, and in the working directory. What a function is given is TRL's convention:
-    keyword arguments `prompts`, `completions`, `completion_ids` and the columns of the rows, a list each, one entry per
-    answer. It returns one number for each, `None` where it does not apply.
+    Modules are imported from Python's path or the working directory. Functions follow TRL's convention: keyword
+    arguments `prompts`, `completions`, `completion_ids` and the columns of the rows, each a list with one entry per
+    answer. They return one number per answer, `None` if they do not apply.
 
     Raises:
-        ValueError: a name of another form, a module that cannot be imported, no such function, or no such weight.
+        ValueError: a malformed name, a module that cannot be imported, an unknown function, or an invalid weight.
     """
     module_name, _, rest = name.partition(":")
     function_name, colon, weight = rest.partition(":")
@@ -44,10 +44,10 @@ def reward_functions(own, names) -> tuple[list, list[float]]:
 
     Args:
         own: `(function, weight)` of the recipe's rewards.
-        names: what [`load_reward`] takes, of further ones.
+        names: further ones, for [`load_reward`].
 
     Raises:
-        ValueError: as [`load_reward`], or two functions of one name, by which rewards are logged.
+        ValueError: as [`load_reward`], or two functions with the same name, under which rewards are logged.
     """
     pairs = [*own, *map(load_reward, names)]
     called = [function.__name__ for function, _ in pairs]
