@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from recipes.conversion.checkpoint import load_checkpoint
+from recipes.small import linear_probe
 from recipes.small.frame_labels import FrameHead, blank, frame_f1, frame_targets, label_directions, train_frames
+from recipes.small.grounder import QUERY_THRESHOLDS
 
 LABELS = ["dog bark", "siren"]
 
@@ -52,21 +54,26 @@ def test_blanking_is_seeded_and_hides_channels_and_spans():
     assert 0 < (once == 0).all(2).any(1).sum() < 8
 
 
-def test_training_teaches_frames_to_name_what_sounds(scripted_checkpoint, tmp_path):
-    model, processor = load_checkpoint(scripted_checkpoint("dog bark"))
-    torch.manual_seed(0)
-    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+def write_stems(folder, stem_size, splits):
+    """Write stems in which one of two patterns, each of a label, sounds for 0.64 s over noise."""
     rng = np.random.default_rng(0)
-    patterns = rng.normal(size=(2, model.model.audio_tower.stem_projection.in_features)).astype(np.float16)
-    for split, num_clips in (("train", 24), ("validation", 6)):
-        stems = rng.normal(size=(num_clips, 25, patterns.shape[1])).astype(np.float16) * np.float16(0.3)
-        with open(tmp_path / f"{split}.jsonl", "w") as file:
+    patterns = rng.normal(size=(2, stem_size)).astype(np.float16)
+    for split, num_clips in splits.items():
+        stems = rng.normal(size=(num_clips, 25, stem_size)).astype(np.float16) * np.float16(0.3)
+        with open(folder / f"{split}.jsonl", "w") as file:
             for index in range(num_clips):
                 start, label = int(rng.integers(0, 15)), int(rng.integers(2))
                 stems[index, start : start + 8] += patterns[label]
                 event = {"onset": start * 0.08, "offset": (start + 8) * 0.08, "event_label": LABELS[label]}
                 file.write(json.dumps({"events": [event], "absent": [LABELS[1 - label]]}) + "\n")
-        np.save(tmp_path / f"{split}_stem.npy", stems)
+        np.save(folder / f"{split}_stem.npy", stems)
+
+
+def test_training_teaches_frames_to_name_what_sounds(scripted_checkpoint, tmp_path):
+    model, processor = load_checkpoint(scripted_checkpoint("dog bark"))
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+    write_stems(tmp_path, model.model.audio_tower.stem_projection.in_features, {"train": 24, "validation": 6})
     embeddings = model.get_input_embeddings().weight.clone()
     trunk = [buffer.clone() for buffer in model.model.audio_tower.trunk.buffers()]
     head, labels = train_frames(model, processor.tokenizer, tmp_path, num_steps=80, batch_size=16, learning_rate=5e-3)
@@ -74,3 +81,12 @@ def test_training_teaches_frames_to_name_what_sounds(scripted_checkpoint, tmp_pa
     assert frame_f1(model, head, labels, tmp_path)[0] > 0.8
     assert model.get_input_embeddings().weight.equal(embeddings)
     assert all(a.equal(b) for a, b in zip(trunk, model.model.audio_tower.trunk.buffers(), strict=True))
+
+
+def test_a_linear_probe_reports_what_stems_hold(tmp_path):
+    write_stems(tmp_path, 64, {"train_field": 24, "validation_field": 6, "test_field": 6})
+    linear_probe.main(["--stems", str(tmp_path), "--out", str(tmp_path / "report.json"), "--num-steps", "150"])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["test_field"]["R@0.5"] > 0.8
+    assert report["test_field"]["rejected"] > 0.8
+    assert report["query_threshold"] in QUERY_THRESHOLDS

@@ -138,23 +138,28 @@ def score_stems(model, states, labels, folder, split):
     return np.stack(scores)
 
 
-def choose_decoder(scores, rows, labels, frame_rate):
-    """Return `(settings, event-based F1)` of the best of [`DECODERS`] on clips.
-
-    Threshold and median filter are chosen first, then the two lengths.
-    """
+def detection_f1(scores, rows, labels, frame_rate, decoder):
+    """Return the event-based F1 (micro) of the events that scores `(num_clips, num_labels, num_frames)` indicate."""
     references = [[Event.from_dict(event) for event in row["events"]] for row in rows]
+    predictions = [
+        [
+            event
+            for label, part in zip(labels, clip, strict=True)
+            for event in frame_events(part, label, frame_rate, **decoder)
+        ]
+        for clip in scores
+    ]
+    return event_based_f1(references, predictions)["micro"]["f1"]
+
+
+def choose_decoder(scores, rows, labels, frame_rate):
+    """Return `(settings, event-based F1)` of the best of [`DECODERS`] on clips: how scores become events.
+
+    The threshold is chosen with the median filter first, then the two lengths.
+    """
 
     def f1(settings):
-        predictions = [
-            [
-                event
-                for label, part in zip(labels, clip, strict=True)
-                for event in frame_events(part, label, frame_rate, **settings)
-            ]
-            for clip in scores
-        ]
-        return event_based_f1(references, predictions)["micro"]["f1"]
+        return detection_f1(scores, rows, labels, frame_rate, settings)
 
     best = {name: values[0] for name, values in DECODERS.items()}
     for names in (("threshold", "median_filter_s"), ("min_gap_s", "min_length_s")):
@@ -165,24 +170,31 @@ def choose_decoder(scores, rows, labels, frame_rate):
     return best, f1(best)
 
 
-def choose_query_threshold(scores, rows, labels, frame_rate, decoder):
-    """Return `(threshold, R@.5, fraction of absent queries rejected)` with the highest sum of the last two on clips.
+def score_queries(scores, rows, labels, frame_rate, decoder, threshold):
+    """Return `(R@.5, fraction of absent queries rejected)` of scores `(num_clips, num_labels, num_frames)`.
 
-    The queries are the labels of a clip, and those that its row lists as absent.
+    Asked about are the labels of a clip, and those that its row says to be absent.
     """
     lengths = {name: decoder[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
-    asked = []
+    wanted, found, rejected = [], [], []
     for row, clip in zip(rows, scores, strict=True):
         for label in sorted({event["event_label"] for event in row["events"]} | set(row["absent"])):
+            said = frame_events(clip[labels.index(label)], label, frame_rate, threshold, **lengths)
             events = [Event.from_dict(event) for event in row["events"] if event["event_label"] == label]
-            asked.append((events, clip[labels.index(label)], label))
-    results = []
-    for threshold in QUERY_THRESHOLDS:
-        found = [frame_events(part, label, frame_rate, threshold, **lengths) for _, part, label in asked]
-        present = [(events, said) for (events, *_), said in zip(asked, found, strict=True) if events]
-        recall = recall_at_iou(*zip(*present, strict=True), thresholds=(0.5,))["R@0.5"]
-        rejected = [not said for (events, *_), said in zip(asked, found, strict=True) if not events]
-        results.append((threshold, recall, float(np.mean(rejected))))
+            if events:
+                wanted.append(events)
+                found.append(said)
+            else:
+                rejected.append(not said)
+    return recall_at_iou(wanted, found, thresholds=(0.5,))["R@0.5"], float(np.mean(rejected))
+
+
+def choose_query_threshold(scores, rows, labels, frame_rate, decoder):
+    """Return `(threshold, R@.5, fraction of absent queries rejected)` with the highest sum of the two on clips."""
+    results = [
+        (threshold, *score_queries(scores, rows, labels, frame_rate, decoder, threshold))
+        for threshold in QUERY_THRESHOLDS
+    ]
     return max(results, key=lambda result: result[1] + result[2])
 
 
