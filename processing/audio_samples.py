@@ -44,12 +44,13 @@ def find_samples(file: Section, start: int, open_sound: Callable, faults: list[s
     position, declared, (rate, channels, subtype, endian) = found
     if subtype == "NMS_ADPCM":
         return SoundPart(start, file.length, {}, None)
-    width = channels * WIDTHS.get(subtype, 0)
-    if not width or not rate:
-        return None
-    end = file.length
+    width, end = channels * WIDTHS.get(subtype, 0), file.length
     # What those write who do not know the length: 0, or a number near the largest.
     unknown = declared <= 0 or declared >= (1 << 48 if magic in (b"caff", b"riff", b"RF64", b"BW64") else 0x7EFF0000)
+    if not width or not rate:
+        if declared + position > end and not unknown:
+            faults.append(f"breaks off: {end - position} of the {declared} bytes that its header promises are there")
+        return None
     if 0 <= declared <= end - position:
         if _is_sound_over(file, position + declared, magic):
             end = position + declared
