@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from .audio_clock import SLACK, Clock
-from .audio_extents import Extent, find_extent, find_first_frame, find_ogg_links
-from .audio_formats import DEMUXERS, WEAK, Section, find_format
+from .audio_extents import Extent, find_beginning, find_extent, find_ogg_links
+from .audio_formats import DEMUXERS, WEAK, Section
 from .audio_samples import SoundPart, count_flac_samples, find_samples
 
 # Samples of each channel that are decoded at a time.
@@ -41,9 +41,7 @@ def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | 
     """
     found, begin = [], 0
     while begin < file.length:
-        known, start = find_format(file, begin)
-        if known is None:
-            known, start = find_first_frame(file, begin, faults) or (None, start)
+        known, start = find_beginning(file, begin, faults)
         extent = find_extent(file, start, known, faults) if known else Extent(file.length, file.length)
         is_whole = (begin, extent.end) == (0, file.length)
         section = file if is_whole else Section(file.file, file.start + begin, file.start + extent.end)

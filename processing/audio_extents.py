@@ -19,8 +19,8 @@ from .audio_samples import FLAC_SYNC, SoundPart, chunk_ends, flac_frame, flac_he
 READ_LENGTH = 1 << 19
 # Of a file that begins within a frame, where others are looked for.
 FRONT_LENGTH = 1 << 20
-# How some recording, or a part of one, may begin among other bytes.
-BEGINNINGS = rb"ID3[\2-\4]|OggS|wvpk|" + b"|".join(
+# How some recording, or a part of one (a cluster of Matroska, sound of AVI), may begin among other bytes.
+BEGINNINGS = rb"ID3[\2-\4]|OggS|wvpk|\x1f\x43\xb6\x75|\d\dwb|" + b"|".join(
     known.joint or known.magic.removeprefix(b"(?s)")
     for known in FORMATS
     if known.joint or known.name in ("mp3", "raw AAC", "ac3")
@@ -60,13 +60,21 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     return Extent(end, end)
 
 
-def find_first_frame(file: Section, start: int, faults: list[str]) -> tuple[SoundFormat | None, int] | None:
-    """Return the format and the place of the first frames behind bytes that are none, which are added to `faults`."""
+def find_beginning(file: Section, start: int, faults: list[str]) -> tuple[SoundFormat | None, int]:
+    """Return the format that a file has from `start` on, and where it begins: behind tags, or bytes that are no sound.
+
+    The latter are added to `faults`. They lie before frames whose front was cut off or damaged.
+    """
+    known, begin = find_format(file, start)
+    if known and (known.joint or known.name not in FORMAT_PARTS or _is_run(file, begin, FORMAT_PARTS[known.name][0])):
+        return known, begin
     head = Section(file.file, file.start, file.start + min(file.length, start + FRONT_LENGTH))
     place = _find(head, start + 1, BEGINNINGS, lambda place: _begins_recording(head, place, is_certain=False))
-    if place is not None and file.at(start, place - start).strip(b"\0"):
+    if place is None:
+        return known, begin
+    if file.at(start, place - start).strip(b"\0"):
         faults.append(f"begins with bytes ({place - start}) that are no sound")
-    return None if place is None else find_format(file, place)
+    return find_format(file, place)
 
 
 def _find(file, position, pattern, is_meant=lambda position: True) -> int | None:
@@ -141,9 +149,9 @@ def _follow(file, start, known, faults) -> Extent:
         found = file.length if found is None else found
         if position < found == file.length < position + 8:
             end = found + 1  # fewer bytes than tell what part begins
-        # Some writers fill up with zeros at the end.
-        elif found < file.length or file.at(position, max(0, min(found - position, READ_LENGTH))).strip(b"\0"):
-            num_lost += found - position
+        # Some writers of frames fill up with zeros at the end.
+        elif known.joint or found < file.length or file.at(position, min(found - position, READ_LENGTH)).strip(b"\0"):
+            num_lost += max(0, found - position)  # another may begin within its last part
         position = found
     following = min(position, file.length)
     if num_lost:
