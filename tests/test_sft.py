@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, launch, make_tiny_checkpoint, write_clips
+from conftest import PATIENCE, ROOT, launch, make_tiny_checkpoint, write_clips
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -172,7 +172,7 @@ def write_config(folder, output, **settings):
         "model_name_or_path": str(folder / "checkpoint"), "data": str(folder / "data"), "output_dir": str(output),
         "learning_rate": 5.0e-3, "lr_scheduler_type": "constant", "per_device_train_batch_size": 4, "max_steps": 12,
         "logging_steps": 1, "save_strategy": "steps", "save_steps": 4, "use_cpu": True, "bf16": False, "seed": 0,
-        "gradient_checkpointing": False, "report_to": "none", "weight_decay": 0.1, "wordings": 1,
+        "gradient_checkpointing": False, "report_to": "none", "weight_decay": 0.1, "num_prompts": 1,
     } | settings  # fmt: skip
     path = folder / f"{output.name}.yaml"
     # JSON is YAML.
@@ -214,7 +214,7 @@ def test_a_killed_run_resumes_bit_for_bit(workplace):
     output = workplace / "killed"
     config = write_config(workplace, output)
     process = launch("sft", config, wait=False)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     # The state file is written last, so the checkpoint is whole once it is there.
     while not (output / "checkpoint-4" / "trainer_state.json").is_file():
         assert process.poll() is None, process.stdout.read()[-3000:]

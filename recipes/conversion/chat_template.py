@@ -1,27 +1,19 @@
-"""A backbone's chat template, made ours: answers marked, for losses on them alone, and text of others escaped."""
+"""Adapt a backbone's chat template: mark answers for completion-only losses, and escape other roles' text."""
 
 import re
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from processing.answer_text import escape_text
-from processing.processing_timepro import ESCAPE
+from processing.processing_timepro import ANSWER_TEMPLATE, ESCAPE
 
-# ChatML, as every backbone so far writes it: the head of a turn, inside the loop over turns.
+# ChatML, as all supported backbones write it: the head of a turn, inside the loop over turns.
 TURN_HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
 BLOCK = re.compile(r"\{%-?\s*(for|endfor)\b")
-# What may print the text of a question.
+# Expressions that may print the text of a question.
 PRINTED = re.compile(r"\{\{(-?)\s*(\w+\[['\"](?:content|text)['\"]\]|\w+\.(?:content|text|value))\s*(-?)\}\}")
 GENERATION = re.compile(r"\{%-?\s*generation\b.*?\bendgeneration\b", re.DOTALL)
 TICK = "A <1.04> or <|AUDIO|>?"
-ANSWER = (
-    "{% if TURN['role'] == 'assistant' %}{% generation %}"
-    "{% if TURN['content'] is string %}{{ TURN['content'] }}"
-    "{% else %}{% for part in TURN['content'] | default([], true) %}{{ part['text'] }}{% endfor %}{% endif %}"
-    "{% for call in TURN['tool_calls'] or [] %}"
-    "\n<tool_call>\n{{ (call['function'] or call) | tojson }}\n</tool_call>{% endfor %}"
-    "<|im_end|>{% endgeneration %}{{ '\\n' }}{% else %}"
-)
 QUESTION = {"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "When?"}]}
 ANSWERS = (
     {"role": "assistant", "content": "1.24-3.40"},
@@ -35,9 +27,9 @@ CONVERSATIONS = (
 
 
 def escape_questions(template):
-    """Return a chat template that escapes the text of questions, wherever it prints them as they are.
+    """Return a chat template that escapes the text of questions wherever it prints them unchanged.
 
-    Servers render the template themselves, without the processor, and a question could then spell ticks.
+    Servers render the template without the processor, so that a question could otherwise spell ticks.
     """
     answers = [match.span() for match in GENERATION.finditer(template)]
     for match in reversed(list(PRINTED.finditer(template))):
@@ -51,7 +43,7 @@ def escape_questions(template):
 
 
 def is_escaped(template) -> bool:
-    """Tell whether questions that spell special tokens are rendered escaped, in both forms that a message may have."""
+    """Return whether a template escapes questions that spell special tokens, in both forms of a message."""
     return all(escape_text(TICK) in text for text in _questions(template))
 
 
@@ -64,7 +56,7 @@ def mark_answers(template):
     """Return a chat template that renders the same text and has `{% generation %}` marks around answers.
 
     Raises:
-        ValueError: the template is not ChatML (`<|im_start|>role`, `<|im_end|>`), or would render another text.
+        ValueError: the template is not ChatML (`<|im_start|>role`, `<|im_end|>`), or would render different text.
     """
     if re.search(r"\{%-?\s*generation\b", template):
         return template
@@ -75,7 +67,7 @@ def mark_answers(template):
             "chat_template has no {% generation %} marks and no turns of the form <|im_start|>{{ message['role'] }}; "
             "add the marks around the assistant's answers to the backbone's chat_template.jinja."
         )
-    answer = ANSWER.replace("TURN", head["turn"])
+    answer = f"{{% if message['role'] == 'assistant' %}}{ANSWER_TEMPLATE}{{% else %}}".replace("message", head["turn"])
     marked = template[: head.end()] + answer + template[head.end() : end] + "{% endif %}" + template[end:]
     if _render(marked) != _render(template):
         raise ValueError(
