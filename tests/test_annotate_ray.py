@@ -69,13 +69,13 @@ def test_every_recording_ends_once_though_an_actor_a_node_and_the_driver_are_kil
         soundfile.write(clips / f"{index:02}.wav", 0.1 * np.random.default_rng(index).standard_normal(64000), 16000)
     (clips / "bad.wav").write_text("this is no audio")
     model = str(scripted_checkpoint("dog: <1.20>-<3.44>"))
-    command = [sys.executable, "-m", "recipes.cli.main", "annotate", str(clips), "--out", str(out), "--model", model]
+    command = [sys.executable, "-m", "recipes.cli.main", "annotate", "sounds", "--out", "out", "--model", model]
     command += ["--engine", "ray", "--num-workers", "2", "--shard-size", "3"]
 
     def start():
         log = (tmp_path / "log").open("w")
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
 
     def wait_for_shards(number):
         for _ in range(6000):
