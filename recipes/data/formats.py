@@ -10,23 +10,26 @@ from pathlib import Path
 
 from recipes.data.clip import AnnotatedClip, read_json_clips
 from recipes.data.file_start import FileStart, read_start
-from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding
 from recipes.data.readers.audioset_strong import read_audioset_strong
 from recipes.data.readers.audiotime import read_audiotime
 from recipes.data.readers.bioacoustics import BIRDNET_LAYOUTS, read_birdnet, read_selections
 from recipes.data.readers.exchange import EXCHANGE_READERS
 from recipes.data.readers.ftar import read_ftar
-from recipes.data.readers.grounding_benchmarks import read_aegbench, read_lat_bench, read_spotsound
+from recipes.data.readers.grounding_benchmarks import (
+    read_aegbench,
+    read_lat_bench,
+    read_moment_retrieval,
+    read_spotsound,
+    read_trea,
+)
 from recipes.data.readers.kaldi import read_ctm, read_segments
 from recipes.data.readers.label_studio import read_label_studio
 from recipes.data.readers.lhotse import read_supervisions
-from recipes.data.readers.lighthouse import read_moment_retrieval
-from recipes.data.readers.markers import read_audition, read_reaper
+from recipes.data.readers.markers import read_audition, read_label_tracks, read_reaper
 from recipes.data.readers.parquet import read_parquet
 from recipes.data.readers.sonic_visualiser import read_svl
 from recipes.data.readers.tables import read_csv, read_desed, read_realdesed, read_tacos
-from recipes.data.readers.trea import read_trea
 from recipes.data.readers.wav_markers import read_wav_markers
 from space_app.exchange_elan import is_elan_line
 from space_app.exchange_praat import CHRONOLOGICAL

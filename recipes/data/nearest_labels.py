@@ -4,8 +4,7 @@ import difflib
 import functools
 import re
 
-from recipes.data.label_phrases import paraphrases
-from recipes.data.paraphrases import heldout_paraphrases
+from recipes.data.label_phrases import heldout_paraphrases, paraphrases
 
 # Words that do not describe a sound; WordNet handles verb forms.
 FILLERS = {"a", "an", "the", "of", "sound", "sounds", "noise", "someone", "something", "is", "are", "being", "to"}

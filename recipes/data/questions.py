@@ -136,6 +136,11 @@ def questions(clip: AnnotatedClip, policy: QuestionPolicy, rng: np.random.Genera
     return made
 
 
+def key_name(key: Iterable[str | None]) -> str:
+    """Return the key of a question as text, the id of its prompt in GRPO."""
+    return "/".join(filter(None, key))
+
+
 def absent_labels(clip: AnnotatedClip, labels: Iterable[str] = ()) -> list[str]:
     """Return the absent labels of a detection clip: those that it lists, else those of `labels`.
 

@@ -22,7 +22,7 @@ from processing.events import Event
 from recipes.arguments import add_model, positive_int, probability, script_parser
 from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.loading import load_clips
-from recipes.data.questions import SCORING, labels_of, questions
+from recipes.data.questions import SCORING, Question, key_name, labels_of, questions
 from recipes.evaluation.predictions import QUESTION_KEYS, apply_min_score
 from recipes.evaluation.report_tables import markdown_table
 from recipes.evaluation.resume import keep_rows
@@ -93,8 +93,12 @@ def question_values(question, row, min_score) -> dict[str, np.ndarray]:
     return {name: np.array([measure(wanted, kept[key]) for key in keys]) for name, measure in measures.items()}
 
 
-def read_difficulties(folder, clips, policy, min_score=None) -> dict[tuple, float]:
-    """Return the difficulty of each question by key, 1 minus the mean IoU of its samples, unless the samples tie.
+def read_difficulties(folder, prompts, min_score=None) -> dict[str, float]:
+    """Return the difficulty of GRPO's prompts by id, 1 minus the mean IoU of their samples, unless the samples tie.
+
+    Args:
+        folder: written by this command.
+        prompts: rows `{"id", "task", "query", "events"}`; prompts without samples are skipped.
 
     Raises:
         ValueError: the folder holds no samples of this command.
@@ -103,11 +107,13 @@ def read_difficulties(folder, clips, policy, min_score=None) -> dict[tuple, floa
     if not path.is_file():
         raise ValueError(f"curriculum is {str(folder)!r}, which holds no samples.jsonl; give --out of best_of_k.")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    done, difficulties = {tuple(row[key] for key in QUESTION_KEYS): row for row in rows}, {}
-    for question in (question for clip in clips for question in questions(clip, policy) if question.key in done):
-        values = question_values(question, done[question.key], min_score)
+    done, difficulties = {key_name(row[key] for key in QUESTION_KEYS): row for row in rows}, {}
+    for prompt in (prompt for prompt in prompts if prompt["id"] in done):
+        reference = tuple(Event.from_dict(event) for event in prompt["events"])
+        question = Question(prompt["id"], prompt["task"], prompt["query"], reference)
+        values = question_values(question, done[prompt["id"]], min_score)
         if any(np.ptp(value[1:]) >= TIED_RANGE for value in values.values()):
-            difficulties[question.key] = 1 - float(values["iou"][1:].mean())
+            difficulties[prompt["id"]] = 1 - float(values["iou"][1:].mean())
     return difficulties
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.small.averaged_training import train_averaged
+from recipes.training.grounder_loss import frame_coverage
 
 # A frame equal to a label's embedding has a confidence of sigmoid(10 * 1 - 5) = 0.993.
 SHARPNESS = 10.0
@@ -77,12 +78,11 @@ def frame_targets(rows, labels, num_frames, frame_rate):
     """
     sounding = np.zeros((len(rows), num_frames, len(labels)), dtype=np.float32)
     boundaries = np.zeros((len(rows), num_frames, 2 * len(labels)), dtype=np.float32)
-    starts = np.arange(num_frames) / frame_rate
     for row, target, edges in zip(rows, sounding, boundaries, strict=True):
         for event in row["events"]:
-            covered = np.minimum(event["offset"], starts + 1 / frame_rate) - np.maximum(event["onset"], starts)
             column = labels.index(event["event_label"])
-            target[:, column] = np.maximum(target[:, column], np.clip(covered * frame_rate, 0, 1))
+            covered = frame_coverage([(event["onset"], event["offset"])], num_frames, frame_rate)
+            target[:, column] = np.maximum(target[:, column], covered)
             for time, place in ((event["onset"], column), (event["offset"], column + len(labels))):
                 edges[min(round(time * frame_rate), num_frames - 1), place] = 1
     return torch.from_numpy(sounding), torch.from_numpy(boundaries)

@@ -27,7 +27,7 @@ from recipes.training.answer_sampling import (
 from recipes.training.answer_scoring import joined, score_answers
 from recipes.training.freezing import NoDecayOnTicks
 from recipes.training.grpo_resume import EpochSampler, ResumeGeneration
-from recipes.training.packed_sampling import sample_packed
+from recipes.training.packing import sample_packed
 from recipes.training.rewards import adaptive_reward, check_tie_break
 from recipes.training.sharding import check_generation, gather_for
 
