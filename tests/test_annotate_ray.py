@@ -34,17 +34,20 @@ def cluster(monkeypatch):
     # By default actors have so low a priority that they starve beside other tests.
     monkeypatch.setenv("RAY_worker_niceness", "0")
     common = ["--num-cpus", "1", "--object-store-memory", "100000000", "--disable-usage-stats"]
-    subprocess.run([*RAY, "start", "--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", folder,
-                    *common], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
-    before = raylets(folder)
-    subprocess.run([*RAY, "start", "--address", f"127.0.0.1:{port}", *common], check=True, stdout=subprocess.DEVNULL)
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    yield raylets(folder) - before
-    for process in psutil.process_iter(["cmdline"]):
-        if folder in " ".join(process.info["cmdline"] or ()):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", folder]
+    try:
+        subprocess.run([*RAY, "start", *head, *common], check=True, stdout=subprocess.DEVNULL)
+        before = raylets(folder)
+        node = ["--address", f"127.0.0.1:{port}"]
+        subprocess.run([*RAY, "start", *node, *common], check=True, stdout=subprocess.DEVNULL)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        yield raylets(folder) - before
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def raylets(folder):

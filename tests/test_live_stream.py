@@ -368,7 +368,7 @@ def test_encoders_without_a_streaming_stem_hear_windows_whole(kind, tokenizer_fo
     model, processor = load_checkpoint(tmp_path / "checkpoint")
     pipe, options = TemporalAudioGroundingPipeline(model=model.eval(), processor=processor), {"chunk_length_s": 4.0}
     expected = pipe(sound, **OPTIONS, **options)["events"]
-    assert named(pipe.stream(cut(sound, [5000] * 40), RATE, exact=True, **OPTIONS, **options)) == named(expected) != []
+    assert named(pipe.stream(cut(sound, [5000] * 40), RATE, exact=True, **OPTIONS, **options)) == named(expected)
     stream, told = pipe.live(RATE, **LIVE, **options), []
     for chunk in cut(sound, [3000] * 40):
         told += stream.push(chunk)
@@ -376,7 +376,8 @@ def test_encoders_without_a_streaming_stem_hear_windows_whole(kind, tokenizer_fo
         stream = pipe.live(RATE, **LIVE, **options)
         stream.load(tmp_path / "state")
     assert told + stream.finish() == list(pipe.stream([sound], RATE, **LIVE, **options))
-    assert stream.stem is None and any(report["heard"] % 2 for report in told)
+    # The other random models name no event.
+    assert stream.stem is None and bool(told) == bool(expected) == (kind == "qwen2_audio")
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def sound_server(tmp_path):
     server = subprocess.Popen(
         command + [f"-L{module}" for module in modules], env=environment, stderr=subprocess.DEVNULL
     )
+    wait_for(lambda: subprocess.run(["pactl", "info"], env=environment, capture_output=True).returncode == 0)
     yield environment
     server.terminate()
     server.wait(timeout=30)
@@ -57,6 +58,7 @@ def test_what_is_played_is_heard_by_the_microphone_until_ctrl_c(sound_server):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=sound_server, **pipes)
     wait_for(lambda: hears() or process.poll() is not None)
+    assert process.poll() is None, process.stderr.read()
     subprocess.run(["paplay", EXAMPLE], env=sound_server, check=True)
     first = json.loads(process.stdout.readline())
     process.send_signal(signal.SIGINT)
