@@ -1,5 +1,6 @@
 """Very many recordings into Parquet files: sources, failures, and runs that are stopped."""
 
+import fcntl
 import io
 import json
 import os
@@ -198,6 +199,16 @@ def test_a_source_is_found_from_another_folder(clips, tmp_path, model, monkeypat
     (tmp_path / "out" / "annotations").joinpath(sorted(os.listdir(tmp_path / "out" / "annotations"))[0]).unlink()
     monkeypatch.chdir(clips)
     assert annotate("../sounds", "../out", model) == 0 and len(rows_of(tmp_path / "out")) == 3
+
+
+def test_two_runs_do_not_write_into_one_folder_at_once(clips, tmp_path, model, capsys):
+    (tmp_path / "out" / "partial").mkdir(parents=True)
+    with (tmp_path / "out" / "partial" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert annotate(clips, tmp_path / "out", model) == 1
+    assert (
+        "into which another run writes" in capsys.readouterr().err and not (tmp_path / "out" / "plan.parquet").exists()
+    )
 
 
 def test_a_server_answers_and_one_that_ends_loses_nothing(clips, tmp_path, model, capsys, monkeypatch):
