@@ -83,6 +83,8 @@ def decoding_options(args) -> dict:
     """
     if args.unconstrained and args.max_events:
         raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
+    if args.backend and args.decode:
+        raise ArgumentError(None, "--decode given with --backend; a server answers by text.")
     return {
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
@@ -212,8 +214,6 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
     from recipes.conversion.checkpoint_folder import load_pipeline
     from recipes.conversion.light_imports import import_transformers_lightly
 
-    if args.backend and options["decode"]:
-        raise ArgumentError(None, "--decode given with --backend; a server answers by text.")
     if args.backend:
         from recipes.serving.client import ServedPipeline
 
