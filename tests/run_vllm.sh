@@ -23,7 +23,7 @@ if [ ! -e "$environment/ready" ]; then
     einops watchfiles python-json-logger ninja pybase64 cbor2 setproctitle opentelemetry-sdk \
     opentelemetry-exporter-otlp distro jiter docstring-parser loguru uvloop httptools
   # For the entry point that vLLM looks for.
-  $pip --no-deps --no-build-isolation .
+  $pip --no-deps .
   touch "$environment/ready"
 fi
 "$environment/bin/python" -m pytest -q -n 0 -m slow tests/test_vllm.py "$@"

@@ -4,15 +4,13 @@ import base64
 import os
 import re
 import runpy
-import socket
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 import soundfile
+from vllm_server import command_of_the_page, serve
 
 pytest.importorskip("vllm")
 from recipes import DEFAULT_CHECKPOINT
@@ -30,29 +28,8 @@ def url(tmp_path_factory):
     if "TIMEPRO_VLLM_URL" in os.environ:
         yield os.environ["TIMEPRO_VLLM_URL"]
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    text = (ROOT / "docs" / "serving.md").read_text()
-    command = re.search(r"^python (-m vllm.*?)$\n^```", text, re.MULTILINE | re.DOTALL)[1].replace("\\\n", " ")
-    command = f"exec {sys.executable} {command} --enforce-eager --port {port} --host 127.0.0.1 --max-num-seqs 8"
-    log = (tmp_path_factory.mktemp("vllm") / "log").open("w+")
-    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    server = subprocess.Popen(["bash", "-c", command], cwd=ROOT, env=environment, stdout=log, stderr=log)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(1200):
-            log.flush()
-            assert server.poll() is None, Path(log.name).read_text()[-4000:]
-            try:
-                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
+    with serve(command_of_the_page("serving.md#Start"), tmp_path_factory.mktemp("vllm") / "log") as address:
         yield f"{address}/v1"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(scope="module")
