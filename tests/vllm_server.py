@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+OPTIONS = "--enforce-eager --host 127.0.0.1 --max-num-seqs 8"
 
 
 def command_of_the_page(heading):
@@ -28,10 +28,10 @@ def serve(arguments, log, **environment):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = f"exec {sys.executable} -m {arguments} --enforce-eager --port {port} --host 127.0.0.1 --max-num-seqs 8"
+    command = f"exec {sys.executable} -m {arguments} {OPTIONS} --port {port}"
     with open(log, "w+") as file:
         server = subprocess.Popen(
-            ["bash", "-c", command], cwd=ROOT, env=os.environ | SETTINGS | environment, stdout=file, stderr=file
+            ["bash", "-c", command], cwd=ROOT, env=os.environ | environment, stdout=file, stderr=file
         )
         try:
             address, healthy = f"http://127.0.0.1:{port}", False

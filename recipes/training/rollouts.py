@@ -93,7 +93,8 @@ class RolloutServer:
                     f"the server at {self.url} makes another prompt of a chat than the trainer's processor; start it "
                     "with the checkpoint that is trained."
                 )
-            for choice in reply["choices"]:
+            # Greedy answers are all the same.
+            for choice in reply["choices"] * (num_answers // len(reply["choices"])):
                 answers.append(choice["token_ids"])
                 log_probs.append([step["logprob"] for step in choice["logprobs"]["content"]])
         return answers, log_probs
@@ -102,7 +103,8 @@ class RolloutServer:
         request = {
             "model": self.model,
             "messages": [_with_sound(message, self.processor.sampling_rate) for message in row["prompt"]],
-            "n": num_answers,
+            # vLLM refuses several greedy ones.
+            "n": num_answers if settings.do_sample else 1,
             "seed": seed,
             "max_tokens": settings.max_new_tokens,
             "temperature": settings.temperature if settings.do_sample else 0,
