@@ -17,63 +17,31 @@ if TYPE_CHECKING:
     from .windowing import merge_windows, plan_windows
     from .yamnet_features import TimeProYamnetFeatureExtractor
 
-# Everything is found on first use: a checkpoint's user who only parses answers needs the standard library alone.
-_MODULE_OF = {
-    "Event": "events",
-    "clip_events": "events",
-    "normalize_label": "events",
-    "shift_events": "events",
-    "TimeGrid": "time_grid",
-    "TASKS": "answer_text",
-    "escape_text": "answer_text",
-    "format_events": "answer_text",
-    "parse_events": "answer_text",
-    "prompt_text": "answer_text",
-    "AnswerGrammar": "answer_grammar",
-    "AnswerConstraint": "constrained_decoding",
-    "score_events": "event_scores",
-    "ANNOTATION_FORMATS": "annotations",
-    "format_annotations": "annotations",
-    "read_annotations": "annotations",
-    "audio_duration": "audio_io",
-    "load_audio": "audio_io",
-    "stream_audio": "audio_io",
-    "stream_windows": "audio_io",
-    "merge_windows": "windowing",
-    "plan_windows": "windowing",
-    "TimeProAudioProcessor": "processing_timepro",
-    "TemporalAudioGroundingPipeline": "pipeline_timepro",
-    "TimeProYamnetFeatureExtractor": "yamnet_features",
+# Modules are imported on first use: parsing answers needs only the standard library.
+_NAMES = {
+    "annotations": ("ANNOTATION_FORMATS", "format_annotations", "read_annotations"),
+    "answer_grammar": ("AnswerGrammar",),
+    "answer_text": ("TASKS", "escape_text", "format_events", "parse_events", "prompt_text"),
+    "audio_io": ("audio_duration", "load_audio", "stream_audio", "stream_windows"),
+    "constrained_decoding": ("AnswerConstraint",),
+    "event_scores": ("score_events",),
+    "events": ("Event", "clip_events", "normalize_label", "shift_events"),
+    "pipeline_timepro": ("TemporalAudioGroundingPipeline",),
+    "processing_timepro": ("TimeProAudioProcessor",),
+    "time_grid": ("TimeGrid",),
+    "windowing": ("merge_windows", "plan_windows"),
+    "yamnet_features": ("TimeProYamnetFeatureExtractor",),
 }
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
-# Spelt out for type checkers.
+# A literal, for type checkers.
 __all__ = [
-    "ANNOTATION_FORMATS",
-    "TASKS",
-    "AnswerConstraint",
-    "AnswerGrammar",
-    "Event",
-    "TemporalAudioGroundingPipeline",
-    "TimeGrid",
-    "TimeProAudioProcessor",
-    "TimeProYamnetFeatureExtractor",
-    "audio_duration",
-    "clip_events",
-    "escape_text",
-    "format_annotations",
-    "format_events",
-    "load_audio",
-    "merge_windows",
-    "normalize_label",
-    "parse_events",
-    "plan_windows",
-    "prompt_text",
-    "read_annotations",
-    "score_events",
-    "shift_events",
-    "stream_audio",
-    "stream_windows",
-]
+    "ANNOTATION_FORMATS", "TASKS", "AnswerConstraint", "AnswerGrammar", "Event", "TemporalAudioGroundingPipeline",
+    "TimeGrid", "TimeProAudioProcessor", "TimeProYamnetFeatureExtractor", "audio_duration", "clip_events",
+    "escape_text", "format_annotations", "format_events", "load_audio", "merge_windows", "normalize_label",
+    "parse_events", "plan_windows", "prompt_text", "read_annotations", "score_events", "shift_events",
+    "stream_audio", "stream_windows",
+]  # fmt: skip
 
 
 def __getattr__(name):

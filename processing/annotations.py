@@ -1,4 +1,4 @@
-"""`format_annotations` and `read_annotations`: events of recordings as text that other programs read, and back."""
+"""`format_annotations` and `read_annotations`: exchange events with other programs."""
 
 import html
 import json
@@ -26,17 +26,17 @@ from .text_files import (
 
 @dataclass(frozen=True)
 class AnnotationFormat:
-    """Say what a format holds.
+    """An annotation format, and what it can hold.
 
     Args:
-        name: what it is called.
-        suffix: of its files.
-        holds_scores: whether a score is kept.
-        holds_many: whether one file holds any number of recordings, and names them. Other formats hold one, which is
-            named after the file.
-        format: function from recordings `{"file", "stem", "duration", "events"}` of [`Event`]s, or from one, to the
-            text of a file; the stem is the name without folder and suffix.
-        read: function from a path to recordings `{"file", "duration", "events"}`; `None` where it is only written.
+        name: its name.
+        suffix: suffix of its files.
+        holds_scores: whether scores are kept.
+        holds_many: whether one file holds any number of recordings, by name. Otherwise it holds one, named after the
+            file.
+        format: function from recordings `{"file", "stem", "duration", "events"}` (from one, unless `holds_many`) to the
+            text of a file; events are [`Event`]s, the stem is the file name without folder and suffix.
+        read: function from a path to recordings `{"file", "duration", "events"}`; `None` if the format is only written.
     """
 
     name: str
@@ -48,22 +48,22 @@ class AnnotationFormat:
 
 
 def format_annotations(results: Mapping | Iterable[Mapping], format: str | Any, drop_scores: bool = False) -> str:
-    """Return the text of a file with the events of recordings.
+    """Return the events of recordings as the text of a file.
 
-    What a format cannot hold is an error. The exceptions are the duration, which a recording says itself, and
-    `truncated`: only json and jsonl keep them. Times are given back to the last digit, by `vtt` and `srt` to the
-    millisecond.
+    What a format cannot hold is an error, except the duration and `truncated`, which only json and jsonl keep. Times
+    round-trip exactly; in `vtt` and `srt` to the millisecond.
 
     Args:
-        results: `{"file", "duration", "events", "truncated"}`, or any number of them. `file` is the name of the
-            recording; `duration` is in seconds, and may be `None` or absent; events are
-            `{"onset", "offset", "event_label", "score"}` (the last two may be absent) or [`Event`]s, times in seconds;
-            `truncated`, whether the answer ran out of room, may be absent.
-        format: one of [`ANNOTATION_FORMATS`], or a format of your own with the attributes of [`AnnotationFormat`].
-        drop_scores: leave scores out where the format has no place for them, instead of an error.
+        results: `{"file", "duration", "events", "truncated"}`, one or several. `file` is the name of the recording;
+            `duration` is in seconds, and may be `None` or missing; events are
+            `{"onset", "offset", "event_label", "score"}` (the last two may be missing) or [`Event`]s, times in seconds;
+            `truncated`, whether the answer reached the token limit, may be missing.
+        format: one of [`ANNOTATION_FORMATS`], or your own format with the attributes of [`AnnotationFormat`].
+        drop_scores: drop scores that the format cannot hold, instead of raising an error.
 
     Raises:
-        ValueError: a malformed result; what the format cannot hold; several recordings for a format that holds one.
+        ValueError: a malformed result, something that the format cannot hold, or several recordings for a format that
+            holds one.
     """
     kind = _kind(format)
     return format_recordings(check_results(results, kind, drop_scores), kind)
@@ -85,17 +85,17 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
     """Read the events of recordings.
 
     Args:
-        path: a file, or a folder; all files below it with the suffix of the format are read then, in order.
-        format: as in [`format_annotations`]; without it a file's suffix tells. A folder needs it.
+        path: a file, or a folder, of which all files with the format's suffix are read recursively, sorted by path.
+        format: as in [`format_annotations`]; by default the file's suffix decides. Required for a folder.
 
     Returns:
-        list of `{"file", "duration", "events"}`. `file` is the name that the format has for the recording, or else that
-        of the annotation without suffix; `duration` is in seconds, `None` where the format has none; events are
-        `{"onset", "offset", "event_label", "score"}`, times in seconds; `"truncated": True` is there where it was set.
+        list of `{"file", "duration", "events"}`. `file` is the name of the recording in the file, or else the file name
+        without suffix; `duration` is in seconds, `None` if unknown; events are
+        `{"onset", "offset", "event_label", "score"}`, times in seconds; `"truncated": True` where it was set.
 
     Raises:
-        FileNotFoundError: nothing there.
-        ValueError: a format that is unknown, or only written; or a malformed file, with line, value and fix.
+        FileNotFoundError: the path does not exist.
+        ValueError: a format that is unknown or only written, or a malformed file, with line, value and fix.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"path {str(path)!r} does not exist; give a file of annotations or a folder of them.")
@@ -115,10 +115,10 @@ def read_annotations(path: str | os.PathLike, format: str | Any | None = None) -
 
 
 def guess_annotation_format(path: str | os.PathLike) -> str:
-    """Return the format that a file's suffix names.
+    """Return the format of a file by its suffix.
 
     Raises:
-        ValueError: another suffix, or a `.txt` or `.tsv` whose first line is one of other programs.
+        ValueError: an unknown suffix, or a `.txt` or `.tsv` that another program wrote.
     """
     suffix = Path(path).suffix.lower()
     line = first_line(path) if suffix in (".txt", ".tsv") else ""
@@ -145,7 +145,7 @@ def _kind(format):
 
 
 def check_results(results, kind, drop_scores: bool = False) -> list[dict]:
-    """Return `{"file", "stem", "duration", "events"}` of results that a format can hold, with [`Event`]s as events."""
+    """Check results against a format; return them as `{"file", "stem", "duration", "events"}` with [`Event`]s."""
     results = [results] if isinstance(results, Mapping) else list(results)
     recordings = [_recording(result, f"results[{index}]") for index, result in enumerate(results)]
     for recording in recordings:
@@ -243,7 +243,7 @@ def _format_vtt(recording) -> str:
 
 
 def _format_srt(recording) -> str:
-    """Raise `ValueError` for a label with `-->` or what players take for styling, too."""
+    """Also raise `ValueError` for labels with `-->` or with tags that players interpret as styling."""
     cues = list(_cues(recording, "SubRip", ","))
     for _, label in cues:
         if "-->" in label or re.search(r"</?(?:b|i|u|s|font)(?:\s[^<>]*)?>|\{\\[^{}]*\}", label, re.IGNORECASE):
@@ -266,12 +266,12 @@ def _cues(recording, kind, point) -> Iterator[tuple[str, str]]:
 
 
 def cue_time(milliseconds: int, point: str) -> str:
-    """Return a time as subtitles write it, `00:01:02.500`; SubRip has a comma as point."""
+    """Return a time in subtitle notation, `00:01:02.500`; in SubRip `point` is a comma."""
     seconds, milliseconds = divmod(milliseconds, 1000)
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{point}{milliseconds:03d}"
 
 
-# Name, suffix, whether it holds scores, and any number of recordings, writer, reader.
+# Name, suffix, holds_scores, holds_many, writer, reader.
 _FORMATS = (
     ("tsv", ".tsv", True, True, partial(format_event_table, delimiter="\t"), partial(read_event_table, delimiter="\t")),
     ("csv", ".csv", True, True, partial(format_event_table, delimiter=","), partial(read_event_table, delimiter=",")),

@@ -1,18 +1,18 @@
-r"""The grammar of `answer_text.py` as an automaton: which byte, or time token, may follow what an answer says so far.
+r"""The grammar of `answer_text.py` as an automaton: which byte, or time token, may come next in a partial answer.
 
-It accepts less than that grammar. Beyond parsing canonically, an answer
+It is stricter than that grammar. Besides parsing canonically, an answer
 
-- holds only times from 0 to the end of its clip, the last partial step counted whole, and every offset is at least one
-  step after its onset: an event of no length is never found;
-- keeps onsets in order, in detection those of one label;
-- never says an event twice: in grounding, and in detection within a label, an event starts when the one before has
-  ended or later, and a caption does not return while it still lasts. A model that repeats itself, perhaps a little
-  shifted, would make a false alarm each time;
-- names each of a given set of labels once at most. Where no set is given a label may return, to say what comes after
-  its times so far: a ban could only end in another label, because by then nearly all of it is said;
-- names no empty label, none with control characters and, where a set of labels is given, no other ones.
+- contains only times from 0 to the end of the clip, rounded up to a whole step, and every offset is at least one step
+  after its onset;
+- has its onsets in order (in detection: within each label);
+- never repeats an event: in grounding, and in detection within a label, an event starts no earlier than the previous
+  one ends, and a caption does not recur while it lasts. Otherwise a model that repeats itself, perhaps slightly
+  shifted, would cause a false alarm each time;
+- names each label of a closed set at most once. In an open vocabulary a label may recur, with later times: a ban would
+  take effect only once nearly all of the label is generated, and so turn it into another label;
+- has no empty labels, none with control characters, and none outside a closed set.
 
-Every answer can be ended from wherever it is, but nothing here makes it end.
+Every partial answer can be completed, but nothing forces it to end.
 """
 
 import unicodedata
@@ -26,23 +26,23 @@ from .time_grid import TimeGrid, exact_fraction
 
 _NONE = NO_EVENTS.encode()
 _BACKSLASH, _SPACE, _COMMA, _SEMICOLON, _COLON = b"\\ ,;:"
-# The last character of a label is complete and no space. Any other `tail` is what the last character has so far.
+# The last character of a label is complete and not a space. Any other `tail` holds the bytes of an incomplete one.
 WHOLE = b"x"
 
 
 class AnswerState(NamedTuple):
-    """Say where an answer is; a value, so that it can be a key.
+    """The state of a partial answer; hashable, so that it can be a key.
 
     Args:
         last: multiple of the time step at which the clip ends, rounded up.
         phase: `label`, `onset`, `offset`, `end` (of an interval), `literal` or `done`.
-        text: bytes of the current label or time; in a literal those that are still to come.
-        tail: of an open label, what its last character has so far; see [`step_tail`].
+        text: bytes of the current label or time; in a literal, the bytes still to come.
+        tail: state of the last character of an open label, see [`step_tail`].
         then: phase after a literal.
         low: multiple at which the next event may start.
         onset, offset: of the current event, in multiples.
-        past: labels so far, as they are written; in captioning, and of open labels, with the last offset of each.
-        num_events: intervals that are complete.
+        past: labels so far, escaped; for captions and open labels, each with its last offset.
+        num_events: number of complete intervals.
     """
 
     last: int
@@ -65,11 +65,11 @@ class AnswerGrammar:
         answer_format: `digits` or `ticks`.
         task: one of `TASKS`.
         event_labels: the only labels that detection may name; `None` for any.
-        max_events: events of one answer at most; `None` for any number.
+        max_events: maximum number of events in an answer; `None` for any number.
 
     Raises:
-        ValueError: an unknown task or format, labels for another task than detection, labels that are empty or repeat,
-            or `max_events` below 1.
+        ValueError: an unknown task or format, labels for a task other than detection, empty or repeated labels, or
+            `max_events` below 1.
     """
 
     def __init__(self, grid: TimeGrid, answer_format: str, task: str, event_labels=None, max_events=None):
@@ -101,10 +101,10 @@ class AnswerGrammar:
         """Return the state before the first byte of an answer about a clip.
 
         Args:
-            duration: seconds. As audio frames do, its last partial step counts as a whole one.
+            duration: seconds; rounded up to whole steps, as for audio frames.
 
         Raises:
-            ValueError: `duration` is negative or more than the grid covers.
+            ValueError: `duration` is negative or exceeds `max_time`.
         """
         if not 0 <= duration <= self.grid.max_time:
             raise ValueError(
@@ -124,13 +124,13 @@ class AnswerGrammar:
         return state.phase in ("end", "done")
 
     def time_range(self, state: AnswerState) -> tuple[int, int]:
-        """Return the first and the last multiple that may be written next; none if the first is greater."""
+        """Return the first and last multiple that may come next; an empty range if the first is greater."""
         if state.phase == "onset":
             return state.low, state.last - 1
         return (state.onset + 1, state.last) if state.phase == "offset" else (0, -1)
 
     def step(self, state: AnswerState, byte: int) -> AnswerState | None:
-        """Return the state after one more byte, `None` if no answer goes on with it."""
+        """Return the state after one more byte, `None` if that is not allowed."""
         phase, text = state.phase, state.text
         if phase == "label":
             return self._step_label(state, byte)
@@ -158,7 +158,7 @@ class AnswerGrammar:
         return state._replace(text=text) if multiple is None else self.step_time(state, multiple)
 
     def walk(self, state: AnswerState, text: bytes) -> AnswerState | None:
-        """Return the state after some more bytes, `None` if no answer goes on with them."""
+        """Return the state after more bytes, `None` if they are not allowed."""
         for byte in text:
             state = self.step(state, byte)
             if state is None:
@@ -166,7 +166,7 @@ class AnswerGrammar:
         return state
 
     def step_time(self, state: AnswerState, multiple: int) -> AnswerState | None:
-        """Return the state after a whole time, given as its multiple of the step; `None` if it may not come here."""
+        """Return the state after a complete time, a multiple of the step; `None` if it is not allowed."""
         low, high = self.time_range(state)
         if not low <= multiple <= high:
             return None
@@ -190,7 +190,7 @@ class AnswerGrammar:
         return state.phase == "onset" and not (state.text or state.past or state.num_events)
 
     def _first_time(self, state, prefix) -> int | None:
-        """Return the first multiple in range whose spelling starts like this."""
+        """Return the first multiple in range whose text starts with `prefix`."""
         low, high = self.time_range(state)
         multiples = self._times.get(prefix, ())
         place = bisect_left(multiples, low)
@@ -214,16 +214,16 @@ class AnswerGrammar:
                 return None if tail is None else state._replace(text=text, tail=tail)
             if any(label not in state.past for label in self._label_prefixes.get(text, ())):
                 return state._replace(text=text)
-        # Where labels are closed, or none has room, `none` is no label.
+        # In a closed set, or if no event may start, `none` is not a label but the answer.
         return state._replace(text=text) if not state.past and _NONE.startswith(text) else None
 
     def _name(self, state) -> bytes:
-        # Every character has one spelling in a label, so names are compared as they are written.
+        # Escapes are unique, so names are compared in escaped form.
         text = state.text
         return text if text.isascii() else unicodedata.normalize("NFC", text.decode()).encode()
 
     def _ends_label(self, state) -> bool:
-        """Return whether the text is a whole label that may have times."""
+        """Return whether the text is a complete label that may be followed by times."""
         if self.labels is not None:
             return state.text in self.labels and state.text not in state.past and self._may_start(state)
         if state.tail != WHOLE:
@@ -235,7 +235,7 @@ class AnswerGrammar:
 
 
 def _by_prefix(values) -> dict[bytes, list]:
-    """Return, for every prefix of the keys of a mapping, the keys of labels or the sorted values of times."""
+    """Return, for every prefix of the keys, the matching labels (keys) or times (values, sorted)."""
     prefixes = {}
     for key, value in values.items():
         for end in range(len(key) + 1):
@@ -256,11 +256,11 @@ def _escaped_labels(event_labels, task) -> set[bytes]:
 
 
 def step_tail(tail: bytes, byte: int) -> bytes | None:
-    r"""Return what the last character of an open label has after one more byte; `None` if no label goes on with it.
+    r"""Return the tail of an open label after one more byte; `None` if the byte is not allowed.
 
     Args:
-        tail: `b""` at the start of a label, `b" "` after a space, `b"x"` after another whole character, or the bytes of
-            a character or an escape that is not whole yet.
+        tail: `b""` at the start of a label, `b" "` after a space, `b"x"` after any other complete character, or the
+            bytes of an incomplete character or escape.
     """
     if tail == b"\\":
         return WHOLE if byte in b"\\:;lg" else None
@@ -274,7 +274,7 @@ def step_tail(tail: bytes, byte: int) -> bytes | None:
 
 
 def end_tail(tail: bytes) -> bytes:
-    """Return the first bytes that make the last character of an open label whole."""
+    """Return the shortest bytes that complete the last character of an open label."""
     if tail[:1] < b"\x80":
         return {WHOLE: b"", b"\\": b"\\"}.get(tail, WHOLE)
     rest = b""
@@ -287,7 +287,7 @@ def _step_utf8(part: bytes) -> bytes | None:
     try:
         text = unicodedata.normalize("NFC", f"x{part.decode()}x")
     except UnicodeDecodeError as error:
-        # Of a cut character Python says that the data ended; every cut character has a safe whole one.
+        # Python reports a cut character as unexpected end of data; every cut character has a safe completion.
         return part if error.reason == "unexpected end of data" else None
-    # Events have no other spaces or invisible characters, and a canonical answer escapes controls.
+    # Labels of events contain no other spaces or invisible characters, and canonical answers escape controls.
     return WHOLE if normalize_label(text) == escape_label(text) else None

@@ -1,14 +1,14 @@
-r"""Prompts, and answers as text. One grammar serves the formatter, the parser and whatever trains on either.
+r"""Prompts, and answers as text. Formatter, parser and training share one grammar.
 
     grounding    1.24-3.40, 5.00-6.12
     detection    dog: 1.24-3.40, 5.00-6.12; car horn: 0.20-0.92
     captioning   1.24-3.40: a dog barks twice; 5.00-6.12: a car passes
     no events    none
 
-With ticks every time is a time token, `<1.24>-<3.40>`. In labels a backslash escapes: `\:` `\;` `\\` themselves, `\l`
-and `\g` the angle brackets (a label must not spell a time token), `\uXXXXXX` white space and control characters that
-text handling might alter. All times of one answer have the same number of decimals, two or more; this betrays most
-answers that were cut short.
+With ticks every time is a time token, `<1.24>-<3.40>`. Labels escape with a backslash: `\:` `\;` `\\` stand for
+themselves, `\l` and `\g` for angle brackets (a label must not spell a time token), `\uXXXXXX` for white space and
+control characters that text processing might alter. All times of an answer have the same number of decimals, two or
+more, which exposes most truncated answers.
 """
 
 import re
@@ -25,7 +25,7 @@ ANSWER_FORMATS = ("digits", "ticks")
 NO_EVENTS = "none"
 DEFAULT_GRID = TimeGrid()
 
-# The first wording of grounding and detection is that of the FTAR data set.
+# The first prompts of grounding and detection are those of the FTAR data set.
 PROMPTS = {
     "grounding": (
         "What are the start and end times of audio matching '{query}'?",
@@ -53,20 +53,20 @@ _INTERVAL = re.compile(rf"((<)?({_NUMBER})(?(2)>))\s{{0,4}}-\s{{0,4}}((<)?({_NUM
 _SHORT_ESCAPES = {"\\": "\\", ":": ":", ";": ";", "l": "<", "g": ">"}
 _ESCAPE_OF = {character: "\\" + letter for letter, character in _SHORT_ESCAPES.items()}
 _ESCAPE = re.compile(r"\\(?:([\\:;lg])|u([0-9a-f]{6}))")
-# What stands before the next unescaped separator.
+# Text up to the next unescaped separator.
 _ITEM = re.compile(r"[^\\;]*(?:\\.[^\\;]*)*", re.DOTALL)
 _LABEL = re.compile(r"[^\\:]*(?:\\.[^\\:]*)*", re.DOTALL)
 _COLON = re.compile(r"\s{0,4}:")
-# What a cut leaves of an interval, and what shows that a label was not cut but is prose with times.
+# What truncation leaves of an interval; and a sign that a label was not truncated but is prose with times.
 _CUT_INTERVAL = re.compile(r"[<>0-9.\s-]*")
 _PROSE_TIME = re.compile(r"[0-9]\s?(?:s|sec|seconds?)?\s?(?:-|to|and)\s?[0-9]")
 _END_OF_TURN = re.compile(r"<\|(?:im_end|endoftext)\|>\s*\Z")
 
 
 class SaidEvent(NamedTuple):
-    """Hold an event of an answer, and the characters `(start, end)` that say its label, its onset and its offset.
+    """An event of an answer, and the character spans `(start, end)` of its label, onset and offset.
 
-    `label` is `None` in grounding, where the question names it.
+    `label` is `None` in grounding, where the question names the label.
     """
 
     event: Event
@@ -76,34 +76,34 @@ class SaidEvent(NamedTuple):
 
 
 def prompt_text(task: str, query: str | None = None, wording: int = 0) -> str:
-    """Return the question that asks a model for a task.
+    """Return the prompt of a task.
 
     Args:
         task: one of [`TASKS`].
         query: what to look for; only for grounding. It is escaped with [`escape_text`].
-        wording: which wording, from 0; every task has four.
+        wording: which prompt template, from 0; every task has four.
 
     Raises:
-        ValueError: an unknown task or wording, or a query that is missing, empty or superfluous.
+        ValueError: an unknown task or template, or a query that is missing, empty or superfluous.
     """
     check_choice("task", task, TASKS)
-    wordings = PROMPTS[task]
-    if isinstance(wording, bool) or not isinstance(wording, int) or not 0 <= wording < len(wordings):
-        raise ValueError(f"wording is {wording!r}; give an integer from 0 to {len(wordings) - 1} for {task}.")
+    templates = PROMPTS[task]
+    if isinstance(wording, bool) or not isinstance(wording, int) or not 0 <= wording < len(templates):
+        raise ValueError(f"wording is {wording!r}; give an integer from 0 to {len(templates) - 1} for {task}.")
     if task != "grounding":
         if query is not None:
             raise ValueError(f"query is {query!r} but task {task!r} takes none; use task 'grounding' or query=None.")
-        return wordings[wording]
+        return templates[wording]
     if not isinstance(query, str) or not query.strip():
         raise ValueError(f"query is {query!r}; grounding needs to be told what to look for, such as 'dog barking'.")
     # Not str.format: the query may hold braces.
-    return wordings[wording].replace("{query}", escape_text(query.strip()))
+    return templates[wording].replace("{query}", escape_text(query.strip()))
 
 
 def escape_text(text: str) -> str:
-    """Make text unable to spell special tokens: a space follows every `<`, so `<1.04>` becomes `< 1.04>`.
+    """Insert a space after every `<`, so that text cannot spell special tokens: `<1.04>` becomes `< 1.04>`.
 
-    Escaping twice changes nothing more. The result may be joined with any other text.
+    Escaping is idempotent, and stays safe when the result is concatenated with other text.
     """
     if not isinstance(text, str):
         raise ValueError(f"text is {text!r}; give a string.")
@@ -118,16 +118,16 @@ def format_events(
 ) -> str:
     """Write events as a canonical answer that [`parse_events`] reads back, snapped to the grid.
 
-    Detection groups equal labels, in order of their first onset. Grounding leaves the label out: the question named it.
+    Detection groups equal labels, in order of their first onset. Grounding omits the label: the question named it.
 
     Args:
         events: events in seconds, in any order.
         task: one of [`TASKS`].
-        grid: the times that can be written. Times past `max_time` are written as `max_time`.
-        answer_format: `digits` for decimals, `ticks` for time tokens (times past the last tick are written as it).
+        grid: the times that can be written. Times past `max_time` become `max_time`.
+        answer_format: `digits` for decimals, `ticks` for time tokens (times past the last tick become the last tick).
 
     Raises:
-        ValueError: an unknown task or format, something that is no event, or grounding events of several labels.
+        ValueError: an unknown task or format, an item that is not an event, or grounding events with several labels.
     """
     check_choice("task", task, TASKS)
     check_choice("answer_format", answer_format, ANSWER_FORMATS)
@@ -154,7 +154,7 @@ def format_events(
 
 
 def snap_event(event: Event, grid: TimeGrid, answer_format: str = "digits") -> Event:
-    """Return an event as an answer can write it: at multiples of the grid, or at its ticks."""
+    """Return an event with the times that an answer can express: multiples of the time step, or ticks."""
     if answer_format == "ticks":
         onset, offset = (grid.tick_seconds(grid.seconds_to_tick(time)) for time in (event.onset, event.offset))
     else:
@@ -171,11 +171,11 @@ def _format_interval(event: Event, grid: TimeGrid, answer_format: str) -> str:
 
 
 def escape_label(label: str) -> str:
-    """Return a label as it stands in an answer: free of separators, angle brackets and unsafe white space."""
+    """Return a label as answers write it: without bare separators, angle brackets or unsafe white space."""
     first, last = len(label) - len(label.lstrip()), len(label.rstrip())
     pieces = []
     for index, character in enumerate(label):
-        # Spaces inside are safe; at the ends they would be lost. Cc, Zl, Zp, Cs: line breaks, controls, surrogates.
+        # Inner spaces are safe; at the ends they would be lost. Cc, Zl, Zp, Cs: line breaks, controls, surrogates.
         is_unsafe = (character.isspace() and (character != " " or not first <= index < last)) or (
             unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs")
         )
@@ -184,7 +184,7 @@ def escape_label(label: str) -> str:
 
 
 def unescape_label(text: str) -> str | None:
-    """Undo [`escape_label`]; `None` where a backslash starts no escape or an angle bracket stands bare."""
+    """Undo [`escape_label`]; `None` if a backslash starts no escape or an angle bracket is not escaped."""
     if "<" in text or ">" in text or "\\" in _ESCAPE.sub("", text):
         return None
     codes = [int(code, 16) for _, code in _ESCAPE.findall(text) if code]
@@ -196,36 +196,36 @@ def unescape_label(text: str) -> str | None:
 def parse_events(
     text: str, task: str = "detection", event_label: str = "", tolerant: bool = True, truncated: bool = False
 ) -> list[Event] | None:
-    """Read the events of an answer, in seconds, sorted. No string makes it raise; time is linear in its length.
+    """Parse the events of an answer, in seconds, sorted. No string makes it raise; time is linear in its length.
 
-    Canonical answers, in digits or ticks, are always read by the grammar of this module, so that
-    `parse_events(format_events(events))` gives the events back, snapped. With `tolerant` other answers are read by
+    Canonical answers, in digits or ticks, are parsed by the grammar of this module, so
+    `parse_events(format_events(events))` returns the snapped events. With `tolerant` it also accepts
 
-    - keeping the complete events of a canonical answer that was cut short;
+    - truncated canonical answers, of which it keeps the complete events;
     - JSON, and lists of pairs: objects with onset/start, offset/end and event_label/label, alone or in lists;
-    - prose: `from 1.2 to 3.4 seconds`, `between 1.2 and 3.4`, `1.2s - 3.4s`, `00:12-00:22`, one label per interval
-      taken from the words before it or, where there are none, after it;
-    - words that reject: `no events`, `nothing`, `the sound is not present`.
+    - prose: `from 1.2 to 3.4 seconds`, `between 1.2 and 3.4`, `1.2s - 3.4s`, `00:12-00:22`, with one label per
+      interval, taken from the words before it or, if there are none, after it;
+    - rejections: `no events`, `nothing`, `the sound is not present`.
 
-    Single intervals whose offset precedes the onset are skipped then, where without `tolerant` the whole answer fails.
+    It then skips intervals whose offset precedes the onset; without `tolerant` one of these invalidates the answer.
 
     Args:
         text: the answer.
-        task: one of [`TASKS`]; what the answer was asked for.
-        event_label: label of the events in grounding; in other tasks that of events to which the text gives none.
-        tolerant: read other models' answers too.
-        truncated: the answer ran out of room. Only what it says whole counts: neither a caption nor a number that more
-            text could go on with. `[]` then also stands for an answer that was cut before its first whole event.
+        task: one of [`TASKS`].
+        event_label: label of the events in grounding; in other tasks the label of events that the text does not label.
+        tolerant: also accept other models' answers.
+        truncated: the answer reached the token limit, so only complete parts count: no caption or number that more
+            text could continue. `[]` then may also mean that the answer ends before its first complete event.
 
     Returns:
-        Events; `[]` for an answer that says there are none; `None` for one that cannot be read.
+        Events; `[]` if the answer says that there are none; `None` if it cannot be parsed.
 
     Raises:
-        ValueError: `task` is unknown, or `text` or `event_label` is no string.
+        ValueError: `task` is unknown, or `text` or `event_label` is not a string.
     """
     said = said_events(text, task, event_label, tolerant and truncated, truncated)
     if said is None and tolerant:
-        # A decoder that keeps special tokens leaves the end of the turn in the text.
+        # Decoding without skip_special_tokens leaves the end of the turn in the text.
         text = _END_OF_TURN.sub("", text)
         said = said_events(text, task, event_label, True, truncated)
         if said is None:
@@ -236,10 +236,10 @@ def parse_events(
 def said_events(
     text: str, task: str, event_label: str = "", tolerant: bool = False, truncated: bool = False
 ) -> list[SaidEvent] | None:
-    """Return the events of a canonical answer in the order of the text, and where it says them.
+    """Return the events of a canonical answer in textual order, with their positions in the text.
 
-    Arguments, `None` and errors are those of [`parse_events`]; here `tolerant` keeps the complete events of an answer
-    that was cut short, and skips events that end before they start.
+    Arguments, `None` and errors are those of [`parse_events`]; here `tolerant` keeps the complete events of a truncated
+    answer, and skips events that end before they start.
     """
     check_choice("task", task, TASKS)
     for name, value in (("text", text), ("event_label", event_label)):
@@ -300,7 +300,7 @@ def _split_items(text: str, start: int, end: int) -> list[tuple[int, int]]:
     items = []
     while True:
         stop = _end_of(_ITEM, text, start, end)
-        # It ends at a semicolon, at the end, or at a backslash that has nothing to escape.
+        # It stops at a semicolon, at the end, or at a trailing backslash.
         if stop == end or text[stop] != ";":
             return [*items, (start, end)]
         items.append((start, stop))
@@ -308,7 +308,7 @@ def _split_items(text: str, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _read_item(text, start, end, task, event_label, may_be_cut, may_be_prose):
-    """Return the interval (a match), label and the label's span of each event of an item; `None` breaks the grammar."""
+    """Return the interval (a match), label and label span of each event of an item; `None` if it is not canonical."""
     if task == "grounding":
         return _read_intervals(text, start, end, event_label, None, may_be_cut)
     if task == "detection":

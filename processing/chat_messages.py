@@ -1,4 +1,4 @@
-"""Messages of a chat before the template renders them: text escaped, blocks of audio understood or refused."""
+"""Prepare chat messages for the template: escape text, and resolve or refuse audio blocks."""
 
 import base64
 import binascii
@@ -8,22 +8,22 @@ import urllib.request
 from .answer_text import escape_text
 
 AUDIO_TYPES = ("audio", "input_audio", "audio_url")
-# Seconds until a host that sends nothing is given up.
+# Seconds to wait for a silent host.
 TIMEOUT = 30
 
 
 def prepare_message(message, load=None):
-    """Return a message whose text is escaped, unless it is the assistant's, and whose blocks of audio are all alike.
+    """Return a message with escaped text, unless it is the assistant's, and uniform audio blocks.
 
     Args:
-        message: `{"role", "content"}`; content is a text, a list of blocks, or missing, as beside `tool_calls`.
-        load: function from a block of audio to `{"type": "audio", "audio": array}`; `None` to leave out the sound.
+        message: `{"role", "content"}`; the content is text, a list of blocks, or missing, as with `tool_calls`.
+        load: function from an audio block to `{"type": "audio", "audio": array}`; `None` omits the audio.
 
     Raises:
         ValueError: a block that is neither text nor audio.
     """
     escape = (lambda text: text) if message["role"] == "assistant" else escape_text
-    # Arrow fills the keys of other messages and blocks with None.
+    # Arrow adds the keys of other messages and blocks, with the value None.
     message = {key: value for key, value in message.items() if value is not None}
     content = message.get("content")
     if isinstance(content, str):
@@ -38,7 +38,7 @@ def _prepare_block(block, escape, load):
     kind = block.get("type") or next((name for name in (*AUDIO_TYPES, "text") if name in block), None)
     if kind in AUDIO_TYPES:
         return load(block) if load else {"type": "audio"}
-    # The template prints the text of a block of any type but audio.
+    # The template renders the text of every block that is not audio.
     if "text" not in block or any("audio" in str(name).lower() for name in (kind, *block)):
         shown = {key: value if isinstance(value, str) and len(value) < 80 else "..." for key, value in block.items()}
         raise ValueError(
@@ -50,11 +50,11 @@ def _prepare_block(block, escape, load):
 
 
 def block_sound(block, url_schemes=("data",)):
-    """Return the sound of a block of audio, as [`load_audio`] takes it; `None` where it names none.
+    """Return the audio of a block as [`load_audio`] accepts it; `None` if the block has none.
 
     Raises:
-        ValueError: base64 that is none, a URL whose scheme is not among `url_schemes`, or keys that are not known.
-        OSError: what a URL names cannot be read.
+        ValueError: invalid base64, a URL whose scheme is not in `url_schemes`, or unknown keys.
+        OSError: a URL that cannot be read.
     """
     if "input_audio" in block:
         sound = block["input_audio"]

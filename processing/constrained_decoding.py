@@ -1,4 +1,4 @@
-"""How answers are generated: held to what can be read, greedily unless the caller samples, with probabilities."""
+"""Generate answers: constrained to the grammar, greedy unless the caller samples, and faster with a draft."""
 
 import copy
 import threading
@@ -6,34 +6,40 @@ import weakref
 from array import array
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from .answer_grammar import AnswerGrammar
+from .prefix_cache import CACHE_NAME
 from .token_masks import AnswerMasks
 
 MAX_NEW_TOKENS = 256
-# Of a checkpoint's generation settings: what any decoding needs, and all that the pipeline goes by.
+# Generation settings of a checkpoint: those that any decoding needs, and all that the pipeline uses.
 TOKEN_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id")
 PIPELINE_SETTINGS = (
     *TOKEN_SETTINGS, "suppress_tokens", "max_new_tokens", "max_time", "num_beams", "length_penalty", "early_stopping",
     "use_cache",
 )  # fmt: skip
 
-# Masks of a tokenizer outlive a call of `generate`, for the next one: what makes them, and those that were made.
-# Threads may share a model, and so these too.
+# Generation settings under which decoding from a draft equals `generate`.
+_PLAIN_SETTINGS = {
+    *TOKEN_SETTINGS, "suppress_tokens", "max_new_tokens", "use_cache", "return_dict_in_generate", "output_logits",
+    "transformers_version",
+}  # fmt: skip
+
+# Masks are cached per tokenizer across calls of `generate`. Threads may share a model, and therefore these.
 _KNOWN = weakref.WeakKeyDictionary()
 _TABLES = weakref.WeakKeyDictionary()
 _LOCK = threading.RLock()
 _MASK_BYTES = 64 * 2**20
-# Grammars kept for a tokenizer, the last ones used: each label set has its own.
+# Least recently used grammars are dropped beyond this number: each label set has its own.
 _MOST_KNOWN = 16
 
 
 def greedy_settings(generation_config: GenerationConfig, names) -> tuple[GenerationConfig, dict]:
-    """Return generation settings with these names alone, and the others that were set.
+    """Return the generation settings of these names, and the other settings that were present.
 
-    An instruct backbone may sample or penalise repetition. Answers must be the same in each run, and may repeat
-    themselves.
+    An instruct backbone may sample or penalise repetition; answers must be deterministic, and may repeat themselves.
     """
     given = {k: v for k, v in generation_config.to_diff_dict().items() if k != "transformers_version" and k[0] != "_"}
     left_out = {name: value for name, value in given.items() if name not in names and value not in (None, False, [])}
@@ -41,12 +47,12 @@ def greedy_settings(generation_config: GenerationConfig, names) -> tuple[Generat
 
 
 def generation_settings(model, generate_kwargs) -> tuple[GenerationConfig, dict]:
-    """Return the settings of generation, a caller's before the checkpoint's, and what else `generate` is given.
+    """Return the generation settings, the caller's before the checkpoint's, and the other arguments of `generate`.
 
-    Either `max_new_tokens` is set, or the caller has set `max_length`.
+    `max_new_tokens` is always set, unless the caller sets `max_length`.
 
     Raises:
-        ValueError: several answers to one question, or what transformers refuses.
+        ValueError: several answers per question, or settings that transformers refuses.
     """
     kwargs = dict(generate_kwargs)
     config = copy.deepcopy(kwargs.pop("generation_config", None)) or GenerationConfig()
@@ -61,16 +67,16 @@ def generation_settings(model, generate_kwargs) -> tuple[GenerationConfig, dict]
 
 
 def log_probs_of(answers, logits, beam_indices, ticks):
-    """Return natural log-probabilities of the tokens `(num_rows, length)`, and of all ticks there `(..., num_ticks)`.
+    """Return natural log-probabilities of the tokens `(num_rows, length)`, and of all ticks `(..., num_ticks)`.
 
     Args:
-        ticks: the `range` of their ids; `None` for none.
+        ticks: `range` of tick ids; `None` for none.
     """
     own, times = [], []
-    # Beam search may go on for a step that none of the best answers took.
+    # Beam search may run for more steps than the best answers have tokens.
     for place in range(answers.shape[1]):
         step = logits[place]
-        # A beam's row changes from step to step; -1 stands after its end.
+        # A beam's row changes from step to step; it is -1 after the end.
         step = step if beam_indices is None else step[beam_indices[:, place].clamp(min=0)]
         log_probs = step.float().log_softmax(-1)
         own.append(log_probs.gather(1, answers[:, place : place + 1])[:, 0])
@@ -80,24 +86,24 @@ def log_probs_of(answers, logits, beam_indices, ticks):
 
 
 class _MaskTable:
-    """Keep the last masks in one tensor `(num_masks, vocab_size)`: thousands of small ones would scatter the memory."""
+    """Recent masks in one tensor `(num_masks, vocab_size)`: thousands of small ones would fragment memory."""
 
     def __init__(self, num_rows, vocab_size, device):
         self.masks = torch.empty(max(_MASK_BYTES // vocab_size, num_rows), vocab_size, dtype=torch.bool, device=device)
         self.places = {}
 
     def make_room(self, num_rows) -> bool:
-        """Forget all masks if fewer can be added; return whether so many fit at all."""
+        """Drop all masks if there is no room for `num_rows` more; return whether so many fit at all."""
         if len(self.places) + num_rows > len(self.masks):
             self.places.clear()
         return num_rows <= len(self.masks)
 
     def place(self, key, allowed) -> int:
-        """Return the row of a mask; `allowed` returns the ids that it does not ban, if it is not there yet."""
+        """Return the row of a mask; if it is new, call `allowed` for the ids that it does not ban."""
         if key not in self.places:
             row = torch.ones(self.masks.shape[1], dtype=torch.bool)
             ids = allowed()
-            # `torch.tensor` would take an array apart.
+            # `torch.tensor` would convert an array element by element.
             row[torch.frombuffer(ids, dtype=torch.int32).long() if isinstance(ids, array) and ids else ids] = False
             self.masks[len(self.places)] = row
             self.places[key] = len(self.places)
@@ -105,26 +111,27 @@ class _MaskTable:
 
 
 class AnswerConstraint(LogitsProcessor):
-    """Hold every row of `generate` to the answers that [`AnswerGrammar`] allows, ended by an end-of-sequence token.
+    """Constrain every row of `generate` to the answers of [`AnswerGrammar`], ended by an end-of-sequence token.
 
-    Pass it as `model.generate(..., logits_processor=[constraint])`. Greedy, sampled and beam search all keep to it;
-    what other processors ban is allowed again where nothing else would be left. It never hurries an answer to its end:
-    one that runs out of `max_new_tokens` is a beginning of a valid answer, without an end-of-sequence token. With beams
-    there may be fewer answers than `num_return_sequences`, to a clip of one step say; transformers fills with padding.
+    Pass it as `model.generate(..., logits_processor=[constraint])`. It works with greedy decoding, sampling and beam
+    search; tokens that other processors ban are allowed again if nothing else would be left. It never forces an end: an
+    answer that reaches `max_new_tokens` is a prefix of a valid answer, without an end-of-sequence token. Beam search
+    may find fewer valid answers than `num_return_sequences`, for instance about a clip of one time step; transformers
+    then pads.
 
     Args:
-        tokenizer: a fast tokenizer of byte-level BPE or SentencePiece; for `ticks` it has the time tokens.
+        tokenizer: a fast byte-level BPE or SentencePiece tokenizer; for `ticks` with the time tokens.
         grid: the times that can be written.
         answer_format: `digits` or `ticks`.
         task: `grounding`, `detection` or `captioning`.
-        durations: seconds of each clip of the batch. Rows may be repeated as transformers does it, a clip's together.
-        prompt_length: columns of `input_ids`, padded on the left.
-        eos_token_id: id that ends an answer, or several; the first is what rows get that are over.
+        durations: seconds of each clip of the batch. Rows may be repeated as in transformers, those of a clip adjacent.
+        prompt_length: number of columns of the left-padded `input_ids`.
+        eos_token_id: id or ids that end an answer; the first also pads finished rows.
         event_labels: the only labels that detection may name.
-        max_events: events of one answer at most.
+        max_events: maximum number of events in an answer.
 
     Raises:
-        ValueError: what [`AnswerGrammar`] refuses, or a tokenizer that cannot write an answer.
+        ValueError: arguments that [`AnswerGrammar`] refuses, or a tokenizer that cannot write an answer.
     """
 
     def __init__(
@@ -149,10 +156,10 @@ class AnswerConstraint(LogitsProcessor):
         self._states = {}
 
     def __call__(self, input_ids, scores):
-        """Return `scores` (num_rows, vocab_size) with minus infinity where no valid answer goes on.
+        """Return `scores` (num_rows, vocab_size) with minus infinity for tokens that are not allowed.
 
         Raises:
-            ValueError: the rows are no multiple of the clips.
+            ValueError: the number of rows is not a multiple of the number of clips.
         """
         rows = input_ids[:, self.prompt_length :].tolist()
         repeats, rest = divmod(len(rows), len(self.starts))
@@ -171,9 +178,9 @@ class AnswerConstraint(LogitsProcessor):
                 place, ids = self._place(table, states[key], not row)
                 places.append(place)
                 others += [(index, other) for other in ids]
-            # A copy: another thread may need the room.
+            # A copy, because another thread may overwrite the table.
             banned = table.masks[places]
-        # Beams swap places, but each goes on from one of the step before.
+        # Beams are reordered, but each continues one of the previous step.
         self._states = states
         if others:
             banned[tuple(torch.tensor(others, device=banned.device).T)] = False
@@ -184,7 +191,7 @@ class AnswerConstraint(LogitsProcessor):
         return kept
 
     def _state(self, start, tokens):
-        """Return the state after some tokens; `None` after the end and where no answer goes on like this."""
+        """Return the state after some tokens; `None` after the end, or if they are not allowed."""
         state = self._states.get((start, tokens[:-1]), start)
         is_known = (start, tokens[:-1]) in self._states
         for index in range(len(tokens) - 1 if is_known else 0, len(tokens)):
@@ -200,9 +207,9 @@ class AnswerConstraint(LogitsProcessor):
         return self._tables[key]
 
     def _place(self, table, state, is_first) -> tuple[int, list[int]]:
-        """Return the row of the mask of tokens that are banned, and ids that are allowed all the same.
+        """Return the row of the mask of banned tokens, and ids that are allowed nevertheless.
 
-        States of one kind share a row; of other states each has its own.
+        States of one kind share a row; any other state has its own.
         """
         key = (self._key, state, is_first)
         if key in table.places:
@@ -213,5 +220,67 @@ class AnswerConstraint(LogitsProcessor):
         return table.place((self._key, *kind), lambda: self.masks.ids_of_kind(kind)), ids
 
 
-__all__ = ["MAX_NEW_TOKENS", "PIPELINE_SETTINGS", "TOKEN_SETTINGS", "AnswerConstraint", "generation_settings",
-           "greedy_settings", "log_probs_of"]  # fmt: skip
+def generate_answers(model, inputs, config, draft, eos, **kwargs):
+    """Return the output of `model.generate(**inputs, generation_config=config, **kwargs)`, faster with a good draft."""
+    names = {name for name, value in config.to_diff_dict().items() if value is not None and name[0] != "_"}
+    if draft is None or CACHE_NAME not in inputs or names - _PLAIN_SETTINGS or kwargs.keys() - {"logits_processor"}:
+        return model.generate(**inputs, generation_config=config, **kwargs)
+    return generate_from_draft(model, inputs, config, kwargs.get("logits_processor", []), draft, eos)
+
+
+@torch.no_grad()
+def generate_from_draft(model, inputs, config, processors, draft, eos):
+    """Return what greedy `model.generate` returns for one row, `sequences (1, length)` and `logits`, in fewer passes.
+
+    The rest of the draft goes through the model together with the last token, and the tokens that the model would have
+    generated are accepted. After a mismatch the draft is tried again behind the mismatched token; if that fails too,
+    decoding continues token by token until the model returns to where it left the draft.
+
+    Args:
+        inputs: of one row, from [`prefill_questions`], with a cache.
+        config: greedy generation settings with `max_new_tokens`.
+        processors: logits processors.
+        draft: token ids of the expected answer, without end-of-sequence token.
+        eos: ids that end an answer.
+    """
+    processors = LogitsProcessorList(processors)
+    if config.suppress_tokens:
+        processors.insert(0, SuppressTokensLogitsProcessor(config.suppress_tokens, device=model.device))
+    cache, tokens, logits = inputs[CACHE_NAME], inputs["input_ids"], []
+    end, draft = tokens.shape[1] + config.max_new_tokens, list(draft)
+    # Where the draft continues, where the answer left it, and whether a token replaced one of the draft's.
+    place, left, is_replaced, is_astray = 0, 0, False, False
+    while True:
+        guess = [] if is_astray else draft[place:]
+        num_cached = cache.get_seq_length()
+        fed = torch.cat([tokens[:, num_cached:], tokens.new_tensor([guess])], 1)
+        outputs = model(
+            input_ids=fed,
+            attention_mask=tokens.new_ones(1, num_cached + fed.shape[1]),
+            position_ids=torch.arange(num_cached, num_cached + fed.shape[1], device=tokens.device)[None],
+            use_cache=True,
+            logits_to_keep=len(guess) + 1,
+            **{CACHE_NAME: cache},
+        )
+        for num_right, row in enumerate(outputs.logits[0]):
+            token = int(processors(tokens, row[None].float()).argmax())
+            tokens = torch.cat([tokens, tokens.new_tensor([[token]])], 1)
+            logits.append(row[None])
+            if token in eos or tokens.shape[1] == end:
+                return GenerateDecoderOnlyOutput(sequences=tokens, logits=tuple(logits))
+            if num_right == len(guess) or token != guess[num_right]:
+                break
+        # The last token has not been through the model yet.
+        if wrong := cache.get_seq_length() - tokens.shape[1] + 1:
+            cache.crop(-wrong)
+        if not is_astray and (num_right or not is_replaced):
+            left = place + num_right
+            place, is_replaced, is_astray = left + 1, True, left == len(draft)
+        else:
+            # The answer has something that the draft lacks; the draft may continue after it.
+            is_astray = draft[left : left + 1] != [token]
+            place, is_replaced = left + 1, False
+
+
+__all__ = ["MAX_NEW_TOKENS", "PIPELINE_SETTINGS", "TOKEN_SETTINGS", "AnswerConstraint", "generate_answers",
+           "generate_from_draft", "generation_settings", "greedy_settings", "log_probs_of"]  # fmt: skip

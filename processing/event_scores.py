@@ -1,15 +1,14 @@
-r"""A confidence for each event, from the probabilities of the tokens that say it.
+r"""A confidence for each event, from the probabilities of its tokens.
 
-The score of an event is the probability that the model gave to its label times that of its onset times that of its
-offset, each given what the answer said before:
+The score of an event is the product of the probabilities of its label, onset and offset, each given the answer so far:
 
     score = p(label) * p(onset within 0.2 s) * p(offset within 0.2 s, or a fifth of the event's length if that is more)
 
-A label has the product of its tokens, and all times of one label in detection share it; in grounding the question
-named it and it counts as 1. Where times are tokens, a time has the sum over all times within the collars of event-based
-F1, since neighbours count as right too; in digits it has the product of its tokens. Nothing is divided by a number of
-tokens or of events, so that scores compare within and across files. Probabilities are those of the model itself:
-before any logits processor and at temperature 1.
+The probability of a label is the product of its tokens', shared by all times of the label in detection; in grounding it
+is 1, since the question names the label. If times are tokens, the probability of a time is the sum over all times
+within the collars of event-based F1, since these count as correct too; in digits it is the product of the tokens'.
+Nothing is normalised by the number of tokens or events, so scores are comparable within and across files. Probabilities
+are the model's own: before any logits processor and at temperature 1.
 """
 
 import math
@@ -24,7 +23,7 @@ OFFSET_FRACTION = 0.2
 
 
 class EventParts(NamedTuple):
-    """Hold an event without a score, and the natural log-probabilities of its label, onset and offset."""
+    """An event without score, and the natural log-probabilities of its label, onset and offset."""
 
     event: Event
     label: float
@@ -47,16 +46,15 @@ def score_events(
 
     Args:
         tokenizer: the fast tokenizer that the answer was generated with.
-        token_ids: ids of the answer (num_tokens); special tokens, as its end and padding, say nothing.
+        token_ids: ids of the answer (num_tokens); special tokens, such as its end and padding, are ignored.
         log_probs: natural log-probability of each (num_tokens), from unprocessed logits at temperature 1.
         task: one of `TASKS`.
         event_label: label of the events in grounding.
-        time_log_probs: where times are tokens, log-probabilities of all time tokens in order at each position
-            (num_tokens, num_time_tokens), normalised over the whole vocabulary; `None` to count only the time that was
-            said.
-        grid: the [`TimeGrid`] of the time tokens; needed with `time_log_probs`.
-        tolerance: seconds by which a time may differ and count as right; an offset by a fifth of the length too.
-        truncated: the answer ran out of room: only what it says whole counts.
+        time_log_probs: if times are tokens, the log-probabilities of all time tokens at each position
+            (num_tokens, num_time_tokens), normalised over the whole vocabulary; `None` counts only the generated time.
+        grid: the [`TimeGrid`] of the time tokens; required with `time_log_probs`.
+        tolerance: seconds by which a time may differ and be correct; for offsets at least a fifth of the length.
+        truncated: the answer reached the token limit, so only complete events count.
 
     Returns:
         Events as [`parse_events`] reads them from a canonical answer, in the same order; `None` for any other answer.
@@ -82,7 +80,7 @@ def event_parts(
     token_ids, log_probs = [int(token) for token in token_ids], [float(value) for value in log_probs]
     if len(token_ids) != len(log_probs) or (time_log_probs is not None and len(time_log_probs) != len(token_ids)):
         raise ValueError(f"token_ids has {len(token_ids)} tokens, log_probs {len(log_probs)}; give one row for each.")
-    # The sum of a softmax may pass 1 by rounding.
+    # Rounding may lift the sum of a softmax above 1.
     if any(not value < 1e-3 for value in log_probs):
         raise ValueError(f"log_probs holds {max(log_probs)}; natural logarithms of probabilities are 0 or less.")
     if (time_log_probs is None) != (grid is None):
@@ -117,15 +115,15 @@ def event_parts(
 
 
 def _spell(tokenizer, token_ids):
-    """Return the text of an answer, and where each token ends in it, in characters; `None` for one that says nothing.
+    """Return the text of an answer and the end of each token in characters, `None` for tokens without text.
 
-    A token with the rest of a character ends where the one with its start does.
+    Tokens that share a character end at the same position.
     """
     bytes_of = token_bytes(tokenizer)
     spelled = [(bytes_of[token] if token < len(bytes_of) else None) or b"" for token in token_ids]
     if spelled and drops_first_space(tokenizer):
         spelled[0] = spelled[0].removeprefix(b" ")
-    # UTF-8 continues a character with bytes of the form 10xxxxxx, so that characters are counted by their first bytes.
+    # UTF-8 continuation bytes have the form 10xxxxxx, so characters are counted by their first bytes.
     ends, num_characters = [], 0
     for part in spelled:
         num_characters += sum(byte & 0xC0 != 0x80 for byte in part)
@@ -134,7 +132,7 @@ def _spell(tokenizer, token_ids):
 
 
 def _tokens_of(span, ends) -> list[int]:
-    """Return the tokens that overlap a span of characters; also those that hold the rest of a character in it."""
+    """Return the tokens that overlap a character span, including those with only part of a character in it."""
     tokens, start = [], 0
     for index, end in enumerate(ends):
         if end is None:

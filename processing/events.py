@@ -49,9 +49,9 @@ def shift_events(events: Iterable["Event"], seconds: float) -> list["Event"]:
 
 
 def normalize_label(label: str) -> str:
-    """Return a label as it is compared: composed (Unicode NFC), blanks single and none at the ends.
+    """Return a label in the form in which labels are compared: Unicode NFC, single spaces, none at the ends.
 
-    [`Event`] does this to its label, so that labels which look equal are equal; capitals, hyphens and underscores stay.
+    [`Event`] normalizes its label, so labels that look equal are equal; case, hyphens and underscores are kept.
     """
     label = label if label.isascii() else unicodedata.normalize("NFC", label.translate(_INVISIBLE))
     return " ".join(label.split())
@@ -73,13 +73,13 @@ def _seconds(name: str, value: Any) -> float:
 
 @dataclass(frozen=True, order=True, slots=True)
 class Event:
-    """Hold one event. Events compare, sort and hash by onset, offset and label; the score takes no part.
+    """One sound event. Events compare, sort and hash by onset, offset and label; the score is ignored.
 
     Args:
         onset: start in seconds, zero or more.
         offset: end in seconds, not before the onset.
-        event_label: what sounds: a class name, a query or a caption; see [`normalize_label`].
-        score: confidence, higher is surer; `None` if there is none.
+        event_label: a class name, a query or a caption; see [`normalize_label`].
+        score: confidence, higher is more certain; `None` if there is none.
 
     Raises:
         ValueError: a time is not finite, the order is not 0 <= onset <= offset, or a type is wrong.
@@ -100,7 +100,7 @@ class Event:
             raise ValueError(f"event_label is {self.event_label!r}; give a string, '' for none.")
         object.__setattr__(self, "onset", onset)
         object.__setattr__(self, "offset", offset)
-        # Large data sets have few labels, so that one copy of each is kept.
+        # Large data sets have few distinct labels, so keep one copy of each.
         object.__setattr__(self, "event_label", sys.intern(normalize_label(self.event_label)))
         if self.score is not None:
             object.__setattr__(self, "score", _score(self.score))
@@ -116,10 +116,10 @@ class Event:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Event":
-        """Build an event from what [`Event.as_dict`] returns; label and score may be absent.
+        """Build an event from what [`Event.as_dict`] returns; label and score may be missing.
 
         Raises:
-            ValueError: `onset` or `offset` is absent, a key is unknown, or a value is wrong.
+            ValueError: `onset` or `offset` is missing, a key is unknown, or a value is wrong.
         """
         missing = [key for key in ("onset", "offset") if key not in values]
         unknown = [key for key in values if key not in ("onset", "offset", "event_label", "score")]

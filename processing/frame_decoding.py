@@ -1,4 +1,4 @@
-"""Scores of audio frames, and the events that they tell: thresholds, repeats, and what a written answer adds."""
+"""Frame scores and the events that they indicate: thresholds, merging, and combination with a text answer."""
 
 import numpy as np
 
@@ -10,14 +10,13 @@ from .prefix_cache import score_frames
 def frame_events(scores, label, frame_rate, threshold=0.5, median_filter_s=0.0, min_gap_s=0.0, min_length_s=0.0):
     """Return the events of one label, sorted; the score of each is the mean of its frames.
 
-    A run of frames at or above the threshold is an event. Runs with less than `min_gap_s` between them are one, so that
-    repeats stay apart and a flicker does not part an event.
+    An event is a run of frames at or above the threshold. Runs less than `min_gap_s` apart are merged.
 
     Args:
         scores: `(num_frames,)` probabilities.
         frame_rate: frames per second.
-        median_filter_s: length of the median filter that the scores pass first; 0 for none.
-        min_length_s: shorter events are left out.
+        median_filter_s: length of the median filter that is applied first; 0 for none.
+        min_length_s: shorter events are dropped.
     """
     size = 2 * int(median_filter_s * frame_rate / 2) + 1
     scores = np.asarray(scores, dtype=np.float64)
@@ -41,14 +40,14 @@ def frame_events(scores, label, frame_rate, threshold=0.5, median_filter_s=0.0, 
 
 
 def refined(written, heard, scores, frame_rate):
-    """Return the events of a written answer with the times and scores of the frames, and what it missed, sorted.
+    """Return the events of a text answer with times and scores from the frames, and events that it missed, sorted.
 
-    A written event takes the times of the event that frames of its label overlap most; each of those is taken once.
-    One that no frames confirm keeps its times, and has the mean of its frames as its score, which is low.
+    An event of the text takes the times of the frame event that it overlaps most; each of these is used once. An event
+    that no frames confirm keeps its times, and its score is the mean of its frames, which is low.
 
     Args:
         written: events of one label, from the text.
-        heard: events of that label, see [`frame_events`].
+        heard: events of that label, from the frames, see [`frame_events`].
         scores: `(num_frames,)` probabilities of that label.
     """
     free, events = list(heard), []
@@ -66,12 +65,12 @@ def refined(written, heard, scores, frame_rate):
 
 
 def frame_options(config, task, decode=None, return_frame_scores=False, event_labels=None):
-    """Return how answers use the frame grounder, `None` where they do not.
+    """Return how answers use the frame grounder, `None` if they do not.
 
     Args:
         config: the checkpoint's [`TimeProAudioConfig`].
-        decode: `text`, `frames` or `both`; by default what the checkpoint says, and `text` for captions.
-        event_labels: what detection may name; by default the checkpoint's labels.
+        decode: `text`, `frames` or `both`; by default the checkpoint's setting, and `text` for captions.
+        event_labels: labels that detection may name; by default the checkpoint's.
 
     Raises:
         ValueError: an unknown `decode`, no frame grounder, captions by frames, or detection without a set of labels.
@@ -103,16 +102,16 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
 
 
 def score_rows(model, processor, waveforms, questions, rows, labels, stem_features=None):
-    """Return for each row the scores of its query, or in detection those of all labels, `{label: (num_frames,)}`.
+    """Return the scores of each row, `{label: (num_frames,)}`: of its query, or in detection of all labels.
 
     Args:
-        questions: for each waveform the texts of its rows.
-        rows: what is asked, `{"task", "query"}`, in the order of the questions.
+        questions: prompts of each waveform.
+        rows: `{"task", "query"}` in the order of the questions.
         stem_features: see [`prefill_questions`].
     """
     is_detection = rows[0]["task"] == "detection"
     if is_detection:
-        # All labels in one pass, whatever the wording of the question that lists them.
+        # All labels in one pass, whichever prompt asks for detection.
         asked = [[prompt_text("grounding", label) for label in labels]] * len(waveforms)
     else:
         asked = questions
@@ -124,14 +123,14 @@ def score_rows(model, processor, waveforms, questions, rows, labels, stem_featur
 
 
 def frame_answers(processor, rows, scores, options, written=()):
-    """Return for each row `(text, events, truncated)` by its frames, its text or both, and its frame scores.
+    """Return `(text, events, truncated)` of each row from its frames, its text or both, and its frame scores.
 
     Args:
-        rows: `{"task", "query", "duration"}`, the last in seconds of the window.
-        scores: for each row `{label: (num_frames,)}`.
-        options: what [`frame_options`] returned.
-        written: for each row its text, the events of that, `None` where it cannot be read, and whether it was
-            truncated; none for `frames`.
+        rows: `{"task", "query", "duration"}`, the duration of the window in seconds.
+        scores: `{label: (num_frames,)}` of each row.
+        options: from [`frame_options`].
+        written: for each row its text, the parsed events (`None` if it cannot be parsed), and whether it was truncated;
+            empty for `frames`.
     """
     answers = []
     for index, (row, parts) in enumerate(zip(rows, scores, strict=True)):
@@ -158,8 +157,8 @@ def joined_scores(windows):
     """Return the frame scores of a recording: `labels`, `scores (num_labels, num_frames)`, `onsets (num_frames,)`.
 
     Args:
-        windows: `(window, scores, frame_rate)`, a [`Window`] and its `{label: (num_frames,)}`. Where windows overlap, a
-            frame is that of the window in whose core it is. Onsets are in seconds of the recording.
+        windows: `(window, scores, frame_rate)`, a [`Window`] and its `{label: (num_frames,)}`. In overlaps, frames are
+            those of the window whose core they are in. Onsets are in seconds of the recording.
     """
     labels, parts, onsets = list(windows[0][1]), [], []
     for window, scores, frame_rate in windows:
@@ -172,7 +171,7 @@ def joined_scores(windows):
 
 
 def format_frame_scores(frame_scores, frame_rate) -> str:
-    """Return frame scores as sed_scores_eval reads them: tab-separated `onset`, `offset`, and a column per label."""
+    """Return frame scores in the format of sed_scores_eval: tab-separated `onset`, `offset`, and a column per label."""
     onsets, scores = frame_scores["onsets"], frame_scores["scores"]
     lines = ["\t".join(["onset", "offset", *frame_scores["labels"]])]
     ends = [*onsets[1:], *(onsets[-1:] + 1 / frame_rate)]

@@ -1,10 +1,10 @@
-"""Read events out of answers that follow no grammar of ours: JSON, lists of pairs, and prose."""
+"""Extract events from answers that are not canonical: JSON, lists of pairs, and prose."""
 
 import json
 import math
 import re
 
-# Every repetition that could overlap with its neighbour is bounded, so that matching stays linear on any text.
+# Every repetition that could overlap its neighbour is bounded, so matching is linear in the text.
 _CLOCK = r"(?:\d{1,3}:)?\d{1,3}:\d{1,2}(?:\.\d{1,9})?"
 _UNIT = r"(?:milliseconds?|msecs?|ms|seconds?|secs?|s|minutes?|mins?|min)\b"
 _TIME = rf"(?:<\|?)?(?<![\d.:])(?:{_CLOCK}|\d{{1,7}}(?:\.\d{{1,40}})?)(?!\d|[.:]\d)(?:\|?>)?\s?(?:{_UNIT})?"
@@ -48,15 +48,15 @@ Found = list[tuple[float, float, str | None]]
 
 
 def read_foreign_answer(text: str, caption_first: bool = False, truncated: bool = False) -> Found | None:
-    """Find onsets and offsets in seconds, with the label that the text gives each, or `None`.
+    """Find onsets and offsets in seconds, each with its label in the text, or `None`.
 
     Args:
         text: any answer.
-        caption_first: prefer the words after an interval as its label to those before it.
-        truncated: the text ran out of room, so that words after its last sentence or list item may go on.
+        caption_first: prefer the words after an interval as its label, rather than those before it.
+        truncated: the text reached the token limit, so ignore everything after its last complete sentence or list item.
 
     Returns:
-        A list of `(onset, offset, label)`; `[]` if the text says that nothing matches; `None` if it cannot be read.
+        A list of `(onset, offset, label)`; `[]` if the text says that nothing matches; `None` if it cannot be parsed.
     """
     found = _read_json(text)
     if found is None:
@@ -72,10 +72,10 @@ def _read_json(text: str) -> Found | None:
     if not starts:
         return None
     if "{" not in text and text[: min(starts)].strip(" \n`json:"):
-        return None  # `dog [1.2, 3.4]`: the label stands outside of the list
+        return None  # `dog [1.2, 3.4]`: the label is outside the list
     values, is_whole = _decode_all(text[min(starts) :])
     if not is_whole:
-        # Brackets in prose, or cut short: keep the objects that are whole.
+        # Brackets in prose, or truncated JSON: keep the complete objects.
         values = [value for match in re.finditer(r"\{[^{}]*\}", text) for value in _decode_all(match[0])[0]]
     if values == [[]] and not text.replace("[", "").replace("]", "").strip(" \n`json"):
         return []
@@ -97,11 +97,11 @@ def _read_json(text: str) -> Found | None:
 
 
 def _decode_all(text: str) -> tuple[list, bool]:
-    """Return the lists and objects that the text starts with, and whether that was all that has brackets."""
+    """Return the lists and objects that the text starts with, and whether no other brackets follow."""
     for candidate in (text, text.replace("'", '"')):
         values, end = [], 0
         try:
-            # By position, not by slices, to stay linear; `[1.2, 3.4], [5, 6]` is several values.
+            # By position rather than slicing, to stay linear; `[1.2, 3.4], [5, 6]` is several values.
             while candidate.startswith(("[", "{"), end):
                 value, end = json.JSONDecoder().raw_decode(candidate, end)
                 values.append(value)
@@ -113,7 +113,7 @@ def _decode_all(text: str) -> tuple[list, bool]:
 
 
 def _as_event(item, label: str | None) -> tuple[tuple[float, float] | None, str | None]:
-    """Return the times of a JSON value that is one event, or `None`, and the label that it and its parts bear."""
+    """Return the times of a JSON value that is one event, or `None`, and the label of it and its parts."""
     if isinstance(item, dict):
         item = {key.lower(): value for key, value in item.items()}
         named = next((item[key] for key in _LABEL_KEYS if isinstance(item.get(key), str)), None)
@@ -143,7 +143,7 @@ def _seconds_of_json(value) -> float | None:
 
 
 def _seconds(spelling: str) -> tuple[float, bool]:
-    """Return a matched time in seconds, and whether the spelling says in which unit it is."""
+    """Return a matched time in seconds, and whether the text names its unit."""
     digits = re.search(r"[\d:.]+", spelling)
     parts = digits[0].split(":")
     value = sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
@@ -194,10 +194,10 @@ def _times_of(match: re.Match, text: str) -> tuple[float, float] | None:
     onset, onset_has_unit = _seconds(onset_text)
     offset, offset_has_unit = _seconds(offset_text)
     if offset_has_unit and not onset_has_unit:
-        # "1200 to 3400 ms": the unit is said once.
+        # "1200 to 3400 ms": the unit follows only the offset.
         unit = re.sub(r"^[<|\d:.]+[|>]*", "", offset_text)
         onset = onset if ":" in offset_text else _seconds(onset_text.rstrip() + unit)[0]
-    # Two decimals, then fewer at the very end: the answer was cut inside a number.
+    # Two decimals, then fewer at the very end: the answer was truncated within a number.
     decimals = [len(re.search(r"[\d:]+\.?(\d*)", time)[1]) for time in (onset_text, offset_text)]
     rest = text[match.end() :].strip()
     is_cut = not offset_has_unit and rest in ("", ".") and decimals[0] >= 2 and decimals[1] < decimals[0]

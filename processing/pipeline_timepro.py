@@ -15,11 +15,11 @@ from .audio_io import stream_audio, stream_windows
 from .constrained_decoding import (
     PIPELINE_SETTINGS,
     AnswerConstraint,
+    generate_answers,
     generation_settings,
     greedy_settings,
     log_probs_of,
 )
-from .draft_decoding import generate_answers
 from .event_scores import score_events
 from .events import clip_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows

@@ -1,4 +1,4 @@
-"""TimePro's processor: audio to mel features, and a prompt whose audio part interleaves ticks with audio frames."""
+"""TimePro's processor: mel features, and prompts that interleave ticks with audio frames."""
 
 import copy
 import numbers
@@ -11,10 +11,10 @@ from .audio_io import load_audio
 from .chat_messages import block_sound, prepare_message
 from .time_grid import TimeGrid
 
-# Text of all roles but the assistant's can spell neither a tick nor a placeholder, as by `escape_text`, also where a
+# Like `escape_text`, so that text of every role but the assistant's can spell neither ticks nor placeholders even if a
 # server renders the template without the processor.
 ESCAPE = "replace('<', '< ') | replace('<  ', '< ') | replace('< \\n', '<\\n')"
-# Qwen2-Audio's template, with the assistant's answers marked for completion-only losses, and tool calls as Qwen2.5's.
+# Qwen2-Audio's template, with the assistant's turns marked for completion-only losses, and Qwen2.5's tool calls.
 CHAT_TEMPLATE = (
     "{% set audio_count = namespace(value=0) %}"
     "{% for message in messages %}"
@@ -45,31 +45,31 @@ CHAT_TEMPLATE = (
 
 @lru_cache(maxsize=1024)
 def clip_text(grid, audio_token, num_frames, stride=1):
-    """Return the text of a clip of `num_frames` frames, each `stride`-th tick of the [`TimeGrid`] before its frame."""
+    """Return the text of a clip of `num_frames` frames, with every `stride`-th tick of the [`TimeGrid`]."""
     ticks = grid.tick_tokens()
     return "".join(audio_token if item < 0 else ticks[item] for item in grid.interleave(num_frames, stride))
 
 
 class TimeProAudioProcessor(ProcessorMixin):
-    """Turn text with audio placeholders, and audio, into the model's inputs.
+    """Convert audio, and text with audio placeholders, to model inputs.
 
     Args:
-        feature_extractor: log-mel features at a 10 ms hop from 16 kHz audio.
-        tokenizer: a fast tokenizer; it must know the ticks when `time_prompt` is on.
-        chat_template: Jinja template with `{% generation %}` marks; Qwen2-Audio's by default.
-        audio_token, audio_bos_token, audio_eos_token: placeholder of one audio frame, and what surrounds a clip.
-        time_prompt: put ticks before the audio frames that start at multiples of `time_step`.
-        time_step: seconds between the times that answers can express; each has a tick.
-        time_stride: put only every n-th tick among the frames.
+        feature_extractor: computes log-mel features with a hop of 10 ms from 16 kHz audio.
+        tokenizer: a fast tokenizer, which must contain the ticks if `time_prompt` is on.
+        chat_template: Jinja template with `{% generation %}` marks; by default Qwen2-Audio's.
+        audio_token, audio_bos_token, audio_eos_token: placeholder of one audio frame, and the tokens around a clip.
+        time_prompt: insert a tick before every audio frame that starts at a multiple of `time_step`.
+        time_step: seconds between ticks, and the resolution of times in answers.
+        time_stride: insert only every n-th tick.
         max_time: seconds; longer audio is refused, never truncated.
         frame_rate: audio frames per second of the model's encoder.
-        answer_format: how answers write times, `digits` or `ticks`.
-        chunk_length_s: default length of the pipeline's windows, seconds.
-        min_score: the pipeline omits detected events with a lower score by default.
+        answer_format: times in answers, `digits` or `ticks`.
+        chunk_length_s: default window length of the pipeline in seconds.
+        min_score: by default the pipeline omits detected events with a lower score.
 
     Raises:
-        ValueError: `time_prompt` is on but the tokenizer lacks the ticks, or `max_time` is more than Whisper's
-            feature extractor takes.
+        ValueError: `time_prompt` is on but the tokenizer lacks ticks, or `max_time` exceeds the window of Whisper's
+            feature extractor.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class TimeProAudioProcessor(ProcessorMixin):
         window = getattr(feature_extractor, "chunk_length", max_time)
         if max_time > window:
             raise ValueError(f"max_time is {max_time:g} s but the audio encoder takes {window:g} s; give that or less.")
-        # An encoder without a fixed window takes whatever the ticks cover.
+        # An encoder without a fixed window accepts whatever the ticks cover.
         if getattr(feature_extractor, "max_length_seconds", max_time) < max_time:
             feature_extractor.max_length_seconds = max_time
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
-        # Answers go on where prompts end; on the right, padding would come between. The collator pads by itself.
+        # Generation needs left padding. The collator pads by itself.
         tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
         self.audio_token_id = tokenizer.convert_tokens_to_ids(audio_token)
         if time_prompt:
@@ -138,43 +138,43 @@ class TimeProAudioProcessor(ProcessorMixin):
         return list(dict.fromkeys(names))
 
     def num_frames(self, num_mel_frames):
-        """Return the audio frames that the encoder yields for `num_mel_frames` mel frames of 10 ms."""
+        """Return the number of audio frames that the encoder outputs for `num_mel_frames` mel frames of 10 ms."""
         mel_per_frame = round(100 / self.frame_rate)
         return ((num_mel_frames - 1) // 2 + 1) // (mel_per_frame // 2)
 
     def expand_audio(self, num_frames):
-        """Return the text of a clip of `num_frames` frames: placeholders, with their ticks if the prompt is on."""
+        """Return the text of a clip of `num_frames` frames: placeholders, with ticks if `time_prompt` is on."""
         if not self.time_prompt:
             return self.audio_token * num_frames
         return clip_text(self.grid, self.audio_token, num_frames, self.time_stride)
 
     def __call__(self, text=None, audio=None, **kwargs):
-        """Return the model's inputs of prompts and of the clips for their placeholders, in the same order.
+        """Return model inputs for prompts and the clips of their placeholders, in order.
 
         Args:
             text: a prompt, or a list of prompts.
-            audio: a clip, or a list of clips, each of them what [`load_audio`] takes.
-            kwargs: those of any processor of transformers. With `padding=True` prompts are padded on the left.
+            audio: a clip, or a list of clips, as [`load_audio`] accepts them.
+            kwargs: as for any processor of transformers. With `padding=True` prompts are padded on the left.
 
         Raises:
-            ValueError: placeholders and clips differ in number, or audio that cannot be used.
+            ValueError: different numbers of placeholders and clips, or unusable audio.
         """
         return super().__call__(text=text, audio=audio, **kwargs)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        """Put text and audio into lists and decode audio that is not an array yet."""
+        """Convert text and audio to lists, and decode audio that is not an array."""
         if images is not None or videos is not None:
             raise ValueError(f"images and videos are not understood by {type(self).__name__}; pass text and audio.")
         if isinstance(text, str):
             text = [text]
         if audio is not None:
-            # A list of numbers is one waveform; anything else in a list is one clip each.
+            # A list of numbers is one waveform; any other list is a batch.
             is_batch = isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], numbers.Real))
             audio = list(audio) if is_batch else [audio]
             device = (kwargs.get("audio_kwargs") or kwargs).get("device")
             audio = [item if isinstance(item, np.ndarray) else self._load(item, device) for item in audio]
         if text is not None:
-            # Not all versions of transformers count.
+            # Not all versions of transformers check this.
             text, num_clips = list(text), len(audio or ())
             num_tokens = sum(item.count(self.audio_token) for item in text)
             if num_tokens != num_clips:
@@ -194,7 +194,7 @@ class TimeProAudioProcessor(ProcessorMixin):
         return load_audio(source, sampling_rate=self.sampling_rate, device=device)
 
     def check_audio(self, audio, sampling_rate=None):
-        """Refuse what an extractor would get wrong; Whisper's is silent about integers, NaN and what it cuts off."""
+        """Refuse invalid audio; Whisper's extractor silently accepts integers and NaN, and truncates."""
         if sampling_rate not in (None, self.sampling_rate):
             raise ValueError(
                 f"sampling_rate is {sampling_rate} but the model needs {self.sampling_rate}; resample the audio, or "
@@ -222,7 +222,7 @@ class TimeProAudioProcessor(ProcessorMixin):
                 )
 
     def encode_audio(self, waveforms, device=None):
-        """Return the features of waveforms `(num_samples,)` as tensors, and the text of each: placeholders and ticks.
+        """Return features of waveforms `(num_samples,)` as tensors, and the text of each: placeholders and ticks.
 
         Raises:
             ValueError: see [`check_audio`].
@@ -230,11 +230,11 @@ class TimeProAudioProcessor(ProcessorMixin):
         return self._process_audio(waveforms, device=device, return_tensors="pt")
 
     def _process_audio(self, audio, sampling_rate=None, device=None, return_tensors=None, **kwargs):
-        # On a device features are computed, and stay as tensors, where torchaudio (for Whisper: torch) can.
-        # Text options such as padding or max_length arrive here too; they must not touch the mel features.
+        # With a device, torchaudio (for Whisper: torch) computes the features there if it can, and they stay there.
+        # Text options such as padding or max_length arrive here too and must not affect the mel features.
         self.check_audio(audio, sampling_rate)
         options = {} if device is None else {"device": device}
-        # Whisper's extractor calls its mask otherwise, and fills up its whole window, of 30 s or more.
+        # Whisper's extractor has another name for its mask, and would pad to its whole window of 30 s or more.
         if "input_features_mask" not in self.feature_extractor.model_input_names:
             options |= {"padding": "max_length", "truncation": False, "return_attention_mask": True}
             options["max_length"] = self._padded_samples(max(map(len, audio)))
@@ -251,10 +251,10 @@ class TimeProAudioProcessor(ProcessorMixin):
         return features, [self.expand_audio(count) for count in features["num_audio_frames"]]
 
     def _padded_samples(self, num_samples):
-        """Return how far Whisper's extractor must pad the longest clip for the mel frames of its whole window.
+        """Return the padded length in samples with which Whisper's mel frames equal those of its whole window.
 
-        Windows of the transform reach half their length past a frame, and there reflect what the padding ends in. The
-        encoder's convolutions read two mel frames past a clip, and halve their number.
+        The windows of the transform extend half their length past a frame, where the end of the padding is reflected.
+        The encoder's convolutions read two mel frames past a clip, and halve their number.
         """
         extractor = self.feature_extractor
         margin = max(2, -(-extractor.n_fft // (2 * extractor.hop_length)))
@@ -267,10 +267,10 @@ class TimeProAudioProcessor(ProcessorMixin):
     def apply_chat_template(
         self, conversation, chat_template=None, tokenize=False, audio_url_schemes=("data",), **kwargs
     ):
-        """Render (and with `tokenize=True` process) one conversation or a list of them.
+        """Render, and with `tokenize=True` process, one conversation or a list of conversations.
 
         Text of every role but the assistant's is escaped, so that a query can spell neither a tick nor a placeholder.
-        Blocks of audio, whose sound is an array, path, bytes or dict of [`load_audio`], are any of
+        Audio blocks, whose sound is an array, path, bytes or dict as for [`load_audio`], have one of the forms
 
             {"type": "audio", "audio" | "path" | "url": sound}
             {"type": "input_audio", "input_audio": {"data": base64, "format": "wav"}}
@@ -281,7 +281,7 @@ class TimeProAudioProcessor(ProcessorMixin):
                 three let the author of a message choose which files and hosts this process reads.
 
         Raises:
-            ValueError: a block that is neither text nor audio that can be read; the answer would be about silence.
+            ValueError: a block that is neither text nor readable audio.
         """
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         conversations = conversation if batched else [conversation]
@@ -299,10 +299,10 @@ class TimeProAudioProcessor(ProcessorMixin):
         )
 
     def save_pretrained(self, save_directory, push_to_hub=False, **kwargs):
-        """Save the processor; the pipeline's code travels with it, since transformers saves it with neither."""
+        """Save the processor with the pipeline's code, which transformers would not save."""
         from .pipeline_timepro import TemporalAudioGroundingPipeline  # noqa: F401
 
-        # How the tokenizer was found on this machine must not be published.
+        # How the tokenizer was found on this machine must not be saved.
         for name in ("is_local", "local_files_only"):
             self.tokenizer.init_kwargs.pop(name, None)
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -310,7 +310,7 @@ class TimeProAudioProcessor(ProcessorMixin):
     def to_dict(self):
         output = super().to_dict()
         output.pop("audio_token_id", None)
-        # Written by every save, and lost by the instance that was saved.
+        # Saving removes it from the instance.
         output["auto_map"] = {"AutoProcessor": "processing_timepro.TimeProAudioProcessor"}
         return copy.deepcopy(output)
 

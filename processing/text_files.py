@@ -1,18 +1,17 @@
 r"""Text files of any size, read line by line: tables, JSON Lines, the numbers and names in them, and tables of events.
 
-Everything is returned with its position, `file, line 3`, for later errors. A UTF-8 byte order mark and Windows line
-ends are accepted. Nothing here needs more than Python.
+Rows come with their position, `file, line 3`, for later errors. A UTF-8 byte order mark and Windows line endings are
+accepted.
 
-DESED's TSV, and the same with commas, have a header and one line per event; a recording in which nothing happens has
-one line whose other fields are empty or `NaN`. A column `score` follows where events have scores.
+DESED's TSV, and its variant with commas, have a header and one line per event; a recording without events has one line
+whose other fields are empty or `NaN`. If events have scores, there is a column `score`.
 
     filename    onset   offset  event_label
     a.wav       2.112   3.584   Running_water
     b.wav
 
-Audacity's label tracks have no header: `onset\toffset\tlabel`, one file per recording. A line that begins with a
-backslash holds the frequencies of the label before it, which are left out. Labels that mark a point have equal times.
-Times have a decimal comma where the language of the computer does.
+Audacity's label tracks have no header: `onset\toffset\tlabel`, one file per recording. Lines that begin with a
+backslash hold frequencies and are ignored. Point labels have equal times. Times have a decimal comma in some locales.
 """
 
 import codecs
@@ -30,12 +29,12 @@ from .events import Event
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("filename", "onset", "offset", "event_label")
-# What else `float` takes, such as `1_000`, `inf` and digits of other scripts, is a slip in an annotation.
+# Other input that `float` accepts, such as `1_000`, `inf` and digits of other scripts, is a mistake in an annotation.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 def read_lines(path, newline=None) -> Iterator[str]:
-    """Yield the lines of a text file, line ends included, in UTF-8, or in UTF-16 with a byte order mark.
+    """Yield the lines of a text file in UTF-8, or in UTF-16 with a byte order mark, including their line endings.
 
     Raises:
         ValueError: the file is neither.
@@ -50,7 +49,7 @@ def read_lines(path, newline=None) -> Iterator[str]:
 
 
 def first_line(path) -> str:
-    """Return the first line of a text file that is neither blank nor a comment of NIST's (`;;`), without its end.
+    """Return the first line of a text file that is neither blank nor a NIST comment (`;;`), without its line ending.
 
     Raises:
         ValueError: see [`read_lines`].
@@ -60,23 +59,23 @@ def first_line(path) -> str:
 
 
 def read_table(path, columns, delimiter, other_formats="", optional=(), numbers=()) -> Iterator[tuple[str, dict]]:
-    """Yield `(position, {column: text})` for the rows of a table whose header names its columns.
+    """Yield `(position, {column: text})` for the rows of a table with a header.
 
-    Columns may be in any order, and their names in capitals; blanks around fields are left out.
+    Columns may come in any order and their names in any case; blanks around fields are stripped.
 
     Args:
-        columns: those that there must be.
+        columns: required columns.
         delimiter: one character.
-        other_formats: what else to say about a wrong delimiter.
-        optional: further columns that there may be. Unknown ones are an error, for they may change what a row means:
-            AudioSet's framed labels have one that says `NOT_PRESENT`. `None`: any others.
-        numbers: columns by which a first row is known that is no header, but has numbers there.
+        other_formats: hint to append to the error about a wrong delimiter.
+        optional: further columns that are allowed; `None` allows any. Other columns are an error because they may
+            change the meaning of a row, such as `NOT_PRESENT` in AudioSet's framed labels.
+        numbers: columns that are numeric; if they are so in the first row, the table has no header.
 
     Raises:
-        ValueError: a wrong delimiter, missing, unknown or repeated columns, or a row of another length.
+        ValueError: a wrong delimiter; missing, unknown or repeated columns; a row of another length.
     """
     known = {column.casefold(): column for column in (*columns, *(optional or ()))}
-    # Strict: text after a closing quote, or a quote that is never closed, would silently swallow rows.
+    # Strict: text after a closing quote, or an unclosed quote, would otherwise silently swallow rows.
     reader = csv.reader(read_lines(path, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     header = None
     while True:
@@ -87,7 +86,7 @@ def read_table(path, columns, delimiter, other_formats="", optional=(), numbers=
             raise ValueError(f"{path}, line {first}: {error}; check the quotation marks from here on.") from None
         if fields is None:
             break
-        # A quoted field may span lines; a row is named by its first.
+        # A quoted field may span lines; the position is the first one.
         fields, where = [field.strip() for field in fields], f"{path}, line {first}"
         if header is None:
             row = dict(zip(columns, fields))
@@ -97,7 +96,7 @@ def read_table(path, columns, delimiter, other_formats="", optional=(), numbers=
                 continue
             header = list(columns) if fields else None
         if fields:
-            # Spreadsheets may write empty fields behind the last column.
+            # Spreadsheets may append empty fields.
             while len(fields) > len(header) and not fields[-1]:
                 fields.pop()
             if len(fields) != len(header):
@@ -135,7 +134,7 @@ def _name(delimiter):
 
 
 def read_json_lines(path) -> Iterator[tuple[str, object]]:
-    """Yield `(position, value)` for the lines of a JSON Lines file; blank lines are left out.
+    """Yield `(position, value)` for the lines of a JSON Lines file, skipping blank lines.
 
     Raises:
         ValueError: a line is not JSON.
@@ -151,10 +150,10 @@ def read_json_lines(path) -> Iterator[tuple[str, object]]:
 
 
 def read_number(text, name, where) -> float:
-    """Return a number written in a text file.
+    """Return a number from a text file.
 
     Raises:
-        ValueError: it is no plain decimal number.
+        ValueError: not a plain decimal number.
     """
     if not _NUMBER.fullmatch(text.strip()):
         hint = "with a decimal point, not a comma" if "," in text else "such as 1.25"
@@ -178,7 +177,7 @@ def make_event(onset, offset, event_label, where, score=None) -> Event:
     """Return an event; an error begins with `where`, its file and line.
 
     Raises:
-        ValueError: what [`Event`] refuses.
+        ValueError: an invalid [`Event`].
     """
     try:
         return Event(onset, offset, event_label, score)
@@ -187,9 +186,9 @@ def make_event(onset, offset, event_label, where, score=None) -> Event:
 
 
 def audio_stem(name: str) -> str:
-    """Return the name of a recording without folder and without the suffix of an audio format.
+    """Return the name of a recording without its folder and audio suffix.
 
-    Not `Path.stem`: names like `Singapore_0.0_60.0` contain dots.
+    Not `Path.stem`: names such as `Singapore_0.0_60.0` contain dots.
     """
     name = os.path.basename(name)
     suffix = os.path.splitext(name)[1]
@@ -197,20 +196,20 @@ def audio_stem(name: str) -> str:
 
 
 def format_seconds(time: float) -> str:
-    """Return a time with three decimals, or with as many as it needs to be read back equal."""
+    """Return a time with three decimals, or as many as are needed to restore it exactly."""
     text = f"{time:.3f}"
     return text if float(text) == time else repr(float(time))
 
 
 def read_event_table(path, delimiter: str, hint: str = "") -> Iterator[dict]:
-    """Yield the recordings of a table in order of first mention; their events keep their order.
+    """Yield the recordings of a table in order of first appearance; their events keep their order.
 
     Args:
         delimiter: a tab or a comma.
-        hint: what an error about a wrong delimiter says too.
+        hint: hint to append to the error about a wrong delimiter.
 
     Returns:
-        dicts `{"file", "duration", "events"}`; the duration is `None`, events are of [`Event`].
+        dicts `{"file", "duration", "events"}`, where the duration is `None` and the events are [`Event`]s.
 
     Raises:
         ValueError: a malformed line.
@@ -244,10 +243,10 @@ def read_event_table(path, delimiter: str, hint: str = "") -> Iterator[dict]:
 
 
 def format_event_table(results: Iterable[dict], delimiter: str) -> str:
-    """Return the table of recordings `{"file", "events"}`; it has a column `score` if any event has a score.
+    """Return a table of recordings `{"file", "events"}`, with a column `score` if any event has one.
 
     Raises:
-        ValueError: two results of one file; a name with line breaks, a label that is blank or `nan`.
+        ValueError: two results for one file, a name with line breaks, or a label that is blank or `nan`.
     """
     results = list(results)
     scored = any(event.score is not None for result in results for event in result["events"])
@@ -270,19 +269,19 @@ def format_event_table(results: Iterable[dict], delimiter: str) -> str:
 
 
 def format_table(lines, delimiter: str) -> str:
-    """Return lines of fields as text; fields are quoted where they need it."""
+    """Return rows of fields as text, quoted where necessary."""
     file = io.StringIO()
     csv.writer(file, delimiter=delimiter, lineterminator="\n").writerows(lines)
     return file.getvalue()
 
 
 def is_missing(text: str) -> bool:
-    """Tell whether a field of a table means that there is no value: empty, or `NaN` as pandas may write it."""
+    """Return whether a field has no value: it is empty, or `NaN` as pandas may write it."""
     return text.strip().lower() in ("", "nan")
 
 
 def check_once(file: str, seen: set, kind: str):
-    """Raise `ValueError` if a recording was `seen` before, which a format that lists events cannot tell."""
+    """Raise `ValueError` if a recording was `seen` before: formats that list events cannot hold two results."""
     if file in seen:
         raise ValueError(f"{file!r} has several results, but {kind} holds one of each; join their events into one.")
     seen.add(file)
@@ -291,8 +290,8 @@ def check_once(file: str, seen: set, kind: str):
 def read_label_track(path) -> list:
     """Return the events of an Audacity label track.
 
-    Labels that begin before 0 s, as after a track was moved, are cut there, and those that end before are left out; a
-    warning counts them.
+    Labels that begin before 0 s, as in a track that was moved, are cut at 0, and those that also end before it are
+    dropped; a warning counts them.
 
     Raises:
         ValueError: a malformed line.

@@ -9,15 +9,15 @@ from functools import cached_property
 
 
 def exact_fraction(value: float) -> Fraction:
-    """Return the decimal number that a float was written as: 0.04 is 1/25, not its nearest binary neighbour."""
+    """Return the decimal number that a float is printed as: 0.04 is 1/25, not the nearest binary fraction."""
     return Fraction(repr(float(value)))
 
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """Place ticks on audio frames. All arithmetic is exact, so that no clip is long enough for ticks to drift.
+    """Map ticks to audio frames. All arithmetic is exact, so ticks do not drift, however long the clip.
 
-    Tick `i` means `i * time_step` seconds and stands before audio frame `round(i * time_step * frame_rate)`.
+    Tick `i` means `i * time_step` seconds and precedes audio frame `round(i * time_step * frame_rate)`.
     Ties round to even, as `round` does.
 
     Args:
@@ -40,7 +40,7 @@ class TimeGrid:
             if not is_number or not math.isfinite(value) or value <= 0:
                 raise ValueError(f"{name} is {value!r}; give a finite number greater than 0.")
             object.__setattr__(self, name, float(value))
-        # A frame rate such as 100 / 3 has no short decimal: allow for its rounding.
+        # A frame rate such as 100 / 3 has no short decimal, so allow for rounding.
         if self._frames_per_tick < 1 - Fraction(1, 10**9):
             raise ValueError(
                 f"time_step is {self.time_step:g} s, shorter than one frame of {1 / self.frame_rate:g} s at frame_rate "
@@ -67,40 +67,40 @@ class TimeGrid:
 
     @cached_property
     def decimals(self) -> int:
-        """Decimals that write every multiple of `time_step` exactly, at least 2."""
+        """Number of decimals that write every multiple of `time_step` exactly, at least 2."""
         return max(2, -int(Decimal(repr(self.time_step)).normalize().as_tuple().exponent))
 
     def tick_seconds(self, tick: int) -> float:
-        """Return the time of a tick in seconds: the float nearest to its decimal spelling."""
+        """Return the time of a tick in seconds: the float nearest to its decimal form."""
         return float(self._check_tick(tick) * self._step)
 
     def tick_text(self, tick: int) -> str:
-        """Return the spelling of a tick, such as `<0.04>`."""
+        """Return a tick as text, such as `<0.04>`."""
         return f"<{self._spell(self._check_tick(tick))}>"
 
     def tick_tokens(self) -> list[str]:
-        """Return the spellings of all ticks in order of time."""
+        """Return all ticks as text, in order of time."""
         return [f"<{self._spell(tick)}>" for tick in range(self.num_ticks)]
 
     def tick_frame(self, tick: int) -> int:
-        """Return the frame that a tick stands before.
+        """Return the frame that a tick precedes.
 
-        Strictly increasing in `tick`. Where steps are no whole number of frames, the last tick may name the frame after
-        the last one; it then stands in no clip.
+        Strictly increasing in `tick`. If a step is not a whole number of frames, the last tick may point one past the
+        last frame; it then occurs in no clip.
         """
         return round(self._check_tick(tick) * self._frames_per_tick)
 
     def interleave(self, num_frames: int, stride: int = 1) -> list[int]:
-        """Return the order of ticks and frames of a clip: -1 for the next frame, `i >= 0` for tick `i`.
+        """Return the sequence of ticks and frames of a clip: -1 for the next frame, `i >= 0` for tick `i`.
 
-        Two frames with a tick on each are `[0, -1, 1, -1]`; with `stride` 2 they are `[0, -1, -1]`.
+        Two frames with one tick each are `[0, -1, 1, -1]`; with `stride` 2 they are `[0, -1, -1]`.
 
         Args:
             num_frames: audio frames of the clip.
-            stride: put only every n-th tick, from the first on, among the frames.
+            stride: insert only every n-th tick, starting with the first.
 
         Raises:
-            ValueError: `num_frames` is negative, no integer, or more than `max_time` holds; `stride` is less than 1.
+            ValueError: `num_frames` is negative, not an integer, or exceeds `max_time`; `stride` is less than 1.
         """
         if isinstance(stride, bool) or not isinstance(stride, numbers.Integral) or stride < 1:
             raise ValueError(f"stride is {stride!r}; give a number of ticks, an integer of 1 or more.")
@@ -122,7 +122,7 @@ class TimeGrid:
         return order
 
     def seconds_to_tick(self, seconds: float) -> int:
-        """Return the tick nearest to a time in seconds; times outside go to the first or the last tick."""
+        """Return the tick nearest to a time in seconds; times out of range give the first or the last tick."""
         return min(max(self._nearest(seconds), 0), self.num_ticks - 1)
 
     def seconds_to_text(self, seconds: float) -> str:
@@ -144,7 +144,7 @@ class TimeGrid:
         return round(exact_fraction(seconds) / self._step)
 
     def _spell(self, multiple: int) -> str:
-        # Integers, because a float of many digits would not print the decimal exactly.
+        # Integers, because a float with many digits would not print exactly.
         units = multiple * self._step * 10**self.decimals
         whole, rest = divmod(units.numerator, 10**self.decimals)
         return f"{whole}.{rest:0{self.decimals}d}"

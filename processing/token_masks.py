@@ -1,4 +1,4 @@
-"""The bytes of any fast tokenizer's tokens, and which tokens may follow an unfinished answer. No tensors here."""
+"""The bytes of a fast tokenizer's tokens, and which tokens may follow a partial answer. No tensors here."""
 
 import itertools
 import json
@@ -13,18 +13,18 @@ _X, _SPACE = b"x "
 _BACKSLASH = b"\\"
 _CONTINUING = bytes(range(0x80, 0xC0))
 
-# Lists by the number of tokens, for tokens may be added later.
+# Lists by vocabulary size, because tokens may be added later.
 _KNOWN = weakref.WeakKeyDictionary()
 
 
 def token_bytes(tokenizer) -> list[bytes | None]:
-    """Return the bytes of every token by id, as decoding writes them; `None` for special tokens and unused ids.
+    """Return the decoded bytes of every token by id; `None` for special tokens and unused ids.
 
-    Byte-level BPE (GPT-2, Qwen2, Llama 3) and SentencePiece with `▁` for spaces are known. The latter drops the first
+    Supports byte-level BPE (GPT-2, Qwen2, Llama 3) and SentencePiece with `▁` for spaces. The latter drops the first
     space of a text, see [`drops_first_space`].
 
     Raises:
-        ValueError: the tokenizer is slow, or writes its tokens in another way.
+        ValueError: the tokenizer is slow, or of another kind.
     """
     known = _KNOWN.setdefault(tokenizer, {})
     if len(tokenizer) not in known:
@@ -48,7 +48,7 @@ def _spell_vocabulary(tokenizer) -> list[bytes | None]:
 
 
 def drops_first_space(tokenizer) -> bool:
-    """Return whether decoding takes away one space at the start, as SentencePiece does."""
+    """Return whether decoding strips one leading space, as SentencePiece does."""
     return '"ByteLevel"' not in _decoder(tokenizer)
 
 
@@ -60,7 +60,7 @@ def _decoder(tokenizer) -> str:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    # GPT-2's: bytes that print stand for themselves, the others for characters from U+0100 on, in order.
+    # GPT-2's: printable bytes stand for themselves, the others for characters from U+0100 on, in order.
     printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printing]
     return {chr(byte): byte for byte in printing} | {chr(256 + place): byte for place, byte in enumerate(others)}
@@ -82,9 +82,10 @@ def _sentencepiece(token: str) -> bytes:
 
 
 class TokenTrie:
-    """Hold the tokens that start alike, by the bytes that follow.
+    """Tokens with a common prefix, by the bytes that follow.
 
-    Branches are sorted only once they are walked: a grammar allows few of them, and all of 150,000 tokens take seconds.
+    Branches are built only when visited: a grammar allows few of them, and building all for 150,000 tokens takes
+    seconds.
 
     Args:
         items: `(id, bytes)` of tokens that agree in their first `depth` bytes.
@@ -96,7 +97,7 @@ class TokenTrie:
 
     @cached_property
     def children(self) -> dict[int, "TokenTrie"]:
-        """What starts alike and goes on, by the next byte."""
+        """Subtries by the next byte."""
         depth, groups = self._depth, {}
         for item in self._items:
             if len(item[1]) > depth:
@@ -104,7 +105,7 @@ class TokenTrie:
         return {byte: TokenTrie(items, depth + 1) for byte, items in groups.items()}
 
     def after(self, byte: int) -> "TokenTrie":
-        """Return what goes on with a byte; an empty trie where nothing does."""
+        """Return the subtrie of a byte; an empty one if there is none."""
         return self.children.get(byte, _EMPTY)
 
 
@@ -112,12 +113,12 @@ _EMPTY = TokenTrie([])
 
 
 class AnswerMasks:
-    """Know which tokens may follow a state of the grammar.
+    """Which tokens may follow a state of the grammar.
 
     Args:
-        tokenizer: a fast tokenizer of byte-level BPE or SentencePiece; for `ticks` it has the time tokens.
+        tokenizer: a fast byte-level BPE or SentencePiece tokenizer; for `ticks` with the time tokens.
         grammar: the answers that are allowed.
-        eos: ids that end an answer; the first is what may follow one that is over.
+        eos: ids that end an answer; the first also pads finished answers.
 
     Raises:
         ValueError: the tokenizer is of another kind, or lacks time tokens or a character that answers need.
@@ -140,7 +141,7 @@ class AnswerMasks:
         self._space_ids = self.trie.after(_SPACE).ids
         self.open_labels = self.spaced_labels = None
         if is_open:
-            # Half of a vocabulary starts with the space that comes before a label.
+            # Half of a vocabulary starts with a space, which precedes labels.
             spaced = [(index, spelled[1:]) for index, spelled in plain if spelled[0] == _SPACE and len(spelled) > 1]
             self.open_labels = OpenLabels(grammar, plain, self._can_finish)
             self.spaced_labels = OpenLabels(grammar, spaced, self._can_finish)
@@ -152,7 +153,7 @@ class AnswerMasks:
             raise ValueError(f"tokenizer has no single token for {missing}, which answers need; use another one.")
 
     def advance(self, state: AnswerState, token: int, is_first: bool = False) -> AnswerState | None:
-        """Return the state after one more token; `None` if it ends the answer or may not come here."""
+        """Return the state after one more token; `None` if it ends the answer or is not allowed."""
         if token in self.tick_of:
             return self.grammar.step_time(state, self.tick_of[token])
         spelled = self.bytes_of[token] if token < len(self.bytes_of) and token not in self.eos else None
@@ -163,13 +164,13 @@ class AnswerMasks:
         return self.grammar.walk(state, spelled)
 
     def allowed(self, state: AnswerState | None, is_first: bool = False) -> tuple[list[int], tuple | None]:
-        """Return the ids of the tokens that may follow, and within an open label its kind, of which there are more.
+        """Return the ids of tokens that may follow, and for open labels the kind, whose ids are allowed as well.
 
-        See [`AnswerMasks.ids_of_kind`] for those.
+        See [`AnswerMasks.ids_of_kind`] for the latter.
 
         Args:
-            state: where the answer is, `None` if it is over.
-            is_first: whether nothing was generated yet.
+            state: state of the answer, `None` if it is finished.
+            is_first: whether nothing has been generated yet.
         """
         if state is None:
             return self.eos[:1], None
@@ -191,12 +192,12 @@ class AnswerMasks:
         return ids, kind
 
     def ids_of_kind(self, kind: tuple) -> array:
-        """Return the ids that all states of a kind allow; nearly a whole vocabulary."""
+        """Return the ids that all states of a kind allow, nearly the whole vocabulary."""
         is_spaced, *kind = kind
         return (self.spaced_labels if is_spaced else self.open_labels).ids_of(tuple(kind))
 
     def _open_label(self, state) -> "tuple[OpenLabels | None, AnswerState]":
-        """Return the tokens of open labels, and the state within a label, if one goes on or starts here."""
+        """Return the tokens of open labels and the state within the label, if one continues or starts here."""
         grammar, labels = self.grammar, self.open_labels
         if labels is not None and state.phase == "literal" and (state.text, state.then) == (b" ", "label"):
             labels, state = self.spaced_labels, grammar.step(state, _SPACE)
@@ -205,7 +206,7 @@ class AnswerMasks:
         return labels if goes_on else None, state
 
     def _reachable(self, trie, state) -> list[int]:
-        """Return the ids of the tokens of a trie that may follow."""
+        """Return the ids of a trie's tokens that may follow."""
         ids, stack = [], [(trie, state)]
         while stack:
             trie, before = stack.pop()
@@ -221,16 +222,16 @@ class AnswerMasks:
 
 
 class OpenLabels:
-    """Know which tokens go on with a label of no given set, and which end it.
+    """Which tokens continue an open-vocabulary label, and which end it.
 
-    Nearly every token of a vocabulary goes on with such a label. What may follow depends on what the last character has
-    so far, on the next times that are possible, and hardly ever on what the label says; so it is worked out once for
-    each *kind* of state, `(tail, endings)`, instead of once for each state.
+    Nearly every token can continue such a label. Which ones depends on the tail and on the possible next times, but
+    hardly ever on the text of the label; so they are computed once for each *kind* of state, `(tail, endings)`, rather
+    than for each state.
 
     Args:
-        grammar: answers with open labels.
-        plain: `(id, bytes)` of the tokens that are text.
-        can_finish: whether the last character can be made whole, from what it has so far.
+        grammar: a grammar with open labels.
+        plain: `(id, bytes)` of text tokens.
+        can_finish: function from a tail to whether the vocabulary can complete it.
     """
 
     def __init__(self, grammar: AnswerGrammar, plain, can_finish):
@@ -239,7 +240,7 @@ class OpenLabels:
         # An escape is a backslash and one more byte.
         split = re.compile(rb"(?s)((?:[^\\%s]|\\.)*\\?)(%s.*)?" % (end, end))
         begins_time = re.compile(rb"(?s). ?\Z|. [0-9]")
-        # `{ending: {bytes before it: ids}}`, where an ending is `: ` say.
+        # `{ending: {bytes before it: ids}}`; an ending is, for example, `: `.
         self.inner, self.ending, self.endings = [], [], {}
         for index, spelled in plain:
             before, ending = split.fullmatch(spelled).groups()
@@ -252,12 +253,12 @@ class OpenLabels:
         self._inner_ids, self._endings_after = {}, {}
 
     def kind_of(self, state: AnswerState) -> tuple[tuple, list[int]]:
-        """Return the kind of a state whose label can go on, and the ids that it allows beyond those of its kind."""
+        """Return the kind of a state whose label can continue, and the ids that it allows beyond those of the kind."""
         if state.tail == _BACKSLASH:
-            # What ends a label otherwise is escaped here, and the other way round.
+            # After a backslash, what would end a label is escaped, and vice versa.
             walked = ((index, self.grammar.walk(state, spelled)) for index, spelled in self.ending)
             return (state.tail, ()), [index for index, after in walked if after is not None]
-        # What would make the label one that there has been.
+        # Continuations that would repeat an earlier label.
         rests = {name[len(state.text) :] for name, _ in state.past if name.startswith(state.text)}
         fresh = state._replace(text=b"-" * (1 + max((len(name) for name, _ in state.past), default=0)), tail=WHOLE)
         endings, others = [], []
@@ -274,7 +275,7 @@ class OpenLabels:
         return (state.tail, tuple(endings)), others
 
     def ids_of(self, kind: tuple) -> array:
-        """Return the ids that all states of a kind allow, as C integers: there may be as many as tokens."""
+        """Return the ids that all states of a kind allow, as C integers because there are so many."""
         tail = kind[0]
         if tail not in self._inner_ids:
             self._inner_ids[tail] = array("i", self._inside(tail))
@@ -282,7 +283,7 @@ class OpenLabels:
         return self._inner_ids[tail] + array("i", itertools.chain.from_iterable(endings))
 
     def _after(self, tail) -> dict[bytes, dict[bytes, list[int]]]:
-        """Return of `endings` what makes the last character whole, and then ends the label."""
+        """Return those `endings` that complete the last character and then end the label."""
         if tail not in self._endings_after:
             self._endings_after[tail] = {
                 ending: kept
@@ -292,9 +293,9 @@ class OpenLabels:
         return self._endings_after[tail]
 
     def _inside(self, tail):
-        """Yield the ids that stay within a label whose last character has `tail` so far."""
+        """Yield the ids that stay within a label with this tail."""
         if tail == _BACKSLASH:
-            # Tokens with what ends a label are those of `kind_of`.
+            # `kind_of` handles tokens that contain the end of a label.
             walked = ((i, _step_all(tail, spelled)) for i, spelled in self.inner if self.end not in spelled)
             yield from (index for index, after in walked if after is not None and self.can_finish(after))
             return
@@ -303,17 +304,17 @@ class OpenLabels:
             if after == WHOLE:
                 yield from (*bare_ids, *ids, *spaced_ids)
             elif after in (b"", b" "):
-                # A label starts with no space, and has no two in a row.
+                # A label has no leading space and no two spaces in a row.
                 yield from ids
             elif after is not None and self.can_finish(after):
                 yield from bare_ids
 
     @cached_property
     def _by_rest_of_character(self) -> dict[bytes, tuple[list[int], list[int], list[int]]]:
-        """What stays within a label, by the bytes that complete a character of the token before.
+        """Ids that stay within a label, by the leading bytes that complete a character of the previous token.
 
-        For each, the ids of the tokens that are no more than that, and of those where another character than a space
-        follows, or a space does. So one walk through a vocabulary does for all characters that a token may cut.
+        For each of these: the tokens that consist of nothing else, those followed by a character other than a space,
+        and those followed by a space. So one pass over the vocabulary serves all characters that tokens may cut.
         """
         found = {}
         for index, spelled in self.inner:

@@ -1,9 +1,9 @@
-"""Resampling and mel features on the model's device by torchaudio, where it imports; nothing else imports it.
+"""Resampling and mel features on the model's device by torchaudio, if it imports; no other module imports it.
 
-torchaudio is an extra of GPU installs. Without it everything runs through NumPy and soxr on the CPU. Mel features are
-the same to 1e-4. Filters of torchaudio and soxr fall off differently just below the Nyquist frequency: below 0.85 of it
-resampled noise agrees to -76 dB, over all frequencies to -31 dB. Events of the examples in space_app are the same, and
-their scores to 0.01. tests/test_torchaudio_features.py measures it.
+torchaudio is an extra for GPU installs. Without it, NumPy and soxr compute everything on the CPU. Mel features agree to
+1e-4. The resampling filters of torchaudio and soxr roll off differently just below the Nyquist frequency: up to 0.85 of
+it resampled noise agrees to -76 dB, over all frequencies to -31 dB. Events of the examples in space_app are the same,
+and their scores agree to 0.01. tests/test_torchaudio_features.py measures this.
 """
 
 import itertools
@@ -14,15 +14,15 @@ from functools import cache
 import numpy as np
 import torch
 
-# torchaudio's best filter: 64 zero crossings, a Kaiser window, and a cut-off near the one of soxr at high quality.
+# torchaudio's best filter: 64 zero crossings, a Kaiser window, and a cut-off near that of soxr's high quality.
 FILTER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.96, "beta": 14.77}
-# A filter is as large as the reduced rates; 44,100 and 16,000 Hz are 441 to 160.
+# The size of the filter grows with the reduced rates; 44,100 to 16,000 Hz is 441 to 160.
 MAX_REDUCED_RATE = 1000
 
 
 @cache
 def import_torchaudio():
-    """Return torchaudio, or `None` where it is missing or does not fit the build of torch."""
+    """Return torchaudio, or `None` if it is missing or does not match the build of torch."""
     try:
         import torchaudio
     except (ImportError, OSError):
@@ -31,7 +31,7 @@ def import_torchaudio():
 
 
 def accelerator(device: torch.device) -> torch.device | None:
-    """Return the device of a model if audio for it should be computed there; `None` for the CPU."""
+    """Return a model's device if its audio features should be computed there; `None` for the CPU."""
     return None if device.type == "cpu" else device
 
 
@@ -42,11 +42,11 @@ def resample_on_device(
 
     Args:
         blocks: float arrays `(num_samples,)` of one recording, in order.
-        sampling_rate, new_sampling_rate: samples per second of blocks and result.
+        sampling_rate, new_sampling_rate: in hertz, of the blocks and the result.
 
     Returns:
-        float32 arrays `(num_samples,)`, together as many samples as soxr gives; `None` where torchaudio is missing, or
-        the rates are in no ratio of numbers up to `MAX_REDUCED_RATE`.
+        float32 arrays `(num_samples,)`, in total as many samples as soxr returns; `None` if torchaudio is missing or
+        the reduced rates exceed `MAX_REDUCED_RATE`.
     """
     is_whole = float(sampling_rate).is_integer() and float(new_sampling_rate).is_integer()
     if import_torchaudio() is None or not is_whole:
@@ -60,7 +60,7 @@ def resample_on_device(
 def _resample_blocks(blocks, rate, new_rate, device):
     resampler = import_torchaudio().transforms.Resample(rate, new_rate, **FILTER).to(device)
     period, new_period = rate // resampler.gcd, new_rate // resampler.gcd
-    # Before and behind what is kept, in whole periods.
+    # Context on both sides, in whole periods.
     context = math.ceil(resampler.width / period)
     held, num_read, num_yielded = np.zeros(context * period, dtype=np.float32), 0, 0
     for block in itertools.chain(blocks, [None]):
@@ -95,11 +95,11 @@ def log_mel_batch(
         window: `(window_length,)`, centred at multiples of `hop_length`.
         mel_filters: `(num_frequencies, num_mel_bins)`, multiplied onto magnitudes.
         log_offset: added before the logarithm.
-        device: where it is computed and stays.
+        device: where the features are computed and stay.
 
     Returns:
-        float32 `(batch, num_mel_bins, longest num_samples // hop_length)`, what lies behind shorter waveforms being
-        that of silence; `None` where torchaudio does not import.
+        float32 `(batch, num_mel_bins, longest num_samples // hop_length)`; shorter waveforms are padded with silence.
+        `None` if torchaudio does not import.
     """
     torchaudio = import_torchaudio()
     if torchaudio is None:

@@ -1,19 +1,18 @@
-"""Split long recordings into overlapping windows, and make one answer of the windows' answers.
+"""Split long recordings into overlapping windows, and merge the windows' answers.
 
-A window hears its neighbours' sound on both sides (its strides) and is trusted in its core, what is left without them;
-the cores tile the recording. Where the windows' answers meet:
+A window overlaps its neighbours on both sides (its strides) and is trusted in its core, which is what remains; the
+cores tile the recording. At the border of two windows:
 
-- Events of one label that the neighbours both report in their overlap are one event: those that agree best there are
-  joined first, one to one. So are pieces that the edges of windows have cut and that meet there.
-- A joined event has what the earlier window says of it up to the border of the cores, and what the later window says
-  from there on.
-- An event that only one of them reports is kept if its middle lies in that window's core. If it was cut by the edge, it
-  ends, or starts, at the border of the cores.
+- Events of one label that both windows report in their overlap are one event: best agreement first, one to one. So are
+  pieces that the edges of the windows have cut and that meet there.
+- A joined event follows the earlier window up to the border of the cores, and the later window from there on.
+- An event that only one window reports is kept if its midpoint is in that window's core. If the window's edge cut it,
+  it starts or ends at the border of the cores.
 
-If each window reports exactly the events that it hears, cut at its edges, then the merged events are the true ones,
-for windows and overlaps of any length. What no rule can tell apart are two events of one label that both last through
-the whole overlap of two windows, its ends included. (Windows that do not overlap meet in one point: there it is two
-events of one label that touch or cross it.) With a tolerance, to within that of the overlap's ends.
+If each window reports exactly the events that it contains, cut at its edges, then merging restores the true events, for
+windows and overlaps of any length. The only exception, which no rule can resolve: two events of one label that both
+span the whole overlap of two windows, ends included (for windows that do not overlap: that touch or cross the border).
+A tolerance applies to the ends of the overlap.
 """
 
 import copy
@@ -27,17 +26,17 @@ from .events import Event
 
 logger = logging.getLogger(__name__)
 
-# Seconds; what the embedded checkpoint was trained on.
+# Seconds; the length that the embedded checkpoint was trained on.
 DEFAULT_CHUNK_LENGTH_S = 10.0
-# The fraction of a window that transformers' speech recognition pipeline keeps as overlap on each side.
+# Overlap on each side as a fraction of the window, as in transformers' speech recognition pipeline.
 DEFAULT_STRIDE = 1 / 6
-# How many windows a warning names.
+# Most windows that a warning names.
 MAX_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a recording, and the core in which it is trusted; times are in seconds of the recording."""
+    """A window of a recording, and the core in which it is trusted; times in seconds of the recording."""
 
     start: float
     end: float
@@ -48,11 +47,11 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Say where windows lie. All in seconds.
+    """The layout of windows, in seconds.
 
     Args:
         chunk_length_s: length of a window.
-        stride_left, stride_right: overlap that is not trusted on either side.
+        stride_left, stride_right: overlap on either side, where a window is not trusted.
         whole_length_s: recordings of up to this length are one window.
         time_step: windows start at multiples of it; 0 for anywhere.
     """
@@ -64,13 +63,13 @@ class WindowPlan:
     time_step: float = 0.0
 
     def window(self, index: int) -> Window:
-        """Return a window of a recording that goes on after it."""
+        """Return a window that is not the last one of its recording."""
         start = self._start(index)
         end = _tidy(start + self.chunk_length_s)
         return Window(start, end, self._core_start(index), self._core_start(index + 1))
 
     def last_window(self, index: int, duration: float) -> Window:
-        """Return the window that ends with the recording; it starts early enough to be as long as the others."""
+        """Return the last window of a recording; it starts early enough to be as long as the others."""
         if duration <= self.whole_length_s:
             return Window(0.0, duration, 0.0, duration, is_last=True)
         start = duration - self.chunk_length_s
@@ -101,20 +100,20 @@ def plan_windows(
     max_time: float = 30.0,
     time_step: float = 0.0,
 ) -> WindowPlan:
-    """Check and complete what a user says about windows.
+    """Check a user's window settings and fill in the defaults.
 
     Args:
-        chunk_length_s: seconds of a window. Recordings of up to that length are one window. By default recordings of
-            up to `max_time` are, and longer ones are split into windows of 10 s, or of `max_time` if that is shorter.
-        stride_length_s: seconds of overlap on each side of a window that belong to its neighbours' cores, one number
-            or `(left, right)`, as in transformers' speech recognition pipeline; a sixth of the window by default.
-        max_time: seconds of the longest window.
-        time_step: seconds; window length and strides are rounded to multiples of it, so that all windows' times lie on
-            one grid.
+        chunk_length_s: window length in seconds; shorter recordings are one window. By default recordings of up to
+            `max_time` are one window, and longer ones are split into windows of 10 s, or `max_time` if that is shorter.
+        stride_length_s: seconds of overlap on each side, one number or `(left, right)`, as in transformers' speech
+            recognition pipeline; by default a sixth of the window.
+        max_time: longest window in seconds.
+        time_step: seconds; window length and strides are rounded to multiples of it, so that the times of all windows
+            are on one grid.
 
     Raises:
-        ValueError: a length that is no number of seconds, a window longer than `max_time`, or strides that leave no
-            core of one `time_step`.
+        ValueError: a length that is not a number, a window longer than `max_time`, or strides that leave a core
+            shorter than `time_step`.
     """
     whole = max_time if chunk_length_s is None else _seconds("chunk_length_s", chunk_length_s)
     if chunk_length_s is None:
@@ -143,26 +142,26 @@ def plan_windows(
 
 
 class EventMerger:
-    """Merge the events of windows as they come, by the rule of this module; only events that may go on are kept.
+    """Merge the events of windows one by one, as this module describes; only events that may continue are held.
 
     Args:
-        tolerance: seconds. Events that reach so close to an edge of their window count as cut by it; give the step of
-            the grid that the times were rounded to.
+        tolerance: seconds. Events that come this close to an edge of their window count as cut by it; give the time
+            step that the times were rounded to.
     """
 
     def __init__(self, tolerance: float = 0.0):
         self.tolerance = tolerance
         self._last: Window | None = None
-        # What the last window has reported: `(event, border that its window is trusted from, is cut at its onset)`.
+        # From the last window: `(event, border from which its window is trusted, whether its onset is cut)`.
         self._open = []
 
     def add(self, window: Window, events: Iterable[Event] | None) -> list[Event]:
-        """Take the answer of the next window and return the events that it has finished.
+        """Take the answer of the next window and return the events that are complete.
 
         Args:
-            window: windows come in order of time.
-            events: in seconds of the recording, within the window. `None` if there is no answer: the windows beside it
-                are then trusted to their ends, or to the middle of what they both heard.
+            window: windows must come in order of time.
+            events: in seconds of the recording, within the window. `None` if there is no answer: the adjacent windows
+                are then trusted to their ends, or to the middle of their overlap.
         """
         if events is None:
             return []
@@ -184,25 +183,25 @@ class EventMerger:
         return finished
 
     def finish(self) -> list[Event]:
-        """Return the events that were open at the end of the recording."""
+        """Return the events that are still open at the end of the recording."""
         finished = self._close(set(), math.inf)
         self._last, self._open = None, []
         return finished
 
     def state_dict(self) -> dict:
-        """Return what is kept of the last window, ready for JSON."""
+        """Return the state, ready for JSON."""
         opened = [[event.as_dict(), None if trust == -math.inf else trust, cut] for event, trust, cut in self._open]
         return {"last": self._last and asdict(self._last), "open": opened}
 
     def load_state_dict(self, state: dict):
-        """Go on from what [`EventMerger.state_dict`] returned."""
+        """Restore what [`EventMerger.state_dict`] returned."""
         self._last = state["last"] and Window(**state["last"])
         self._open = [
             (Event.from_dict(event), -math.inf if trust is None else trust, cut) for event, trust, cut in state["open"]
         ]
 
     def _close(self, continued: set[int], border: float) -> list[Event]:
-        """Return the open events that do not go on, unless others were trusted with them."""
+        """Return the open events that do not continue, except those whose midpoint is in another window's core."""
         end = self._last.end if self._last else math.inf
         finished = []
         for index, (event, trusted_from, is_cut) in enumerate(self._open):
@@ -215,7 +214,7 @@ class EventMerger:
         return finished
 
     def _pair(self, events: list[Event], window: Window) -> dict[int, int]:
-        """Return for events of a window which open event they continue, by index; best agreement first."""
+        """Return which open event each event of a window continues, by index; best agreement first."""
         end = self._last.end if self._last else math.inf
         ranked = []
         for first, (earlier, *_) in enumerate(self._open):
@@ -232,7 +231,7 @@ class EventMerger:
 
 
 def merge_windows(answers: Iterable[tuple[Window, Iterable[Event] | None]], tolerance: float = 0.0) -> Iterator[Event]:
-    """Yield the events of a recording from its windows' answers; see [`EventMerger`]. They come as they end, unsorted.
+    """Yield the events of a recording from its windows' answers as they end, unsorted; see [`EventMerger`].
 
     Args:
         answers: windows in order, each with its events in seconds of the recording, or `None` for no answer.
@@ -245,10 +244,10 @@ def merge_windows(answers: Iterable[tuple[Window, Iterable[Event] | None]], tole
 
 
 def _agreement(earlier: Event, later: Event, start: float, end: float, tolerance: float) -> float | None:
-    """Return how well events of neighbours agree in their overlap `[start, end]`; `None`: they are two events.
+    """Return how well two windows' events agree in their overlap `[start, end]`; `None` if they are two events.
 
-    This is the intersection over union of what they fill of the overlap; 0 for short events in nearly the same place;
-    -1 for pieces that meet, one of them cut.
+    This is the intersection over union of their parts in the overlap; 0 for short events at nearly the same time; -1
+    for pieces that meet, one of them cut.
     """
     if earlier.event_label != later.event_label:
         return None
@@ -267,19 +266,19 @@ def _join(earlier: Event, later: Event, border: float) -> Event:
     onset = earlier.onset if earlier.onset < border else max(later.onset, border)
     offset = later.offset if later.offset > border else min(earlier.offset, border)
     scores = [event.score for event in (earlier, later) if event.score is not None]
-    # A piece says less than the whole.
+    # The window that saw less of the event is less certain.
     return Event(onset, offset, later.event_label, max(scores, default=None))
 
 
 class RecordingAnswers:
-    """Gather what a model answers about the windows of one recording, for each of its queries.
+    """Collect a model's answers about the windows of one recording, for each query.
 
     Args:
-        name: what warnings call the recording.
-        task: what was asked, see [`TASKS`].
-        queries: what was looked for; `[None]` where the task takes no query.
+        name: name of the recording in warnings.
+        task: one of [`TASKS`].
+        queries: `[None]` if the task takes no query.
         tolerance: seconds, see [`EventMerger`].
-        min_score: events of the recording whose score is lower are left out; `None` for none.
+        min_score: drop events with a lower score; `None` keeps all.
     """
 
     def __init__(
@@ -298,8 +297,8 @@ class RecordingAnswers:
         """Take the next window's answers, one for each query.
 
         Args:
-            answers: the text, its events in seconds of the window (`None` if it cannot be parsed), whether it ran out
-                of room, and its frame scores, if any.
+            answers: the text, its events in seconds of the window (`None` if it cannot be parsed), whether it was
+                truncated, and its frame scores, if any.
         """
         parts = zip(self._mergers, self._events, self._windows, self._frames, answers)
         for merger, merged, windows, frames, (text, events, truncated, *scores) in parts:
@@ -312,12 +311,12 @@ class RecordingAnswers:
             windows.append({**times, "text": text, "truncated": truncated, "events": dicts})
 
     def results(self, is_whole: bool = True) -> list[dict]:
-        """Return a result for each query; after the last window, warn of answers that were cut or cannot be read."""
+        """Return a result for each query; after the last window, warn about truncated and unparseable answers."""
         parts = zip(self.queries, self._mergers, self._events, self._windows, self._frames)
         return [self._result(*one, is_whole) for one in parts]
 
     def _result(self, query, merger, events, windows, frames, is_whole):
-        # What more windows may change stays open.
+        # A copy keeps open what further windows may change.
         events = sorted([*events, *(merger if is_whole else copy.copy(merger)).finish()])
         if self.min_score is not None:
             events = [event for event in events if event.score is None or event.score >= self.min_score]
@@ -349,7 +348,7 @@ class RecordingAnswers:
 
 
 def shift_to_recording(events, window):
-    """Return events in seconds of the recording, free of what floating point adds to sums of decimals."""
+    """Return events in seconds of the recording, free of floating-point noise."""
     if not window.start:
         return events
     shifted = []
@@ -360,7 +359,7 @@ def shift_to_recording(events, window):
 
 
 def _tidy(seconds: float) -> float:
-    """Round off what floating point has added to a sum of decimals."""
+    """Round off the floating-point noise of a sum of decimals."""
     return round(seconds, 9)
 
 

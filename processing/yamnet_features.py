@@ -1,4 +1,4 @@
-"""Log-mel features of YAMNet, one column per 10 ms, centred on the grid that time tokens are counted on."""
+"""Log-mel features of YAMNet, one column per 10 ms, centred on the grid of the time tokens."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ FFT_LENGTH = 512
 
 
 class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
-    """Turn 16 kHz waveforms into YAMNet's log-mel features (Hershey et al. 2017; 64 HTK mel bins, 125 to 7500 Hz).
+    """Compute YAMNet's log-mel features of 16 kHz waveforms (Hershey et al. 2017; 64 HTK mel bins, 125 to 7500 Hz).
 
-    Windows of 25 ms every 10 ms; window `k` is centred at `k * 10` ms, so a clip of `n` samples gives `n // 160`
+    Windows of 25 ms every 10 ms; window `k` is centred at `k * 10` ms, so a clip of `n` samples has `n // 160`
     columns. Shorter clips of a batch are padded with the value of digital silence and masked.
 
     Args:
         feature_size: number of mel bins.
-        sampling_rate: sampling rate in hertz that the waveforms must have.
+        sampling_rate: required sampling rate in hertz.
         hop_length: samples from one column to the next.
-        max_length_seconds: longest clip accepted, in seconds. Longer audio raises, it is never cut.
+        max_length_seconds: longest clip accepted, in seconds; longer audio is refused, never truncated.
         mel_per_frame: columns per audio frame of the encoder; a clip must be long enough for one frame.
-        padding_value: what padded columns hold.
+        padding_value: value of padded columns.
     """
 
     model_input_names = ["input_features", "input_features_mask"]  # noqa: RUF012
@@ -48,7 +48,7 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
         self.hop_length = hop_length
         self.max_length_seconds = max_length_seconds
         self.mel_per_frame = mel_per_frame
-        # These two names are the ones that `to_dict` leaves out of the saved file.
+        # `to_dict` omits attributes of these two names from the saved file.
         self.mel_filters = mel_filter_bank(
             FFT_LENGTH // 2 + 1, feature_size, 125.0, 7500.0, sampling_rate, mel_scale="htk",
             triangularize_in_mel_space=True,
@@ -90,10 +90,10 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
             audio: one mono waveform (num_samples,), a batch (batch, num_samples), or a list of waveforms; floats.
             sampling_rate: sampling rate of `audio` in hertz; an error if it is not the extractor's.
             padding: True or "longest" pads to the longest clip, "max_length" to `max_length_seconds`.
-            pad_to_multiple_of: round the padded number of columns up to a multiple of this.
+            pad_to_multiple_of: round the number of columns up to a multiple of this.
             return_tensors: "pt", "np" or None (numpy).
-            device: where all clips are computed at once, through torchaudio; tensors ("pt") stay there. Without a
-                device, or where torchaudio does not import, NumPy computes them one by one.
+            device: where torchaudio computes all clips at once; tensors ("pt") stay there. Without a device, or if
+                torchaudio does not import, NumPy computes them one by one.
 
         Returns:
             `input_features` float32 (batch, feature_size, num_mel_frames) and `input_features_mask` int64

@@ -1,4 +1,4 @@
-"""What all commands share: options in both spellings, and numbers with an error that says what to give."""
+"""What all commands share: options in both spellings, and checked numbers."""
 
 import argparse
 import logging
@@ -10,7 +10,7 @@ from recipes import DEFAULT_CHECKPOINT
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser that takes `--min_score` for `--min-score`, as the recipes' parsers of transformers take both."""
+    """A parser that also accepts `--min_score` for `--min-score`, as transformers' parser in the recipes does."""
 
     def parse_known_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
@@ -19,13 +19,13 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def script_parser(description: str) -> ArgumentParser:
-    """Return the parser of a module run by `python -m`, described by its docstring; progress is logged from then on."""
+    """Return the parser of a module for `python -m`, described by its docstring, and turn on progress messages."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def option(default, help: str):
-    """Return the field of a dataclass that transformers' parser makes an option of."""
+    """Return a dataclass field that transformers' parser turns into an option."""
     return field(default=default, metadata={"help": help})
 
 
@@ -36,7 +36,7 @@ def add_model(parser, flag="--model", **options):
 
 
 def add_hearing(parser):
-    """Add the arguments that say how recordings are read, see [`~processing.audio_io.load_audio`]."""
+    """Add the arguments for reading recordings, see [`~processing.audio_io.load_audio`]."""
     parser.add_argument(
         "--channel", type=channel, metavar="N", help="channel to use, from 0, or 'loudest' (default: the mean of all)"
     )
@@ -48,7 +48,7 @@ def add_hearing(parser):
 
 
 def add_decode(parser):
-    """Add the argument of how a checkpoint with a frame grounder answers, see `docs/frame-grounder.md`."""
+    """Add `--decode` for checkpoints with a frame grounder, see `docs/frame-grounder.md`."""
     parser.add_argument(
         "--decode", choices=("text", "frames", "both"),
         help="answer by the written text, by the scores of audio frames, or by both (default: the checkpoint's)",
@@ -74,7 +74,7 @@ def _bounded(kind, lowest, highest, advice):
             raise argparse.ArgumentTypeError(f"{text} given; give {advice}")
         return value
 
-    # What argparse calls the type of a value that is no number.
+    # The name of the type in argparse's error for a value that is not a number.
     convert.__name__ = kind.__name__
     return convert
 

@@ -288,7 +288,7 @@ def test_prompts():
     every = [prompt_text(task, "a {query} {0}" if task == "grounding" else None, i) for task in TASKS for i in range(4)]
     assert len(set(every)) == 12
     assert all("a {query} {0}" in text for text in every[:4])
-    assert {len(wordings) for wordings in PROMPTS.values()} == {4}
+    assert {len(prompts) for prompts in PROMPTS.values()} == {4}
 
 
 @pytest.mark.parametrize(

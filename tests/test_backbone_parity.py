@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from memory_conversion import add_time_tokens, load_backbone
-from tiny_backbones import make_stock, save_stock
+from tiny_backbones import MAKERS, make_stock, save_stock
 from transformers import WhisperFeatureExtractor
 
 from processing import TimeGrid
 from recipes.conversion.backbones import backbone_key
 
-KINDS = ("qwen2_audio", "qwen2_5_omni_thinker", "audioflamingo3")
+KINDS = tuple(MAKERS)
 MODELS = [(kind, *shape) for kind in KINDS for shape in (("small", False), ("small", True), ("wide", False))]
 GRID = TimeGrid(25.0, 0.04, 30.0)
 

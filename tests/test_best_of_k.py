@@ -97,13 +97,15 @@ def test_questions_whose_samples_differ_have_a_difficulty(asked):
     from dataclasses import replace
 
     from recipes.data.clip import read_json_clips
-    from recipes.data.questions import SCORING
+    from recipes.data.questions import SCORING, key_name, questions
 
     folder, _, _ = asked
     clips, policy = read_json_clips(folder.parent / "train.jsonl"), replace(SCORING, num_absent=1)
-    found = read_difficulties(folder, clips, policy)
+    prompts = [{"id": key_name(q.key), "task": q.task, "query": q.query, "events": [e.as_dict() for e in q.reference]}
+               for clip in clips for q in questions(clip, policy)]  # fmt: skip
+    found = read_difficulties(folder, prompts)
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     same = [row for row in rows if len({json.dumps(answer) for answer in row["samples"]}) == 1]
     assert 0 < len(found) <= len(rows) - len(same) and all(0 <= value <= 1 for value in found.values())
     with pytest.raises(ValueError, match="holds no samples.jsonl"):
-        read_difficulties(folder.parent, clips, policy)
+        read_difficulties(folder.parent, prompts)

@@ -51,11 +51,11 @@ def processor(tokenizer_folder):
 
 
 def train(path, processor):
-    return list(load_samples(SFTArguments(str(path), wordings=1), processor.grid, "digits", 1, 0))
+    return list(load_samples(SFTArguments(str(path), num_prompts=1), processor.grid, "digits", 1, 0))
 
 
 def reinforce(path, processor):
-    return list(load_prompts(GRPOArguments(str(path), wordings=1), processor, 0))
+    return list(load_prompts(GRPOArguments(str(path), num_prompts=1), processor, 0))
 
 
 def score(path, _):

@@ -27,7 +27,7 @@ def test_figures_by_hand():
     assert report["average_precision"] == pytest.approx(2.75 / 3)
     assert [part["num_events"] for part in report["bins"]] == [2, 2]
     assert report["bins"][1] == {
-        "low": 0.5, "high": 1.0, "num_events": 2, "mean_score": pytest.approx(0.8), "share_right": 1.0
+        "low": 0.5, "high": 1.0, "num_events": 2, "mean_score": pytest.approx(0.8), "fraction_right": 1.0
     }  # fmt: skip
 
 

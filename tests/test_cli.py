@@ -65,7 +65,7 @@ def test_help_imports_nothing_heavy():
         (["detect", "x.wav", "--out", "./x.wav", "--format", "tsv"], "one of the recordings"),
         (["detect", "x.wav", "y.wav", "--format", "vtt"], "hold one recording, but 2 are given; give a folder"),
         (["detect", "a/x.wav", "a/x.flac", "--out", "o", "--format", "csv"], "would be written to one file"),
-        (["score", "x.jsonl", "--out", "o", "--predictions", "p.jsonl", "--unconstrained"], "whose answers are there"),
+        (["score", "x.jsonl", "--out", "o", "--predictions", "p.jsonl", "--unconstrained"], "leave one of them out"),
         (["detect", "x.wav", "--channel", "left"], "left given; give a number, counted from 0, or 'loudest'"),
         (["score", "x.jsonl", "--out", "o", "--min-score", "2"], "2 given; give a number from 0 to 1"),
         (["convert", "--out", "x"], "required: --backbone"),

@@ -64,7 +64,7 @@ def teach(model, processor, folder, num_steps=40):
 def write_config(folder, output, **settings):
     values = {
         "model_name_or_path": str(folder / "checkpoint"), "data": str(folder / "data" / "train.jsonl"),
-        "output_dir": str(output), "learning_rate": 2e-3, "lr_scheduler_type": "constant", "wordings": 1,
+        "output_dir": str(output), "learning_rate": 2e-3, "lr_scheduler_type": "constant", "num_prompts": 1,
         "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 10, "tie_break": "sum",
         "num_train_epochs": 2, "logging_steps": 1, "save_strategy": "steps", "save_steps": 3, "use_cpu": True,
         "bf16": False, "gradient_checkpointing": False, "seed": 0, "report_to": "none", "weight_decay": 0.1,

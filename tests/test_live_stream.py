@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from modeling_timepro.yamnet_encoder import TimeProYamnetConfig, TimeProYamnetEncoder
 from processing.answer_text import prompt_text
 from processing.audio_mixing import StreamResampler
-from processing.constrained_decoding import generation_settings
-from processing.draft_decoding import generate_from_draft
+from processing.constrained_decoding import generate_from_draft, generation_settings
 from processing.events import Event
 from processing.live_report import LiveReport
 from processing.live_state import LiveState

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "recipes" / "metrics"
-NAMES = ("caption_meteor", "event_based_f1", "psds", "segment_based_f1", "temporal_grounding")
+NAMES = sorted(path.parent.name for path in FOLDER.glob("*/README.md"))
 EVENT = {"onset": 1.0, "offset": 2.0, "event_label": "dog"}
 
 
@@ -87,7 +87,6 @@ def test_cards_name_everything(name, monkeypatch, tmp_path):
 
 
 def test_files_of_the_modules():
-    assert sorted(path.parent.name for path in FOLDER.glob("*/README.md")) == sorted(NAMES)
     for name in NAMES:
         assert {path.name for path in (FOLDER / name).iterdir() if path.is_file()} == {f"{name}.py", "README.md"}
         tree = ast.parse((FOLDER / name / f"{name}.py").read_text(encoding="utf-8"))

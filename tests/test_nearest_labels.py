@@ -3,8 +3,8 @@
 import pytest
 
 from recipes.cli.answer import _untaught
+from recipes.data.label_phrases import PARAPHRASES, heldout_paraphrases, taught_paraphrases
 from recipes.data.nearest_labels import is_taught, nearest_labels
-from recipes.data.paraphrases import PARAPHRASES, heldout_paraphrases, taught_paraphrases
 from recipes.soundscapes.catalogue import event_labels
 
 LABELS = ["dog bark", "drum", "guitar", "siren", "whistle"]

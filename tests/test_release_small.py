@@ -66,12 +66,13 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     log = {"log_history": [{"loss": 2.0, "step": 1}, {"eval": 1}, {"train_runtime": 9.0, "step": 1}]}
     (folder / "trainer_state.json").write_text(json.dumps(log))
     (tmp_path / "report.json").write_text(json.dumps(report))
-    (tmp_path / "peer.json").write_text(json.dumps({f"test_{name}": report for name in ("field", "seen", "unseen")}))
+    baseline = {f"test_{name}": report for name in ("field", "seen", "unseen")}
+    (tmp_path / "baseline.json").write_text(json.dumps(baseline))
     cards = (tmp_path / "a.md", tmp_path / "b.md")
     for card in cards:
         card.write_text(f"{card.name}\n" + "\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
-    release(folder, path, path, path, str(tmp_path / "peer.json"), out, cards, log=folder / "trainer_state.json")
+    release(folder, path, path, path, str(tmp_path / "baseline.json"), out, cards, log=folder / "trainer_state.json")
     (folder / "trainer_state.json").unlink()
     with safe_open(out / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
@@ -92,7 +93,8 @@ def test_a_release_writes_no_source_that_its_folder_links_to(scripted_checkpoint
     checkpoint = Path(shutil.copytree(scripted_checkpoint("dog bark"), tmp_path / "trained"))
     (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": []}))
     (tmp_path / "report.json").write_text(json.dumps(report))
-    (tmp_path / "peer.json").write_text(json.dumps({f"test_{name}": report for name in ("field", "seen", "unseen")}))
+    baseline = {f"test_{name}": report for name in ("field", "seen", "unseen")}
+    (tmp_path / "baseline.json").write_text(json.dumps(baseline))
     card = tmp_path / "card.md"
     card.write_text("\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
@@ -102,7 +104,7 @@ def test_a_release_writes_no_source_that_its_folder_links_to(scripted_checkpoint
     sources = {**code_sources(), "README.md": CARDS[-1]}
     before = {name: source.read_bytes() for name, source in sources.items()}
     release(
-        checkpoint, path, path, path, str(tmp_path / "peer.json"), out, (card,), log=checkpoint / "trainer_state.json"
+        checkpoint, path, path, path, tmp_path / "baseline.json", out, (card,), log=checkpoint / "trainer_state.json"
     )
     assert before == {name: source.read_bytes() for name, source in sources.items()}
     assert {item.name: item.resolve() for item in out.iterdir() if item.is_symlink()} == sources

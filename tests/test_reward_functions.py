@@ -2,8 +2,7 @@
 
 import pytest
 
-from recipes.training.reward_functions import load_reward, reward_functions
-from recipes.training.rewards import format_reward
+from recipes.training.rewards import format_reward, load_reward, reward_functions
 
 
 @pytest.fixture(autouse=True)

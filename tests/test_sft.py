@@ -172,7 +172,7 @@ def write_config(folder, output, **settings):
         "model_name_or_path": str(folder / "checkpoint"), "data": str(folder / "data"), "output_dir": str(output),
         "learning_rate": 5.0e-3, "lr_scheduler_type": "constant", "per_device_train_batch_size": 4, "max_steps": 12,
         "logging_steps": 1, "save_strategy": "steps", "save_steps": 4, "use_cpu": True, "bf16": False, "seed": 0,
-        "gradient_checkpointing": False, "report_to": "none", "weight_decay": 0.1, "wordings": 1,
+        "gradient_checkpointing": False, "report_to": "none", "weight_decay": 0.1, "num_prompts": 1,
     } | settings  # fmt: skip
     path = folder / f"{output.name}.yaml"
     # JSON is YAML.

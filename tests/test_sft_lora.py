@@ -39,7 +39,7 @@ def run(folder):
         "use_peft": True, "lora_r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "lora_target_modules": [TARGETS],
         "learning_rate": 1.0e-2, "lr_scheduler_type": "constant", "per_device_train_batch_size": 4, "max_steps": 3,
         "logging_steps": 1, "use_cpu": True, "bf16": False, "seed": 0, "report_to": "none",
-        "gradient_checkpointing": True, "weight_decay": 0.1, "wordings": 1,
+        "gradient_checkpointing": True, "weight_decay": 0.1, "num_prompts": 1,
     }  # fmt: skip
     # JSON is YAML.
     (folder / "config.yaml").write_text(json.dumps(values))

@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def samples(folder, **settings):
-    arguments = sft.SFTArguments(data=str(folder), wordings=1, **settings)
+    arguments = sft.SFTArguments(data=str(folder), num_prompts=1, **settings)
     return list(sft.load_samples(arguments, GRID, "digits", batch_size=1, seed=0))
 
 
@@ -70,11 +70,11 @@ def test_questions_about_one_recording_share_its_prompt(folder):
 
 def test_windows_cut_answers_and_only_lists_of_all_events_are_joined(folder):
     for seed in range(10):
-        arguments = sft.SFTArguments(data=str(folder), wordings=1, join_share=1.0)
+        arguments = sft.SFTArguments(data=str(folder), num_prompts=1, join_fraction=1.0)
         for sample in sft.load_samples(arguments, GRID, "digits", 1, seed):
             names = {piece["audio"][-5:] for piece in sample["pieces"]}
             assert len(sample["pieces"]) == 1 or names == {"a.wav"}
-    arguments = sft.SFTArguments(data=str(folder), wordings=1, curriculum_share=1.0, num_absent=0)
+    arguments = sft.SFTArguments(data=str(folder), num_prompts=1, curriculum_fraction=1.0, num_absent=0)
     answers = {"none"}
     for seed in range(10):
         for sample in sft.load_samples(arguments, GRID, "digits", 1, seed):
@@ -128,7 +128,7 @@ def test_any_format_that_is_scored_is_trained_on(folder, tmp_path, name):
         tab = "\t" if name.endswith("tsv") else ","
         lines = [("filename", "onset", "offset", "event_label"), *(("a.wav", *event) for event in events)]
         path.write_text("".join(tab.join(map(str, line)) + "\n" for line in lines))
-    arguments = sft.SFTArguments(data=str(path), wordings=1, **options)
+    arguments = sft.SFTArguments(data=str(path), num_prompts=1, **options)
     (sample,) = sft.load_samples(arguments, GRID, "digits", 1, seed=0)
     assert sample["duration"] == 2.0 and sample["pieces"][0]["audio"] == str(folder / "a.wav")
     found = {turn["event_label"]: turn["answer"] for turn in sample["turns"]}

@@ -24,7 +24,7 @@ WORKER = Path(__file__).with_name("split_worker.py")
 TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 COMMON = {
     "lr_scheduler_type": "constant", "bf16": "false", "report_to": "none", "save_strategy": "steps", "save_steps": 1,
-    "logging_steps": 1, "seed": 0, "wordings": 1, "num_absent": 0,
+    "logging_steps": 1, "seed": 0, "num_prompts": 1, "num_absent": 0,
 }  # fmt: skip
 LORA = {"use_peft": "true", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": TARGETS,
         "learning_rate": 1e-2}  # fmt: skip

@@ -30,7 +30,7 @@ BACKBONES = [
 COMMON = {
     "use_peft": "true", "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": TARGETS,
     "learning_rate": 1e-2, "lr_scheduler_type": "constant", "use_cpu": "true", "bf16": "false", "report_to": "none",
-    "save_strategy": "no", "logging_steps": 1, "seed": 0, "wordings": 1, "num_absent": 0,
+    "save_strategy": "no", "logging_steps": 1, "seed": 0, "num_prompts": 1, "num_absent": 0,
 }  # fmt: skip
 SFT = {"per_device_train_batch_size": 2, "max_steps": 3, "gradient_checkpointing": "true"}
 # What a random model says is worth nothing, so entropy has to move it.

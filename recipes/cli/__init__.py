@@ -1,1 +1,1 @@
-"""The `timepro` command: its parser, its commands, what they print and write."""
+"""The `timepro` command: its parser, subcommands and output."""

@@ -15,24 +15,24 @@ def add_annotate_arguments(command):
     add = command.add_argument
     add(
         "source", metavar="SOURCE", help="folder of recordings; manifest (.jsonl or .parquet with audio_filepath or "
-        "audio); WebDataset tar, or quoted pattern of tars; data set of `datasets`, saved or on the Hub. All but the "
-        "last may be at an address such as s3://",
+        "audio); WebDataset tar, or quoted pattern of tars; `datasets` data set, saved or on the Hub. All but the last "
+        "may be at an address such as s3://",
     )  # fmt: skip
-    add("--out", required=True, metavar="DIR", help="folder or address to write; the same command continues there")
-    add("--task", choices=TASKS, default="detection", help="what to ask (default detection)")
-    add("--query", action="append", metavar="TEXT", help="what grounding looks for; may be repeated")
+    add("--out", required=True, metavar="DIR", help="folder or address to write; run the command again to resume it")
+    add("--task", choices=TASKS, default="detection", help="task (default detection)")
+    add("--query", action="append", metavar="TEXT", help="query for grounding; may be repeated")
     add_model(command)
-    add("--audio-dir", metavar="DIR", help="what names in a manifest are relative to (default: its folder)")
+    add("--audio-dir", metavar="DIR", help="folder that names in a manifest are relative to (default: its own)")
     add("--split", default="train", metavar="NAME", help="split of a data set (default train)")
     add("--min-score", type=probability, metavar="P", help="omit events with a lower score, 0 to 1")
-    add("--overwrite", action="store_true", help="start again, whatever is in --out")
-    add = command.add_argument_group("where it runs").add_argument
+    add("--overwrite", action="store_true", help="start again instead of resuming")
+    add = command.add_argument_group("execution").add_argument
     add("--engine", choices=("local", "ray"), default="local", help="processes on this machine, or Ray (default local)")
     add("--num-workers", type=positive_int, default=1, metavar="N", help="processes, or actors at most (default 1)")
-    add("--num-gpus", type=float, default=0, metavar="N", help="GPUs of each actor of Ray, 0.5 for half (default 0)")
+    add("--num-gpus", type=float, default=0, metavar="N", help="GPUs per Ray actor, such as 0.5 (default 0)")
     add(
         "--shard-size", type=positive_int, metavar="N",
-        help="recordings per file at most (default: 500 or fewer, so that every worker has four files)",
+        help="maximum recordings per file (default: 500, or fewer so that every worker gets four files)",
     )  # fmt: skip
     add_decoding_arguments(command)
     command.set_defaults(run=annotate_source)
@@ -57,7 +57,7 @@ def annotate_source(args) -> int:
             "processes of this machine take its GPUs in turn."
         )  # fmt: skip
     try:
-        # What libraries print is no result.
+        # stdout is for results.
         with contextlib.redirect_stdout(sys.stderr):
             counts = annotate(
                 args.source, args.out, args.model, args.task, tuple(queries),

@@ -41,12 +41,12 @@ def add_answer_arguments(command: ArgumentParser, task: str):
         command.add_argument("--query", required=True, action="append", metavar="TEXT", help=query)
     add_model(command)
     command.add_argument(
-        "--backend", metavar="URL", help="server that answers, vLLM at http://HOST:8000/v1 (see docs/serving.md); of "
-        "--model only the processor is loaded then",
+        "--backend", metavar="URL", help="server to use, vLLM at http://HOST:8000/v1 (see docs/serving.md); only the "
+        "processor of --model is loaded",
     )  # fmt: skip
     output = command.add_argument_group("output")
     form = output.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query) at once")
+    form.add_argument("--json", action="store_true", help="print one JSON object per recording (and query)")
     form.add_argument(
         "--format", choices=tuple(LABEL_FORMATS), metavar="NAME",
         help=f"{', '.join(LABEL_FORMATS)} (default: a table, or the format that --out ends in); formats without a "
@@ -64,7 +64,7 @@ def add_answer_arguments(command: ArgumentParser, task: str):
 
 
 def add_decoding_arguments(command: ArgumentParser):
-    """Add the arguments of how recordings are heard and answers decoded, see [`decoding_options`]."""
+    """Add the arguments for reading recordings and decoding answers, see [`decoding_options`]."""
     add = command.add_argument_group("windows and decoding").add_argument
     add("--chunk-length", type=seconds, metavar="S", help="seconds per window (default: the checkpoint's)")
     add("--stride-length", type=seconds, metavar="S", help="seconds of overlap on each side (default: a sixth)")
@@ -76,10 +76,10 @@ def add_decoding_arguments(command: ArgumentParser):
 
 
 def decoding_options(args) -> dict:
-    """Return the options of the pipeline that arguments give.
+    """Return the pipeline options given by arguments.
 
     Raises:
-        argparse.ArgumentError: two that exclude each other.
+        argparse.ArgumentError: mutually exclusive arguments.
     """
     if args.unconstrained and args.max_events:
         raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
@@ -91,10 +91,10 @@ def decoding_options(args) -> dict:
 
 
 def check_queries(queries: list[str | None]):
-    """Refuse queries that are empty or given twice.
+    """Refuse empty and repeated queries.
 
     Raises:
-        argparse.ArgumentError: there are such.
+        argparse.ArgumentError: an empty or repeated query.
     """
     if any(query is not None and not query.strip() for query in queries):
         raise ArgumentError(None, "--query is empty; describe the event to look for.")
@@ -106,12 +106,12 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     """Run the command and return its exit code: 1 if any recording failed.
 
     Args:
-        args: what the parser of [`add_answer_arguments`] made.
-        plot: draws a recording's events; called with its path, the events, a title and where to save.
+        args: parsed by [`add_answer_arguments`].
+        plot: function that draws a recording's events, from its path, the events, a title and an output path.
 
     Raises:
-        argparse.ArgumentError: arguments that do not fit together, or do not fit the recordings.
-        ValueError, OSError: no such checkpoint, windows that it cannot take, or a file that cannot be written.
+        argparse.ArgumentError: arguments that are inconsistent, or do not suit the recordings.
+        ValueError, OSError: no such checkpoint, unsupported windows, or a file that cannot be written.
     """
     queries = getattr(args, "query", None) or [None]
     files, failures = find_recordings(args.files)
@@ -119,7 +119,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
     options = decoding_options(args)
     partial = Path(args.out, "timepro.partial.jsonl") if is_folder else args.out and Path(f"{args.out}.partial.jsonl")
     stdout = sys.stdout
-    # Results alone go to stdout, whatever the libraries print.
+    # stdout is for results, whatever libraries print.
     with contextlib.redirect_stdout(sys.stderr), _opened(partial, args, queries, options) as (done, keep):
         states = {file: _state(file) for file in files}
         rows = {file: done[file] for file in files if file in done and done[file]["state"] == states[file]}
@@ -162,7 +162,7 @@ def answer(args, plot: Callable[[str, list[dict], str, str], None]) -> int:
 
 
 def _check(args, queries, files) -> bool:
-    """Refuse what does not fit together, set the format that --out means, and tell whether --out is a folder."""
+    """Refuse inconsistent arguments, set the format implied by --out, and return whether --out is a folder."""
     check_queries(queries)
     if args.plot and len(files) > 1:
         raise ArgumentError(None, f"--plot draws one recording, but {len(files)} are given; run the command for each.")
@@ -189,7 +189,7 @@ def _check(args, queries, files) -> bool:
 
 @contextlib.contextmanager
 def _opened(partial, args, queries, options):
-    """Open the file of partial answers, or none."""
+    """Open the file of partial answers, if any."""
     if partial is None:
         yield {}, lambda row: None
         return
@@ -197,7 +197,7 @@ def _opened(partial, args, queries, options):
 
     model = str(Path(args.model).resolve()) if Path(args.model).exists() else args.model
     settings = {"task": args.task, "queries": queries, "model": model, "weights": weight_states(args.model), **options}
-    # Only the folder itself: that there is one above it was checked.
+    # Its parent was checked to exist.
     partial.parent.mkdir(exist_ok=True)
     try:
         with keep_rows(partial, settings, ("file", "state", "answers")) as (rows, keep):
@@ -208,7 +208,7 @@ def _opened(partial, args, queries, options):
 
 
 def _answers(args, files, num_done, queries, options) -> Iterable:
-    """Load the model and return its answers about files, with a progress bar if there are several."""
+    """Load the model and return its answers about files, with a progress bar for several files."""
     from processing.frame_decoding import frame_options
     from recipes.conversion.checkpoint_folder import load_pipeline
 
@@ -220,7 +220,7 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
         pipe = ServedPipeline(args.backend, args.model)
     else:
         pipe = load_pipeline(args.model)
-    # Else every recording would end in the same error.
+    # Check here, or every recording would fail with the same error.
     try:
         pipe.plan_windows(args.chunk_length, args.stride_length)
     except ValueError as error:
@@ -238,7 +238,7 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
 
 
 def _untaught(query, labels) -> str | None:
-    """Return a warning if a query is none of the labels that a checkpoint was trained on, in no known words."""
+    """Return a warning if a query is neither a label that a checkpoint was trained on nor a known paraphrase."""
     from recipes.data.nearest_labels import is_taught, nearest_labels
 
     if query is None or labels is None or is_taught(query, labels):
@@ -263,7 +263,7 @@ def _row(file, state, queries, results) -> dict:
 
 
 def _state(file) -> list[int] | None:
-    """Return size and time of change (ns), which reveal a replaced recording; `None` if it is missing."""
+    """Return size and modification time (ns), to notice replaced recordings; `None` if it is missing."""
     if file == "-":  # never the same twice
         return [0, time.time_ns()]
     try:

@@ -1,4 +1,4 @@
-"""`--subtitles` and `--speakers`: add detected sounds to existing subtitles, or to an existing diarisation."""
+"""`--subtitles` and `--speakers`: add detected sounds to existing subtitles or an existing diarisation."""
 
 import sys
 from argparse import ArgumentError
@@ -20,16 +20,16 @@ def add_speech_arguments(output):
         "detected sounds as captions in the gaps, such as [dog barks]",
     )  # fmt: skip
     output.add_argument(
-        "--speakers", metavar="RTTM", help="diarisation of the recording: write it to --out, detected sounds added"
+        "--speakers", metavar="RTTM", help="diarisation of the recording: write it to --out with the detected sounds"
     )
 
 
 def check_speech_arguments(args, files: list[str], is_folder: bool) -> str | None:
-    """Return the format that is written, `None` if neither argument is given.
+    """Return the format to write, `None` if neither argument is given.
 
     Raises:
-        argparse.ArgumentError: arguments that do not fit together.
-        OSError, ValueError: a file that is missing or malformed.
+        argparse.ArgumentError: inconsistent arguments.
+        OSError, ValueError: a missing or malformed file.
     """
     name = "subtitles" if args.subtitles else "speakers"
     given = getattr(args, name)
@@ -49,7 +49,7 @@ def check_speech_arguments(args, files: list[str], is_folder: bool) -> str | Non
         raise ArgumentError(
             None, f"--{name} is {given!r} and --out {args.out!r}; both must end in the same of {', '.join(suffixes)}."
         )  # fmt: skip
-    # Malformed files are found before any recording is processed.
+    # Find malformed files before processing recordings.
     if args.subtitles:
         read_cues(given, suffix == ".vtt")
     else:
@@ -58,11 +58,11 @@ def check_speech_arguments(args, files: list[str], is_folder: bool) -> str | Non
 
 
 def write_beside_speech(args, row: dict, events: list[dict]):
-    """Write a recording's events to `args.out`, and say what found no room.
+    """Write a recording's events to `args.out`, and report those without room.
 
     Args:
-        row: has the recording's `file` and `duration`.
-        events: as the pipeline gives them, times in seconds.
+        row: `file` and `duration` of the recording.
+        events: from the pipeline, times in seconds.
     """
     found = [Event.from_dict(event) for event in events]
     if args.subtitles:
@@ -81,14 +81,14 @@ def write_beside_speech(args, row: dict, events: list[dict]):
 
 
 def add_to_speakers(path, file: str, events: Iterable[Event]) -> str:
-    """Return the lines of a diarisation, unchanged, and those of events, in order of their onsets.
+    """Return the unchanged lines of a diarisation together with those of events, in order of their onsets.
 
     Args:
-        path: of an RTTM file about one recording, or about several one of which has the recording's name.
+        path: an RTTM file about one recording, or several of which one has the recording's name.
         file: the recording.
 
     Raises:
-        ValueError: none of its recordings, or an event with the name of a speaker.
+        ValueError: the recording is not in the file, or an event has the name of a speaker.
     """
     name, speakers = _speaker_recording(path, file)
     events = list(events)

@@ -1,4 +1,4 @@
-"""`timepro info`: what a checkpoint is, what its card claims, and the versions that a report of a bug needs."""
+"""`timepro info`: describe a checkpoint, the figures of its card, and the versions needed in a bug report."""
 
 import json
 import os
@@ -16,23 +16,23 @@ REPORTED_PACKAGES = (
 
 
 def describe_checkpoint(folder: str | os.PathLike) -> dict:
-    """Return what a checkpoint is, without loading its weights.
+    """Describe a checkpoint without loading its weights.
 
     Returns:
-        What `json.dumps` writes: `folder`; `backbone`, the model types of encoder and language model; `parameters`;
-        `frame_rate`, frames a second; `ticks` with `number`, `step` and `max_time` in seconds, `init` and `stride`;
-        `time_prompt`; `answer_format`; `min_score`, below which the pipeline leaves detected events out, or `None`;
-        `chunk_length_s`, seconds of a window; `labels`, `None` for an open vocabulary; `figures` of the card, each with
-        `metric`, `dataset` and `value`; `versions` by name, `None` for what is not installed. Settings that the
-        checkpoint does not name are `None`.
+        A dict for JSON: `folder`; `backbone`, the model types of encoder and language model; `parameters`;
+        `frame_rate`, frames per second; `ticks` with `number`, `step` and `max_time` in seconds, `init` and `stride`;
+        `time_prompt`; `answer_format`; `min_score`, below which the pipeline omits detected events, or `None`;
+        `chunk_length_s`, window length in seconds; `labels`, `None` for an open vocabulary; `figures` of the card, each
+        with `metric`, `dataset` and `value`; `versions` by name, `None` for packages that are not installed. Settings
+        missing from the checkpoint are `None`.
 
     Raises:
-        ValueError: the folder holds no TimePro checkpoint, or a card whose metadata cannot be read.
+        ValueError: the folder holds no TimePro checkpoint, or the card's metadata are malformed.
     """
     config = read_config(folder)
     path = Path(folder) / "processor_config.json"
     processor = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    # Older checkpoints call it as `GenerationConfig` calls something else.
+    # Older checkpoints use a name that means something else in `GenerationConfig`.
     max_time = config.get("max_audio_time", config.get("max_time"))
     return {
         "folder": str(Path(folder).resolve()),
@@ -54,7 +54,7 @@ def describe_checkpoint(folder: str | os.PathLike) -> dict:
 
 
 def description_lines(description: dict) -> list[str]:
-    """Return a description as lines of text, the first of them the folder."""
+    """Return a description as lines of text, starting with the folder."""
     ticks, versions = description["ticks"], description["versions"]
     rows = {
         "backbone": " + ".join(name or "?" for name in description["backbone"]),
@@ -79,7 +79,7 @@ def description_lines(description: dict) -> list[str]:
 
 
 def _figures(path) -> list[dict]:
-    """Return the figures in the metadata of a card; none without a card."""
+    """Return the figures in the metadata of a card, if there is one."""
     if not path.is_file():
         return []
     from huggingface_hub import ModelCard

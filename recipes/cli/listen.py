@@ -1,4 +1,4 @@
-"""`timepro listen`: a microphone, or sound that is piped in, and a line of JSON for each event as it ends."""
+"""`timepro listen`: detect events from a microphone or piped audio, printing a line of JSON as each event ends."""
 
 import contextlib
 import json
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 from recipes.arguments import add_model, channel, positive_int, probability, seconds
 
-# NumPy's names of ffmpeg's raw formats.
+# NumPy dtypes of ffmpeg's raw formats.
 PCM_FORMATS = {"u8": "u1", "s16le": "<i2", "s16be": ">i2", "s32le": "<i4", "s32be": ">i4", "f32le": "<f4",
                "f32be": ">f4", "f64le": "<f8"}  # fmt: skip
-# How files begin that are often piped; as samples they would be noise.
+# First bytes of file formats that might be piped by mistake; as samples they would be noise.
 CONTAINERS = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"FORM": "aiff",
               b"\x1aE\xdf\xa3": "mkv or webm"}  # fmt: skip
-# Seconds of sound that are read at once, and that may wait before hearing has failed to keep up.
+# Seconds of audio to read at once, and to buffer before giving up.
 CHUNK_S, MOST_BEHIND_S = 0.1, 60.0
 
 
@@ -26,35 +26,35 @@ def add_listen_arguments(command):
     """Add the arguments of the command."""
     command.epilog = (
         "Examples: timepro listen; arecord -t raw -f S16_LE -r 16000 | timepro listen -; ffmpeg -v error -i "
-        "rtsp://camera/stream -f s16le -ar 16000 -ac 1 - | timepro listen -. Ctrl-C ends it, and what is open is "
-        "closed. Exit code: 0, 1 if there is no sound, 2 for wrong arguments. See docs/live.md."
+        "rtsp://camera/stream -f s16le -ar 16000 -ac 1 - | timepro listen -. Ctrl-C ends it, and prints the events "
+        "that are still open. Exit code: 0, 1 if there is no audio, 2 for wrong arguments. See docs/live.md."
     )
     add = command.add_argument
-    source = "microphone, or - for raw PCM on standard input (default: what is piped in, else the microphone)"
+    source = "microphone, or - for raw PCM on standard input (default: standard input if piped, else the microphone)"
     add("source", nargs="?", choices=("microphone", "-"), metavar="SOURCE", help=source)
     add("--query", action="append", metavar="TEXT", help="what to look for; may be repeated (default: all events)")
     add_model(command)
     add("--hop", type=seconds, default=0.5, metavar="S", help="seconds between decisions (default 0.5)")
     add("--look-every", type=seconds, default=10.0, metavar="S",
-        help="seconds between early answers, on average; fewer are sooner, and cost more (default 10)")  # fmt: skip
-    add("--exact", action="store_true", help="print events only when no later sound can change them: up to 15 s late")
+        help="average seconds between early answers; fewer reduce latency but cost more (default 10)")  # fmt: skip
+    add("--exact", action="store_true", help="print events only when no later audio can change them: up to 15 s late")
     add("--min-score", type=probability, metavar="P", help="omit events with a lower score, 0 to 1")
-    add("--channel", type=channel, metavar="N", help="channel to hear, from 0 on (default: their mean)")
+    add("--channel", type=channel, metavar="N", help="channel to use, from 0 (default: the mean of all)")
     sound = command.add_argument_group("standard input").add_argument
     sound("--format", choices=tuple(PCM_FORMATS), help=f"{', '.join(PCM_FORMATS)} (default s16le)")
     sound("--sampling-rate", type=positive_int, metavar="HZ", help="samples per second (default 16000)")
     sound("--channels", type=positive_int, metavar="N", help="interleaved channels (default 1)")
     command.add_argument_group("microphone").add_argument(
-        "--device", metavar="NAME", help="number or part of the name of an input of sounddevice (default: the system's)"
+        "--device", metavar="NAME", help="number or part of the name of a sounddevice input (default: the system's)"
     )
 
 
 def listen(args) -> int:
-    """Run the command and return its exit code: 1 if no sound came in.
+    """Run the command and return its exit code: 1 if there was no audio.
 
     Raises:
-        argparse.ArgumentError: arguments that do not fit together.
-        ValueError, OSError: no microphone, no raw PCM, no such checkpoint, or hearing that does not keep up.
+        argparse.ArgumentError: inconsistent arguments.
+        ValueError, OSError: no microphone, no raw PCM, no such checkpoint, or processing slower than real time.
     """
     source = args.source or ("microphone" if sys.stdin is None or sys.stdin.isatty() else "-")
     others = ("device",) if source == "-" else ("format", "sampling_rate", "channels")
@@ -78,7 +78,7 @@ def listen(args) -> int:
                     _print(stream.push(chunk), stream, stdout)
                 _print(stream.finish(), stream, stdout, is_over=True)
         except BrokenPipeError:
-            # Who reads has left; Python would complain at its end.
+            # The reader is gone; without this Python would complain at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
             return 1
     if not stream.position:
@@ -89,7 +89,7 @@ def listen(args) -> int:
 
 @contextlib.contextmanager
 def _interruptible(is_stopped):
-    """Let the first Ctrl-C, or SIGTERM, end the sound and not the program."""
+    """Let the first Ctrl-C or SIGTERM end the audio rather than the program."""
 
     def stop(number, frame):
         if is_stopped:
@@ -105,7 +105,7 @@ def _interruptible(is_stopped):
 
 
 def _print(events, stream, stdout, is_over=False):
-    """Print events, and on a terminal a line that says what goes on."""
+    """Print events, and on a terminal a status line."""
     is_shown = sys.stderr.isatty()
     if is_shown and (events or is_over):
         sys.stderr.write("\r\x1b[K")
@@ -122,7 +122,7 @@ def _print(events, stream, stdout, is_over=False):
 
 @contextlib.contextmanager
 def _open_pipe(args):
-    """Give the rate of raw PCM on standard input, and what reads it until a function tells to stop."""
+    """Yield the sampling rate of raw PCM on standard input, and a function that yields its chunks until stopped."""
     import numpy as np
 
     dtype, num_channels = np.dtype(PCM_FORMATS[args.format or "s16le"]), args.channels or 1
@@ -137,7 +137,7 @@ def _open_pipe(args):
             if not data:
                 break
             rest += data
-            # So much tells a file from samples, and channels from samples.
+            # Enough bytes to recognise a file, and to tell channels from samples.
             if is_first and len(rest) < max(4, frame * num_channels):
                 continue
             if is_first and (kind := next((k for magic, k in CONTAINERS.items() if rest.startswith(magic)), None)):
@@ -162,7 +162,7 @@ def _open_pipe(args):
 
 @contextlib.contextmanager
 def _open_microphone(device):
-    """Give the rate of a microphone, and what reads it until a function tells to stop."""
+    """Yield the sampling rate of a microphone, and a function that yields its chunks until stopped."""
     way_out = "; or pipe raw PCM into `timepro listen -`"
     import numpy as np
 

@@ -1,6 +1,6 @@
 """The `timepro` command: find events in recordings, describe a checkpoint, make data, score, publish.
 
-Nothing heavy is imported before a command needs it, so `timepro --help` answers at once.
+Heavy packages are imported only when a command needs them, so that `timepro --help` is fast.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def build_parser() -> ArgumentParser:
         command.set_defaults(run=partial(answer, plot=_plot))
     annotate = commands.add_parser(
         "annotate", help="run on very many recordings, in processes or on a Ray cluster, into Parquet files",
-        description="Run a checkpoint on very many recordings, into Parquet files that training reads. A run that was "
-        "stopped goes on where it was; every recording ends once in the annotations or the failures.",
+        description="Run a checkpoint on very many recordings, into Parquet files for training. An interrupted run "
+        "resumes; every recording ends up exactly once in the annotations or the failures.",
     )  # fmt: skip
     add_annotate_arguments(annotate)
     for add_command in (_add_listen, _add_info, _add_convert, _add_merge, _add_synthesize, _add_score, _add_publish):
@@ -55,7 +55,7 @@ def build_parser() -> ArgumentParser:
 
 
 def _add_listen(commands):
-    text = "print events of a microphone, or of sound that is piped in, as they end"
+    text = "print events from a microphone or piped audio as they end"
     command = commands.add_parser("listen", help=text, description=text[0].upper() + text[1:] + ", as JSON Lines.")
     add_listen_arguments(command)
     command.set_defaults(run=listen)
@@ -202,10 +202,10 @@ def describe(args) -> int:
 
 
 def _run(module: str, shown, args) -> int:
-    """Call the function that a module is named after, logging progress and keeping stdout clean.
+    """Call the function of the same name in a module, logging progress and keeping stdout clean.
 
     Args:
-        shown: what it may raise besides the errors of `main`: recordings that are missing, with the way to get them.
+        shown: further exceptions to print as errors: recordings that are missing, with instructions to get them.
     """
     logging.getLogger().setLevel(logging.INFO)
     with contextlib.redirect_stdout(sys.stderr):
@@ -229,9 +229,9 @@ def score_model(args) -> int:
         raise argparse.ArgumentError(None, "--against-min-score given without --against; leave it out.")
     if args.predictions:
         if args.unconstrained:
-            raise argparse.ArgumentError(None, "--unconstrained given with --predictions, whose answers are there.")
+            raise argparse.ArgumentError(None, "--unconstrained given with --predictions; leave one of them out.")
         if args.decode:
-            raise argparse.ArgumentError(None, "--decode given with --predictions, whose answers are there.")
+            raise argparse.ArgumentError(None, "--decode given with --predictions; leave one of them out.")
         report = score_predictions(**_arguments_of(score_predictions, args))
     else:
         args.constrained, args.policy = not args.unconstrained, replace(SCORING, num_absent=args.num_absent)
@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class _FormatsHelp(str):
-    """A help text that ends in the names of all formats; their readers are imported once it is shown."""
+    """A help text that ends with the names of all formats; their readers are imported only when it is shown."""
 
     def __mod__(self, _):
         from recipes.data.formats import READERS

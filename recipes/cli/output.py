@@ -1,4 +1,4 @@
-"""Events of recordings as a table, as JSON, or in the format of another program; on stdout or in files."""
+"""Output of events as a table, as JSON, or in another program's format; on stdout or in files."""
 
 import json
 import logging
@@ -14,14 +14,14 @@ from recipes.data.label_files import LABEL_FORMATS, label_format, write_labels
 
 
 class LineFormatter(logging.Formatter):
-    """What is logged as lines such as `timepro: warning: night.mp3: breaks off after 1.61 s`."""
+    """Format log records as `timepro: warning: night.mp3: breaks off after 1.61 s`."""
 
     def formatMessage(self, record):
         return f"timepro: {record.levelname.lower()}: {name_first(record.message)}"
 
 
 def name_first(message: str) -> str:
-    """Return what a function says of its argument `source`, a file, as commands say it: behind its name."""
+    """Rewrite an error about the argument `source`, a file, for the command line: `FILE: MESSAGE`."""
     return re.sub(r"^source (['\"])(.+?)\1 ", r"\2: ", message)
 
 
@@ -31,7 +31,7 @@ def format_answers(file: str, duration: float, answers: list[dict]) -> str:
     Args:
         file: name of the recording.
         duration: in seconds.
-        answers: `{"query", "events"}`, the query `None` where the task takes none; times in seconds.
+        answers: `{"query", "events"}`, where the query is `None` if the task takes none; times in seconds.
     """
     lines = [f"{file}  ({duration:.2f} s)"]
     events = merge_answers(answers)
@@ -50,7 +50,7 @@ def check_format(format: str, out: str | None, files: list[str], is_folder: bool
     """Refuse a format that cannot hold the results, before the model runs.
 
     Raises:
-        argparse.ArgumentError: several recordings for a file that holds one, two for one file, or a missing library.
+        argparse.ArgumentError: several recordings for a format that holds one, two for one file, or a missing library.
     """
     if not LABEL_FORMATS[format].holds_many and len(files) > 1 and not is_folder:
         raise ArgumentError(
@@ -82,7 +82,7 @@ def format_of(out: str, is_folder: bool) -> str:
     """Return the format that a file name implies.
 
     Raises:
-        argparse.ArgumentError: it implies none, or more than one.
+        argparse.ArgumentError: it implies none, or several.
     """
     suffix = "" if is_folder else Path(out).suffix.lower()
     formats = [name for name, kind in LABEL_FORMATS.items() if kind.suffix.lower() == suffix]
@@ -99,7 +99,7 @@ def merge_answers(answers: list[dict]) -> list[dict]:
 
 
 def format_json(file: str, duration: float, answers: list[dict]) -> str:
-    """Return a line for each query, which names it if there are several; arguments as in [`format_answers`]."""
+    """Return a line of JSON per query, with the query if there are several; arguments as in [`format_answers`]."""
     lines = []
     for reply in answers:
         query = {"query": reply["query"]} if len(answers) > 1 else {}
@@ -110,7 +110,7 @@ def format_json(file: str, duration: float, answers: list[dict]) -> str:
 
 
 def print_answers(text: str, stdout):
-    """Print at once, around the progress bar if both are on one terminal."""
+    """Print and flush, without disturbing a progress bar on the same terminal."""
     from tqdm import tqdm
 
     tqdm.write(text, file=stdout)
@@ -118,10 +118,10 @@ def print_answers(text: str, stdout):
 
 
 def write_answers(rows: list[dict], format: str, out: str | None, stdout) -> dict[str, str]:
-    """Write recordings in a format, or print them if there is no `out`; RTTM leaves out those without events.
+    """Write recordings in a format, or print them if `out` is `None`; RTTM omits those without events.
 
     Returns:
-        Errors by file, of recordings that the format cannot hold; they are left out.
+        Errors by file for recordings that the format cannot hold, which are omitted.
     """
     results, errors, num_silent = [], {}, 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""Sounds as captions for deaf viewers, in the gaps of existing subtitles: the rules are those of docs/subtitles.md."""
+"""Captions of sounds for deaf viewers, in the gaps of existing subtitles; docs/subtitles.md has the rules."""
 
 import html
 from collections.abc import Iterable
@@ -9,20 +9,20 @@ from processing.events import Event
 from recipes.data.label_phrases import PHRASES
 from space_app.exchange_subtitles import Cue
 
-# Words of labels of speech, which the subtitles hold already.
+# Words in labels of speech, which the subtitles already contain.
 SPEECH = {"speech", "speaking", "talking", "conversation", "narration", "monologue", "chatter", "babble"}
 
 
 @dataclass(frozen=True)
 class CaptionRules:
-    """Say how captions are timed; all but the speed in milliseconds.
+    """Timing of captions, in milliseconds except for the reading speed.
 
     Args:
-        shortest: a caption is on screen at least this long, and longest at most.
-        characters_per_second: how fast viewers read; longer captions are on screen longer.
-        margin: what stays free before and after speech, and between captions.
-        join: sounds of one label that are less apart are one.
-        delay: a caption begins while its sound lasts, or at most this long after it.
+        shortest, longest: minimum and maximum time on screen.
+        characters_per_second: reading speed, which determines the time on screen of longer captions.
+        margin: gap before and after speech, and between captions.
+        join: sounds of one label with a shorter gap are joined.
+        delay: a caption starts at most this long after the end of its sound.
     """
 
     shortest: int = 1000
@@ -33,12 +33,12 @@ class CaptionRules:
     delay: int = 1000
 
     def reading_time(self, text: str) -> int:
-        """Return how long a caption must be on screen."""
+        """Return the minimum time on screen of a caption."""
         return max(self.shortest, round(1000 * len(text) / self.characters_per_second))
 
 
 def caption_text(label: str) -> str:
-    """Return what stands in a caption: `[dog barks]` where the label says who is heard, else `[thunder]`."""
+    """Return the text of a caption: `[dog barks]` if the label names the source, else `[thunder]`."""
     label = label.replace("_", " ").strip()
     subject, verb, _ = PHRASES.get(label.lower(), ("", "", ""))
     article, _, noun = subject.partition(" ")
@@ -52,12 +52,12 @@ def place_captions(
     rules: CaptionRules = CaptionRules(),
     end: int | None = None,
 ) -> tuple[list[tuple[int, int, str]], list[Event]]:
-    """Return captions `(onset, offset, text)` in milliseconds, and the sounds that found no room.
+    """Return captions `(onset, offset, text)` in milliseconds, and the sounds without room.
 
     Args:
-        events: sounds; those of speech are left out.
+        events: sounds; speech is ignored.
         speech: `(onset, offset)` of all subtitles, in milliseconds; may overlap.
-        end: of the recording, in milliseconds.
+        end: end of the recording in milliseconds.
     """
     taken = sorted(speech)
     captions, without_room = [], []
@@ -77,7 +77,7 @@ def place_captions(
 
 
 def weave_captions(lines: list[str], cues: list[Cue], captions: list[tuple[int, int, str]], is_vtt: bool) -> str:
-    """Return a subtitle file with captions among its cues; but for SubRip's numbers its own lines stay as they are.
+    """Return a subtitle file with captions inserted; its own lines are unchanged, except for SubRip's numbers.
 
     Args:
         lines, cues: from [`~space_app.exchange_subtitles.read_cues`].
@@ -104,7 +104,7 @@ def weave_captions(lines: list[str], cues: list[Cue], captions: list[tuple[int, 
 
 
 def _joined(events, gap: int) -> list[Event]:
-    """Return sounds in order of their onsets, those of one label that are close together as one, without speech."""
+    """Return sounds without speech, sorted by onset, joining those of one label that are close together."""
     joined: dict[str, list[Event]] = {}
     for event in sorted(events):
         if SPEECH & set(event.event_label.lower().replace("_", " ").replace(",", " ").split()) or not event.event_label:
@@ -117,7 +117,7 @@ def _joined(events, gap: int) -> list[Event]:
 
 
 def _find_room(taken, first: int, last: int, length: int, margin: int, end: int | None) -> tuple[int, int] | None:
-    """Return the first time from `first` to `last` with room for a length, and where the room ends."""
+    """Return the first time from `first` to `last` with enough room, and the end of the room."""
     onset = first
     for start, stop in taken:
         if stop + margin <= onset:

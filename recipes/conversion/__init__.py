@@ -1,1 +1,1 @@
-"""From a backbone to a checkpoint with ticks, and checkpoints on disk."""
+"""Convert backbones to checkpoints with ticks; load, save and merge checkpoints."""

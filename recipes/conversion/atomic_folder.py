@@ -10,7 +10,7 @@ from recipes.conversion.checkpoint_folder import read_config
 
 
 def check_output_folder(out: Path, overwrite: bool) -> None:
-    """Raise `FileExistsError` where `out` has files, unless they are a checkpoint of ours that may be overwritten."""
+    """Raise `FileExistsError` if `out` has files, unless they are a TimePro checkpoint that may be overwritten."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -24,7 +24,7 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
         read_config(out)
     except ValueError:
         folders = folders or ["no TimePro checkpoint"]
-    # The whole folder is replaced, so make sure of what it is.
+    # The whole folder is replaced, so make sure that it is a checkpoint.
     if folders:
         raise FileExistsError(
             f"out is {str(out)!r}, which holds {', '.join(folders)}; overwrite replaces checkpoints only."
@@ -32,7 +32,7 @@ def check_output_folder(out: Path, overwrite: bool) -> None:
 
 
 def show_to_others(path: str | os.PathLike, mode: int) -> None:
-    """Give what `tempfile` made, hidden from others, the mode that the process would have given it otherwise."""
+    """Give a private file or folder from `tempfile` the mode that ordinary creation would have given it."""
     mask = os.umask(0)
     os.umask(mask)
     os.chmod(path, mode & ~mask)

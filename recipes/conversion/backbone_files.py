@@ -1,4 +1,4 @@
-"""A backbone's folder, checked before anything is made of it, so that what is missing or broken is reported at once."""
+"""Check a backbone's files before conversion, so that missing or broken files are reported immediately."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from recipes.conversion.checkpoint import load_processor
 from recipes.conversion.weight_files import StoredTensor, listed, shard_names, stored_tensors
 
 EMBEDDINGS, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
-# Further files of a checkpoint, by any of these names.
+# A checkpoint must have one file of each of these groups.
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model", "tekken.json")
 EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 SMALL_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "README.md"]
@@ -31,12 +31,12 @@ class BackboneFiles:
     """A backbone that can be converted.
 
     Args:
-        name: the Hub id or folder that was asked for.
-        folder: of its files.
-        config: ours, without ticks.
-        processor: ours, with the time prompt off.
-        generation_config: its own.
-        tensors: where the tensors of our model are stored, by our names and in the order of the files.
+        name: Hub id or folder, as given.
+        folder: folder of its files.
+        config: TimePro's configuration, without ticks.
+        processor: TimePro's processor, with the time prompt off.
+        generation_config: the backbone's own.
+        tensors: locations of the model's tensors by our names, in the order of the files.
     """
 
     name: str
@@ -48,7 +48,7 @@ class BackboneFiles:
 
     @property
     def dtype(self) -> str:
-        """The type of most weights, a key of `weight_files.DTYPES`."""
+        """The dtype of most weights, a key of `weight_files.DTYPES`."""
         sizes = Counter()
         for tensor in self.tensors.values():
             sizes[tensor.dtype] += tensor.num_bytes
@@ -59,11 +59,11 @@ def read_backbone(name) -> BackboneFiles:
     """Check a backbone, reading headers but no weights.
 
     Args:
-        name: folder, or Hub id, of which the needed files are fetched.
+        name: folder, or Hub id, whose files are fetched as needed.
 
     Raises:
-        FileNotFoundError: it is neither a folder nor a repository that can be reached.
-        ValueError: it is not supported, broken, incomplete, or its parts do not belong together.
+        FileNotFoundError: neither a folder nor a repository that can be reached.
+        ValueError: it is unsupported, broken, incomplete or inconsistent.
     """
     folder = backbone_folder(name)
     stock = read_stock_config(folder)
@@ -95,15 +95,15 @@ def our_key_of(model_type):
 
 
 def is_hub_id(name) -> bool:
-    """Return whether a name can be that of a repository, and is no path."""
+    """Return whether a name can be a repository id, and is not a path."""
     return not (Path(name).exists() or str(name).startswith(("/", ".", "~")) or str(name).count("/") > 1)
 
 
 def backbone_folder(name) -> Path:
-    """Return the folder of a backbone; of a Hub id, its small files and the shards that hold our parts are fetched.
+    """Return the folder of a backbone; for a Hub id, fetch its small files and the shards that are needed.
 
     Raises:
-        FileNotFoundError: it is neither a folder nor a repository that can be reached.
+        FileNotFoundError: neither a folder nor a repository that can be reached.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -130,7 +130,7 @@ def read_stock_config(folder):
     """Return the configuration of a backbone's folder.
 
     Raises:
-        ValueError: there is none, it cannot be read, or its weights are quantised.
+        ValueError: it is missing or unreadable, or the weights are quantised.
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"backbone is {str(folder)!r}, which holds no config.json; give the folder of a checkpoint.")
@@ -144,7 +144,7 @@ def read_stock_config(folder):
 
 
 def tie_or_untie(config, tensors):
-    """Make `config` say whether embedding and head are one matrix, as the files do; one stored twice is kept once."""
+    """Set whether `config` ties embedding and head according to the files, and drop a redundant copy of the matrix."""
     if HEAD not in tensors or EMBEDDINGS not in tensors:
         return
     if config.tie_word_embeddings and same_values(tensors[EMBEDDINGS], tensors[HEAD]):
@@ -154,7 +154,7 @@ def tie_or_untie(config, tensors):
 
 
 def same_values(one: StoredTensor, other: StoredTensor) -> bool:
-    """Return whether two stored tensors hold the same values, compared some thousand rows at a time."""
+    """Return whether two stored tensors are equal, comparing a few thousand rows at a time."""
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
     with safe_open(one.file, "pt") as first, safe_open(other.file, "pt") as second:
@@ -165,7 +165,7 @@ def same_values(one: StoredTensor, other: StoredTensor) -> bool:
 
 @contextmanager
 def built_whole():
-    """Keep ZeRO-3 out: under it transformers splits every model of the process as it is built."""
+    """Disable ZeRO-3, under which transformers shards every model as it is built."""
     reference = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
@@ -175,7 +175,7 @@ def built_whole():
 
 
 def expected_shapes(config) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that a checkpoint of this configuration stores."""
+    """Return the shape of every tensor in a checkpoint with this configuration."""
     with built_whole(), torch.device("meta"):
         model = TimeProAudioForCausalLM(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -185,7 +185,7 @@ def expected_shapes(config) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(tensors: dict[str, StoredTensor], config, folder) -> None:
-    """Raise `ValueError` unless these are all tensors of the model and no others, each in its shape."""
+    """Raise `ValueError` unless these are exactly the tensors of the model, with the right shapes."""
     shapes = expected_shapes(config)
     if missing := [name for name in shapes if name not in tensors]:
         raise ValueError(f"{str(folder)!r} lacks {len(missing)} of {len(shapes)} weights: {listed(missing)}.")
@@ -198,14 +198,14 @@ def check_weights(tensors: dict[str, StoredTensor], config, folder) -> None:
 
 
 def check_side_files(folder) -> None:
-    """Raise `ValueError` unless a tokenizer and the settings of a feature extractor accompany the weights."""
+    """Raise `ValueError` unless the folder has a tokenizer and the settings of a feature extractor."""
     for what, files in (("a tokenizer", TOKENIZER_FILES), ("a feature extractor", EXTRACTOR_FILES)):
         if not any((folder / file).is_file() for file in files):
             raise ValueError(f"{str(folder)!r} lacks {what} ({' or '.join(files)}); fetch that too.")
 
 
 def check_tokenizer(processor, config, folder) -> None:
-    """Raise `ValueError` unless the tokenizer knows the placeholder by its id and every id has a row."""
+    """Raise `ValueError` unless the tokenizer has the placeholder under its id, and every id has an embedding."""
     tokenizer = processor.tokenizer
     if config.audio_token_id not in tokenizer.added_tokens_decoder or processor.audio_token_id != config.audio_token_id:
         raise ValueError(

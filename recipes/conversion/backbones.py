@@ -1,11 +1,11 @@
 """The audio language models that become TimePro: a configuration, a key map and a processor for each.
 
     BACKBONES[config.model_type]        # by the `model_type` of the backbone's config.json
-    backbone_config(config)             # ours, still without ticks
-    backbone_key(model_type, key)       # the name of one of its tensors in our checkpoint
-    backbone_processor(path, config)    # ours, its feature extractor, tokenizer and chat template
+    backbone_config(config)             # TimePro's configuration, without ticks
+    backbone_key(model_type, key)       # name of a tensor in our checkpoint
+    backbone_processor(path, config)    # TimePro's processor, with the backbone's tokenizer and chat template
 
-`docs/backbones.md` shows how one more is added.
+`docs/backbones.md` shows how to add one.
 """
 
 import re
@@ -18,7 +18,7 @@ from modeling_timepro import TimeProAudioConfig
 from processing import TimeProAudioProcessor
 from recipes.conversion.chat_template import escape_questions, mark_answers
 
-# Qwen2-Audio's, whose template is also ours by default.
+# Qwen2-Audio's, whose chat template is also our default.
 DEFAULT_AUDIO_TOKEN = "<|AUDIO|>"
 
 
@@ -27,16 +27,16 @@ class Backbone:
     """What differs between backbones.
 
     Args:
-        fields: function from the stock configuration to the arguments of [`TimeProAudioConfig`] that are its own.
-        keys: pairs of a pattern, and what the matched beginning of a tensor's name becomes (`None`: not part of
-            TimePro). The first pattern that matches counts.
+        fields: function from the stock configuration to the backbone's arguments of [`TimeProAudioConfig`].
+        keys: pairs of a pattern and the replacement of the matched prefix of a tensor's name (`None`: not part of
+            TimePro). The first match counts.
     """
 
     fields: Callable
     keys: tuple[tuple[str, str | None], ...]
 
 
-# Checkpoints on the Hub have tensor names of older classes, which transformers renames while it loads. Both are read.
+# Checkpoints on the Hub have the tensor names of older classes, which transformers renames on loading. Accept both.
 QWEN2_AUDIO_KEYS = (
     (r"(model\.)?audio_tower\.", "model.audio_tower."),
     (r"(model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
@@ -53,14 +53,14 @@ OMNI_KEYS = (
 
 
 def qwen2_audio_fields(stock):
-    # The stock class ties nothing, whatever its configuration says (and that often says nothing).
+    # The stock class never ties weights, whatever its configuration says.
     return {"audio_token_id": stock.audio_token_id, "projector": "linear", "tie_word_embeddings": False}
 
 
 def omni_thinker_fields(stock):
     return {
         "audio_token_id": stock.audio_token_id,
-        # The encoder's last layer projects already.
+        # The encoder's last layer is the projection.
         "projector": "none",
         "tie_word_embeddings": stock.tie_word_embeddings,
     }
@@ -75,7 +75,7 @@ BACKBONES = {
     "audioflamingo3": Backbone(audio_flamingo_fields, QWEN2_AUDIO_KEYS),
     "qwen2_audio": Backbone(qwen2_audio_fields, QWEN2_AUDIO_KEYS),
     "qwen2_5_omni_thinker": Backbone(omni_thinker_fields, OMNI_KEYS),
-    # The whole model: its thinker listens and writes; talker and vocoder speak, and are left out.
+    # The whole model; talker and vocoder, which synthesise speech, are dropped.
     "qwen2_5_omni": Backbone(omni_thinker_fields, OMNI_KEYS),
 }
 
@@ -87,7 +87,7 @@ def _backbone(model_type):
 
 
 def backbone_config(stock_config) -> TimeProAudioConfig:
-    """Return our configuration of a backbone, without ticks and with the time prompt off.
+    """Return TimePro's configuration for a backbone, without ticks and with the time prompt off.
 
     Raises:
         ValueError: the backbone's `model_type` is not one of [`BACKBONES`].
@@ -105,10 +105,10 @@ def backbone_config(stock_config) -> TimeProAudioConfig:
 
 
 def backbone_key(model_type, key) -> str | None:
-    """Return our name of a backbone's tensor, or `None` where it is not part of TimePro (vision, speech).
+    """Return our name for a backbone's tensor, or `None` if it is not part of TimePro (vision, speech synthesis).
 
     Raises:
-        ValueError: the `model_type` is not one of [`BACKBONES`], or it has no such tensor.
+        ValueError: the `model_type` is not one of [`BACKBONES`], or has no such tensor.
     """
     for pattern, ours in _backbone(model_type).keys:
         match = re.match(pattern, key)
@@ -118,7 +118,7 @@ def backbone_key(model_type, key) -> str | None:
 
 
 def backbone_processor(path, config) -> TimeProAudioProcessor:
-    """Return our processor of a backbone: its feature extractor, its tokenizer, and its chat template with marks.
+    """Return TimePro's processor with a backbone's feature extractor, tokenizer and chat template, marks added.
 
     Args:
         path: directory or Hub id of the backbone.
@@ -127,7 +127,7 @@ def backbone_processor(path, config) -> TimeProAudioProcessor:
     Raises:
         ValueError: the tokenizer lacks the audio placeholder, or the chat template cannot be marked.
     """
-    # Not AutoProcessor: Qwen2.5-Omni's wants what reads images and videos too.
+    # Not AutoProcessor: Qwen2.5-Omni's needs the dependencies for images and videos.
     settings, _ = TimeProAudioProcessor.get_processor_dict(path)
     tokenizer = AutoTokenizer.from_pretrained(path)
     audio_token = tokenizer.convert_ids_to_tokens(config.audio_token_id)
@@ -136,7 +136,7 @@ def backbone_processor(path, config) -> TimeProAudioProcessor:
             f"audio_token_id is {config.audio_token_id} but the tokenizer has {len(tokenizer)} tokens; config.json and "
             "tokenizer are not of the same backbone."
         )
-    # Some tokenizers carry a template of the text-only language model.
+    # Some tokenizers have the template of the text-only language model.
     templates = [_default_template(source) for source in (settings.get("chat_template"), tokenizer.chat_template)]
     template = next((template for template in templates if template and audio_token in template), None)
     if template is None and audio_token != DEFAULT_AUDIO_TOKEN:

@@ -1,11 +1,11 @@
-"""The model card of a converted backbone: what it is made of, and that it has not been trained."""
+"""The model card of a converted backbone, which states that it has not been trained."""
 
 import re
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-# What says who may use the weights goes with them.
+# Licence metadata to copy from the backbone's card.
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 MEAN = "the mean of the embeddings of its number's tokens"
 PLACE = "a mean of the embeddings of its number's tokens, weighted by decimal place"
@@ -43,7 +43,7 @@ Audio-Side Time Prompt* (arXiv 2604.13715). Made by `timepro convert`.
 
 
 def base_model_id(source) -> str:
-    """Return what a backbone is called on the Hub: its id, also if cached; otherwise the name of its folder."""
+    """Return the Hub id of a backbone, even if it is cached; otherwise the name of its folder."""
     cached = re.search(r"models--([^/]+?)--([^/]+)", str(Path(source.name).absolute()))
     if cached:
         return f"{cached[1]}/{cached[2]}"
@@ -51,7 +51,7 @@ def base_model_id(source) -> str:
 
 
 def licence_of(folder) -> dict[str, str]:
-    """Return what a folder's own card says about its licence."""
+    """Return the licence metadata of a folder's own card."""
     path = Path(folder) / "README.md"
     if not path.is_file():
         return {}
@@ -68,9 +68,9 @@ def conversion_card(source, config, num_parameters: int, name: str, seed: int = 
     Args:
         source: the [`~recipes.conversion.backbone_files.BackboneFiles`] that was converted.
         config: the configuration of the result.
-        num_parameters: of the result.
-        name: of its folder.
-        seed: of random ticks.
+        num_parameters: number of parameters of the result.
+        name: name of its folder.
+        seed: seed of random tick embeddings.
     """
     base = base_model_id(source)
     data = ModelCardData(

@@ -1,4 +1,4 @@
-"""A backbone's chat template, made ours: answers marked, for losses on them alone, and text of others escaped."""
+"""Adapt a backbone's chat template: mark answers for completion-only losses, and escape other roles' text."""
 
 import re
 
@@ -7,10 +7,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from processing.answer_text import escape_text
 from processing.processing_timepro import ESCAPE
 
-# ChatML, as every backbone so far writes it: the head of a turn, inside the loop over turns.
+# ChatML, as all supported backbones write it: the head of a turn, inside the loop over turns.
 TURN_HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
 BLOCK = re.compile(r"\{%-?\s*(for|endfor)\b")
-# What may print the text of a question.
+# Expressions that may print the text of a question.
 PRINTED = re.compile(r"\{\{(-?)\s*(\w+\[['\"](?:content|text)['\"]\]|\w+\.(?:content|text|value))\s*(-?)\}\}")
 GENERATION = re.compile(r"\{%-?\s*generation\b.*?\bendgeneration\b", re.DOTALL)
 TICK = "A <1.04> or <|AUDIO|>?"
@@ -35,9 +35,9 @@ CONVERSATIONS = (
 
 
 def escape_questions(template):
-    """Return a chat template that escapes the text of questions, wherever it prints them as they are.
+    """Return a chat template that escapes the text of questions wherever it prints them unchanged.
 
-    Servers render the template themselves, without the processor, and a question could then spell ticks.
+    Servers render the template without the processor, so that a question could otherwise spell ticks.
     """
     answers = [match.span() for match in GENERATION.finditer(template)]
     for match in reversed(list(PRINTED.finditer(template))):
@@ -51,7 +51,7 @@ def escape_questions(template):
 
 
 def is_escaped(template) -> bool:
-    """Tell whether questions that spell special tokens are rendered escaped, in both forms that a message may have."""
+    """Return whether a template escapes questions that spell special tokens, in both forms of a message."""
     return all(escape_text(TICK) in text for text in _questions(template))
 
 
@@ -64,7 +64,7 @@ def mark_answers(template):
     """Return a chat template that renders the same text and has `{% generation %}` marks around answers.
 
     Raises:
-        ValueError: the template is not ChatML (`<|im_start|>role`, `<|im_end|>`), or would render another text.
+        ValueError: the template is not ChatML (`<|im_start|>role`, `<|im_end|>`), or would render different text.
     """
     if re.search(r"\{%-?\s*generation\b", template):
         return template

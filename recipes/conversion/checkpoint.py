@@ -1,4 +1,4 @@
-"""Save and load TimePro checkpoints: weights, settings, processor and the code that reads them."""
+"""Save and load TimePro checkpoints: weights, settings, processor and code."""
 
 import inspect
 
@@ -12,9 +12,9 @@ def save_checkpoint(model, processor, out, state_dict=None) -> None:
     """Write a self-contained checkpoint directory that loads with `trust_remote_code=True` anywhere.
 
     Args:
-        state_dict: the weights, where the model itself does not hold them whole.
+        state_dict: the weights, if the model's own are sharded.
     """
-    # Backbones loaded by transformers may remember legacy key names and write those back; ours never does.
+    # Otherwise transformers may restore the legacy key names of a backbone.
     model.save_pretrained(out, save_original_format=False, state_dict=state_dict)
     processor.save_pretrained(out)
 
@@ -23,10 +23,10 @@ def load_checkpoint(path, **kwargs):
     """Return `(model, processor)` of a checkpoint directory, in this package's own classes.
 
     Args:
-        kwargs: passed to `from_pretrained` of the model, e.g. `dtype` or `attn_implementation`.
+        kwargs: for `from_pretrained` of the model, e.g. `dtype` or `attn_implementation`.
 
     Raises:
-        ValueError: weights are missing from the checkpoint or unknown to the model.
+        ValueError: the checkpoint has missing or unknown weights.
     """
     model, info = TimeProAudioForCausalLM.from_pretrained(path, output_loading_info=True, **kwargs)
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -37,7 +37,7 @@ def load_checkpoint(path, **kwargs):
 
 
 def load_processor(path):
-    """Return the processor of a checkpoint, in this package's own classes, running none of the checkpoint's code."""
+    """Return the processor of a checkpoint, in this package's own classes, without running the checkpoint's code."""
     settings, _ = TimeProAudioProcessor.get_processor_dict(path)
     if settings["feature_extractor"]["feature_extractor_type"] == "TimeProYamnetFeatureExtractor":
         extractor = TimeProYamnetFeatureExtractor.from_pretrained(path)

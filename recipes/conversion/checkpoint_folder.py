@@ -1,4 +1,4 @@
-"""Look into a checkpoint folder, and load it as a user would: through transformers, by the code that it carries."""
+"""Inspect a checkpoint folder, and load it as a user would: through transformers, with its own code."""
 
 import json
 import math
@@ -12,21 +12,20 @@ TASK = "temporal-audio-grounding"
 
 
 def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
-    """Return the pipeline of a checkpoint folder or Hub id, by the code in the checkpoint (`trust_remote_code`).
+    """Return the pipeline of a checkpoint folder or Hub id, with the checkpoint's code (`trust_remote_code`).
 
-    A local folder is loaded offline, which is also faster. The code of the embedded checkpoint is the installed one, so
-    nothing is written for it; transformers copies that of others to its cache, or, where that is read-only, to a
-    temporary folder.
+    A local folder is loaded offline, which is also faster. The embedded checkpoint uses the installed code, so nothing
+    is written; transformers copies the code of others to its cache, or to a temporary folder if that is read-only.
 
     Raises:
-        ValueError: the folder holds no TimePro checkpoint, or links that lead nowhere.
+        ValueError: the folder holds no TimePro checkpoint, or dangling links.
         OSError: the Hub id cannot be loaded.
     """
     if Path(model).exists() or Path(model) == DEFAULT_CHECKPOINT:
         read_config(model)
         if dangling := [path for path in sorted(Path(model).glob("*.py")) if not path.exists()]:
             raise ValueError(f"{dangling[0]} links to a file that is not there; copy checkpoints with cp -rL.")
-        # transformers reads these on import, so they work in a fresh process only; later they do no harm.
+        # transformers reads this on import, so it only works in a fresh process; later it does no harm.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     is_embedded = os.path.realpath(model) == os.path.realpath(DEFAULT_CHECKPOINT)
     if not is_embedded:
@@ -41,14 +40,14 @@ def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
         import modeling_timepro  # noqa: F401 - tells transformers its classes
 
     pipe = pipeline(TASK, model=str(model), trust_remote_code=not is_embedded)
-    # The code of an older checkpoint would sample if its settings say so, or stop after 20 tokens.
+    # The code of an older checkpoint may sample if its settings say so, or stop after 20 tokens.
     pipe.model.generation_config, _ = greedy_settings(pipe.model.generation_config, PIPELINE_SETTINGS)
     pipe.model.generation_config.max_new_tokens = pipe.model.generation_config.max_new_tokens or MAX_NEW_TOKENS
     return pipe
 
 
 def make_room_for_code():
-    """Let transformers copy code to a temporary folder where its cache cannot be written to."""
+    """Let transformers copy code to a temporary folder if its cache is read-only."""
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     folder = os.path.expanduser(os.environ.get("HF_MODULES_CACHE") or os.path.join(home, "modules"))
     try:
@@ -57,7 +56,7 @@ def make_room_for_code():
     except OSError:
         is_writable = False
     if not is_writable:
-        # Read when transformers is imported.
+        # transformers reads it on import.
         os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="timepro-code-")
 
 
@@ -65,7 +64,7 @@ def read_config(folder: str | os.PathLike) -> dict:
     """Return `config.json` of a checkpoint folder.
 
     Raises:
-        ValueError: there is none, or it is not TimePro's.
+        ValueError: it is missing, or not TimePro's.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -80,13 +79,13 @@ def read_config(folder: str | os.PathLike) -> dict:
 
 
 def weight_states(model: str | os.PathLike) -> list[list]:
-    """Return name, size and time of change (ns) of a folder's weights: training goes on under the same path."""
+    """Return name, size and modification time (ns) of a folder's weights, which may change under the same path."""
     files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def count_parameters(folder: str | os.PathLike) -> int:
-    """Return how many values all safetensors files of a folder hold, by their headers."""
+    """Return the number of values in all safetensors files of a folder, from their headers."""
     from safetensors import safe_open
 
     total = 0

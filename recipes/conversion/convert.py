@@ -1,8 +1,8 @@
-"""Turn an audio-language backbone into a TimePro checkpoint: ticks added, initialised and kept from being emitted.
+"""Turn an audio language model into a TimePro checkpoint: add, initialise and, for digits, suppress ticks.
 
     timepro convert --backbone DIR_OR_HUB_ID --out DIR
 
-Weights go from the backbone's files to ours file by file, so a large backbone needs little memory.
+Weights are copied file by file, so a large backbone needs little memory.
 """
 
 import copy
@@ -32,12 +32,12 @@ def add_tick_tokens(tokenizer, grid) -> range:
     """Add the grid's ticks to a tokenizer and return their ids.
 
     Raises:
-        ValueError: the tokenizer knows some of them already.
+        ValueError: the tokenizer already has some of them.
     """
     ticks, vocabulary = grid.tick_tokens(), tokenizer.get_vocab()
     if known := [text for text in ticks if text in vocabulary]:
         raise ValueError(f"the tokenizer knows some ticks already ({known[0]}); use the backbone's original tokenizer.")
-    # Not special: decoding with skip_special_tokens must keep the times of an answer.
+    # Not special, because decoding with skip_special_tokens must keep the times of an answer.
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in ticks])
     found = tokenizer.convert_tokens_to_ids(ticks)
     ids = range(found[0], found[0] + len(found))
@@ -47,11 +47,11 @@ def add_tick_tokens(tokenizer, grid) -> range:
 
 
 def set_ticks(config, generation_config, grid, ids, time_init, answer_format, time_prompt, time_stride):
-    """Make a configuration say that ticks with these ids exist, and return generation settings; the vocabulary grows.
+    """Add ticks with these ids to a configuration, growing its vocabulary, and return generation settings.
 
-    Of the backbone's own settings only those of tokens are kept: answers are greedy, and may repeat themselves.
+    Only the backbone's token settings are kept: answers are greedy, and may repeat themselves.
     """
-    # Spare rows are used where the backbone has them; otherwise the matrices grow by what is missing.
+    # Spare rows of the backbone are used first; then the matrices grow.
     config.text_config.vocab_size = max(config.text_config.vocab_size, ids.stop)
     config.time_token_start_id, config.num_time_tokens = ids.start, len(ids)
     config.time_step, config.max_time, config.frame_rate = grid.time_step, grid.max_time, grid.frame_rate
@@ -62,20 +62,20 @@ def set_ticks(config, generation_config, grid, ids, time_init, answer_format, ti
         named = ", ".join(f"{name}={value!r}" for name, value in left_out.items())
         logger.warning("left out of generation_config.json, so that answers are greedy: %s", named)
     settings.suppress_tokens = [config.audio_token_id] + ([] if answer_format == "ticks" else list(ids))
-    # transformers stops after 20 new tokens by default, which cuts the answer about a busy clip.
+    # By default transformers stops after 20 new tokens, which truncates answers about busy clips.
     settings.max_new_tokens = MAX_NEW_TOKENS
     return settings
 
 
 def timed_processor(processor, grid, answer_format, time_prompt, time_stride):
-    """Return a processor like the given one that puts the grid's ticks between the audio frames."""
+    """Return a copy of a processor with the ticks of a grid."""
     kept = ("feature_extractor", "tokenizer", "chat_template", "audio_token", "audio_bos_token", "audio_eos_token")
     changed = {"answer_format": answer_format, "time_prompt": time_prompt, "time_stride": time_stride} | asdict(grid)
     return TimeProAudioProcessor(**{name: getattr(processor, name) for name in kept}, **changed)
 
 
 def check_settings(config, answer_format):
-    """Raise `ValueError` for an unknown format of answers, and for a model that has ticks."""
+    """Raise `ValueError` for an unknown answer format, or a model that already has ticks."""
     if answer_format not in ANSWER_FORMATS:
         raise ValueError(f"answer_format is {answer_format!r}; choose one of {ANSWER_FORMATS}.")
     if config.num_time_tokens:
@@ -83,10 +83,10 @@ def check_settings(config, answer_format):
 
 
 def tick_rows(tensors, ids, number_ids, time_init, answer_format, seed):
-    """Return the first values of the ticks' rows, `(num_ticks, hidden_size)`, by the name of their matrix.
+    """Return the initial rows of the ticks, `(num_ticks, hidden_size)`, by the name of their matrix.
 
     Args:
-        tensors: where the backbone's tensors are stored, by our names.
+        tensors: locations of the backbone's tensors, by our names.
     """
     rows = {}
     for name in (name for name in (EMBEDDINGS, HEAD) if name in tensors):
@@ -105,8 +105,8 @@ def write_weights(folder, tensors, rows, ids, max_shard_size):
     """Write the weights of a backbone with ticks as shards into `folder`, with a progress bar.
 
     Args:
-        tensors: where the backbone's tensors are stored, by our names.
-        rows: what [`tick_rows`] returns; they replace spare rows first and are appended after that.
+        tensors: locations of the backbone's tensors, by our names.
+        rows: from [`tick_rows`]; they replace spare rows first, the rest is appended.
     """
     ours = dict(tensors)
     for name in rows:
@@ -130,16 +130,16 @@ def convert(
 ):  # fmt: skip
     """Write the TimePro checkpoint `out` of a backbone directory or Hub id.
 
-    Everything is checked before anything is written, and `out` appears whole or not at all.
+    Everything is checked before anything is written, and `out` appears complete or not at all.
 
     Args:
-        max_shard_size: bytes, or such as `5GB`; a single larger tensor has a shard of its own.
+        max_shard_size: bytes, or text such as `5GB`; a larger tensor gets a shard of its own.
 
     Raises:
         FileNotFoundError: there is no such backbone.
-        ValueError: unsupported, broken or incomplete backbone, or settings that it cannot have, such as a `time_step`
-            shorter than one audio frame.
-        FileExistsError: `out` has files and `overwrite` is off, or they are no checkpoint.
+        ValueError: an unsupported, broken or incomplete backbone, or invalid settings, such as a `time_step` shorter
+            than one audio frame.
+        FileExistsError: `out` has files and `overwrite` is off, or they are not a checkpoint.
     """
     out = Path(out)
     check_output_folder(out, overwrite)
@@ -178,8 +178,7 @@ def convert(
 def end_answers(processor, generation_config):
     """Make tokenizer and generation settings agree with the chat template on the token that ends an answer.
 
-    Some tokenizers name the end of a document instead, with which training would teach another end than generation
-    expects.
+    Some tokenizers name the end of a document instead, so that training would use a different token than generation.
     """
     tokenizer, answer = processor.tokenizer, "timepro"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]

@@ -1,8 +1,8 @@
-"""Add an adapter to the checkpoint that it was trained on: one checkpoint again, written file by file.
+"""Merge an adapter into the checkpoint that it was trained on, file by file.
 
     timepro merge ADAPTER OUT
 
-Sums are taken in float32 and stored in the type of the weights, as PEFT does.
+Sums are computed in float32 and stored in the dtype of the weights, as in PEFT.
 """
 
 import json
@@ -23,7 +23,7 @@ from recipes.conversion.weight_files import DTYPES, one_file_open, read_header, 
 logger = logging.getLogger(__name__)
 
 PREFIX = "base_model.model."
-# What a plain low-rank adapter leaves off; with any of these on, the sum would be another.
+# Options that must be off for plain LoRA; they would change the sum.
 OFF = (
     "alora_invocation_tokens",
     "alpha_pattern",
@@ -44,13 +44,13 @@ A TimePro checkpoint: the adapter `{adapter}` (LoRA, rank {rank}) merged into `{
 
 
 def read_adapter(folder):
-    """Return settings of a plain LoRA adapter, and its pairs of matrices by the name of the weight that they change.
+    """Return the settings of a plain LoRA adapter, and its pairs of matrices by the name of the weight.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        ValueError: there is none, or it is of another kind.
+        ValueError: there is no adapter, or it is of another kind.
     """
     folder = Path(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -81,8 +81,8 @@ def merge(adapter, out, base=None, overwrite=False, max_shard_size="5GB"):
         base: folder or Hub id of the checkpoint that it was trained on; by default the one that it names.
 
     Raises:
-        ValueError: adapter or base are broken, or do not belong together.
-        FileExistsError: `out` has files and `overwrite` is off, or they are no checkpoint.
+        ValueError: adapter or base is broken, or they do not match.
+        FileExistsError: `out` has files and `overwrite` is off, or they are not a checkpoint.
     """
     out = Path(out)
     check_output_folder(out, overwrite)
@@ -129,7 +129,7 @@ def _base_folder(name) -> Path:
 
 
 def _card(adapter, base, name, rank):
-    """Return the README.md of the merged checkpoint; where the base has a card, what that says of its origin stays."""
+    """Return the README.md of the merged checkpoint, with the metadata of the base's card, if any."""
     data = {"library_name": "transformers", "pipeline_tag": "audio-text-to-text", "tags": ["audio", "timepro"]}
     if (base / "README.md").is_file():
         data |= ModelCard.load(base / "README.md", ignore_metadata_errors=True).data.to_dict()

@@ -1,4 +1,4 @@
-"""First values of the tick embeddings: the paper's mean, an order-aware mean, either of them centred, or noise."""
+"""Initial tick embeddings: the paper's mean, an order-aware mean, either of them centred, or noise."""
 
 import torch
 
@@ -7,16 +7,16 @@ from processing.time_grid import TimeGrid
 
 
 def number_tokens(tokenizer, grid: TimeGrid) -> list[list[int]]:
-    """Return for every tick the ids of its number written as plain text, e.g. `1.24` -> ids of `1`, `.`, `2`, `4`."""
+    """Return the token ids of every tick's number as plain text, e.g. `1.24` -> ids of `1`, `.`, `2`, `4`."""
     numbers = [token.strip("<>") for token in grid.tick_tokens()]
     return tokenizer(numbers, add_special_tokens=False)["input_ids"]
 
 
 def place_weights(num_tokens: int) -> torch.Tensor:
-    """Return weights `(num_tokens,)` that shrink by a third from each place to the next and sum to one.
+    """Return weights `(num_tokens,)` that decrease by a third from each position to the next and sum to one.
 
-    With a ratio r between positions, a change of the last of four digits moves the mean by r^3 and an exchange of the
-    last two by r^2 (1 - r); two thirds makes the smaller of them as large as it gets.
+    With a ratio r between positions, changing the last of four digits moves the mean by r^3, and swapping the last two
+    by r^2 (1 - r); a ratio of two thirds maximises the smaller of them.
     """
     weights = (2 / 3) ** torch.arange(num_tokens, dtype=torch.float64)
     return weights / weights.sum()
@@ -25,19 +25,19 @@ def place_weights(num_tokens: int) -> torch.Tensor:
 def time_embeddings(
     weight: torch.Tensor, number_ids: list[list[int]], init: str = "mean", seed: int = 0
 ) -> torch.Tensor:
-    """Return `(num_ticks, hidden_size)` first embeddings of the ticks.
+    """Return initial embeddings of the ticks, `(num_ticks, hidden_size)`.
 
     `mean` is the paper's semantic initialisation (arXiv 2604.13715): the mean of the embeddings of the number's tokens.
-    A mean forgets order, so with digit tokens `1.24` and `4.12` coincide. `place` weights each token by its decimal
-    place, which keeps every tick distinct. Nearly all of both is common to all ticks: `centred_mean` and
-    `centred_place` take the mean over ticks away, and scale what is left to the spread of the vocabulary. `random` is
-    the ablation: normal noise of that spread.
+    It ignores order, so with digit tokens `1.24` and `4.12` coincide. `place` weights each token by its decimal place,
+    which keeps all ticks distinct. Both are dominated by a component common to all ticks: `centred_mean` and
+    `centred_place` subtract it, and scale the rest to the spread of the vocabulary. `random` is the ablation: normal
+    noise with that spread.
 
     Args:
         weight: `(vocab_size, hidden_size)` embedding matrix before the ticks.
         number_ids: token ids of every tick's number, see `number_tokens`.
         init: one of `TIME_INITS`.
-        seed: of the noise.
+        seed: seed of the noise.
 
     Raises:
         ValueError: unknown `init`.
@@ -62,7 +62,7 @@ def time_embeddings(
 
 
 def column_moments(weight: torch.Tensor, rows: int = 4096) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of each column, on the CPU, some rows at a time to save memory.
+    """Return mean and standard deviation of each column, on the CPU, computed in chunks to save memory.
 
     Args:
         weight: `(vocab_size, hidden_size)`.
@@ -74,16 +74,16 @@ def column_moments(weight: torch.Tensor, rows: int = 4096) -> tuple[torch.Tensor
 
 
 def tick_head(embeddings: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """Return `(num_ticks, hidden_size)` first output weights of ticks that answers are written in.
+    """Return initial output weights of ticks, `(num_ticks, hidden_size)`, for answers in ticks.
 
-    Each points the way of the tick's own embedding, less what all have in common, at twice the length of other rows:
-    what was read off a tick then predicts that tick.
+    Each has the direction of the tick's embedding minus the mean over ticks, and twice the norm of other rows, so that
+    a state copied from a tick predicts that tick.
 
     Args:
         embeddings: `(num_ticks, hidden_size)` input embeddings of the ticks.
         head: `(vocab_size, hidden_size)` output weights of the other tokens.
     """
     centred = embeddings.float() - embeddings.float().mean(0)
-    # Some rows at a time, to save memory.
+    # In chunks, to save memory.
     length = 2 * torch.cat([part.float().norm(dim=1) for part in head.split(4096)]).mean()
     return (torch.nn.functional.normalize(centred, dim=1) * length).to(head)

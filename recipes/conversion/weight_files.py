@@ -1,4 +1,4 @@
-"""The weights of a checkpoint folder as the headers of its safetensors files describe them, and new weight files."""
+"""Read the headers of a checkpoint's safetensors files, and write new weight files."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is stored: its `file`, its `name` there, its `dtype` (a key of `DTYPES`) and `shape`."""
+    """Location of a tensor: its `file`, its `name` in it, its `dtype` (a key of `DTYPES`) and `shape`."""
 
     file: Path
     name: str
@@ -40,7 +40,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """Return the tensors of one safetensors file by name, without reading them.
 
     Raises:
-        ValueError: the file is truncated or no safetensors file, or has tensors of a type that no weight here has.
+        ValueError: the file is truncated, not a safetensors file, or has tensors of an unsupported dtype.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -58,10 +58,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def shard_names(folder: Path) -> dict[str, str] | None:
-    """Return the file of each tensor as the folder's index says, or `None` where a single file holds all.
+    """Return the file of each tensor from the folder's index, or `None` for a single weight file.
 
     Raises:
-        ValueError: the folder has no safetensors weights, or its index cannot be read.
+        ValueError: the folder has no safetensors weights, or its index is malformed.
     """
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if index.is_file():
@@ -87,10 +87,10 @@ def shard_names(folder: Path) -> dict[str, str] | None:
 
 
 def stored_tensors(folder: Path, is_wanted=lambda name: True) -> dict[str, StoredTensor]:
-    """Return the wanted tensors of a folder by name; files that hold none of them need not be there.
+    """Return the wanted tensors of a folder by name; files without any of them need not exist.
 
     Raises:
-        ValueError: files or tensors are missing or broken; all missing ones are listed.
+        ValueError: missing or broken files or tensors; all missing ones are listed.
     """
     names = shard_names(folder)
     if names is None:
@@ -104,19 +104,19 @@ def stored_tensors(folder: Path, is_wanted=lambda name: True) -> dict[str, Store
     headers = {file: read_header(folder / file) for file in files}
     if lost := [f"{name} ({file})" for name, file in wanted.items() if name not in headers[file]]:
         raise ValueError(f"{str(folder)!r} lacks {len(lost)} tensors that its index lists: {listed(lost)}.")
-    # In the order of the files, so that reading all opens each once.
+    # In the order of the files, so that each is opened once.
     return {name: headers[file][name] for file in files for name in headers[file] if wanted.get(name) == file}
 
 
 def listed(items: Iterable, limit: int = 5) -> str:
-    """Return items as text, the first few of many."""
+    """Return the first items as text."""
     items = [str(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
 
 def shard_size(size: str | int) -> int:
-    """Return bytes, of a number or of text such as `5GB`, `500MB` or `2GiB`.
+    """Return a size in bytes, from a number or text such as `5GB`, `500MB` or `2GiB`.
 
     Raises:
         ValueError: it is neither, or not above 0.
@@ -134,7 +134,7 @@ def shard_size(size: str | int) -> int:
 def one_file_open():
     """Yield a function that reads a [`StoredTensor`], with one file open at a time.
 
-    What was read of a mapped file counts as memory until it is closed.
+    Pages of a mapped file count as memory until it is closed.
     """
     with contextlib.ExitStack() as stack:
         opened = {}
@@ -152,14 +152,14 @@ def one_file_open():
 def write_shards(
     folder: Path, tensors: dict[str, StoredTensor], read: Callable[[str], torch.Tensor], max_size: int
 ) -> None:
-    """Write tensors as safetensors files and their index, as `save_pretrained` names them, under a progress bar.
+    """Write tensors as safetensors files with an index, named as by `save_pretrained`, with a progress bar.
 
-    No more than one of the files is in memory. A single file has no index.
+    Only one file is in memory at a time. A single file has no index.
 
     Args:
-        tensors: type and shape by name.
+        tensors: dtype and shape by name.
         read: function from a name to that tensor.
-        max_size: bytes of a file, unless a single tensor has more.
+        max_size: maximum size of a file in bytes, unless a single tensor is larger.
 
     Raises:
         OSError: a file cannot be written.

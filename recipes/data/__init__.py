@@ -1,1 +1,1 @@
-"""Data: real recordings, soundscapes mixed from them, annotations of other data sets, and rows for training."""
+"""Annotations in any format to clips, clips to questions and reference answers, and augmentation."""

@@ -1,8 +1,8 @@
-"""Vary the length of training clips: a window of a clip, or several clips that follow one another.
+"""Vary the length of training clips: windows of a clip, or several clips in sequence.
 
-What is made is a copy of an [`AnnotatedClip`] and its sound, a list of pieces `{"audio", "stem_index", "start",
-"duration"}` in seconds; a piece of duration `None` goes on to the end of its recording. Clips that answer one question
-(grounding, captioning) are not joined: nobody knows whether a query is true of the other recordings.
+The result is a modified [`AnnotatedClip`] and its audio, a list of pieces `{"audio", "stem_index", "start",
+"duration"}` in seconds; a piece of duration `None` extends to the end of its recording. Clips with a single question
+(grounding, captioning) are not joined, because it is unknown whether the query is true of other recordings.
 """
 
 from dataclasses import replace
@@ -12,25 +12,25 @@ import numpy as np
 from processing.events import Event
 from recipes.data.clip import AnnotatedClip
 
-# What a window leaves of an event is not asked for if it is shorter (seconds).
+# Shorter remains of an event at the edge of a window are dropped (seconds).
 MIN_AUDIBLE = 0.1
 MIN_WINDOW = 2.0
-# Windows of the curriculum begin at this length.
+# Initial window length of the curriculum (seconds).
 FIRST_WINDOW = 1.2
-# Events of one label that lie closer than this are one event (seconds).
+# Events of one label that are closer than this are merged (seconds).
 MERGE_GAP = 0.15
 
 Cut = tuple[AnnotatedClip, list[dict]]
 
 
 def whole(clip: AnnotatedClip) -> Cut:
-    """Return all of a clip; its events are cut at its end."""
+    """Return a whole clip, with its events cut at its end."""
     copy, (piece,) = window(clip, 0.0, clip.duration)
     return copy, [piece | {"duration": None}]
 
 
 def window(clip: AnnotatedClip, start: float, duration: float) -> Cut:
-    """Return the `duration` seconds of a clip from `start` on; events are cut at its ends."""
+    """Return `duration` seconds of a clip from `start` on, with events cut at both ends."""
     events = []
     for event in clip.events:
         onset, offset = max(event.onset - start, 0.0), min(event.offset - start, duration)
@@ -45,9 +45,9 @@ def window(clip: AnnotatedClip, start: float, duration: float) -> Cut:
 
 
 def join_cuts(cuts: list[Cut]) -> Cut:
-    """Return the clip in which several follow one another; an event that goes on across a seam is one event.
+    """Concatenate clips; an event that continues across a seam is one event.
 
-    Absent is what all of them lack that say so, and none of them has.
+    A label is absent if every clip that lists absent labels lists it, and no clip has it.
     """
     events, start = [], 0.0
     for clip, _ in cuts:
@@ -64,7 +64,7 @@ def join_cuts(cuts: list[Cut]) -> Cut:
 
 
 def merge_same_label(events):
-    """Join events of one label that overlap or lie less than 0.15 s apart."""
+    """Merge events of one label that overlap or are less than 0.15 s apart."""
     merged = []
     for event in sorted(events, key=lambda item: (item.event_label, item.onset)):
         last = merged[-1] if merged else None
@@ -76,11 +76,11 @@ def merge_same_label(events):
 
 
 def draw_cut(clips, index, rng: np.random.Generator, grid, window_fraction=0.0, join_fraction=0.0) -> Cut:
-    """Return clip `index` whole, or by chance a random window of it, or joined with up to two others.
+    """Return clip `index`, at random whole, as a random window, or joined with up to two others.
 
     Args:
         grid: the checkpoint's [`TimeGrid`]; windows start and end on its ticks, joined clips end before its `max_time`.
-        window_fraction, join_fraction: probabilities of the two, 0 to 1 together.
+        window_fraction, join_fraction: probabilities of the last two; their sum is at most 1.
     """
     clip = clips[index]
     chance = rng.random()
@@ -101,7 +101,7 @@ def draw_cut(clips, index, rng: np.random.Generator, grid, window_fraction=0.0, 
 
 
 def edge_window(clip, rng: np.random.Generator, grid, length: float) -> Cut:
-    """Return a window of about `length` seconds in which some event of the clip, if it has any, starts or ends."""
+    """Return a window of about `length` seconds that contains the onset or offset of an event, if there is any."""
     steps = round(min(length, clip.duration) / grid.time_step)
     latest = int(clip.duration / grid.time_step) - steps
     if clip.events:
@@ -116,15 +116,15 @@ def edge_window(clip, rng: np.random.Generator, grid, length: float) -> Cut:
 def curriculum(clips, num_variants, rng, grid, window_fraction=0.0, join_fraction=0.0, curriculum_fraction=0.0):
     """Yield `num_variants` [`Cut`]s of every clip, short ones first.
 
-    Over the first `curriculum_fraction` of them all are windows around the edge of an event, whose length grows from
-    1.2 s to the whole clip: to find a time among 15 frames is learnt in a tenth of the time that it takes among 125.
+    The first `curriculum_fraction` of them are windows around the onset or offset of an event, whose length grows from
+    1.2 s to the whole clip: finding a time among 15 frames is learned ten times faster than among 125.
     """
     order = np.concatenate([rng.permutation(len(clips)) for _ in range(num_variants)])
     for position, index in enumerate(order):
         progress = position / (curriculum_fraction * len(order)) if curriculum_fraction else 1.0
         clip = clips[index]
         if progress < 1:
-            # Slow at first, when it has to be found out what to do.
+            # Slow growth at first, while the task itself is being learned.
             length = FIRST_WINDOW + progress**2 * (clip.duration - FIRST_WINDOW)
             yield edge_window(clip, rng, grid, length)
         else:
@@ -132,15 +132,15 @@ def curriculum(clips, num_variants, rng, grid, window_fraction=0.0, join_fractio
 
 
 def group_by_length(samples, batch_size, rng, num_batches=50):
-    """Return the samples in nearly the same order, those of one batch of similar `duration`, to spare padding.
+    """Return the samples in nearly the same order, but with similar `duration` within each batch, to reduce padding.
 
-    Stretches of `num_batches` batches are sorted by duration, and their batches shuffled.
+    Within each `num_batches` batches, samples are sorted by duration and then batches shuffled.
     """
     ordered, stretch = [], batch_size * num_batches
     for start in range(0, len(samples), stretch):
         part = sorted(samples[start : start + stretch], key=lambda sample: sample["duration"])
         batches = [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-        # A batch that is not full stays last, so that no other is torn apart.
+        # An incomplete batch stays last, so that it does not shift the others.
         last = [batches.pop()] if len(batches[-1]) < batch_size else []
         ordered += [sample for i in rng.permutation(len(batches)) for sample in batches[i]]
         ordered += [sample for batch in last for sample in batch]

@@ -1,11 +1,11 @@
-"""`AnnotatedClip`: a recording, what is asked about it, and the events that answer. All data are read into it.
+"""`AnnotatedClip`: a recording with its task and reference events. All annotation formats are read into it.
 
-In our own JSON Lines, as `timepro synthesize` writes them, it is an object, one a line:
+Our own JSON Lines, as `timepro synthesize` writes them, have one object per line:
 
     {"id", "audio", "duration", "task", "query", "events": [{"onset", "offset", "event_label", "score"}], "source",
      "absent", "question", "stem_index"}
 
-Needed are `id` and `events`. Nothing here opens a recording.
+`id` and `events` are required. Nothing here opens a recording.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,24 +21,24 @@ OPTIONAL_KEYS = ("absent", "unsure", "question", "stem_index")
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedClip:
-    """Hold one annotated clip. What is unknown is `None`; `()` says that there is none.
+    """One annotated clip. `None` means unknown, `()` means none.
 
     Args:
         id: unique in its data set; an integer becomes a string.
-        events: [`Event`]s in the order of the annotation. Scores, if any, are those of whoever annotated.
+        events: [`Event`]s in the order of the annotation, with the annotator's scores, if any.
         audio: path of the recording; `None` if none is named.
         duration: seconds.
-        task: what the events answer. `detection`: they are all that can be heard; `grounding`: all that match `query`;
-            `captioning`: all, and their labels are descriptions. `None`: grounding if there is a query, else detection.
-        query: what is looked for in grounding; no other task has one.
+        task: `detection`: the events are all events of the clip; `grounding`: all that match `query`; `captioning`: all
+            events, with descriptions as labels. `None`: grounding if there is a query, else detection.
+        query: what to look for; only for grounding.
         absent: labels that are known to be absent.
-        unsure: labels that may be present or not, and are therefore not used as absent ones.
-        question: words to ask in, instead of a built-in prompt.
-        source: where the annotation is from, such as `desed:validation`.
+        unsure: labels that may or may not be present, and are therefore not used as absent ones.
+        question: replaces the built-in prompt.
+        source: origin of the annotation, such as `desed:validation`.
         stem_index: row of the clip among stored stem features, see `recipes/small/stems.py`.
 
     Raises:
-        ValueError: a value that cannot be.
+        ValueError: an invalid value.
     """
 
     id: str
@@ -85,15 +85,15 @@ class AnnotatedClip:
 
     @classmethod
     def from_dict(cls, values, where: str) -> "AnnotatedClip":
-        """Return the clip that a JSON object holds; unknown keys are ignored.
+        """Return the clip of a JSON object; unknown keys are ignored.
 
-        An event without `event_label` has the query's; where there is no query, that is an error.
+        An event without `event_label` gets the query as its label; without a query that is an error.
 
         Args:
-            where: file and line, or position in the JSON, which errors begin with.
+            where: file and line, or position in the JSON, with which errors begin.
 
         Raises:
-            ValueError: a missing key, an unknown key of an event, or a value that cannot be.
+            ValueError: a missing key, an unknown key of an event, or an invalid value.
         """
         require_keys(values, ("id", "events"), where)
         if not isinstance(values["events"], list):
@@ -105,7 +105,7 @@ class AnnotatedClip:
         return make_clip(where, **{"id": None, **found, "events": events})
 
     def as_dict(self) -> dict:
-        """Return the JSON object that [`AnnotatedClip.from_dict`] reads, without optional keys that say nothing."""
+        """Return the JSON object that [`AnnotatedClip.from_dict`] reads, without empty optional keys."""
         values = {name: getattr(self, name) for name in ("id", "audio", "duration", "task", "query")}
         values["events"] = [
             {name: value for name, value in event.as_dict().items() if name != "score" or value is not None}
@@ -129,15 +129,15 @@ def make_clip(where: str, *args, **values) -> AnnotatedClip:
 
 
 def clips_of(path, found: Mapping[str, list[Event]], task: str | None = None) -> Iterator[AnnotatedClip]:
-    """Yield the clips of a file that lists events: recordings by name, each with its events."""
+    """Yield the clips of a file that lists events, from its events by recording."""
     for recording, events in found.items():
         yield make_clip(str(path), recording, events, recording, task=task)
 
 
 def read_json_clips(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of every line of our JSON Lines; keys that are none of a clip's are left out.
+    """Yield the clip of every line of our JSON Lines; unknown keys are ignored.
 
-    Lines that `timepro detect` wrote name the recording by `file`, and have no `id`.
+    Lines that `timepro detect` wrote name the recording `file`, and have no `id`.
 
     Raises:
         ValueError: a malformed line.
@@ -149,7 +149,7 @@ def read_json_clips(path) -> Iterator[AnnotatedClip]:
 
 
 def events_of_pairs(intervals, event_label: str, where: str) -> list[Event]:
-    """Return the events of one label from `[[onset, offset], ...]` as JSON holds them."""
+    """Return the events of one label from JSON pairs `[[onset, offset], ...]`."""
     if not isinstance(intervals, list):
         raise ValueError(f"{where} is {intervals!r}; give a list of [onset, offset] pairs in seconds.")
     events = []
@@ -164,7 +164,7 @@ def require_keys(values, keys: Iterable[str], where: str):
     """Check that a JSON value is an object with certain keys.
 
     Raises:
-        ValueError: it is something else, or lacks some.
+        ValueError: it is not an object, or lacks some of them.
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is {str(values)[:60]!r}; give an object with the keys {', '.join(keys)}.")
@@ -174,10 +174,10 @@ def require_keys(values, keys: Iterable[str], where: str):
 
 
 def require_text(values: Mapping, key: str, where: str) -> str:
-    """Return a string that must not be blank.
+    """Return the value of a key, a string that is not blank.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is anything else.
     """
     text = values[key]
     if not isinstance(text, str) or not text.strip():

@@ -1,4 +1,4 @@
-"""`FileStart`: what the start of a file says about its format."""
+"""`FileStart`: what the start of a file reveals about its format."""
 
 import codecs
 import json
@@ -12,16 +12,15 @@ from recipes.data.readers.json_stream import BYTE_ORDER_MARK, read_json_list, re
 
 @dataclass(frozen=True)
 class FileStart:
-    """What the start of a file says about its format.
+    """What the start of a file reveals about its format.
 
     Attributes:
-        opening: the first bytes, after blanks.
-        line: the first line that is neither blank nor a comment (`;;`), without its end; empty in binary files.
-        columns: the fields of that line, as if it were the header of a table, in small letters; of a JSON object its
-            first keys.
-        json: what the file is: `list`, `lines` (an object a line), `object`, or `None`.
-        item: the first item of a list, the first line, or the first member of an object, if that is an object.
-        found: all of this in words.
+        opening: the first bytes, after white space.
+        line: the first line that is neither blank nor a comment (`;;`), without its line ending; empty in binary files.
+        columns: the fields of that line as the header of a table, in lower case; for a JSON object its first keys.
+        json: kind of JSON: `list`, `lines` (one object per line), `object`, or `None`.
+        item: the first item of the list, the first line, or the first member of the object, if it is an object.
+        found: description for messages.
     """
 
     opening: bytes
@@ -32,15 +31,15 @@ class FileStart:
     found: str = ""
 
     def has(self, json: str, *keys: str) -> bool:
-        """Return whether the file is JSON of a kind whose first item has certain keys."""
+        """Return whether the file is this kind of JSON, and its first item has these keys."""
         return self.json == json and self.item is not None and set(keys) <= set(self.item)
 
 
 def read_start(path) -> FileStart:
-    """Return what the start of a file says.
+    """Read the start of a file.
 
     Raises:
-        ValueError: JSON that breaks off.
+        ValueError: truncated JSON.
     """
     with open(path, "rb") as file:
         opening = file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip()
@@ -57,7 +56,7 @@ def read_start(path) -> FileStart:
     try:
         line = first_line(path)
     except ValueError:
-        # A TextGrid may be in Latin-1; other readers complain themselves.
+        # A TextGrid may be in Latin-1; other readers raise their own errors.
         line = opening.decode("latin-1").split("\n")[0].strip("\r\n")
     if first == b"{":
         return _start_of_object(path, opening, line)
@@ -66,7 +65,7 @@ def read_start(path) -> FileStart:
 
 
 def _start_of_object(path, opening, line):
-    """Tell JSON Lines from one JSON object: the first line of the former is complete, and no member is an object."""
+    """Distinguish JSON Lines from one JSON object: their first line is complete, and not all members are objects."""
     try:
         value = json.loads(line)
     except ValueError:

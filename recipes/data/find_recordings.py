@@ -1,4 +1,4 @@
-"""`find_recordings`: the files that paths, folders and glob patterns name."""
+"""`find_recordings`: resolve paths, folders and glob patterns to recordings."""
 
 import glob
 import os
@@ -8,16 +8,16 @@ from processing.audio_formats import AUDIO_SUFFIXES, WEAK, find_format
 
 
 def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the recordings that are named, each once, and why some paths name none.
+    """Return the recordings, each once, and errors for paths that name none.
 
     Args:
-        paths: files, whatever they are called, `-` for standard input; folders, for all recordings in them and in
-            their folders, told by suffix or contents, but for hidden ones; or glob patterns (`**` for folders of any
-            depth), for files and folders. Symbolic links are followed: a file is named once, however many lead to it.
+        paths: files with any name, `-` for standard input; folders, searched recursively for recordings by suffix or
+            contents, except hidden ones; or glob patterns (`**` for any depth) of files and folders. Symbolic links are
+            followed; a file is returned once, however many links lead to it.
 
     Returns:
         Recordings in the order of `paths`, those of one path sorted by name; and errors by path. A name without
-        wildcards is taken to be a file even if there is none: opening it gives the better error.
+        wildcards counts as a file even if it does not exist: opening it gives a better error.
     """
     found, errors, seen = [], {}, set()
     for path in paths:
@@ -42,7 +42,7 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
 
 def _files_below(folder, errors):
     files, entered = [], set()
-    # By default `os.walk` passes over folders that it may not read.
+    # By default `os.walk` skips unreadable folders silently.
     walk = os.walk(folder, onerror=lambda error: errors.update({error.filename: str(error)}), followlinks=True)
     for root, folders, names in walk:
         # Links may lead to a folder above.
@@ -55,7 +55,7 @@ def _files_below(folder, errors):
 
 
 def _is_recording(path: str) -> bool:
-    """Tell whether a file is named like a recording, or begins like one; `False` for what cannot be read."""
+    """Return whether a file is a recording by name or by content; `False` if it cannot be read."""
     if path.lower().endswith(AUDIO_SUFFIXES):
         return True
     try:
@@ -67,7 +67,7 @@ def _is_recording(path: str) -> bool:
 
 
 def _identity(path):
-    """Return what is the same for all links to a file or folder."""
+    """Return an identity that all links to a file or folder share."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):

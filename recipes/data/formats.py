@@ -1,4 +1,4 @@
-"""The annotation formats that are read, and how a file tells which of them it is.
+"""The annotation formats that can be read, and how they are recognised.
 
 A format is a generator of clips and an entry in [`READERS`].
 """
@@ -10,23 +10,26 @@ from pathlib import Path
 
 from recipes.data.clip import AnnotatedClip, read_json_clips
 from recipes.data.file_start import FileStart, read_start
-from recipes.data.readers.audacity import read_label_tracks
 from recipes.data.readers.audiogrounding import read_audiogrounding
 from recipes.data.readers.audioset_strong import read_audioset_strong
 from recipes.data.readers.audiotime import read_audiotime
 from recipes.data.readers.bioacoustics import BIRDNET_LAYOUTS, read_birdnet, read_selections
 from recipes.data.readers.exchange import EXCHANGE_READERS
 from recipes.data.readers.ftar import read_ftar
-from recipes.data.readers.grounding_benchmarks import read_aegbench, read_lat_bench, read_spotsound
+from recipes.data.readers.grounding_benchmarks import (
+    read_aegbench,
+    read_lat_bench,
+    read_moment_retrieval,
+    read_spotsound,
+    read_trea,
+)
 from recipes.data.readers.kaldi import read_ctm, read_segments
 from recipes.data.readers.label_studio import read_label_studio
 from recipes.data.readers.lhotse import read_supervisions
-from recipes.data.readers.lighthouse import read_moment_retrieval
-from recipes.data.readers.markers import read_audition, read_reaper
+from recipes.data.readers.markers import read_audition, read_label_tracks, read_reaper
 from recipes.data.readers.parquet import read_parquet
 from recipes.data.readers.sonic_visualiser import read_svl
 from recipes.data.readers.tables import read_csv, read_desed, read_realdesed, read_tacos
-from recipes.data.readers.trea import read_trea
 from recipes.data.readers.wav_markers import read_wav_markers
 from space_app.exchange_elan import is_elan_line
 from space_app.exchange_praat import CHRONOLOGICAL
@@ -37,11 +40,11 @@ class Reader:
     """How one format is read.
 
     Attributes:
-        read: yields the clips of a path, whose `audio` is the name that the file gives, and raises a `ValueError` that
-            names place, value and fix where it cannot.
-        fits: tells from its start whether a file may be of the format; by default it must be named.
-        lists_events: whether recordings appear by their events alone, so that those without any may be known from a
-            table of durations only.
+        read: yields the clips of a path, with `audio` as named in the file; raises a `ValueError` with position, value
+            and fix if the file is malformed.
+        fits: whether a file can be of this format, by its start; by default the format must be named.
+        lists_events: whether only recordings with events are listed, so that others are known from a table of durations
+            alone.
         is_folder: whether the path may be a folder.
     """
 
@@ -52,7 +55,7 @@ class Reader:
 
 
 def _table(*columns, tabs, without=()):
-    """Return whether a file is a table with some columns, in small letters, and without others."""
+    """Return a test for tables with some columns, in lower case, and without others."""
     return lambda start: (
         set(columns) <= start.columns and not set(without) & start.columns and ("\t" in start.line) == tabs
     )
@@ -67,14 +70,14 @@ def _line(pattern):
 
 
 def _opening(*texts):
-    # UTF-16, as TextGrids may have, is ASCII with zeros between.
+    # TextGrids may be UTF-16, which is ASCII with zeros in between.
     return lambda start: any(text in start.opening.replace(b"\0", b"") for text in texts)
 
 
 _NUMBER = r"-?[0-9]+(?:\.[0-9]+)?"
-# Of tables without header, as sed_eval and dcase_util write them.
+# For tables without header, as sed_eval and dcase_util write them.
 _DESED_ROW = rf"[^\t]*[^\t0-9.,-][^\t]*\t{_NUMBER}\t{_NUMBER}\t[^\t]+$"
-# NIST's types of lines.
+# NIST's line types.
 _RTTM = r"(?:SPEAKER|SPKR-INFO|LEXEME|NON-LEX|NON-SPEECH|SEGMENT|NOSCORE|NO_RT_METADATA|SU|CB|IP|EDIT|FILLER|A/P)\s"
 READERS = {
     "desed": Reader(
@@ -82,7 +85,7 @@ READERS = {
         lambda start: _table("filename", "onset", tabs=True)(start) or _line(_DESED_ROW)(start),
         lists_events=True,
     ),
-    # Semicolons and the like are its to complain about.
+    # It also matches other delimiters, about which the reader complains.
     "csv": Reader(read_csv, _table("filename", "onset", tabs=False, without=("class", "text")), lists_events=True),
     "realdesed": Reader(read_realdesed, _table("filename", "onset", "class", tabs=False), lists_events=True),
     "tacos": Reader(read_tacos, _table("filename", "onset", "text", tabs=False), lists_events=True),
@@ -159,10 +162,10 @@ READERS = {
 
 
 def guess_format(path) -> str:
-    """Return the name of the one format that a file can be of; only its start is looked at.
+    """Return the name of the only format that fits the start of a file.
 
     Raises:
-        ValueError: none or several fit; the message says what was found.
+        ValueError: none or several fit; the message describes the file.
     """
     name = "name it by data_format (on the command line --data-format)"
     if Path(path).is_dir():

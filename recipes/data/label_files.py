@@ -1,4 +1,4 @@
-"""Files of events in every format that is written: those of a checkpoint and those of other programs."""
+"""Files of events in every format that can be written: a checkpoint's own and those of other programs."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from processing.annotations import ANNOTATION_FORMATS, check_results, format_recordings, read_annotations
 from space_app.exchange import EXCHANGE_FORMATS, guess_exchange_format
 
-# A checkpoint writes subtitles, and does not read them.
+# A checkpoint writes subtitles but does not read them.
 _OWN = {
     name: kind if kind.read else replace(kind, read=EXCHANGE_FORMATS[name].read)
     for name, kind in ANNOTATION_FORMATS.items()
@@ -17,10 +17,10 @@ LABEL_FORMATS = _OWN | EXCHANGE_FORMATS | _OWN
 
 
 def label_format(name: str):
-    """Return the format of a name.
+    """Return the format with a name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: an unknown name.
     """
     if name not in LABEL_FORMATS:
         raise ValueError(f"format is {name!r}; choose one of {', '.join(LABEL_FORMATS)}.")
@@ -34,15 +34,15 @@ def write_labels(
 
     Args:
         results, drop_scores: as there.
-        path: a file; or a folder, one that exists or a name without suffix, for one file per recording, which is named
-            after the recording, in subfolders like those of the recordings.
+        path: a file; or a folder (an existing one, or a name without suffix) for one file per recording, named after it
+            and in the same subfolders as the recordings.
         format: one of [`LABEL_FORMATS`].
 
     Returns:
         Paths of the files written.
 
     Raises:
-        ValueError: as there; two recordings of one name for a folder.
+        ValueError: as there, or two recordings with the same path in the folder.
         ImportError: the library of a format is missing.
     """
     kind = label_format(format)
@@ -67,17 +67,17 @@ def write_labels(
 
 
 def means_folder(path: str | os.PathLike) -> bool:
-    """Tell whether [`write_labels`] takes a path for a folder: one that exists, or a name without suffix."""
-    # `Path` forgets the slash that says that a new folder is meant.
+    """Return whether [`write_labels`] takes a path for a folder: an existing one, or a name without suffix."""
+    # `Path` drops the trailing slash that marks a new folder.
     return Path(path).is_dir() or not Path(path).suffix or str(path).endswith(os.sep)
 
 
 def read_labels(path: str | os.PathLike, format: str | None = None) -> list[dict]:
-    """Read what was written in one of [`LABEL_FORMATS`], see [`~processing.annotations.read_annotations`].
+    """Read files of one of [`LABEL_FORMATS`], see [`~processing.annotations.read_annotations`].
 
     Args:
-        path: a file, or a folder of them.
-        format: without it the suffix tells, and ELAN's text its first line.
+        path: a file or a folder.
+        format: by default the suffix decides, and for ELAN's text the first line.
 
     Raises:
         FileNotFoundError, ValueError: as there.

@@ -33,34 +33,34 @@ def load_clips(
     needs_audio: bool = False,
     needs_duration: bool = False,
 ) -> list[AnnotatedClip]:
-    """Return the annotated clips of a file, in its order. Large files are read piece by piece.
+    """Return the annotated clips of a file, in order. Large files are streamed.
 
-    Overlapping events of one label are kept. So are events that end after their recording; a warning counts them.
+    Overlapping events of one label are kept, and so are events that end after their recording; a warning counts them.
 
     Args:
-        source: annotation file; folder of label tracks or of Parquet files; or, if `split` is given, a folder with
+        source: annotation file; folder of label tracks or Parquet files; or, with `split`, a folder with
             `<split>.jsonl`.
-        data_format: one of [`READERS`]; without it the format is told from the contents.
-        audio_dir: folder of the recordings, by default that of the annotations. `audio` of a clip is a path in it; a
-            name without the suffix of an audio format is looked up there, and is taken to be a `.wav` if nothing fits.
-        durations: seconds by recording, named as in the annotations (or by `id`, where they name none): a mapping, or a
-            table `filename duration`. It must name every recording whose duration the annotations lack; in formats
-            that list recordings by their events, those that it alone names become clips without events.
-        label_aliases: other names of labels: a mapping, or a file for [`read_label_aliases`]. Labels of detection clips
-            are replaced, those that are absent too; captions and queries stay.
-        split: what to read of a folder.
+        data_format: one of [`READERS`]; by default detected from the contents.
+        audio_dir: folder of the recordings, by default that of the annotations. `audio` of a clip becomes a path in it;
+            a name without audio suffix is looked up there, and becomes a `.wav` if nothing matches.
+        durations: seconds by recording, named as in the annotations (or by `id` if they name none): a mapping, or a
+            table `filename duration`. It must include every recording whose duration the annotations lack; in formats
+            that list only recordings with events, its other recordings become clips without events.
+        label_aliases: other names of labels: a mapping, or a file for [`read_label_aliases`]. They replace labels of
+            detection clips, absent ones too, but not captions and queries.
+        split: the split to read from a folder.
         label_names: display names of AudioSet's MIDs, see [`read_audioset_strong`].
-        min_score: events of a lower score are left out, such as unsure pseudo-labels; their labels become `unsure`.
-            Events without a score stay.
-        limit: read the first clips only.
+        min_score: drop events with a lower score, such as uncertain pseudo-labels; their labels become `unsure`.
+            Events without a score are kept.
+        limit: read only the first clips.
         needs_audio: every clip must name a recording.
-        needs_duration: measure durations that are not given from the recordings; these must exist, or, with
-            `needs_audio`, all of them.
+        needs_duration: measure missing durations from the recordings, which must exist; with `needs_audio` all
+            recordings must exist.
 
     Raises:
         ValueError: an unknown or ambiguous format, a malformed clip (the message names file, line or JSON path, value
-            and fix), ids that repeat, no clips, or durations that are missing.
-        OSError: a file is missing; of recordings all are listed.
+            and fix), repeated ids, no clips, or missing durations.
+        OSError: a file is missing; all missing recordings are listed.
     """
     if data_format is not None and data_format not in READERS:
         raise ValueError(f"data_format is {data_format!r}; choose one of {', '.join(READERS)}.")
@@ -108,10 +108,10 @@ def load_clips(
 
 
 def check_audio(clips) -> None:
-    """Check that the recordings of clips are there; none is opened.
+    """Check that the recordings of clips exist, without opening them.
 
     Raises:
-        FileNotFoundError: some are not. The message lists all of them.
+        FileNotFoundError: some do not; the message lists them.
     """
     paths = dict.fromkeys(clip.audio for clip in clips if clip.audio is not None)
     missing = [path for path in paths if not os.path.isfile(path)]
@@ -124,14 +124,14 @@ def check_audio(clips) -> None:
 
 
 def measure_durations(clips, check_all: bool = False) -> list[AnnotatedClip]:
-    """Return the clips with the durations of their recordings where they have none.
+    """Return the clips, with missing durations measured from their recordings.
 
     Args:
-        check_all: whether the recordings of the others must be there too.
+        check_all: whether the recordings of all clips must exist.
 
     Raises:
         FileNotFoundError: recordings are missing, see [`check_audio`].
-        ValueError: a recording that cannot be read, or a clip without duration that names none.
+        ValueError: an unreadable recording, or a clip with neither duration nor recording.
     """
     unknown = [clip for clip in clips if clip.duration is None]
     if unnamed := [clip.id for clip in unknown if clip.audio is None]:
@@ -145,14 +145,14 @@ def measure_durations(clips, check_all: bool = False) -> list[AnnotatedClip]:
 
 
 def audio_finder(folder):
-    """Return a function from the name of a recording, as an annotation has it, to its path in a folder.
+    """Return a function from the name of a recording in an annotation to its path in a folder.
 
-    A name without the suffix of an audio format (`YTID_30000`) is that of a file all the same, if there is one; else
-    the recording of that name and any suffix, else a `.wav`.
+    A name without audio suffix (`YTID_30000`) is the file of that name, if it exists; else the recording of that name
+    with any audio suffix; else a `.wav`.
 
     Raises:
-        NotADirectoryError: `folder` is none.
-        ValueError: by the function: several recordings fit one name.
+        NotADirectoryError: `folder` is not a folder.
+        ValueError: raised by the function if several recordings match.
     """
     if not os.path.isdir(folder):
         raise NotADirectoryError(f"audio_dir is {str(folder)!r}, not a folder; give that of the recordings.")
@@ -206,7 +206,7 @@ def _read_durations(path) -> dict[str, float]:
     """Return `{filename: seconds}` from a table `filename duration`, separated by tabs or commas.
 
     Raises:
-        ValueError: a malformed line, or two durations of one recording.
+        ValueError: a malformed line, or two durations for one recording.
     """
     header = first_line(path)
     durations = {}
@@ -241,7 +241,7 @@ def _without_unsure(clip, min_score) -> AnnotatedClip:
 
 
 def _say_late_events(clips, path):
-    """Warn of events that end after their recordings; they are kept as they are."""
+    """Warn about events that end after their recordings; they are kept as they are."""
     late = [
         (clip.id, event.offset, clip.duration)
         for clip in clips

@@ -1,21 +1,20 @@
-"""What to offer for a query that a checkpoint was not taught: its labels that are nearest in meaning or in spelling."""
+"""Suggest labels for a query that a checkpoint was not trained on: the nearest in meaning or spelling."""
 
 import difflib
 import functools
 import re
 
-from recipes.data.label_phrases import paraphrases
-from recipes.data.paraphrases import heldout_paraphrases
+from recipes.data.label_phrases import heldout_paraphrases, paraphrases
 
-# Words that say nothing about a sound; verb forms are left to WordNet.
+# Words that do not describe a sound; WordNet handles verb forms.
 FILLERS = {"a", "an", "the", "of", "sound", "sounds", "noise", "someone", "something", "is", "are", "being", "to"}
 NUM_SYNSETS = 2
-# Fraction of shared hypernyms below which two nouns have little in common.
+# Below this fraction of shared hypernyms two nouns have little in common.
 LEAST = 0.6
 
 
 def is_taught(query: str, labels) -> bool:
-    """Return whether a query is one of the labels, or known other words for one."""
+    """Return whether a query is one of the labels or a known paraphrase of one."""
     said = _words(query)
     return any(
         said == _words(words) for label in labels for words in (*paraphrases(label), *heldout_paraphrases(label))
@@ -23,10 +22,10 @@ def is_taught(query: str, labels) -> bool:
 
 
 def nearest_labels(query: str, labels, num=3) -> list[str]:
-    """Return up to `num` labels near to a query, the nearest first; none where nothing is near.
+    """Return up to `num` labels similar to a query, the most similar first; none if no label is similar.
 
-    Near are nouns that are kinds of the same in WordNet, where that is installed with nltk, and words that are spelt
-    alike. (The measure is the fraction of shared hypernyms, near to that of Wu and Palmer 1994.)
+    Similarity is the fraction of shared hypernyms in WordNet (similar to that of Wu and Palmer 1994), if WordNet and
+    nltk are installed, or similarity of spelling.
     """
     nouns = _noun_similarity()
 
@@ -46,7 +45,7 @@ def _words(text):
 
 @functools.cache
 def _noun_similarity():
-    """Return a function of two words, always 0 where WordNet is not to be had."""
+    """Return the similarity function of two words; it is 0 if WordNet is not available."""
     try:
         from recipes.scoring import open_wordnet
 
@@ -56,7 +55,7 @@ def _noun_similarity():
 
     @functools.cache
     def kinds(word):
-        """Return for each meaning of a noun the set of what it is a kind of, itself included."""
+        """Return the set of hypernyms of each meaning of a noun, including itself."""
         return [
             {synset, *(above for path in synset.hypernym_paths() for above in path)}
             for synset in reader.synsets(word, pos="n")[:NUM_SYNSETS]

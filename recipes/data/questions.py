@@ -1,8 +1,8 @@
-"""What is asked about a clip, and the right answers: the same for SFT, GRPO and scoring.
+"""Questions about a clip and their reference answers, the same for SFT, GRPO and scoring.
 
-A clip that lists all its events (detection) is asked for them, for each of its labels, and for labels that it lacks; a
-clip with a query for that alone, one with captions for these alone. What else differs between the three is a
-[`QuestionPolicy`].
+A clip that lists all its events (detection) is asked for all events, for each of its labels, and for absent labels; a
+clip with a query only for that; a clip with captions only for these. Everything that differs between SFT, GRPO and
+scoring is in a [`QuestionPolicy`].
 """
 
 from collections.abc import Iterable
@@ -18,17 +18,17 @@ from recipes.data.label_phrases import caption_of, paraphrases
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Hold a question about a clip and its right answer.
+    """A question about a clip and its reference answer.
 
     Attributes:
-        id: of the clip.
+        id: id of the clip.
         task: `grounding`, `detection` or `captioning`.
-        query: what is looked for, in grounding.
-        reference: the right answer: events in seconds, none if the query is absent. In grounding their label is the
+        query: what to look for, in grounding.
+        reference: the reference answer: events in seconds, none if the query is absent. In grounding their label is the
             query.
-        event_label: the label that a query means, whatever its words; `None` outside grounding.
-        prompt: which built-in prompt asks, from 0.
-        words: words of the clip's own to ask in.
+        event_label: the label that the query paraphrases; `None` outside grounding.
+        prompt: index of the built-in prompt.
+        words: the clip's own question, instead of a built-in prompt.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Question:
 
     @property
     def key(self) -> tuple[str, str, str | None]:
-        """`(id, task, query)`, which answers are kept by."""
+        """`(id, task, query)`, which identifies answers."""
         return self.id, self.task, self.query
 
     @property
@@ -52,20 +52,20 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionPolicy:
-    """Say which questions are asked about clips.
+    """Which questions are asked about clips.
 
     Args:
-        tasks: those that are asked for.
-        num_absent: most absent labels to ask for in a detection clip; `None` for all. They are drawn from
-            the clip's `absent`, and where that is unknown from `labels`. None are drawn for a clip with a query: its
-            words are free, and another recording's `a man speaks` may be true of this one.
-        labels: those of the data set, see [`labels_of`].
-        num_prompts: how many of the built-in prompts of a task are used.
-        has_paraphrases: ask for a label in other words at times.
-        has_captions: ask a detection clip for captions too, sentences made from its labels.
-        is_shuffled: ask for labels in random order, not sorted.
-        seed: integers that, with the id of a clip, seed its draws. They depend on nothing else, so that a clip is asked
-            the same in any part of its data set.
+        tasks: tasks to ask for.
+        num_absent: maximum number of absent labels to ask for per detection clip; `None` for all. They are drawn from
+            the clip's `absent`, or, if that is unknown, from `labels`. None are drawn for clips with a query, which is
+            free text: another recording's `a man speaks` may be true of this one.
+        labels: labels of the data set, see [`labels_of`].
+        num_prompts: number of built-in prompts to use per task.
+        has_paraphrases: paraphrase half of the labels.
+        has_captions: also ask detection clips for captions, sentences made from the labels.
+        is_shuffled: ask for labels in random rather than sorted order.
+        seed: integers that, with the id of a clip, seed its random draws. These depend on nothing else, so that a clip
+            gets the same questions in any subset of its data.
 
     Raises:
         ValueError: an unknown task, or a number out of range.
@@ -99,10 +99,10 @@ SCORING = QuestionPolicy(num_absent=2)
 
 
 def questions(clip: AnnotatedClip, policy: QuestionPolicy, rng: np.random.Generator | None = None) -> list[Question]:
-    """Return the questions about a clip, with their right answers.
+    """Return the questions about a clip, with their reference answers.
 
     Args:
-        rng: what is drawn is drawn from it; by default from a generator of the clip's own, see `seed` of the policy.
+        rng: generator for all draws; by default one per clip, see `seed` of the policy.
     """
     rng = np.random.default_rng([*policy.seed, *clip.id.encode()]) if rng is None else rng
     made: list[Question] = []
@@ -136,10 +136,15 @@ def questions(clip: AnnotatedClip, policy: QuestionPolicy, rng: np.random.Genera
     return made
 
 
-def absent_labels(clip: AnnotatedClip, labels: Iterable[str] = ()) -> list[str]:
-    """Return the labels that a detection clip lacks: those that it lists itself, else those of `labels`.
+def key_name(key: Iterable[str | None]) -> str:
+    """Return the key of a question as text, the id of its prompt in GRPO."""
+    return "/".join(filter(None, key))
 
-    Labels that it has, or is unsure of, are left out.
+
+def absent_labels(clip: AnnotatedClip, labels: Iterable[str] = ()) -> list[str]:
+    """Return the absent labels of a detection clip: those that it lists, else those of `labels`.
+
+    Labels that are present or unsure are excluded.
     """
     known = labels if clip.absent is None else clip.absent
     not_absent = {"", *clip.unsure, *(event.event_label for event in clip.events)}
@@ -152,6 +157,6 @@ def labels_of(clips: Iterable[AnnotatedClip]) -> tuple[str, ...]:
 
 
 def _say(label, rng) -> str:
-    """Return a label, or half the time any of its paraphrases."""
+    """Return a label, or half of the time a random paraphrase."""
     said = paraphrases(label)
     return label if rng.random() < 0.5 else said[int(rng.integers(len(said)))]

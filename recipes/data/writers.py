@@ -1,7 +1,7 @@
-"""Write clips as our JSON Lines, and as the other formats of `label_files.py`.
+"""Write clips as our JSON Lines, or in the other formats of `label_files.py`.
 
-Nothing is written before all clips were checked. What a format cannot hold is an error, never left out: the others hold
-one detection clip per recording and no ids of their own.
+All clips are checked before anything is written. What a format cannot hold is an error: formats other than JSON Lines
+hold one detection clip per recording, and no ids.
 """
 
 import json
@@ -15,20 +15,20 @@ from recipes.data.label_files import write_labels
 
 
 def write_json_clips(clips: Iterable[AnnotatedClip], path, audio_dir=None):
-    """Write clips, of any task, as our JSON Lines.
+    """Write clips of any task as our JSON Lines.
 
     Args:
-        audio_dir: paths of recordings are written relative to this folder, by default as they are. Readers start from
-            the folder of the file, unless they are told another one.
+        audio_dir: write paths of recordings relative to this folder, by default unchanged. Readers resolve them from
+            the folder of the file, unless given another one.
 
     Raises:
-        ValueError: a recording that is not in `audio_dir`.
+        ValueError: a recording outside `audio_dir`.
     """
     lines = []
     for clip in clips:
         values = clip.as_dict() | {"audio": _name(clip, audio_dir)}
         lines.append(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
-    # Encoded first, so that a character that UTF-8 lacks leaves no half file.
+    # Encode first, so that an invalid character leaves no partial file.
     Path(path).write_bytes("".join(lines).encode("utf-8"))
 
 
@@ -36,14 +36,14 @@ def write_label_files(clips: Iterable[AnnotatedClip], path, format, durations=No
     """Write detection clips in a format of [`write_labels`], and return the paths.
 
     Args:
-        path: file to write; or a folder, one that exists or a name without suffix, for one file per recording.
-        format: one of `LABEL_FORMATS`. In `tsv` (DESED's) and `csv` ids are lost: they are read as file names.
-        durations: second file to write, DESED's TSV `filename duration`, of the recordings whose duration is known.
+        path: file to write; or a folder (an existing one, or a name without suffix) for one file per recording.
+        format: one of `LABEL_FORMATS`. All of them lose ids: when read, ids are file names.
+        durations: also write this file, DESED's TSV `filename duration`, with the known durations.
         audio_dir: see [`write_json_clips`].
 
     Raises:
-        ValueError: what the format cannot hold: another task, no recording, two clips of one, and what
-            [`write_labels`] refuses.
+        ValueError: clips that the format cannot hold: of another task, without recording, or two of one recording; and
+            what [`write_labels`] refuses.
     """
     results, lengths, seen = [], [("filename", "duration")], set()
     for clip in clips:

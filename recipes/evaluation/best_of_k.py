@@ -1,10 +1,10 @@
-"""Measure how good the best of several sampled answers is, as shipped: what reinforcement learning can still gain.
+"""Measure how good the best of several sampled answers is: the headroom for reinforcement learning.
 
     python -m recipes.evaluation.best_of_k --data validation.jsonl --out runs/best_of_k --num-samples 16
 
-Every question is answered greedily and by `--num-samples` draws, constrained, and events below the checkpoint's
-`min_score` are left out, as in the pipeline. If the best of a few draws is no better than the greedy answer, rewards
-have nothing to choose from. Answers go to `samples.jsonl` as they come, so that a run that was stopped continues.
+Every question is answered greedily and by `--num-samples` samples, constrained and without events below the
+checkpoint's `min_score`, as in the pipeline. If the best of a few samples is no better than the greedy answer, rewards
+have nothing to select. Answers are appended to `samples.jsonl`, so that an interrupted run resumes.
 """
 
 import json
@@ -22,7 +22,7 @@ from processing.events import Event
 from recipes.arguments import add_model, positive_int, probability, script_parser
 from recipes.conversion.checkpoint_folder import load_pipeline, weight_states
 from recipes.data.loading import load_clips
-from recipes.data.questions import SCORING, labels_of, questions
+from recipes.data.questions import SCORING, Question, key_name, labels_of, questions
 from recipes.evaluation.predictions import QUESTION_KEYS, apply_min_score
 from recipes.evaluation.report_tables import markdown_table
 from recipes.evaluation.resume import keep_rows
@@ -31,7 +31,7 @@ from recipes.scoring import ClipSums, event_f1, label_iou, sum_intervals, union_
 logger = logging.getLogger(__name__)
 
 METRICS = {"eb_f1": "Eb-F1", "iou": "IoU"}
-# Below this range the answers of a group are worth the same.
+# Below this range of values a group of answers counts as tied.
 TIED_RANGE = 1e-6
 
 
@@ -54,15 +54,15 @@ def best_of(values, size: int) -> np.ndarray:
 
 
 def sample_answers(pipe, waveform, asked, num_samples, temperature, seed) -> list[dict]:
-    """Return for each question its greedy answer and `num_samples` draws, constrained, with the scores of events.
+    """Return the greedy answer and `num_samples` samples for each question, constrained, with event scores.
 
     Args:
         waveform: `(num_samples,)` at the processor's rate, no longer than one window.
         asked: [`~recipes.data.questions.Question`]s of one task.
-        seed: integers; draws depend on them and on the question alone.
+        seed: integers; samples depend only on these and the question.
 
     Returns:
-        `{"greedy", "samples"}`: an answer is a list of events as dictionaries, `None` if it cannot be read.
+        `{"greedy", "samples"}`, where an answer is a list of events as dictionaries, `None` if it cannot be parsed.
     """
     duration = len(waveform) / pipe.processor.sampling_rate
 
@@ -83,7 +83,7 @@ def sample_answers(pipe, waveform, asked, num_samples, temperature, seed) -> lis
 
 
 def question_values(question, row, min_score) -> dict[str, np.ndarray]:
-    """Return what the answers to a question are worth, by metric `(1 + num_samples,)`, the greedy one first."""
+    """Return the values of the answers to a question by metric, `(1 + num_samples,)`, the greedy one first."""
     answers = [row["greedy"], *row["samples"]]
     keys = [(place, question.task) for place in range(len(answers))]
     events = {key: found and [Event.from_dict(e) for e in found] for key, found in zip(keys, answers, strict=True)}
@@ -93,8 +93,12 @@ def question_values(question, row, min_score) -> dict[str, np.ndarray]:
     return {name: np.array([measure(wanted, kept[key]) for key in keys]) for name, measure in measures.items()}
 
 
-def read_difficulties(folder, clips, policy, min_score=None) -> dict[tuple, float]:
-    """Return of each question, by its key, 1 less the mean IoU of its samples; none for one whose samples tie.
+def read_difficulties(folder, prompts, min_score=None) -> dict[str, float]:
+    """Return the difficulty of GRPO's prompts by id, 1 minus the mean IoU of their samples, unless the samples tie.
+
+    Args:
+        folder: written by this command.
+        prompts: rows `{"id", "task", "query", "events"}`; prompts without samples are skipped.
 
     Raises:
         ValueError: the folder holds no samples of this command.
@@ -103,26 +107,28 @@ def read_difficulties(folder, clips, policy, min_score=None) -> dict[tuple, floa
     if not path.is_file():
         raise ValueError(f"curriculum is {str(folder)!r}, which holds no samples.jsonl; give --out of best_of_k.")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    done, difficulties = {tuple(row[key] for key in QUESTION_KEYS): row for row in rows}, {}
-    for question in (question for clip in clips for question in questions(clip, policy) if question.key in done):
-        values = question_values(question, done[question.key], min_score)
+    done, difficulties = {key_name(row[key] for key in QUESTION_KEYS): row for row in rows}, {}
+    for prompt in (prompt for prompt in prompts if prompt["id"] in done):
+        reference = tuple(Event.from_dict(event) for event in prompt["events"])
+        question = Question(prompt["id"], prompt["task"], prompt["query"], reference)
+        values = question_values(question, done[prompt["id"]], min_score)
         if any(np.ptp(value[1:]) >= TIED_RANGE for value in values.values()):
-            difficulties[question.key] = 1 - float(values["iou"][1:].mean())
+            difficulties[prompt["id"]] = 1 - float(values["iou"][1:].mean())
     return difficulties
 
 
 def best_of_k_report(values, clips, sizes) -> dict:
-    """Return figures with 95 % bootstrap intervals over clips, of one task and threshold.
+    """Return figures with 95 % bootstrap intervals over clips, for one task and threshold.
 
     Args:
-        values: of each question what [`question_values`] returns.
-        clips: the clip of each.
-        sizes: numbers of answers of which the best counts.
+        values: [`question_values`] of each question.
+        clips: clip of each question.
+        sizes: values of N in the figures.
 
     Returns:
         By metric `{name: {"value", "interval"}}`: `greedy`; `mean` of the samples; `best_of_N`; `gain_of_N`, the best
-        of N less the greedy answer; `pass_N`, whether one of N is right throughout; `tied_N`, the fraction of
-        groups of N whose answers are all worth the same.
+        of N minus the greedy answer; `pass_N`, whether one of N is entirely correct; `tied_N`, the fraction of groups
+        of N whose answers all have the same value.
     """
     report = {}
     for metric in METRICS:
@@ -149,7 +155,7 @@ def best_of_k_report(values, clips, sizes) -> dict:
 
 
 def format_best_of_k(report) -> str:
-    """Return the report in Markdown: a table for each task, a row for each metric and threshold."""
+    """Return the report in Markdown: a table per task, with a row per metric and threshold."""
     texts = []
     for task, by_threshold in report["tasks"].items():
         rows = []

@@ -1,9 +1,9 @@
-"""Measure what the scores of events mean: reliability, ECE, how well they rank events, and F1 by threshold.
+"""Evaluate event scores: reliability, ECE, ranking, and F1 by threshold.
 
     python -m recipes.evaluation.calibration --data validation.jsonl --predictions predictions.jsonl \
         --out calibration.json
 
-Writes a JSON report, and the reliability plot beside it as `.png`. No model is loaded.
+Writes a JSON report, and next to it the reliability plot as `.png`. No model is loaded.
 """
 
 import json
@@ -37,22 +37,22 @@ MIN_SCORES = tuple(step / 20 for step in range(15))
 
 
 def calibration(scores, is_right, num_bins=10) -> dict:
-    """Return how well scores predict which events are right.
+    """Return how well scores predict which events are correct.
 
     ECE, the expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3), is
-    the mean over events of |fraction that is right - mean score| of the bin an event is in. Bins are equally wide, the
-    last one includes 1. AUROC is the probability that a right event scores higher than a wrong one, ties counting half;
-    average precision is the mean over right events of the precision among all events that score as high or higher.
+    the mean over events of |fraction correct - mean score| of the event's bin. Bins have equal width, the last one
+    includes 1. AUROC is the probability that a correct event scores higher than a wrong one, ties counting half;
+    average precision is the mean over correct events of the precision among all events that score as high or higher.
 
     Args:
         scores: from 0 to 1 (num_events).
-        is_right: whether each event is right (num_events).
-        num_bins: bins from 0 to 1.
+        is_right: whether each event is correct (num_events).
+        num_bins: number of bins.
 
     Returns:
-        `num_events, num_right, ece, auroc, average_precision` and `bins`, those with events: `low, high, num_events,
-        mean_score, share_right`. AUROC is `None` unless there are right and wrong events, average precision without
-        right ones.
+        `num_events, num_right, ece, auroc, average_precision` and the non-empty `bins`: `low, high, num_events,
+        mean_score, fraction_right`. AUROC is `None` unless there are both correct and wrong events, average precision
+        unless there are correct ones.
 
     Raises:
         ValueError: no events, lengths that differ, scores out of range, or `num_bins` below 1.
@@ -73,7 +73,7 @@ def calibration(scores, is_right, num_bins=10) -> dict:
         mean_score, right = float(scores[mine].mean()), float(is_right[mine].mean())
         ece += mine.sum() / len(scores) * abs(right - mean_score)
         edges = {"low": float(index / num_bins), "high": float((index + 1) / num_bins)}
-        bins.append({**edges, "num_events": int(mine.sum()), "mean_score": mean_score, "share_right": right})
+        bins.append({**edges, "num_events": int(mine.sum()), "mean_score": mean_score, "fraction_right": right})
     return {
         "num_events": len(scores),
         "num_right": int(is_right.sum()),
@@ -101,7 +101,7 @@ def _average_precision(scores, is_right) -> float | None:
 
 
 def scored_events(clips, answers) -> tuple[list[float], list[bool]]:
-    """Return the scores of all detected events, and whether each is matched, see [`~recipes.scoring.match_events`].
+    """Return the scores of all detected events, and whether each one matches, see [`~recipes.scoring.match_events`].
 
     Raises:
         ValueError: an event without a score.
@@ -119,9 +119,9 @@ def scored_events(clips, answers) -> tuple[list[float], list[bool]]:
 
 
 def scores_by_threshold(clips, answers, thresholds=MIN_SCORES) -> list[dict]:
-    """Return event-based F1, micro, of the detected events whose score reaches each threshold.
+    """Return micro-averaged event-based F1 of the detected events whose score reaches each threshold.
 
-    Collars have the tolerance of [`~recipes.scoring.match_events`], as where events are told right from wrong.
+    Collars have the tolerance of [`~recipes.scoring.match_events`], as in [`scored_events`].
 
     Returns:
         Dicts of `min_score, num_events, f1, precision, recall, interval` (of F1, 95 %, bootstrap over clips).
@@ -143,9 +143,9 @@ def grounding_by_threshold(asked, answers, thresholds=MIN_SCORES) -> list[dict]:
     """Return how well queries are answered by the events whose score reaches each threshold.
 
     Returns:
-        Dicts of `min_score`, over all queries `miou_union` (an absent one counts 1 where it is rejected) and its
-        `interval` (95 %, bootstrap over clips), and `true_rejection_rate` and `false_rejection_rate`. Empty if no query
-        was answered, or an answer has no score.
+        Dicts of `min_score`, `miou_union` over all queries (1 for an absent one that is rejected) with its `interval`
+        (95 %, bootstrap over clips), `true_rejection_rate` and `false_rejection_rate`. Empty if no query was answered,
+        or if an answer has no score.
     """
     asked = [question for question in asked if question.task == "grounding" and question.key in answers]
     predictions = [answers[question.key] for question in asked]
@@ -168,7 +168,7 @@ def grounding_by_threshold(asked, answers, thresholds=MIN_SCORES) -> list[dict]:
 
 
 def plot_reliability(report, path) -> None:
-    """Draw the fraction of right events over their mean score, a circle for each bin, its area by its events."""
+    """Plot the fraction of correct events over the mean score, with a circle per bin whose area shows its size."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -177,7 +177,7 @@ def plot_reliability(report, path) -> None:
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=FAINT, linestyle="--", label="calibrated")
     sizes = np.array([part["num_events"] for part in report["bins"]])
-    points = [[part[name] for part in report["bins"]] for name in ("mean_score", "share_right")]
+    points = [[part[name] for part in report["bins"]] for name in ("mean_score", "fraction_right")]
     axis.plot(*points, color=LIGHT[0])
     axis.scatter(*points, s=20 + 300 * sizes / sizes.max(), color=LIGHT[0], alpha=0.6, label="events, by their number")
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="mean score", ylabel="fraction of events that are right")
@@ -187,9 +187,9 @@ def plot_reliability(report, path) -> None:
 
 
 def calibrate(data, predictions, out, num_bins=10, limit=None) -> dict:
-    """Write and return the report of [`calibration`] on detected events, and figures of all by threshold, to `out`.
+    """Write [`calibration`] of detected events, and figures by threshold, to `out`, and return the report.
 
-    The plot is beside it. `unmatched_labels` has the labels that only one side has, whose events are never right.
+    The plot is next to it. `unmatched_labels` are the labels that only one side has, whose events are never correct.
 
     Raises:
         ValueError: events without scores, or what [`~recipes.evaluation.predictions.read_predictions`] refuses.

@@ -1,4 +1,4 @@
-"""Answers to questions about clips: how they lie in a file, and how they are made ready to be compared."""
+"""Read files of predictions, and prepare answers for scoring."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -17,10 +17,10 @@ def parse_prediction(values) -> tuple[tuple, list[Event] | None]:
     """Return the key `(id, task, query)` and the events of one line of predictions, `None` if unparseable.
 
     Args:
-        values: `id`, `task`, `query` (a text for grounding, else null), and `events` or `text`; perhaps `duration`.
+        values: `id`, `task`, `query` (text for grounding, else null), `events` or `text`, and optionally `duration`.
 
     Raises:
-        ValueError: a value that cannot be.
+        ValueError: an invalid value.
     """
     clip, task, query = (values.get(key) for key in QUESTION_KEYS)
     if isinstance(clip, bool) or not isinstance(clip, (str, int)):
@@ -40,12 +40,12 @@ def parse_prediction(values) -> tuple[tuple, list[Event] | None]:
         events = parse_events(values["text"], task, query or "", truncated=bool(values.get("truncated")))
     else:
         raise ValueError(f"the keys are {sorted(values)}; give events or text")
-    # What was cut before its first event says neither what there is nor that there is nothing.
+    # An answer truncated before its first event is neither a detection nor a rejection.
     return (str(clip), task, query), None if values.get("truncated") and not events else events
 
 
 class Predictions(NamedTuple):
-    """Hold answers by key `(id, task, query)`, the durations stated beside them by id, and how many ran out of room."""
+    """Answers by key `(id, task, query)`, durations by id, and the number of truncated answers."""
 
     answers: dict[tuple, list[Event] | None]
     durations: dict[str, float]
@@ -53,12 +53,12 @@ class Predictions(NamedTuple):
 
 
 def answerable_questions(path, clips, policy: QuestionPolicy, aliases=None) -> list[Question]:
-    """Return the questions about clips that a file of predictions may answer: all, but of absent labels those it names.
+    """Return the questions about clips that a file of predictions may answer.
 
-    A data set may have hundreds of labels, and clips lack nearly all of them.
+    Of the questions for absent labels, often hundreds per clip, only those that the file names are included.
 
     Args:
-        path, aliases: see [`read_predictions`], which checks what is only looked at here.
+        path, aliases: see [`read_predictions`], which validates the file.
     """
     lines = (values for _, values in read_json_lines(path) if isinstance(values, dict))
     queries = {_normal(query) for values in lines if isinstance(query := values.get("query"), str)}
@@ -70,23 +70,22 @@ def answerable_questions(path, clips, policy: QuestionPolicy, aliases=None) -> l
 
 
 def read_predictions(path, clips, asked, aliases=None) -> Predictions:
-    """Return the answers of a file, their times as they are there.
+    """Return the answers of a file, with unmodified times.
 
-    Of a task that is answered at all, every clip must be answered: detection and captioning once, grounding for every
-    label of the clip (or for the clip's own query). Absent labels may be asked for as well.
+    If a task is answered for one clip, it must be answered for all: detection and captioning once, grounding for every
+    label of the clip (or for the clip's own query). Answers for absent labels are optional.
 
     Args:
         path: JSON Lines of `{"id", "task", "query", "events", "text", "duration", "truncated"}`: `task` is `detection`,
             `grounding` or `captioning`, `query` only for grounding, `events` a list of `{"onset", "offset",
-            "event_label"}` in seconds, perhaps with a `score`, or `null` for an answer that could not be parsed.
-            Without the key `events`, they are read from `text` by [`~processing.answer_text.parse_events`].
+            "event_label"}` in seconds, optionally with `score`, or `null` for an answer that could not be parsed.
+            Without the key `events`, [`~processing.answer_text.parse_events`] parses `text`.
         clips: [`~recipes.data.clip.AnnotatedClip`]s.
-        asked: all that may be asked about them, see [`answerable_questions`].
-        aliases: other names for labels that queries about detection clips may use.
+        asked: possible questions, see [`answerable_questions`].
+        aliases: other names for labels in queries about detection clips.
 
     Raises:
-        ValueError: lines that hold no answer, or a second one; or answers that are missing or too many. All of them
-            are named at once.
+        ValueError: malformed or repeated answers, or missing or superfluous ones; all are listed.
         OSError: the file cannot be read.
     """
     has_own_query = {clip.id for clip in clips if clip.query is not None}
@@ -118,17 +117,17 @@ def read_predictions(path, clips, asked, aliases=None) -> Predictions:
 
 
 def prepare_answers(clips, answers, aliases=None) -> tuple[dict, dict]:
-    """Return answers that can be compared: labels normalized and without aliases, events cut at the ends of the clips.
+    """Prepare answers for scoring: resolve aliases, and cut events at the ends of clips.
 
-    A clip ends at its `duration`, or at its last reference event if that is later: rounded annotations may pass the end
-    a little, and an answer that equals them is right. Events that start there or later are dropped.
+    A clip ends at its `duration`, or at its last reference event if that is later: rounded annotations may slightly
+    exceed the duration, and equal answers are correct. Events that start at or after the end are dropped.
 
     Args:
-        aliases: of [`~recipes.scoring.read_label_aliases`]; they are for detection alone.
+        aliases: from [`~recipes.scoring.read_label_aliases`]; only for detection.
 
     Returns:
-        The answers, and counts over all of them: `num_cut_events` (made shorter), `num_dropped_events`,
-        `num_clips_of_unknown_duration` (nothing is cut there) and `num_clips_with_later_references`.
+        The answers, and counts: `num_cut_events` (shortened), `num_dropped_events`, `num_clips_of_unknown_duration`
+        (where nothing is cut) and `num_clips_with_later_references`.
     """
     last = {clip.id: max((event.offset for event in clip.events), default=0.0) for clip in clips}
     ends = {clip.id: clip.duration and max(clip.duration, last[clip.id]) for clip in clips}
@@ -157,7 +156,7 @@ def prepare_answers(clips, answers, aliases=None) -> tuple[dict, dict]:
 
 
 def apply_min_score(answers, min_score) -> dict:
-    """Return the answers without the detected events whose score is below `min_score`; `None` leaves out none."""
+    """Return the answers without detected events whose score is below `min_score`; `None` keeps all."""
     if min_score is None:
         return answers
     return {
@@ -173,11 +172,11 @@ def _normal(query):
 
 
 def _check_complete(path, clips, asked, answers):
-    """Raise an error that names what is missing and what was not asked for."""
+    """Raise an error that lists missing and superfluous answers."""
     tasks = {task for _, task, _ in answers}
     by_id = {clip.id: clip for clip in clips}
     possible = {question.key for question in asked}
-    # All but queries for labels that a detection clip lacks.
+    # All but queries for absent labels of detection clips.
     required = [
         question.key
         for question in asked
@@ -186,7 +185,7 @@ def _check_complete(path, clips, asked, answers):
     answered = {clip for clip, _, _ in answers}
     missing = [key for key in required if key not in answers]
     surplus = [key for key in answers if key not in possible]
-    # A clip without any answer is named once, not by each of its questions.
+    # A clip without any answer is listed once, not with each of its questions.
     problems = [
         _list(_ids(missing, without=answered), "id without an answer", "ids without an answer"),
         _list(_ids(surplus, without=by_id), "id that is not in the data", "ids that are not in the data"),
@@ -212,7 +211,7 @@ def _say(key) -> str:
 
 
 def _list(items, singular, plural=None) -> str:
-    """Return how many items there are, and the items; nothing for none."""
+    """Return the number of items and the first of them as text, empty without items."""
     if not items:
         return ""
     name = singular if len(items) == 1 else plural or f"{singular}s"

@@ -1,4 +1,4 @@
-"""A report of answers about annotated clips: scores with intervals as JSON and Markdown, and a picture of clips."""
+"""Reports on answers about annotated clips: scores with intervals as JSON and Markdown, and a plot of worst clips."""
 
 import json
 import os
@@ -45,18 +45,17 @@ NO_WORDNET = (
 
 
 def report_paths(out) -> dict[str, Path]:
-    """Return where the files of a report lie; the folder is made.
+    """Return the paths of a report's files, and create their folder.
 
     Args:
-        out: a folder, which stands for `report.json` in it, or a path that ends in `.json`. Beside `NAME.json` lies
-            `NAME.md`; the names of the other files begin with `NAME_`, unless it is `report`, so that several reports
-            may share a folder.
+        out: a path ending in `.json`, or a folder, short for `report.json` in it. Next to `NAME.json` is `NAME.md`; the
+            names of the other files begin with `NAME_`, unless NAME is `report`, so that reports can share a folder.
 
     Returns:
         `json, markdown, plot, predictions, settings`.
 
     Raises:
-        ValueError: `out` is a file that does not end in `.json`.
+        ValueError: `out` is an existing file that does not end in `.json`.
     """
     out = Path(out)
     if out.suffix == ".json" and not out.is_dir():
@@ -77,14 +76,14 @@ def report_paths(out) -> dict[str, Path]:
 
 
 def write_report(paths, head, clips, asked, answers, failures=(), other=None) -> dict:
-    """Score answers, write all files of the report but the answers, and return the report.
+    """Score answers, write all files of the report except the answers, and return the report.
 
     Args:
-        paths: what [`report_paths`] returns.
-        head: entries that come first: `model`, `data`, `min_score` and so on.
+        paths: from [`report_paths`].
+        head: first entries of the report: `model`, `data`, `min_score` and so on.
         clips, asked, answers: see [`make_report`].
-        failures: `{"id", "audio", "error"}` of clips that could not be answered. What was not answered is not scored.
-        other: what these answers are compared with: `predictions` (where they are from), `min_score` and `answers`.
+        failures: `{"id", "audio", "error"}` of clips that could not be answered; these are not scored.
+        other: answers to compare with: `predictions` (their source), `min_score` and `answers`.
     """
     min_score = head.get("min_score")
     report = {**head, "num_clips": len(clips), **make_report(clips, asked, answers, min_score)}
@@ -115,21 +114,21 @@ def write_report(paths, head, clips, asked, answers, failures=(), other=None) ->
 
 
 def make_report(clips, asked, answers, min_score=None) -> dict:
-    """Return scores with seeded 95 % bootstrap intervals over clips. The order of the clips changes nothing.
+    """Return scores with seeded 95 % bootstrap intervals over clips, independent of the order of clips.
 
     Args:
         clips: [`~recipes.data.clip.AnnotatedClip`]s.
         asked: [`~recipes.data.questions.Question`]s about them.
-        answers: events, or `None` for an unparseable answer, by key `(id, task, query)`; labels normalized, as
-            [`~recipes.evaluation.predictions.prepare_answers`] makes them.
-        min_score: detected events with a lower score count for PSDS alone, which looks at every threshold.
+        answers: events, or `None` for an unparseable answer, by key `(id, task, query)`, from
+            [`~recipes.evaluation.predictions.prepare_answers`].
+        min_score: detected events with a lower score count only for PSDS, which uses all thresholds.
 
     Returns:
-        Parts `detection`, `grounding` (queries that are present), `rejection` (all queries) and `captioning`, each with
-        `intervals` by name; parts without answers are absent. `detection` is what `event_based_f1` returns, with
-        `collar_edges` and `unmatched_labels` of these functions, `segment_1s` and `segment_0.1s` from
-        `segment_based_f1` (and in these `sed_eval`, the figures by its rounding, `None` where they are the same), and
-        `psds`. `captioning` has METEOR and, in `time_only`, `event_based_f1` of the times alone.
+        Parts `detection`, `grounding` (present queries), `rejection` (all queries) and `captioning`, if answered, each
+        with `intervals` by name. `detection` is the result of `event_based_f1`, with `collar_edges` and
+        `unmatched_labels` of the functions of that name, `segment_1s` and `segment_0.1s` from `segment_based_f1` (with
+        `sed_eval`, the scores by its rounding, `None` if they are the same), and `psds`. `captioning` has METEOR and,
+        in `time_only`, `event_based_f1` of the times alone.
     """
     makers = {"detection": _detection, "grounding": _grounding, "rejection": _rejection, "captioning": _captioning}
     report = {}
@@ -145,16 +144,16 @@ def make_report(clips, asked, answers, min_score=None) -> dict:
 
 
 def compare_answers(clips, asked, runs, other_runs) -> dict:
-    """Return by part the figures of two systems and their paired differences, see `paired_bootstrap`.
+    """Return the figures of two systems and their paired differences by part, see `paired_bootstrap`.
 
     Args:
-        asked: questions that all have answered.
-        runs, other_runs: of each run, such as of each seed, answers by key and the least score of events.
+        asked: questions that all runs have answered.
+        runs, other_runs: answers by key and `min_score` of each run, such as each seed.
     """
     sides = [[_parts(clips, asked, *run) for run in side] for side in (runs, other_runs)]
     compared = {}
     for part in sides[0][0]:
-        # For detection and captions several sums, not all of which every run has.
+        # Detection and captioning have several sums, not all of which every run has.
         sums = [list(zip(*(_sums(part, *run[part])[0] for run in side), strict=False)) for side in sides]
         found = {n: v for pair in zip(*sums, strict=False) for n, v in paired_bootstrap(*pair).items()}
         compared[part] = {name: value for name, value in found.items() if value["interval"] is not None}
@@ -162,8 +161,8 @@ def compare_answers(clips, asked, runs, other_runs) -> dict:
 
 
 def _parts(clips, asked, answers, min_score) -> dict[str, tuple]:
-    """Return for each part of a report the clips, references and predictions of its questions, and with all events."""
-    # Draws of the bootstrap and the last digits of sums depend on the order.
+    """Return clips, references, predictions, and predictions with events of any score, for each part of a report."""
+    # Bootstrap draws and the last digits of sums depend on the order.
     asked = sorted((question for question in asked if question.key in answers), key=lambda question: question.id)
     by_id, kept = {clip.id: clip for clip in clips}, apply_min_score(answers, min_score)
     grounding = [question for question in asked if question.task == "grounding"]
@@ -186,14 +185,14 @@ def _parts(clips, asked, answers, min_score) -> dict[str, tuple]:
 
 
 def _sums(part, clips, references, predictions, every) -> tuple[list, dict]:
-    """Return the figures that have intervals as `ClipSums`, and what was computed on the way."""
+    """Return the figures with intervals as `ClipSums`, and scores computed along the way."""
     if part == "detection":
         psds_sums_, scores = _psds(references, every, [clip.duration for clip in clips])
         return [detection_sums(references, predictions, **COLLARS), *psds_sums_], {"psds": scores}
     if part == "captioning":
         try:
             values, reason = meteor_by_clip(references, predictions), None
-        except (ImportError, FileNotFoundError) as error:  # the other scores need neither nltk nor WordNet
+        except (ImportError, FileNotFoundError) as error:  # other scores do not need nltk and WordNet
             values, reason = None, NO_NLTK if isinstance(error, ImportError) else NO_WORDNET
         counts = count_events(references, predictions, **COLLARS, time_only=True)
         sums, scores = [count_sums({"time_only_": counts}, predictions)], {}
@@ -201,7 +200,7 @@ def _sums(part, clips, references, predictions, every) -> tuple[list, dict]:
             sums.append(meteor_sums(values, predictions))
             scores = dict(zip(METEOR_NAMES, values.mean(axis=0).tolist(), strict=True))
         return sums, {**scores, "meteor_not_computed": reason}
-    # Queries about one recording are not independent, even if each is a row.
+    # Queries about one recording are not independent, even if each is a clip of its own.
     sums = grounding_sums(references, predictions, [clip.audio or clip.id for clip in clips])
     rejection = ("true_rejection_rate", "false_rejection_rate", "parse_failure_rate")
 
@@ -232,7 +231,7 @@ def _detection(references, predictions) -> dict:
 
 
 def _psds(references, predictions, durations) -> tuple[list, dict]:
-    """Return the sums of PSDS, and its values or why there are none."""
+    """Return the sums of PSDS, and its values or the reason why there are none."""
     num_events = sum(len(prediction or ()) for prediction in predictions)
     num_without = sum(event.score is None for prediction in predictions for event in prediction or ())
     num_unknown = sum(duration is None for duration in durations)
@@ -279,7 +278,7 @@ def _captioning(references, predictions) -> dict:
 
 
 def _write(path, text):
-    """Write a file as a whole or not at all."""
+    """Write a file atomically."""
     part = path.with_name(f"part_{path.name}")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)

@@ -1,15 +1,15 @@
-"""A report of scores as text: a short list for the console, and Markdown with everything that a person reads."""
+"""Reports as text: a short list for the console, and Markdown."""
 
 from typing import NamedTuple
 
 from recipes.scoring import IOU_THRESHOLDS
 
-# Keys of the report and how they are called, in the order of the tables.
+# Keys of the report and their names, in the order of the tables.
 COUNTINGS = {"": "event-based", "segment_1s": "segments of 1 s", "segment_0.1s": "segments of 0.1 s"}
 SEE_NOTES = "not computed, see the notes"
 F_SCORES = ("f1", "precision", "recall")
 NUM_LABELS_SHOWN = 20
-# Figures of a comparison that are shown, in order; the JSON has all.
+# Figures to show in a comparison, in order; the JSON has all.
 COMPARED = {
     "micro_f1": "Eb-F1 micro",
     "macro_f1": "Eb-F1 macro",
@@ -31,12 +31,12 @@ COMPARED = {
 
 
 class Line(NamedTuple):
-    """Hold one figure of a table.
+    """One figure of a table.
 
     Args:
-        value: `None` where there is none.
-        note: what belongs to the figure: what it consists of, or why there is none.
-        meaning: what the metric is, for Markdown.
+        value: `None` if there is none.
+        note: its components, or why there is none.
+        meaning: explanation of the metric, for Markdown.
     """
 
     name: str
@@ -51,8 +51,8 @@ def markdown_table(header, rows, alignment: str = "") -> str:
 
     Args:
         header: names of the columns.
-        rows: cells, as many in each.
-        alignment: `r` for columns to align right, by position; others are aligned left.
+        rows: cells.
+        alignment: one letter per column, `r` for right-aligned, anything else for left-aligned.
     """
     lines = ["|" + "|".join(map(_cell, line)) + "|\n" for line in (header, *rows)]
     sides = "|".join("---:" if side == "r" else "---" for side in alignment.ljust(len(header)))
@@ -74,11 +74,11 @@ def format_report(report) -> str:
 
 
 def format_markdown(report, plot=None) -> str:
-    """Return a report as Markdown: headline figures, then detection by counting and by label, and the worst clips.
+    """Return a report as Markdown: headline figures, then detection in full and by label, and the worst clips.
 
     Args:
-        report: what [`~recipes.evaluation.report.write_report`] returns.
-        plot: name of the picture of the worst clips.
+        report: from [`~recipes.evaluation.report.write_report`].
+        plot: file name of the plot of the worst clips.
     """
     notes = "".join(f"- {note}\n" for note in _notes(report))
     parts = [
@@ -118,7 +118,7 @@ def format_markdown(report, plot=None) -> str:
 
 
 def _sections(report) -> list[tuple[str, list[Line]]]:
-    """Return headings and figures, the ones that are looked at first before the others."""
+    """Return headings and figures, the most important ones first."""
     makers = {
         "detection": _detection_lines,
         "grounding": _grounding_lines,
@@ -215,7 +215,7 @@ def _unreadable(part, intervals) -> Line:
 
 
 def _comparison(report) -> list[list[str]]:
-    """Return name, both values, difference, interval and p of the figures that two systems are compared by."""
+    """Return name, both values, difference, interval and p of each compared figure."""
     rows = []
     for part in ("detection", "grounding", "rejection", "captioning"):
         found = report.get("against", {}).get(part, {})
@@ -229,7 +229,7 @@ def _comparison(report) -> list[list[str]]:
 
 
 def _full_table(detection) -> str:
-    """Return every way of counting as a table; averages over labels have no substitutions."""
+    """Return the table of event-based and segment-based scores; macro averages have no substitutions."""
     rows, intervals = [], detection["intervals"]
     for key, name in COUNTINGS.items():
         scores, prefix = (detection[key], f"{key}_") if key else (detection, "")
@@ -244,7 +244,7 @@ def _full_table(detection) -> str:
 
 
 def _label_table(detection) -> list[str]:
-    """Return the labels of the reference as a table, and what else was predicted as a sentence."""
+    """Return a table of the reference labels, and a sentence about other predicted labels."""
     known = {label: scores for label, scores in detection["class_wise"].items() if scores["num_references"]}
     segments = detection["segment_1s"]["class_wise"]
     rows = [
@@ -269,7 +269,7 @@ def _label_table(detection) -> list[str]:
 
 
 def _notes(report) -> list[str]:
-    """Return what a reader must know about how answers were made comparable."""
+    """Return what a reader must know about how answers were scored."""
     notes, clipping, absent = [], report.get("clipping", {}), report.get("absent_queries", {})
     if report["failures"]:
         notes.append(f"{_number(len(report['failures']), 'clip')} could not be answered and are not scored.")
@@ -352,6 +352,6 @@ def with_interval(value, interval) -> str:
 
 
 def _cell(value) -> str:
-    # A bar would end the cell, a line break the row.
+    # A vertical bar would end the cell, a line break the row.
     text = " ".join(str(value).split()).replace("|", "\\|")
     return f" {text} " if text else " "

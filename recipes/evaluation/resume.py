@@ -1,4 +1,4 @@
-"""Answers on disk as they come, so that a run that was stopped, even by `kill -9`, goes on where it was."""
+"""Append answers to a file as they arrive, so that a run resumes even after `kill -9`."""
 
 import contextlib
 import json
@@ -10,27 +10,27 @@ from pathlib import Path
 def keep_rows(
     path: Path, settings: dict, keys: Iterable[str], settings_path: Path | None = None, overwrite: bool = False
 ) -> Iterator[tuple[list[dict], Callable[..., None]]]:
-    """Open a file of answers, a JSON object in each line, to which every answer is written at once.
+    """Open a JSON Lines file of answers, to which every answer is written immediately.
 
-    A process that is killed at any moment leaves whole lines and perhaps the start of one, which is cut off here. A
-    file without any row is removed in the end.
+    A process that is killed leaves complete lines and perhaps a partial one, which is removed here. A file that has no
+    rows in the end is deleted.
 
     Args:
-        path: the file; it is made if there is none.
-        settings: all that answers depend on but the recordings, as JSON.
-        keys: what every row must have.
-        settings_path: file of the settings; by default they are the first line of `path`.
-        overwrite: start again, whatever is there.
+        path: the file; created if necessary.
+        settings: everything except the recordings that answers depend on, as JSON.
+        keys: required keys of every row.
+        settings_path: file for the settings; by default they are the first line of `path`.
+        overwrite: start again, whatever the file contains.
 
     Yields:
-        The rows that are there, and a function that appends rows.
+        The existing rows, and a function that appends rows.
 
     Raises:
-        ValueError: the file has answers that were made with other settings, or is not such a file.
+        ValueError: the file has answers from other settings, or is not such a file.
     """
     settings = json.loads(json.dumps(settings))
     if overwrite:
-        # Before new settings are written, so that answers never lie beside settings that are not theirs.
+        # First, so that answers are never next to settings that are not theirs.
         path.unlink(missing_ok=True)
     with path.open("a+b") as file:
         file.seek(0)
@@ -45,7 +45,7 @@ def keep_rows(
             head = json.loads(settings_path.read_text(encoding="utf-8"))
         num_rows = len(rows)
         if not rows:
-            # Settings that no answer was made with bind nobody.
+            # Without answers, earlier settings are irrelevant.
             file.truncate(0)
             if settings_path is None:
                 _write(file, [{"settings": settings}])
@@ -68,10 +68,10 @@ def keep_rows(
 
 
 def refuse_other_settings(path, before: dict, now: dict, way_out: str) -> None:
-    """Check that answers that are there were made with the settings of now.
+    """Check that existing answers were made with the current settings.
 
     Raises:
-        ValueError: they were not; the message has the differences, and the way out.
+        ValueError: they were not; the message lists the differences and the way out.
     """
     names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
     if names:

@@ -1,4 +1,4 @@
-"""Run a checkpoint on many recordings, some of which may be bad: for `timepro detect` and for scores alike."""
+"""Run a checkpoint on many recordings, some of which may fail: for `timepro detect` and for scoring."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class Request(NamedTuple):
-    """Hold a recording and what is asked about it: a task, and its queries, `(None,)` if the task takes none."""
+    """A recording with a task and its queries, `(None,)` if the task takes none."""
 
     audio: str
     task: str = "detection"
@@ -17,22 +17,22 @@ class Request(NamedTuple):
 
 
 class Unavailable(RuntimeError):
-    """What answers cannot be had, for this recording or any other; it ends a run."""
+    """No answers can be obtained, for this recording or any other; this ends the run."""
 
 
 def run(
     pipe, requests: Iterable[Request], num_done: int = 0, show_progress: bool | None = None, **options
 ) -> Iterator[tuple[Request, list[dict] | Exception]]:
-    """Yield each request with its results, one for each query, or with the error that it ended in.
+    """Yield each request with its results, one per query, or with its error.
 
-    Requests of one task in a row are answered in batches. A recording is encoded once for all its queries. One that
-    cannot be read, or is too short, costs no other its answer.
+    Consecutive requests of the same task are batched. A recording is encoded once for all its queries. A recording that
+    is unreadable or too short does not affect the others.
 
     Args:
         pipe: a `TemporalAudioGroundingPipeline`.
-        num_done: requests that were answered before, where the progress bar begins.
-        show_progress: by default where stderr is a terminal.
-        options: of the pipeline, such as `batch_size`, the number of questions about windows in a batch.
+        num_done: number of requests answered earlier, where the progress bar starts.
+        show_progress: by default if stderr is a terminal.
+        options: options of the pipeline, such as `batch_size`, the number of questions per batch.
     """
     requests = list(requests)
     hidden = None if show_progress is None else not show_progress
@@ -48,7 +48,7 @@ def _run_task(pipe, task, requests, options):
     position = num_read = 0
 
     def results_of(some):
-        # The pipeline reads ahead no further than a batch, so this knows which recordings a batch may hold.
+        # The pipeline reads ahead by at most one batch, so `num_read` bounds the recordings of the current batch.
         def read():
             nonlocal num_read
             for num_read, request in enumerate(some, position + 1):  # noqa: B007 - read below
@@ -66,7 +66,7 @@ def _run_task(pipe, task, requests, options):
                 position += 1
         except (ImportError, OSError, ValueError) as error:
             outcome = error
-            if num_read > position + 1:  # the batch may have failed because of another recording
+            if num_read > position + 1:  # another recording of the batch may have failed
                 try:
                     (outcome,) = results_of([requests[position]])
                 except (ImportError, OSError, ValueError) as own_error:

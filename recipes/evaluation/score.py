@@ -3,8 +3,8 @@
     timepro score soundscapes/test_unseen.jsonl --out runs/test_unseen --model recipes/checkpoints/timepro-small
     timepro score soundscapes/test_unseen.jsonl --out runs/theirs.json --predictions theirs.jsonl
 
-Which questions are asked about a clip is said in `recipes/data/questions.py`. Answers of a checkpoint go to
-`predictions.jsonl` as they come, so a run that was stopped continues where it was.
+`recipes/data/questions.py` defines which questions are asked about a clip. Answers of a checkpoint are appended to
+`predictions.jsonl`, so that an interrupted run resumes.
 """
 
 import json
@@ -40,30 +40,29 @@ def score_checkpoint(
 ) -> dict:  # fmt: skip
     """Answer every question about the recordings of `data` and return the report.
 
-    Writes `predictions.jsonl` (`id, task, query, text, events, duration`; events as they were answered, not yet cut at
-    the end of the recording), `settings.json`, `report.json`, `report.md` and `worst_clips.png` to `out`. A run that
-    was stopped at any moment, even killed, loses the batch it was at and no more; the next run goes on from there. A
-    recording that cannot be answered, missing or unreadable or too short, is listed in the report's `failures` and
-    costs no other recording its answer; the next run tries it again.
+    Writes `predictions.jsonl` (`id, task, query, text, events, duration`; events as answered, not yet cut at the end of
+    the recording), `settings.json`, `report.json`, `report.md` and `worst_clips.png` to `out`. An interrupted run, even
+    if killed, loses at most the current batch, and the next run resumes. A recording that is missing, unreadable or too
+    short is listed in the report's `failures` without affecting the others; the next run retries it.
 
     Args:
         model: checkpoint folder or Hub id.
-        data, data_format, audio_dir, durations, label_aliases: see [`~recipes.data.loading.load_clips`]. A duration
-            that is unknown is taken from the recording when it is answered.
+        data, data_format, audio_dir, durations, label_aliases: see [`~recipes.data.loading.load_clips`]. Unknown
+            durations are taken from the recordings when they are answered.
         out: folder to write, or path of the report if it ends in `.json`, see [`report_paths`].
-        policy: which questions are asked; `labels` are those of the data.
-        batch_size: questions answered together.
-        overwrite: answer again, although `out` holds answers of another checkpoint or data set.
+        policy: which questions to ask; its `labels` are replaced by those of the data.
+        batch_size: questions per batch.
+        overwrite: start again even if `out` holds answers of another checkpoint or data set.
         constrained: constrain answers to the grammar, as the pipeline does by default.
-        min_score: detected events with a lower score are kept in `predictions.jsonl` but count for PSDS alone; by
-            default that of the checkpoint.
+        min_score: detected events with a lower score are kept in `predictions.jsonl` but count only for PSDS; by
+            default the checkpoint's.
         limit: only the first clips.
         against, against_min_score: see [`score_predictions`].
         channel, strict: how recordings are read, see [`~processing.audio_io.load_audio`].
         decode: how a checkpoint with a frame grounder answers, `text`, `frames` or `both`; by default its own setting.
 
     Raises:
-        ValueError: clips that cannot be read, or answers in `out` that belong to other settings.
+        ValueError: unreadable clips, or answers in `out` from other settings.
         OSError: `data` or the checkpoint is missing.
     """
     clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, True)
@@ -75,7 +74,7 @@ def score_checkpoint(
     heard = {"channel": channel, "strict": strict, "decode": decode}
     heard = {name: value for name, value in heard.items() if value not in (None, False)}
     settings |= heard
-    # PSDS looks at events of every score.
+    # PSDS uses events of every score.
     options = {"batch_size": batch_size, "constrained": constrained, "min_score": 0.0, **heard}
     with keep_rows(paths["predictions"], settings, QUESTION_KEYS, paths["settings"], overwrite) as (rows, keep):
         failures = _answer(model, clips, asked, rows, keep, options)
@@ -83,7 +82,7 @@ def score_checkpoint(
     for row in rows:
         key, events = parse_prediction(row)
         seconds[key[0]] = row.get("duration")
-        # Answers may be there that nobody asks for now: about clips after the limit, or of other absent labels.
+        # There may be answers to other questions: about clips after the limit, or other absent labels.
         if key in wanted:
             answers[key] = events
     if min_score is None:
@@ -105,14 +104,14 @@ def score_predictions(
         predictions: see [`read_predictions`].
         data, data_format, durations, label_aliases: see [`~recipes.data.loading.load_clips`].
         out: folder, or path that ends in `.json`, see [`report_paths`].
-        min_score: detected events with a lower score count for PSDS alone.
-        audio_dir: folder of the recordings, if durations are to be read from them; nothing else is.
+        min_score: detected events with a lower score count only for PSDS.
+        audio_dir: folder of the recordings, to measure missing durations.
         limit: only the first clips.
-        against: predictions of another system, with which these are compared on the same clips, in pairs.
+        against: predictions of another system, for a paired comparison on the same clips.
         against_min_score: `min_score` for these; by default the same.
 
     Raises:
-        ValueError: clips or predictions that cannot be read, or answers that do not fit the clips.
+        ValueError: unreadable clips or predictions, or answers that do not fit the clips.
         OSError: a file is missing.
     """
     clips, policy, aliases, about = _load(data, data_format, audio_dir, durations, label_aliases, limit, SCORING, False)
@@ -125,13 +124,13 @@ def score_predictions(
 
 
 def compare_predictions(predictions, others, data, policy=SCORING, min_score=None, limit=None) -> dict:
-    """Return paired differences between two systems that were run several times, as with other seeds.
+    """Return paired differences between two systems with several runs each, for example several seeds.
 
     Args:
-        predictions, others: files of [`read_predictions`], of each run one.
+        predictions, others: one file per run, see [`read_predictions`].
         data, limit: see [`score_predictions`].
         policy: which questions are compared.
-        min_score: detected events with a lower score count for PSDS alone.
+        min_score: detected events with a lower score count only for PSDS.
 
     Returns:
         What [`~recipes.evaluation.report.compare_answers`] returns.
@@ -151,10 +150,10 @@ def compare_predictions(predictions, others, data, policy=SCORING, min_score=Non
 
 
 def _load(data, data_format, audio_dir, durations, label_aliases, limit, policy, needs_audio):
-    """Return clips, the policy with their labels, aliases, and what a report says about the data."""
+    """Return clips, the policy with their labels, aliases, and the report's entries about the data."""
     aliases = {} if label_aliases is None else read_label_aliases(label_aliases)
     clips = load_clips(data, data_format, audio_dir, durations, aliases, needs_audio=needs_audio)
-    # Absent labels that clips do not list are drawn from the labels of all clips, so that a limit changes no question.
+    # Absent labels that clips do not list are drawn from the labels of all clips, so a limit does not change questions.
     policy = replace(policy, labels=labels_of(clips))
     is_listed = {clip.absent is not None for clip in clips if clip.task == "detection"}
     sources = [name for name, listed in (("data", True), ("drawn", False)) if listed in is_listed]
@@ -176,7 +175,7 @@ def _with_durations(clips, seconds):
 
 
 def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
-    """Answer what is not answered in `rows`, append the answers to them, and return the clips that failed."""
+    """Answer the questions missing from `rows`, append the answers, and return the clips that failed."""
     audio = {clip.id: clip.audio for clip in clips}
     done = {tuple(row[key] for key in QUESTION_KEYS) for row in rows}
     jobs: dict[tuple, list] = {}
@@ -189,8 +188,8 @@ def _answer(model, clips, asked, rows, keep, options) -> list[dict]:
         from processing.frame_decoding import frame_options  # imports torch, which scoring predictions does without
 
         pipe = load_pipeline(model)
-        frame_options(pipe.model.config, "detection", options.get("decode"))  # else each recording would fail of it
-        # Clips may share a recording, and a question about it.
+        frame_options(pipe.model.config, "detection", options.get("decode"))  # fails here, not for each recording
+        # Clips may share recordings and questions.
         some = [Request(path, task, tuple(dict.fromkeys(q.query for q in left))) for (task, path), left in todo.items()]
         for job, results in run(pipe, some, len(jobs) - len(todo), show_progress=True, **options):
             left = todo[job.task, job.audio]
@@ -211,16 +210,16 @@ def _row(question, result) -> dict:
 
 
 def _uncut_events(question, result) -> list[dict] | None:
-    """Return the events of an answer with the times that it says: the pipeline has cut them at the recording's end."""
+    """Return the events of an answer with its original times: the pipeline cuts them at the end of the recording."""
     events = result["events"]
     said = parse_events(result["text"], question.task, question.query or "", truncated=result["truncated"])
     if events is None or said is None:
         return events
-    # Where the text is not all there is to an answer, the pipeline's word counts.
+    # If the answer is not just its text, the pipeline's events count.
     found = [Event.from_dict(event) for event in events]
     if clip_events(said, result["duration"]) != found:  # events compare by times and label
         return events
-    # Cut events stand in the same order; those that start past the end were dropped, and have no score to keep.
+    # Cut events are in the same order; those that start past the end were dropped, so their scores are unknown.
     scores = iter([event.score for event in found])
     return [event.as_dict() | {"score": next(scores) if event.onset < result["duration"] else None} for event in said]
 

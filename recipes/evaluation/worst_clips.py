@@ -1,4 +1,4 @@
-"""The clips that were answered worst, and one picture of them: reference above prediction, a lane for each label."""
+"""The clips with the worst answers, and a plot of them: reference above prediction, with a lane per label."""
 
 from collections import Counter
 from dataclasses import replace
@@ -8,23 +8,23 @@ from space_app.palette import FAINT, INK, LIGHT, ordered_labels, shorten
 
 HATCHES = ("", "////", "....")  # more labels than colours
 MAX_LANES, MAX_STYLES = 12, len(LIGHT) * len(HATCHES)
-# Inches: rows of panels grow with their lanes, the left margin with the labels.
+# Inches; the height of panels grows with their lanes, the left margin with the labels.
 WIDTH, HEADING, TITLE, LANE, AXIS, LEGEND_ROW = 12.0, 0.5, 0.42, 0.38, 0.3, 0.19
 
 
 def worst_clips(clips, asked, answers, limit=12) -> list[dict]:
     """Return the clips with the lowest event-based F1, worst first; ties by the number of errors, then by the id.
 
-    A clip is judged by its detection answer. Where it has none, its grounding answers count together, each event
-    labelled with its query; a captioning answer counts by its times alone. An unparseable answer finds nothing, as in
+    A clip is judged by its detection answer; without one, by its captioning answer, where only times count; otherwise
+    by all its grounding answers together, with the queries as labels. An unparseable answer finds nothing, as in
     [`~recipes.scoring.event_based_f1`].
 
     Args:
         clips, asked, answers: see [`~recipes.evaluation.report.make_report`].
-        limit: number of clips, at most; those without an answer are not among them.
+        limit: maximum number of clips; clips without answers are excluded.
 
     Returns:
-        Dicts of `id`, `f1`, `num_missed` and `num_false_alarms` (events without a partner), `num_unparseable` answers,
+        Dicts of `id`, `f1`, `num_missed` and `num_false_alarms` (unmatched events), `num_unparseable` answers,
         `duration` in seconds or `None`, and the events `reference` and `prediction`.
     """
     asked_of = {}
@@ -43,16 +43,16 @@ def worst_clips(clips, asked, answers, limit=12) -> list[dict]:
 
 
 def plot_worst_clips(clips, num_clips, path=None):
-    """Draw one panel for each clip: in every lane the reference is the upper bar and the prediction the lower one.
+    """Draw one panel per clip: in every lane the reference is the upper bar and the prediction the lower one.
 
     Args:
-        clips: what [`worst_clips`] returns, one clip or more.
-        num_clips: number of clips that they are the worst of.
-        path: where to save the picture (png, svg or pdf by its suffix); `None` saves nothing.
+        clips: from [`worst_clips`], at least one.
+        num_clips: total number of clips.
+        path: file to save (png, svg or pdf by its suffix); `None` saves nothing.
 
     Returns:
-        The `matplotlib` figure; its axes are named by the ids of the clips. A clip with more than 12 labels shows the
-        12 that come first and says how many are left out.
+        The `matplotlib` figure; its axes are labelled with the ids of the clips. A clip with more than 12 labels shows
+        the first 12 and the number of the others.
 
     Raises:
         ValueError: no clips.
@@ -61,7 +61,7 @@ def plot_worst_clips(clips, num_clips, path=None):
         raise ValueError("clips is empty; give at least one clip.")
     lanes = [ordered_labels(clip["reference"], clip["prediction"])[:MAX_LANES] for clip in clips]
     common = Counter(label for labels in lanes for label in labels)
-    # The commonest labels get the colours that are told apart best.
+    # The most common labels get the most distinguishable colours.
     styles = {label: _style(i) for i, label in enumerate(sorted(common, key=lambda label: (-common[label], label)))}
     figure, axes, title_x = _panels(lanes, styles, num_clips)
     for clip, labels, axis in zip(clips, lanes, axes, strict=True):
@@ -78,7 +78,7 @@ def _judged(clip, asked, answers) -> dict:
         prediction = answers[question.key]
         judged["num_unparseable"] += prediction is None
         for side, events in (("reference", question.reference), ("prediction", prediction or ())):
-            # One lane for all captions: other words would not match, and each would need a lane of its own.
+            # One lane for all captions: different words would not match, and each would need its own lane.
             label = question.query if task == "grounding" else "captions" if task == "captioning" else None
             judged[side] += [event if label is None else replace(event, event_label=label) for event in events]
     return judged
@@ -91,7 +91,7 @@ def _style(index) -> dict:
 
 
 def _panels(lanes, styles, num_clips):
-    """Return a figure with heading and legend, an empty axis for each list of lanes, and where titles begin in it."""
+    """Return a figure with heading and legend, empty axes for each list of lanes, and the x position of titles."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -130,7 +130,7 @@ def _panels(lanes, styles, num_clips):
             x, y = column * WIDTH / num_columns + left, top - TITLE - mine
             axes.append(figure.add_axes([x / WIDTH, y / height, width / WIDTH, mine / height]))
         top -= TITLE + panel + AXIS
-    # Titles begin above the labels, where they have the width of the whole cell.
+    # Titles begin above the labels, to use the width of the whole cell.
     return figure, axes, (0.25 - left) / width
 
 
@@ -148,7 +148,7 @@ def _draw_clip(axis, clip, labels, styles, title_x):
             is_reference = kind == "reference"
             fill = {"facecolor": _pale(colour)} if is_reference else {**styles[label], "edgecolor": "white"}
             axis.broken_barh(spans, (bottom, 0.34), **fill, linewidth=0, zorder=2, label=kind)
-            # The outline alone shows events that are shorter than a pixel.
+            # The outline also shows events shorter than a pixel.
             edge = {"edgecolor": INK if is_reference else colour, "linewidth": 1.1, "zorder": 3}
             axis.broken_barh(spans, (bottom, 0.34), facecolor="none", **edge, label="outline")
     num_lanes = max(len(labels), 1)
@@ -178,5 +178,5 @@ def _title(clip, num_hidden) -> str:
 
 
 def _pale(colour) -> tuple:
-    """Return a colour mixed with three parts of white."""
+    """Return a colour mixed with three parts white."""
     return tuple(1 - (1 - int(colour[i : i + 2], 16) / 255) / 4 for i in (1, 3, 5))

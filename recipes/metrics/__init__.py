@@ -1,1 +1,1 @@
-"""Metrics as modules of `evaluate`, each in a folder with its card."""
+"""Metrics as `evaluate` modules, each in a folder with its card."""

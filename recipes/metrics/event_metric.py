@@ -1,8 +1,8 @@
-"""What the `evaluate` modules in `recipes/metrics/` share: events on their way through `evaluate` and back.
+"""The base of the `evaluate` modules in `recipes/metrics/`: passing events through `evaluate`.
 
-`evaluate` 0.4.6 keeps what it is given in an Arrow table until it computes. Left to itself, Arrow reads `"1.5"` and
-`True` as numbers and 3 as a label, fills in what is missing with nulls, and drops keys that it does not know; and a
-`None` at the start of a batch is an error, elsewhere not. So events are checked here, before they get there.
+`evaluate` 0.4.6 stores its input in an Arrow table until it computes. Arrow would read `"1.5"` and `True` as numbers
+and 3 as a label, fill missing values with nulls, and drop unknown keys; and a `None` is an error at the start of a
+batch but not elsewhere. Therefore events are checked here first.
 """
 
 import logging
@@ -48,13 +48,13 @@ MESAROS = """
 
 
 class EventMetric(evaluate.Metric):
-    """Base of the modules, each of which defines `_score` and says what it is in `about`.
+    """Base class of the modules, each of which defines `about` and `_score`.
 
-    Import this file, not the class, into a module: `evaluate` takes the first metric that it finds there.
+    Import this file, not the class, into a module: `evaluate` uses the first metric that it finds there.
 
     Attributes:
         about: `description`, `inputs_description`, `citation` and `reference_urls` of `evaluate.MetricInfo`.
-        more_inputs: what else than events is known of each clip, by name; `score` is one of each predicted event.
+        more_inputs: names of further inputs per clip; `score` is one per predicted event.
         labels_matter: whether events must have labels.
     """
 
@@ -65,7 +65,7 @@ class EventMetric(evaluate.Metric):
     def _info(self):
         number = datasets.Value("float64")
         score = {"score": number} if "score" in self.more_inputs else {}
-        # Not `List`: evaluate takes apart the first entry of a list of structures, and fails where it is None.
+        # Not `List`: evaluate inspects the first entry of a list of structures, and fails if it is None.
         features = {
             "predictions": datasets.LargeList({**_EVENT, **score}),
             "references": datasets.LargeList(dict(_EVENT)),
@@ -89,29 +89,29 @@ class EventMetric(evaluate.Metric):
         return {name: math.nan if value is None else float(value) for name, value in scores.items()}
 
     def _score(self, references, predictions) -> tuple[dict, Callable[[], list[ClipSums]]]:
-        """Return the scores by name, `None` for those that are undefined, and what gives the sums of their intervals.
+        """Return the scores by name, `None` if undefined, and a function that returns the sums for their intervals.
 
         Args:
             references, predictions: lists over clips of lists of [`~processing.events.Event`]; a prediction may be
-                `None`. Further arguments are those of `compute` by name.
+                `None`. Further arguments are those of `compute`, by name.
         """
         raise NotImplementedError
 
     def compute(self, *, predictions=None, references=None, **kwargs):
-        """Compute the scores of what was added, and of these clips if given.
+        """Compute the scores of all clips added so far and of those given.
 
         Args:
             predictions, references: as in `add_batch`.
-            kwargs: what else is known of each clip, and how to compute.
+            kwargs: further inputs per clip, and options.
 
         Raises:
-            ValueError: what [`add_batch`] raises, no clips, or an argument out of its range. After the latter what was
-                added is gone.
+            ValueError: errors of [`add_batch`], no clips, or an argument out of range. After the latter, clips added so
+                far are lost.
         """
         try:
             return super().compute(predictions=predictions, references=references, **kwargs)
         except BaseException:
-            # Where `_compute` fails, evaluate leaves its files behind and locked.
+            # If `_compute` fails, evaluate leaves its files locked.
             if self.data is not None:
                 self.data = None
                 for path, lock in zip(self.file_paths or (), self.filelocks or (), strict=True):
@@ -125,10 +125,10 @@ class EventMetric(evaluate.Metric):
         Args:
             predictions, references: one list per clip of `{"onset", "offset", "event_label"}`, times in seconds. A
                 prediction may be `None`, an answer that could not be parsed.
-            kwargs: what else is known of each clip.
+            kwargs: further inputs per clip.
 
         Raises:
-            ValueError: different numbers of clips, inputs that are missing or unknown, or events that are none.
+            ValueError: different numbers of clips, missing or unknown inputs, or invalid events.
         """
         inputs = {"predictions": predictions, "references": references, **kwargs}
         if missing := [name for name in self.features if inputs.get(name) is None]:
@@ -157,13 +157,13 @@ class EventMetric(evaluate.Metric):
 
 
 def with_aliases(predictions, label_aliases) -> list:
-    """Return predictions whose labels are replaced by the labels that they are aliases of.
+    """Return predictions with aliases replaced by their labels.
 
     Args:
-        label_aliases: a mapping, the path of a JSON file that [`~recipes.scoring.read_label_aliases`] reads, or `None`.
+        label_aliases: a mapping, the path of a JSON file for [`~recipes.scoring.read_label_aliases`], or `None`.
 
     Raises:
-        ValueError: aliases that cannot be read.
+        ValueError: malformed aliases.
     """
     if label_aliases is None:
         return predictions
@@ -179,7 +179,7 @@ def with_aliases(predictions, label_aliases) -> list:
 
 
 def count_unmatched_labels(references, predictions) -> dict[str, int]:
-    """Return how many labels only one side has, and name them in a warning if both sides have events."""
+    """Return the number of labels that only one side has, and log a warning if both sides have events."""
     found = unmatched_labels(references, predictions)
     if any(references) and any(predictions):
         for side, labels in found.items():
@@ -189,7 +189,7 @@ def count_unmatched_labels(references, predictions) -> dict[str, int]:
 
 
 def flat_count_scores(report) -> dict[str, float]:
-    """Return event-based or segment-based scores without those of single labels."""
+    """Return event-based or segment-based scores as a flat dict, without those of single labels."""
     flat = {f"{average}_{name}": value for average in ("micro", "macro") for name, value in report[average].items()}
     flat |= report["micro_errors"]
     flat |= {f"macro_{name}": value for name, value in report["macro_errors"].items()}

@@ -1,1 +1,1 @@
-"""Check a checkpoint and upload it to the Hub."""
+"""Check checkpoints and upload them to the Hub."""

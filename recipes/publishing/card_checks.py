@@ -1,4 +1,4 @@
-"""Whether a checkpoint's card can be published: its metadata, and its figures against the reports next to it."""
+"""Check a checkpoint's card: its metadata, and its figures against the reports next to it."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recipes.publishing.model_card import FIGURE_COLUMNS, FIGURES_MARKS, figures_table
 
-# What a card must say, with what to write.
+# Required metadata of a card, with examples.
 METADATA = {
     "license": "such as apache-2.0",
     "language": "a list of codes such as en",
@@ -20,7 +20,7 @@ UNFILLED = "[More Information Needed]"
 
 
 def check_card(folder) -> tuple[list[str], list[str]]:
-    """Return what is wrong with `README.md` of a checkpoint folder, and what a publisher should know of it."""
+    """Return problems with the `README.md` of a checkpoint folder, and notes for the publisher."""
     from huggingface_hub import ModelCard
 
     path = Path(folder) / "README.md"
@@ -54,7 +54,7 @@ def check_card(folder) -> tuple[list[str], list[str]]:
 
 
 def _check_figures(folder, text, data) -> tuple[list[str], list[str]]:
-    """Compare the figures of a card's metadata, and its table, with those of `scores.json` or `report.json`."""
+    """Compare the figures in a card's metadata and table with `scores.json` or `report.json`."""
     results, scores, single = data.eval_results or [], _read(folder / "scores.json"), _read(folder / "report.json")
     if not scores and not single:
         note = f"{len(results)} figures in the card, and no scores.json or report.json to compare them with."
@@ -70,7 +70,7 @@ def _check_figures(folder, text, data) -> tuple[list[str], list[str]]:
             problems.append(f"README.md: the reports have no {where}; take it out, or call it as the reports do.")
             continue
         value = float(column[1](report))
-        # Cards hold four decimals.
+        # Cards have four decimals.
         if abs(value - float(result.metric_value)) > 6e-5:
             problems.append(f"README.md: {where} is {result.metric_value}, but the report says {value:.4f}.")
     if FIGURES_MARKS[0] in text and figures_table(scores or {data.model_name: single}) not in text:

@@ -1,4 +1,4 @@
-"""Which files a checkpoint consists of, and what is wrong with those of a folder."""
+"""Check the files of a checkpoint folder."""
 
 import ast
 import json
@@ -19,11 +19,11 @@ PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib",
 
 
 def checkpoint_code(folder) -> set[str]:
-    """Return the code files that a checkpoint is loaded by, following relative imports from what its settings name.
+    """Return the code files of a checkpoint, following relative imports from the classes that its settings name.
 
     Raises:
-        ValueError: settings that are not JSON, or name code of another repository.
-        SyntaxError: code that Python cannot read.
+        ValueError: settings that are not JSON, or that name code of another repository.
+        SyntaxError: invalid Python code.
     """
     folder, names = Path(folder), set()
     for file in ("config.json", "processor_config.json", "tokenizer_config.json"):
@@ -44,7 +44,7 @@ def checkpoint_code(folder) -> set[str]:
 
 
 def _named_classes(settings) -> set[str]:
-    """Return all `module.Class` of the `auto_map` and `custom_pipelines` of settings, nested ones too."""
+    """Return every `module.Class` in `auto_map` and `custom_pipelines` of (nested) settings."""
     names = set()
     for key, value in settings.items():
         if key == "auto_map":
@@ -58,20 +58,20 @@ def _named_classes(settings) -> set[str]:
 
 
 def is_pickle(path) -> bool:
-    """Tell whether a file is a pickle, or a zip archive such as `torch.save` writes, whatever its name."""
+    """Return whether a file is a pickle, or a zip archive as written by `torch.save`, whatever its name."""
     with open(path, "rb") as file:
         if file.read(4) == b"PK\x03\x04":
             return True
         file.seek(0)
         try:
-            # It stops at the first byte that is no operation.
+            # It fails at the first byte that is not an opcode.
             return any(operation.name == "STOP" for operation, *_ in pickletools.genops(file))
         except (ValueError, MemoryError, OverflowError):
             return False
 
 
 def check_files(folder) -> tuple[list[str], list[str]]:
-    """Return what is wrong with the files of a checkpoint folder, and what a publisher should know of them."""
+    """Return problems with the files of a checkpoint folder, and notes for the publisher."""
     folder = Path(folder)
     try:
         read_config(folder)
@@ -85,7 +85,7 @@ def check_files(folder) -> tuple[list[str], list[str]]:
     needed = {*SETTINGS, *weights, *code}
     problems += [f"{name} is missing; save the checkpoint again." for name in sorted(needed - files)]
     for name in sorted(files):
-        # The length at the head of safetensors may read as an operation; whether they are whole was looked at.
+        # The header length of safetensors may look like opcodes; these files were checked above.
         if name.endswith(PICKLE_SUFFIXES) or (name not in weights and is_pickle(folder / name)):
             problems.append(f"{name} is, or may hold, a pickle, which runs code when it is read; remove it.")
         elif name not in needed and name not in PAPERS:
@@ -104,7 +104,7 @@ def _same(path, other) -> bool:
 
 
 def _weights(folder, files) -> tuple[set[str], list[str]]:
-    """Return the files of the weights, and what is wrong with them."""
+    """Return the weight files, and problems with them."""
     from safetensors import SafetensorError, safe_open
 
     shards = {name for name in files if SHARD.fullmatch(name)}

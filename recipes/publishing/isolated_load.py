@@ -1,9 +1,9 @@
-"""Load a checkpoint as other users do, and run it: `python -I isolated_load.py DIR [RECORDING QUERY]`.
+"""Load and run a checkpoint as other users do: `python -I isolated_load.py DIR [RECORDING QUERY]`.
 
-The process has what `pip install transformers torch soundfile` brings and nothing else: other packages, this one too,
-are hidden, and the network is cut off. The script imports nothing of ours, and is run by its path. It prints one JSON
+The process sees only what `pip install transformers torch soundfile` installs: all other packages, including this one,
+are hidden, and the network is disabled. The script imports none of our code, and is run by its path. It prints one JSON
 object: `classes` of the pipeline, model and processor; the `result`; `modules`, the packages that the checkpoint's code
-imported; `unpickled`, the names that pickles asked for; `written`, the paths that were opened to be written.
+imports; `unpickled`, the names that pickles looked up; `written`, the paths that were opened for writing.
 """
 
 import importlib.metadata
@@ -19,7 +19,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def other_modules(distributions=DISTRIBUTIONS) -> set[str]:
-    """Return the top-level modules of all that is installed, but for distributions and what they require."""
+    """Return the top-level modules of everything installed except some distributions and their requirements."""
     from packaging.requirements import Requirement
 
     found, todo = set(), list(distributions)
@@ -52,14 +52,14 @@ def hide(modules: set[str]):
 
 
 def watch(allow_loopback: bool) -> dict[str, set[str]]:
-    """Forbid the network; return sets that are filled with what is `unpickled` and `written` from now on."""
+    """Disable the network; return sets that will collect what is `unpickled` and `written`."""
     seen = {"unpickled": set(), "written": set()}
 
     def hook(event, arguments):
         if event == "pickle.find_class":
             seen["unpickled"].add(".".join(arguments))
         elif event == "open" and isinstance(arguments[0], str) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
-            # Compiled code is kept where that is possible.
+            # Python may cache compiled code.
             if "__pycache__" not in arguments[0]:
                 seen["written"].add(arguments[0])
         elif event in ("socket.connect", "socket.sendto", "socket.getaddrinfo"):
@@ -75,8 +75,8 @@ def main(folder: str, recording: str | None = None, query: str = "dog bark") -> 
     """Return what the script prints.
 
     Args:
-        folder: of the checkpoint; or its id on a Hub of this machine, `OWNER/NAME@REVISION`.
-        recording: path of what is asked about; a second of noise if it is not given.
+        folder: folder of the checkpoint; or its id on a local Hub, `OWNER/NAME@REVISION`.
+        recording: path of the recording; by default a second of noise.
     """
     name, _, revision = folder.partition("@") if not os.path.isdir(folder) else (folder, "", "")
     hide(other_modules())

@@ -1,11 +1,11 @@
-"""What a model card says of figures and recordings: its tables and its `model-index`, written from reports alone."""
+"""The generated parts of a model card: its tables and `model-index`, from reports alone."""
 
 import re
 from collections import Counter
 
 from recipes.evaluation.report_tables import markdown_table, with_interval
 
-# Stands for the id that a checkpoint will have on the Hub; `timepro publish` writes the true one.
+# Placeholder for the Hub id, which `timepro publish` fills in.
 PLACEHOLDER = "OWNER/timepro-small"
 SCORES_URL = f"https://huggingface.co/{PLACEHOLDER}/blob/main/scores.json"
 FIGURES_MARKS = ("<!-- figures: written by recipes/small/release.py -->", "<!-- end of figures -->")
@@ -31,7 +31,7 @@ def _grounding(metric, **arguments):
     )
 
 
-# Heading in the table, kind of metric in the metadata, and from a report: value, 95 % interval, arguments.
+# Column heading: metric type in the metadata, and functions of a report: value, 95 % interval, arguments.
 FIGURE_COLUMNS = {
     "Eb-F1 micro": ("f1", *_detection("micro")),
     "Eb-F1 macro": ("f1", *_detection("macro")),
@@ -53,7 +53,7 @@ FIGURE_COLUMNS = {
 
 
 def figures_table(scores: dict[str, dict]) -> str:
-    """Return the Markdown table of scores by name, each a report of `recipes/evaluation/score.py`."""
+    """Return the Markdown table of scores, reports of `recipes/evaluation/score.py` by name."""
     rows = [
         [name, *(with_interval(value(report), interval(report)) for _, value, interval, _ in FIGURE_COLUMNS.values())]
         for name, report in scores.items()
@@ -62,11 +62,11 @@ def figures_table(scores: dict[str, dict]) -> str:
 
 
 def eval_results(scores: dict[str, dict], model_name: str) -> list:
-    """Return the rows of a model among scores as `huggingface_hub.EvalResult`, one for each cell.
+    """Return a model's scores as `huggingface_hub.EvalResult`s, one for each cell of the table.
 
     Args:
-        scores: reports by name; those of the model are called `"MODEL_NAME, TEST"`. Other names are other models, which
-            a card's metadata have no place for.
+        scores: reports by name; those of the model are called `"MODEL_NAME, TEST"`. Other models are skipped, because a
+            card's metadata cannot hold them.
     """
     from huggingface_hub import EvalResult
 
@@ -99,7 +99,7 @@ def eval_results(scores: dict[str, dict], model_name: str) -> list:
 
 
 def failures_list(scores: dict[str, dict], model_name: str) -> str:
-    """Return what a model's reports say of how it fails, as a Markdown list with an item for each."""
+    """Return a Markdown list of a model's failures, with an item per report."""
     lines = []
     for name, report in scores.items():
         model, _, test = name.rpartition(", ")
@@ -117,7 +117,7 @@ def failures_list(scores: dict[str, dict], model_name: str) -> str:
 
 
 def recordings_table(files) -> str:
-    """Return the Markdown table of the packages that recordings come from, with their licences.
+    """Return the Markdown table of the packages that contain the recordings, with their licences.
 
     Args:
         files: [`recipes.soundscapes.catalogue.SoundFile`]s.
@@ -131,7 +131,7 @@ def recordings_table(files) -> str:
 
 
 def fill(text: str, marks: tuple[str, str], content: str) -> str:
-    """Return a page with `content` between two marks.
+    """Return a page with `content` inserted between two marks.
 
     Raises:
         ValueError: the page lacks a mark.
@@ -144,13 +144,13 @@ def fill(text: str, marks: tuple[str, str], content: str) -> str:
 
 
 def fill_card(text: str, scores: dict[str, dict], model_name: str, files) -> str:
-    """Return a model card with its tables, its failures and its `model-index` rewritten.
+    """Return a model card with its tables, failures and `model-index` regenerated.
 
     Args:
-        files: the recordings of [`recordings_table`].
+        files: recordings, see [`recordings_table`].
 
     Raises:
-        ValueError: the metadata cannot be read, or the card lacks marks.
+        ValueError: unreadable metadata, or missing marks.
     """
     from huggingface_hub import ModelCard
 

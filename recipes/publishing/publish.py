@@ -13,32 +13,32 @@ from recipes.publishing.card_checks import check_card
 from recipes.publishing.file_checks import PICKLE_SUFFIXES, check_files
 from recipes.publishing.model_card import PLACEHOLDER
 
-# Seconds before each further attempt; a server that asks for more time gets it, up to a minute.
+# Seconds before each retry; a server may ask for more, up to a minute.
 WAITS = (1, 2, 4, 8, 16)
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-# What a loader might read in place of what was uploaded, if it stayed from an earlier version.
+# Files of an earlier version that a loader might read instead of the uploaded ones.
 LOADED_SUFFIXES = (".py", ".json", ".jinja", ".safetensors", *PICKLE_SUFFIXES)
 
 
 def publish(folder, repo_id: str, private: bool = False, dry_run: bool = False, waits=WAITS) -> str | None:
-    """Check a checkpoint folder and upload it to the Hub; say on stdout what was checked and uploaded.
+    """Check a checkpoint folder and upload it to the Hub, printing what was checked and uploaded.
 
-    The Hub is that of `HF_ENDPOINT`, the token that of `HF_TOKEN` or of `hf auth login`. All files appear there in one
-    commit, or none does. Failing requests are repeated.
+    The Hub is `HF_ENDPOINT`, the token that of `HF_TOKEN` or `hf auth login`. All files are uploaded in one commit, or
+    none. Failed requests are retried.
 
     Args:
-        folder: of the checkpoint, with its card `README.md`, in which `OWNER/timepro-small` is replaced by `repo_id`.
-        repo_id: `OWNER/NAME`; it is made if it does not exist.
-        private: make it visible to its owner alone.
-        dry_run: upload nothing, and ask the Hub nothing.
-        waits: seconds before each further attempt.
+        folder: checkpoint with its card `README.md`, in which `OWNER/timepro-small` is replaced by `repo_id`.
+        repo_id: `OWNER/NAME`; created if it does not exist.
+        private: create it as a private repository.
+        dry_run: do not contact the Hub.
+        waits: seconds before each retry.
 
     Returns:
-        The address of the commit; `None` for a dry run.
+        The URL of the commit; `None` for a dry run.
 
     Raises:
-        ValueError: what is wrong with the folder, all of it; nothing was uploaded then.
-        OSError: the Hub refused, or was out of reach for all attempts.
+        ValueError: all problems of the folder; nothing was uploaded.
+        OSError: the Hub refused, or could not be reached in any attempt.
     """
     from huggingface_hub.utils import validate_repo_id
 
@@ -64,20 +64,20 @@ def publish(folder, repo_id: str, private: bool = False, dry_run: bool = False, 
 
 
 def check_all(folder) -> tuple[list[str], list[str]]:
-    """Return what is wrong with a checkpoint folder, and what was found out about it, from all checks."""
+    """Return the problems and notes of all checks of a checkpoint folder."""
     results = [check_files(folder), check_card(folder)]
-    # What is missing or a pickle must not be loaded.
+    # Do not load incomplete checkpoints or pickles.
     results += [([], ["loading was not tried."])] if results[0][0] else [check_loading(folder)]
     return [line for problems, _ in results for line in problems], [line for _, notes in results for line in notes]
 
 
 def check_loading(folder) -> tuple[list[str], list[str]]:
-    """Load a checkpoint in a separate process, without network and without our packages, and run it on a recording."""
+    """Load and run a checkpoint in a separate process without network and without our packages."""
     script = Path(__file__).with_name("isolated_load.py")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1"}
-        # Code of others has no business with it.
+        # The checkpoint's code must not see the token.
         environment.pop("HF_TOKEN", None)
         command = [sys.executable, "-I", str(script), str(Path(folder).resolve())]
         result = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True)
@@ -92,7 +92,7 @@ def check_loading(folder) -> tuple[list[str], list[str]]:
 
 
 def planned_files(folder, repo_id: str) -> dict[str, Path | bytes]:
-    """Return the files to upload by their names, large ones as paths; the card with the id that it will have."""
+    """Return the files to upload by name, with `repo_id` filled into the card."""
     folder = Path(folder)
     names = sorted(path.name for path in folder.iterdir())
     card = (folder / "README.md").read_text(encoding="utf-8").replace(PLACEHOLDER, repo_id)
@@ -100,10 +100,10 @@ def planned_files(folder, repo_id: str) -> dict[str, Path | bytes]:
 
 
 def upload(files: dict[str, Path | bytes], repo_id: str, private: bool = False, waits=WAITS) -> str:
-    """Upload files in one commit, and delete what a loader might read instead; return the address of the commit.
+    """Upload files in one commit that also deletes files a loader might read instead; return the URL of the commit.
 
     Raises:
-        ValueError: the repository is public, but `private` was given; or the Hub refuses the card.
+        ValueError: the repository is public but `private` was given, or the Hub refuses the card.
         OSError: as [`publish`].
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
@@ -115,7 +115,7 @@ def upload(files: dict[str, Path | bytes], repo_id: str, private: bool = False, 
     patiently(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True), waits)
 
     def commit():
-        # Again in each attempt: the commit may have been made and its response lost. Then there is nothing left to do.
+        # In each attempt, because an earlier commit may have succeeded and its response been lost.
         info = api.model_info(repo_id)
         if private and not info.private:
             raise ValueError(
@@ -133,9 +133,9 @@ def upload(files: dict[str, Path | bytes], repo_id: str, private: bool = False, 
 
 
 def patiently(action, waits=WAITS):
-    """Return what an action returns, trying again after failures that may pass.
+    """Return the result of an action, retrying after transient failures.
 
-    huggingface_hub itself repeats the uploads of files, but neither the making of a repository nor the commit.
+    huggingface_hub itself retries uploads of files, but neither the creation of a repository nor the commit.
     """
     for wait in (*waits, None):
         try:
@@ -150,10 +150,10 @@ def patiently(action, waits=WAITS):
 
 
 def _pause(error: BaseException | None) -> float | None:
-    """Return how many seconds a server asks to wait for; `None` if the error, or what caused it, will not pass."""
+    """Return the seconds that a server asks to wait; `None` if the error and its causes are not transient."""
     from huggingface_hub import get_session
 
-    # httpx or httpx2, which depends on the version of huggingface_hub.
+    # httpx or httpx2, depending on the version of huggingface_hub.
     transport = importlib.import_module(type(get_session()).__module__.split(".")[0]).TransportError
     while error is not None:
         if isinstance(error, transport):

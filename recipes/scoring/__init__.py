@@ -1,10 +1,10 @@
-"""Scores of detection, grounding and captions: functions of events alone, without state, for reports and rewards.
+"""Metrics of detection, grounding and captioning as pure functions of events, for reports and rewards.
 
-References and predictions are lists over clips (or clip and query pairs) of lists of [`~processing.events.Event`]s,
-whose labels are equal if they look equal. A prediction may be `None`, an answer that could not be parsed. It is never
-dropped: it finds nothing, it rejects nothing, and it is counted in `parse_failure_rate`.
+References and predictions are lists over clips (or pairs of clip and query) of lists of [`~processing.events.Event`]s.
+A prediction may be `None`, an answer that could not be parsed. It is never dropped: it finds nothing, rejects nothing,
+and counts in `parse_failure_rate`.
 
-Whatever is used outside this folder is imported from here.
+Code outside this folder imports everything from here.
 """
 # ruff: noqa: F401
 

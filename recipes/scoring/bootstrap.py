@@ -1,4 +1,4 @@
-"""Bootstrap over clips, of figures and of differences: events and queries of one clip are not independent."""
+"""Bootstrap over clips, since events and queries within a clip are not independent: intervals and comparisons."""
 
 import numbers
 from collections.abc import Callable, Sequence
@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Resamples that are summed together: few enough that those of a large vocabulary fit in memory.
+# Resamples per batch: few enough to fit in memory with a large vocabulary.
 _BATCH = 50
 
 
 class ClipSums(NamedTuple):
-    """Hold what clips add to some sums, and figures that are functions of these sums.
+    """What each clip contributes to sums, and figures that are functions of these sums.
 
     Args:
         values: `(num_clips, num_columns)`, an array or a sparse array of SciPy.
         statistics: maps sums over the clips of several resamples `(num_sums, num_columns)` to named arrays
-            `(num_sums,)`. A figure that is undefined in a resample is NaN there.
+            `(num_sums,)`, NaN where a figure is undefined.
     """
 
     values: Any
@@ -33,10 +33,10 @@ def bootstrap_interval(
     """Return the percentile bootstrap interval of any statistic (Efron and Tibshirani 1993, chapter 13).
 
     Args:
-        values: array `(num_clips, ...)`, what one clip contributes in each row. Clips are drawn with replacement.
-        statistic: maps an array of such rows to a number. Resamples where it is not finite (`nan`) are left out.
-        confidence: probability that the interval covers, between 0 and 1.
-        num_resamples: how often the clips are drawn.
+        values: array `(num_clips, ...)`, one row per clip. Clips are drawn with replacement.
+        statistic: maps an array of such rows to a number. Resamples where it is not finite are ignored.
+        confidence: coverage of the interval, between 0 and 1.
+        num_resamples: number of resamples.
         seed: the same seed draws the same clips.
 
     Raises:
@@ -53,10 +53,10 @@ def bootstrap_interval(
 def sum_intervals(
     sums: ClipSums, confidence: float = 0.95, num_resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
-    """Return the intervals of many figures at once: as [`bootstrap_interval`] of each, but much faster.
+    """Return the intervals of many figures at once, much faster than [`bootstrap_interval`] for each.
 
     Returns:
-        The intervals by name, `None` where a figure is never finite.
+        The intervals by name, `None` if a figure is never finite.
 
     Raises:
         ValueError: no clips, or a confidence or number of resamples out of range.
@@ -72,18 +72,18 @@ def paired_bootstrap(
     """Compare two systems on the same clips: each resample draws the same clips for both.
 
     Clips differ in difficulty more than systems do, so the interval of the difference is much narrower than the two
-    intervals suggest. `p` belongs to the interval: it is twice the smaller fraction of resamples in which the
-    difference is at most, or at least, 0 (each count and the number of resamples plus 1; at most 1), so that an
-    interval of confidence `1 - p` just touches 0 (Efron and Tibshirani 1993, section 15.4).
+    separate intervals suggest. `p` is twice the smaller fraction of resamples in which the difference is at most, or at
+    least, 0 (with 1 added to each count and to the number of resamples; at most 1), so an interval of confidence
+    `1 - p` just touches 0 (Efron and Tibshirani 1993, section 15.4).
 
     Args:
-        sums, other: of one clip in the same row. Figures that only one of them has are left out. Or several of each,
-            runs that differ by their seed: figures are then means over runs, and each resample draws runs, too, the
-            same of both systems. Few seeds say little of how much seeds matter.
+        sums, other: the two systems, with the same clip in each row. Figures that only one of them has are ignored. Or
+            several runs of each, with different seeds: figures are then means over runs, and each resample also draws
+            runs, the same of both systems. Few seeds reveal little about the variation between seeds.
 
     Returns:
-        By name `{"value", "other", "difference", "interval", "p"}`, the difference being value - other; interval and
-        `p` are `None` where it is never finite.
+        By name `{"value", "other", "difference", "interval", "p"}`, where difference is value - other; interval and `p`
+        are `None` if it is never finite.
 
     Raises:
         ValueError: different numbers of clips or of runs, no clips, or a confidence or number of resamples out of
@@ -108,7 +108,7 @@ def paired_bootstrap(
     for name in [name for name in sides[0][0] if all(name in run for side in sides for run in side)]:
         value, other_value = (float(np.mean([total[name][0] for total in side])) for side in totals)
         pairs = zip(*([run[name] for run in side] for side in sides), strict=True)
-        # A run that was not drawn counts for nothing, even where its figure is undefined.
+        # A run that was not drawn contributes nothing, even if its figure is undefined.
         differences = sum(
             np.where(weight > 0, weight * (mine - theirs), 0.0)
             for weight, (mine, theirs) in zip(weights, pairs, strict=True)

@@ -1,17 +1,17 @@
-"""Scores by the number of events in the reference: many models find one occurrence and stop, or fill silence."""
+"""Scores by the number of reference events: many models stop after one occurrence, or hallucinate in silence."""
 
 from recipes.scoring.event_based import count_events
 from recipes.scoring.grounding import has_right_count
 
-# The last of them stands for it and all above.
+# The last one includes all higher numbers.
 COUNTS = (0, 1, 2, 3)
 
 
 def count_accuracy_by_number(references, predictions) -> dict[str, dict]:
-    """Return the fraction of queries with the right number of events, by the number of events in the reference.
+    """Return the fraction of queries with the correct number of events, by the number of reference events.
 
     Returns:
-        `{"1": {"num_pairs", "count_accuracy"}, "2": ..., "3+": ...}`; numbers that never occur are absent.
+        `{"1": {"num_pairs", "count_accuracy"}, "2": ..., "3+": ...}`, without numbers that do not occur.
     """
     right: dict[str, list[bool]] = {}
     for reference, prediction in zip(references, predictions, strict=True):
@@ -22,7 +22,7 @@ def count_accuracy_by_number(references, predictions) -> dict[str, dict]:
 
 
 def false_alarms_by_number(references, predictions, **collars) -> dict[str, dict]:
-    """Return how many predicted events match none, per clip, by the number of events in the reference.
+    """Return the number of unmatched predictions per clip, by the number of reference events.
 
     Args:
         collars: `t_collar` in seconds and `percentage_of_length`, as for `event_based_f1`.

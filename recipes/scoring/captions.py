@@ -1,11 +1,11 @@
 """METEOR for dense captioning: of the whole text, and of captions paired by their times.
 
-The METEOR is that of `nltk.translate.meteor_score` with its defaults (Lavie and Agarwal 2007, "METEOR: An Automatic
-Metric for MT Evaluation with High Levels of Correlation with Human Judgments"; alpha 0.9, beta 3, gamma 0.5), the one
-that `evaluate.load("meteor")` reports. Words are aligned in three steps: equal, equal Porter stem (the rules as NLTK
-extends them), WordNet synonym. Two traits of that implementation stay as they are: the synonym step sees stems, so
-`car` finds no `automobile` (its stem is `automobil`), and a text of m words scores `1 - 0.5 / m**3` against itself,
-not 1. The Java METEOR 1.5 of the COCO tools has other parameters, modules and figures: never mix the two.
+METEOR is that of `nltk.translate.meteor_score` with its defaults (Lavie and Agarwal 2007, "METEOR: An Automatic Metric
+for MT Evaluation with High Levels of Correlation with Human Judgments"; alpha 0.9, beta 3, gamma 0.5), as in
+`evaluate.load("meteor")`. Words are aligned in three steps: equal words, equal Porter stems (with NLTK's extensions),
+WordNet synonyms. Two quirks of that implementation are kept: the synonym step compares stems, so `car` does not match
+`automobile` (stem `automobil`), and a text of m words scores `1 - 0.5 / m**3` against itself, not 1. The Java METEOR
+1.5 of the COCO tools has other parameters, modules and values: never mix the two.
 
 Words are NLTK's Treebank tokens in lower case without punctuation, which the COCO tools drop as well.
 """
@@ -30,16 +30,16 @@ METEOR_NAMES = ("meteor_text", "meteor_matched", "meteor_matched_precision", "me
 
 
 def meteor(reference: str, prediction: str, synonyms: bool = True, wordnet_folder=None) -> float:
-    """Return METEOR of one text against one reference, 0 to just under 1; 0.0 where either has no words.
+    """Return METEOR of one text against one reference, 0 to just under 1; 0.0 if either has no words.
 
     Args:
-        synonyms: align WordNet synonyms too. `False` is another metric, exact words and stems alone, which needs no
+        synonyms: also align WordNet synonyms. `False` is a different metric, of words and stems alone, which needs no
             data; never compare the two.
-        wordnet_folder: folder with the files of WordNet 3.0 (`data.noun`, `index.noun` and so on). `None` looks where
-            `nltk.data` looks, `NLTK_DATA` included, then in `/usr/share/wordnet`. Nothing is ever downloaded.
+        wordnet_folder: folder with the files of WordNet 3.0 (`data.noun`, `index.noun` and so on). `None` searches
+            `nltk.data.path`, including `NLTK_DATA`, then `/usr/share/wordnet`. Nothing is ever downloaded.
 
     Raises:
-        FileNotFoundError: WordNet is not there.
+        FileNotFoundError: WordNet is missing.
     """
     nltk_meteor, stemmer = _nltk_meteor()
     wordnet = _wordnet(wordnet_folder) if synonyms else _NO_WORDNET
@@ -47,10 +47,9 @@ def meteor(reference: str, prediction: str, synonyms: bool = True, wordnet_folde
 
 
 def text_meteor(reference, prediction, synonyms: bool = True, wordnet_folder=None) -> float:
-    """Return METEOR between all captions of one clip's reference and all captions of its prediction.
+    """Return METEOR between all reference captions and all predicted captions of one clip.
 
-    The captions of a side are joined in the order of the events' times. Both sides without events: 1.0. Unparseable
-    (`None`): 0.0.
+    The captions of a side are joined in order of time. Both sides without events: 1.0. Unparseable (`None`): 0.0.
 
     Args:
         reference: events whose `event_label` is a caption.
@@ -68,11 +67,11 @@ def matched_meteor(
 ) -> tuple[float, float, float]:
     """Return F-measure, precision and recall of METEOR over the events of one clip paired one to one.
 
-    Only events whose IoU reaches the threshold can pair; of all such pairings the one with the greatest sum of METEOR
-    counts, so the order of the events plays no part. The sum over the number of predictions is the precision, where a
-    prediction without a partner counts 0 as in the ActivityNet dense captioning evaluation (Krishna et al. 2017). The
-    sum over the number of references is the recall. The F-measure joins them as SODA does (Fujita et al. 2020, "SODA:
-    Story Oriented Dense Video Captioning Evaluation Framework"), so neither a flood of captions nor silence pays.
+    Only events whose IoU reaches the threshold can be paired; the pairing with the greatest sum of METEOR is used, so
+    the order of events is irrelevant. Precision is that sum divided by the number of predictions, where an unpaired
+    prediction counts 0 as in the ActivityNet dense captioning evaluation (Krishna et al. 2017); recall is the sum
+    divided by the number of references. The F-measure combines them as SODA does (Fujita et al. 2020, "SODA: Story
+    Oriented Dense Video Captioning Evaluation Framework"), so neither a flood of captions nor silence pays off.
 
     Both sides without events: 1.0. One side without: 0.0. Unparseable (`None`): 0.0.
 
@@ -110,7 +109,7 @@ def caption_meteor(
 
     Raises:
         ValueError: no clips, or different numbers of references and predictions.
-        FileNotFoundError: WordNet is not there.
+        FileNotFoundError: WordNet is missing.
     """
     return mean_meteor(
         meteor_by_clip(references, predictions, iou_threshold, synonyms, wordnet_folder), predictions, synonyms
@@ -118,7 +117,7 @@ def caption_meteor(
 
 
 def mean_meteor(values, predictions, synonyms: bool = True) -> dict[str, float]:
-    """Return what [`caption_meteor`] returns, of the values of [`meteor_by_clip`] for these predictions."""
+    """Return what [`caption_meteor`] returns, from the values of [`meteor_by_clip`] for these predictions."""
     return {
         **{name: float(value) for name, value in zip(METEOR_NAMES, values.mean(axis=0), strict=True)},
         "parse_failure_rate": parse_failure_rate(predictions),
@@ -141,7 +140,7 @@ def meteor_sums(values, predictions) -> ClipSums:
 def meteor_by_clip(
     references, predictions, iou_threshold=0.5, synonyms: bool = True, wordnet_folder=None
 ) -> np.ndarray:
-    """Return what [`caption_meteor`] is the mean of: `(num_clips, 4)`, in the order of [`METEOR_NAMES`].
+    """Return the scores that [`caption_meteor`] averages, `(num_clips, 4)`, in the order of [`METEOR_NAMES`].
 
     Raises:
         ValueError, FileNotFoundError: as [`caption_meteor`].
@@ -158,7 +157,7 @@ def _joined(events) -> str:
 
 @functools.lru_cache(maxsize=1 << 14)
 def _words(text: str) -> tuple[str, ...]:
-    # The Treebank rules split a full stop off at the end of a text only, so they get one sentence at a time.
+    # The Treebank rules split off a full stop only at the end of a text, so tokenize sentence by sentence.
     sentences = re.split(r"(?<=[.!?])\s+", normalize_label(text).lower())
     tokens = [token for sentence in sentences for token in _tokenizer().tokenize(sentence)]
     return tuple(token for token in tokens if any(character.isalnum() for character in token))
@@ -185,13 +184,13 @@ class _Name(str):
         return str(self)
 
 
-# What `nltk_meteor` asks of a WordNet reader: synsets of a word, their lemmas, and the names of these.
+# The interface that nltk's METEOR expects of a WordNet reader: synsets of a word, their lemmas, and their names.
 _NO_WORDNET = types.SimpleNamespace(synsets=lambda word: ())
 
 
 @functools.cache
 def _wordnet(folder):
-    """Return WordNet as `single_meteor_score` needs it: one synset of all synonyms of a word, kept once looked up."""
+    """Return WordNet as `single_meteor_score` needs it: one cached synset of all synonyms of a word."""
     reader = open_wordnet(folder)
 
     @functools.lru_cache(maxsize=1 << 16)
@@ -203,24 +202,24 @@ def _wordnet(folder):
 
 
 def open_wordnet(folder):
-    """Return WordNet 3.0 as nltk reads it; `None` looks where `meteor` does.
+    """Return nltk's reader of WordNet 3.0; for `None` see [`meteor`].
 
     Raises:
         ImportError: nltk is not installed.
-        FileNotFoundError: no WordNet is there.
+        FileNotFoundError: WordNet is missing.
     """
     import nltk
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
     class Reader(WordNetCorpusReader):
         def open(self, file):
-            # Debian leaves out this list of topics, which no synonym needs: 45 numbered names.
+            # Debian omits this list of 45 topics, which synonyms do not need.
             if file == "lexnames":
                 return io.StringIO("".join(f"{i:02d} topic 0\n" for i in range(45)))
             return super().open(file)
 
         def map_wn(self, version="wordnet"):
-            return None  # maps to other versions and languages, from files that are not needed here
+            return None  # mappings to other versions and languages, which are not needed here
 
     root = _wordnet_root(folder)
     if isinstance(root, str) and root not in nltk.data.path:

@@ -1,8 +1,8 @@
 """From counts to scores: F1, precision, recall and error rates, over everything and by label.
 
 The formulas are those of Mesaros, Heittola and Virtanen 2016, "Metrics for Polyphonic Sound Event Detection", as
-`sed_eval` 0.2.1 computes them, but every ratio is a number here. Where `sed_eval` has NaN (precision without
-predictions, recall without references) or divides by its machine epsilon (error rates without references), see
+implemented in `sed_eval` 0.2.1, except that every ratio is defined. For cases where `sed_eval` returns NaN (precision
+without predictions, recall without references) or divides by its machine epsilon (error rates without references), see
 [`f_scores`] and [`error_rates`].
 """
 
@@ -12,13 +12,13 @@ import numpy as np
 
 
 class ClipCounts(NamedTuple):
-    """Hold what each clip adds to the scores, in events or in segments.
+    """Counts of each clip, in events or segments.
 
     Args:
         totals: int array `(num_clips, 6)`: matches, references, predictions, substitutions, deletions, insertions.
         labels: all labels, sorted.
         label_rows: int array `(num_rows, 5)`: index of the clip, index of the label, matches, references, predictions.
-            Rows of one clip and label add up. Rows, not a table, for open vocabularies have many labels.
+            Rows of the same clip and label add up. A sparse format, because open vocabularies have many labels.
     """
 
     totals: np.ndarray
@@ -27,9 +27,9 @@ class ClipCounts(NamedTuple):
 
 
 def f_scores(counts) -> dict[str, np.ndarray]:
-    """Return `f1`, `precision` and `recall` (...) of matches, references and predictions `counts` (..., 3).
+    """Return `f1`, `precision` and `recall` (...) from numbers of matches, references and predictions (..., 3).
 
-    Where a denominator is 0 the ratio is 1.0 if there was nothing to find and nothing was found, else 0.0.
+    If a denominator is 0, the ratio is 1.0 if there are neither references nor predictions, else 0.0.
     """
     matches, references, predictions = np.moveaxis(np.asarray(counts), -1, 0)
     nothing_at_all = ((references == 0) & (predictions == 0)).astype(np.float64)
@@ -43,7 +43,7 @@ def f_scores(counts) -> dict[str, np.ndarray]:
 def macro_f_scores(counts) -> dict[str, np.ndarray]:
     """Return the means (...) of [`f_scores`] over the labels of `counts` (..., num_labels, 3) that have references.
 
-    Where no label has, they are the scores over all events.
+    If no label has references, they are the scores over all events.
     """
     counts = np.asarray(counts)
     is_counted = counts[..., 1] > 0
@@ -55,9 +55,9 @@ def macro_f_scores(counts) -> dict[str, np.ndarray]:
 
 
 def error_rates(substitutions, deletions, insertions, references) -> dict[str, np.ndarray]:
-    """Return the `error_rate` and its three parts: errors for each reference. It exceeds 1 with many insertions.
+    """Return the `error_rate` and its three parts, errors per reference. Many insertions lift it above 1.
 
-    Without references the errors are divided by 1, so that the rate is their number (`sed_eval`: by 2.2e-16).
+    Without references the rate is the number of errors (`sed_eval` divides by 2.2e-16).
     """
     references = np.maximum(references, 1)
     rates = {
@@ -74,7 +74,7 @@ def score_counts(counts: ClipCounts) -> dict:
     Returns:
         `micro` over everything and `macro` over the labels with references, each with `f1`, `precision` and `recall`;
         `micro_errors` with the four rates of [`error_rates`] and `num_substitutions`, `num_deletions` and
-        `num_insertions`; `macro_errors` and `class_wise`, which know no substitutions: within one label a wrong event
+        `num_insertions`; `macro_errors` and `class_wise`, without substitutions, because within a label a wrong event
         is an insertion. `class_wise` has scores, rates, `num_matches`, `num_references` and `num_predictions` by label.
     """
     matches, references, predictions, *errors = counts.totals.sum(axis=0).tolist()
@@ -98,12 +98,12 @@ def score_counts(counts: ClipCounts) -> dict:
 
 
 def parse_failure_rate(predictions) -> float:
-    """Return the fraction of predictions that are `None`; 0.0 of no predictions."""
+    """Return the fraction of predictions that are `None`; 0.0 without predictions."""
     return sum(prediction is None for prediction in predictions) / max(len(predictions), 1)
 
 
 def check_lengths(references, predictions, empty=True):
-    """Raise `ValueError` unless there is one prediction for each reference, and at least one if not `empty`."""
+    """Raise `ValueError` unless there is one prediction per reference, and, unless `empty`, at least one."""
     if len(references) != len(predictions):
         raise ValueError(
             f"references has {len(references)} entries and predictions {len(predictions)}; give one prediction, "

@@ -1,4 +1,4 @@
-"""Event-based F1 and error rate: whole events, found within collars."""
+"""Event-based F1 and error rate: events matched within collars."""
 
 import numpy as np
 
@@ -16,16 +16,16 @@ from recipes.scoring.matching import (
 def event_based_f1(
     references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False, tolerance=0.0
 ) -> dict:
-    """Return event-based F1 and error rate as sed_eval computes them (Mesaros et al. 2016).
+    """Return event-based F1 and error rate as computed by sed_eval (Mesaros et al. 2016).
 
-    Pass every clip, also those without events: their false alarms count. (The script of DESED loops over the files of
-    the reference and never counts them.) A ratio with the denominator 0 is 1.0 if there was nothing to find and nothing
-    was found, else 0.0. For the collars see [`match_events`]; for the order of events, which substitutions depend on in
-    sed_eval, see [`~recipes.scoring.matching.count_substitutions`].
+    Pass all clips, including those without events: their false alarms count. (DESED's script loops over the files of
+    the reference and never counts them.) A ratio with denominator 0 is 1.0 if there are neither references nor
+    predictions, else 0.0. For the collars see [`match_events`]; for the order of events, on which substitutions depend
+    in sed_eval, see [`~recipes.scoring.matching.count_substitutions`].
 
     Args:
-        tolerance: seconds added to the collars, see [`match_events`]; with 0 figures equal sed_eval's to the last
-            digit. [`collar_edges`] says how much that matters.
+        tolerance: seconds added to the collars, see [`match_events`]; with 0, scores equal sed_eval's to the last
+            digit. [`collar_edges`] tells how much it matters.
 
     Returns:
         What [`~recipes.scoring.counts.score_counts`] returns: `micro`, `macro`, `micro_errors`, `macro_errors` and
@@ -42,7 +42,7 @@ def event_based_f1(
 def event_f1(reference, prediction, t_collar=0.2, percentage_of_length=0.2, time_only=False) -> float:
     """Return event-based F1 of one clip, fast enough to be a reward, with the collars of [`match_events`].
 
-    Both sides empty: 1.0. A prediction that is `None`: 0.0, for a broken answer is no rejection.
+    Both sides empty: 1.0. Unparseable (`None`): 0.0, since a broken answer is not a rejection.
 
     Raises:
         ValueError: a collar out of its range.
@@ -63,9 +63,9 @@ def collar_edges(references, predictions, t_collar=0.2, percentage_of_length=0.2
     """Return event-based F1 with [`TIME_TOLERANCE`], and how many matches lie exactly on a collar.
 
     Returns:
-        `tolerance` in seconds, `micro` and `macro` as in [`event_based_f1`], `num_matches_on_collar` (matches that a
-        collar wider by the tolerance has, and one narrower by it lacks) and `num_refused`, how many of these float64
-        arithmetic without a tolerance, and so sed_eval, refuses.
+        `tolerance` in seconds, `micro` and `macro` as in [`event_based_f1`], `num_matches_on_collar` (matches with
+        collars wider by the tolerance but not with collars narrower by it) and `num_refused`, how many of these float64
+        arithmetic without tolerance, and therefore sed_eval, refuses.
 
     Raises:
         ValueError: as [`event_based_f1`].
@@ -85,7 +85,7 @@ def collar_edges(references, predictions, t_collar=0.2, percentage_of_length=0.2
 def count_events(
     references, predictions, t_collar=0.2, percentage_of_length=0.2, time_only=False, tolerance=0.0
 ) -> ClipCounts:
-    """Count matched, reference and predicted events, substitutions, deletions and insertions of every clip.
+    """Count matches, references, predictions, substitutions, deletions and insertions of every clip.
 
     Raises:
         ValueError: as [`event_based_f1`].
@@ -112,8 +112,8 @@ def _label_rows(labels, num_events):
     """Return sorted labels and the rows of [`ClipCounts`], one for each match, reference and prediction.
 
     Args:
-        labels: those of all matches, of all references and of all predictions, clip after clip.
-        num_events: int array `(num_clips, 3)`, how many of each there are in every clip.
+        labels: labels of all matches, all references and all predictions, clip by clip.
+        num_events: int array `(num_clips, 3)`, the number of each in every clip.
     """
     names = sorted({*labels[1], *labels[2]})
     ranks = {name: rank for rank, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Grounding: how well predicted intervals cover the reference ones, how many there are, and whether absence is told."""
+"""Grounding: overlap of predicted and reference intervals, their number, and rejection of absent queries."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ import numpy as np
 from recipes.scoring.counts import check_lengths, parse_failure_rate
 
 IOU_THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
-# 3 s of 10 s must reach a threshold of 0.3 although binary fractions may miss it by a few units in the last place.
+# 3 s of 10 s must reach a threshold of 0.3 despite rounding in binary.
 IOU_TOLERANCE = 1e-9
 
 
 def union_iou(reference, prediction) -> float:
-    """Return the length of what both cover over the length of what either covers; labels play no part.
+    """Return the intersection over union of the time that each side covers, regardless of labels.
 
-    Overlapping events of one side are united first. Both sides empty: 1.0. One side empty: 0.0. Unparseable (`None`):
-    0.0, for a broken answer is no rejection. If both sides have no length at all, 1.0 where they are equal.
+    Overlapping events of one side are merged first. Both sides empty: 1.0. One side empty: 0.0. Unparseable (`None`):
+    0.0, since a broken answer is not a rejection. If neither side has any length: 1.0 if they are equal, else 0.0.
     """
     if prediction is None:
         return 0.0
@@ -43,11 +43,11 @@ def label_iou(reference, prediction) -> float:
 
 
 def best_match_iou(reference, prediction) -> float:
-    """Return the mean over reference events of the highest IoU with any predicted event; labels play no part.
+    """Return the mean over reference events of the highest IoU with any predicted event, regardless of labels.
 
-    One predicted event may be the best of several references, and predictions too many cost nothing: read it beside
-    [`union_iou`], which counts both. Both sides empty: 1.0. One side empty: 0.0. Unparseable (`None`): 0.0. A reference
-    without length has 1.0 if it is predicted exactly, else 0.0.
+    One prediction may be the best match of several references, and superfluous predictions cost nothing: read it
+    together with [`union_iou`], which penalises both. Both sides empty: 1.0. One side empty: 0.0. Unparseable (`None`):
+    0.0. A reference without length counts 1.0 if it is predicted exactly, else 0.0.
     """
     if prediction is None:
         return 0.0
@@ -61,7 +61,7 @@ def best_match_iou(reference, prediction) -> float:
         onset, offset = event.onset, event.offset
         best = float(onset == offset and (onset, offset) in exact)
         k = bisect_left(spans, (offset,)) - 1
-        # Leftwards from the last that starts in time, until none can reach into the reference.
+        # Leftwards from the last one that starts before the offset, until none can reach the onset.
         while k >= 0 and reach[k] > onset:
             start, end = spans[k]
             shared = min(offset, end) - max(onset, start)
@@ -75,10 +75,9 @@ def best_match_iou(reference, prediction) -> float:
 def recall_at_iou(references, predictions, thresholds: Sequence[float] = IOU_THRESHOLDS) -> dict[str, float]:
     """Return the fraction of pairs whose [`union_iou`] reaches each threshold, and its mean.
 
-    "mIoU" means several things in print. `miou_union`, the headline, is the mean over pairs of the IoU of the set
-    unions; `miou_best_match` is the mean over pairs of [`best_match_iou`]. Where each pair has one reference and one
-    prediction they are the same. Cut predictions at the end of the recording first
-    ([`~processing.events.clip_events`]) and say so: the length is not known here.
+    The literature has several definitions of mIoU. `miou_union`, the headline, is the mean of [`union_iou`] over pairs,
+    `miou_best_match` that of [`best_match_iou`]. They are equal if each pair has one reference and one prediction. Cut
+    predictions at the end of the recording first ([`~processing.events.clip_events`]), and say so.
 
     Returns:
         `R@0.3` and so on for each threshold, `miou_union`, `miou_best_match`, `parse_failure_rate` and `num_pairs`.
@@ -99,12 +98,12 @@ def recall_at_iou(references, predictions, thresholds: Sequence[float] = IOU_THR
 
 
 def rejection_rates(references, predictions) -> dict[str, float | int | None]:
-    """Return how often an absent query is rejected (true positives of rejection), and a present one (false positives).
+    """Return how often absent queries are rejected (true positives of rejection), and present ones (false positives).
 
-    A query is absent where its reference is empty; it is rejected by `[]`, not by an unparseable answer.
+    A query is absent if its reference is empty; it is rejected by `[]`, not by an unparseable answer.
 
     Returns:
-        `true_rejection_rate` of absent queries and `false_rejection_rate` of present ones, `None` where there are none;
+        `true_rejection_rate` of absent queries and `false_rejection_rate` of present ones, `None` if there are none;
         `num_absent` and `num_present`.
 
     Raises:
@@ -123,12 +122,12 @@ def rejection_rates(references, predictions) -> dict[str, float | int | None]:
 
 
 def is_rejection(prediction) -> bool:
-    """Return whether an answer says that there is nothing: `[]`, but not `None`."""
+    """Return whether an answer is a rejection: `[]`, but not `None`."""
     return prediction is not None and not prediction
 
 
 def count_accuracy(references, predictions) -> float:
-    """Return the fraction of pairs with as many predicted events as reference events; `None` is never right.
+    """Return the fraction of pairs with as many predicted as reference events; `None` is never correct.
 
     Raises:
         ValueError: no pairs, or different numbers of references and predictions.

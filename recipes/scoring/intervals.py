@@ -1,4 +1,4 @@
-"""Bootstrap intervals over clips of all headline numbers of a report at once."""
+"""Bootstrap intervals of all headline figures of a report at once."""
 
 from collections.abc import Hashable, Sequence
 
@@ -34,7 +34,7 @@ def detection_intervals(
 
     Returns:
         `micro_f1`, `micro_precision`, `micro_recall`, the same with `macro_`, and `error_rate` of
-        [`~recipes.scoring.event_based_f1`]; the same seven of [`~recipes.scoring.segment_based_f1`] after
+        [`~recipes.scoring.event_based_f1`]; these seven of [`~recipes.scoring.segment_based_f1`] with the prefixes
         `segment_1s_` and `segment_0.1s_`; and `parse_failure_rate`.
 
     Raises:
@@ -45,7 +45,7 @@ def detection_intervals(
 
 
 def detection_sums(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> ClipSums:
-    """Return the figures of [`detection_intervals`] as functions of counts in each clip.
+    """Return the figures of [`detection_intervals`] as functions of each clip's counts.
 
     Raises:
         ValueError: no clips, different numbers of references and predictions, or a collar out of its range.
@@ -57,14 +57,14 @@ def detection_sums(references, predictions, t_collar=0.2, percentage_of_length=0
 
 
 def count_sums(counts: dict[str, ClipCounts], predictions) -> ClipSums:
-    """Return the scores of counts as functions of what each clip adds.
+    """Return scores as functions of each clip's counts.
 
     Args:
-        counts: what is counted in the same clips, by the prefix of its scores in the result.
-        predictions: those that were counted, for `parse_failure_rate`.
+        counts: counts of the same clips, by the prefix of their scores.
+        predictions: the counted predictions, for `parse_failure_rate`.
 
     Returns:
-        Figures: by each prefix the seven scores of [`detection_intervals`], and `parse_failure_rate`.
+        Figures: for each prefix the seven scores of [`detection_intervals`], and `parse_failure_rate`.
     """
     tables = {prefix: _table(part) for prefix, part in counts.items()}
     unparseable = csr_array([[float(prediction is None)] for prediction in predictions])
@@ -83,11 +83,11 @@ def grounding_sums(references, predictions, clips: Sequence[Hashable] | None = N
     """Return the figures of a grounding report as functions of sums; clips are in order of their first pair.
 
     Args:
-        clips: the clip of each pair, for pairs of one clip are drawn together; by default each pair is its own clip.
+        clips: clip of each pair, since pairs of one clip are drawn together; by default each pair is its own clip.
 
     Returns:
         Figures: `R@0.3` and so on, `miou_union`, `miou_best_match`, `count_accuracy` and `parse_failure_rate` over all
-        pairs, `true_rejection_rate` over absent and `false_rejection_rate` over present ones.
+        pairs, `true_rejection_rate` over absent ones and `false_rejection_rate` over present ones.
 
     Raises:
         ValueError: no pairs, or different numbers of references, predictions and clips.
@@ -105,7 +105,7 @@ def grounding_sums(references, predictions, clips: Sequence[Hashable] | None = N
 
     def statistics(sums):
         num_pairs, union, best, counted, unparseable, num_absent, absent, present, *reached = sums.T
-        # 0 / 0, an undefined rate, is NaN and left out.
+        # An undefined rate, 0 / 0, is NaN and ignored.
         with np.errstate(invalid="ignore"):
             return {
                 **{f"R@{limit:g}": hits / num_pairs for limit, hits in zip(IOU_THRESHOLDS, reached, strict=True)},

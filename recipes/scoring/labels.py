@@ -1,4 +1,4 @@
-"""Labels of references and predictions: other names for them, and those that never meet the other side."""
+"""Labels of references and predictions: aliases, and labels without counterpart."""
 
 import json
 from collections import Counter
@@ -10,11 +10,11 @@ from processing.events import Event, normalize_label
 
 
 def read_label_aliases(path) -> dict[str, str]:
-    """Read a JSON file `{"alias": "label", ...}`, names as [`~processing.events.normalize_label`] writes them.
+    """Read a JSON file `{"alias": "label", ...}`; names are normalized by [`~processing.events.normalize_label`].
 
     Raises:
         ValueError: not JSON, not an object of strings, an empty name, an alias of two labels, or a label that is itself
-            an alias of another one.
+            an alias.
         OSError: the file cannot be read.
     """
     name = f"path is {str(path)!r}"
@@ -35,7 +35,7 @@ def read_label_aliases(path) -> dict[str, str]:
 
 
 def check_aliases(pairs) -> dict[str, str]:
-    """Return pairs of an alias and its label as a dict, normalized.
+    """Return pairs of alias and label as a dict, normalized.
 
     Raises:
         ValueError: as [`read_label_aliases`].
@@ -54,12 +54,12 @@ def check_aliases(pairs) -> dict[str, str]:
 
 
 def apply_aliases(events: Iterable[Event] | None, aliases: Mapping[str, str]) -> list[Event] | None:
-    """Return the events of one clip with aliases replaced by their labels; other labels stay. `None` stays `None`.
+    """Return the events of one clip with aliases replaced by their labels. `None` stays `None`.
 
-    Spellings that differ in more than blanks and Unicode form are different aliases: list them.
+    Aliases match up to white space and Unicode normalization; list other variants separately.
 
     Args:
-        aliases: of [`read_label_aliases`] or [`check_aliases`].
+        aliases: from [`read_label_aliases`] or [`check_aliases`].
     """
     if events is None:
         return None
@@ -69,7 +69,7 @@ def apply_aliases(events: Iterable[Event] | None, aliases: Mapping[str, str]) ->
 def unmatched_labels(references, predictions) -> dict[str, dict[str, int]]:
     """Return the labels that only one side has, with the number of their events, the most frequent first.
 
-    They may be misspelt, or wait for an alias: whatever their times, such events never match.
+    They may be misspelt or need an alias: whatever their times, such events never match.
 
     Args:
         references, predictions: lists over clips of lists of events; a prediction may be `None`.

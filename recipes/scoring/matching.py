@@ -1,20 +1,20 @@
-"""One-to-one matching of reference and predicted events within collars: the largest one, not a greedy one.
+"""Maximum (not greedy) one-to-one matching of reference and predicted events within collars.
 
-Everything is done on Python floats: clips have few events, for which arrays are slower. With a tolerance of 0, float64
-comparisons decide at the edge of a collar exactly as in `sed_eval` 0.2.1 (`EventBasedMetrics` with
+Plain Python, because clips have few events, for which arrays are slower. With a tolerance of 0, float64 comparisons at
+the edge of a collar give the same result as `sed_eval` 0.2.1 (`EventBasedMetrics` with
 `event_matching_type="optimal"`).
 """
 
 from bisect import bisect_left, bisect_right
 from operator import itemgetter
 
-# Seconds. Times on a grid are rarely binary fractions: 3.0 - 2.8 is more than 0.2, 1.2 - 1.0 is less. A microsecond, to
+# Seconds. Decimal times are rarely binary fractions: 3.0 - 2.8 is more than 0.2, 1.2 - 1.0 is less. A microsecond, to
 # which sed_scores_eval rounds distances, is far above such errors and below any sample period.
 TIME_TOLERANCE = 1e-6
 
-# From this many predicted events, sorting them beats looking at all of them for every reference.
+# From this many predicted events on, sorting them beats comparing all of them with every reference.
 _MANY = 32
-# Pairs within the collars in one clip, about 1 GB.
+# Most pairs within the collars of one clip, about 1 GB.
 _MAX_PAIRS = 10_000_000
 
 
@@ -24,21 +24,21 @@ def match_events(
     """Pair the events of one clip one to one, as many as possible.
 
     A pair has the same label, onsets at most `t_collar` apart, and offsets at most
-    `max(t_collar, percentage_of_length * reference length)` apart; all bounds belong to the collar (`sed_eval` 0.2.1,
+    `max(t_collar, percentage_of_length * reference length)` apart, bounds included (`sed_eval` 0.2.1,
     `EventBasedMetrics.validate_onset`, `validate_offset`). `sed_eval` also takes the label "none" for no label.
 
     Args:
         t_collar: in seconds.
         percentage_of_length: collar of offsets as a fraction of the reference event's length, 0 to 1.
         time_only: let events with different labels match.
-        tolerance: seconds added to every collar, so that 0.2 s apart is within 0.2 s wherever it is in the clip. 0
-            leaves the decision to float64 arithmetic, as `sed_eval` does.
+        tolerance: seconds added to every collar, so that a distance of 0.2 s is always within 0.2 s. 0 leaves the
+            decision to float64 arithmetic, as `sed_eval` does.
 
     Returns:
         Indices `(of reference, of prediction)`, sorted.
 
     Raises:
-        ValueError: a collar out of its range, or so many events at one time that all pairs do not fit in memory.
+        ValueError: a collar out of range, or so many simultaneous events that their pairs do not fit in memory.
     """
     check_collars(t_collar, percentage_of_length)
     prediction = prediction or ()
@@ -49,7 +49,7 @@ def match_events(
 
 
 def count_matched_spans(references, predictions, t_collar=0.2, percentage_of_length=0.2) -> int:
-    """Return how many events of one label and clip match, see [`match_events`].
+    """Return the number of matches between events of one label and clip, see [`match_events`].
 
     Args:
         references: `(num_references, 2)` onsets and offsets in seconds, an array or pairs.
@@ -60,7 +60,7 @@ def count_matched_spans(references, predictions, t_collar=0.2, percentage_of_len
 
 
 def pairs_in_reach(reference, prediction, t_collar, percentage_of_length, tolerance) -> list[tuple[int, int]]:
-    """Return all pairs `(of reference, of prediction)` within the collars, sorted, whatever their labels."""
+    """Return all pairs `(of reference, of prediction)` within the collars, sorted, regardless of labels."""
     spans = [(event.onset, event.offset) for event in reference]
     indexed = [(event.onset, event.offset, j) for j, event in enumerate(prediction)]
     return _edges(spans, indexed, t_collar, percentage_of_length, tolerance)
@@ -74,12 +74,12 @@ def same_label(reference, prediction, edges) -> list[tuple[int, int]]:
 def count_substitutions(edges, matching) -> int:
     """Return how many unmatched reference events agree in time with an unmatched prediction of another label.
 
-    As in `sed_eval`, each unmatched reference takes the first free prediction, in the order given. So this number, and
-    the deletions and insertions that remain, may change by a few with the order of events; matches never do.
+    As in `sed_eval`, each unmatched reference takes the first free prediction, in the given order. Therefore this
+    number, and those of deletions and insertions, may vary slightly with the order of events; matches do not.
 
     Args:
-        edges: [`pairs_in_reach`], whatever their labels.
-        matching: what was matched among them, `{i: j}`.
+        edges: [`pairs_in_reach`].
+        matching: the matching among them, `{i: j}`.
     """
     if len(edges) == len(matching):
         return 0
@@ -92,7 +92,7 @@ def count_substitutions(edges, matching) -> int:
 
 
 def check_collars(t_collar, percentage_of_length):
-    """Raise `ValueError` for a collar out of its range."""
+    """Raise `ValueError` for a collar out of range."""
     if not t_collar >= 0:
         raise ValueError(f"t_collar is {t_collar}; give seconds, 0 or more.")
     if not 0 <= percentage_of_length <= 1:
@@ -100,15 +100,15 @@ def check_collars(t_collar, percentage_of_length):
 
 
 def maximum_matching(edges) -> dict[int, int]:
-    """Return the largest matching `{i: j}` of a bipartite graph with sorted edges `(i, j)` (Hopcroft and Karp 1973).
+    """Return a maximum matching `{i: j}` of a bipartite graph with sorted edges `(i, j)` (Hopcroft and Karp 1973).
 
-    There may be several; this visits the graph in the order of D. Eppstein's program (2002), which `sed_eval` took from
-    `mir_eval`, and finds the same one, for the substitutions depend on it. It keeps its own stack, so that a chain of
-    thousands of events cannot exceed Python's.
+    There may be several, and substitutions depend on the choice: this one visits the graph in the order of D.
+    Eppstein's program (2002), as `mir_eval` and `sed_eval` do. It is not recursive, so chains of thousands of events do
+    not exceed Python's stack.
     """
     matching = dict(edges)
     if len(edges) == len(matching) == len(set(matching.values())):
-        return matching  # every event has one candidate, as nearly always
+        return matching  # every event has one candidate, the usual case
     graph = {}
     for i, j in edges:
         graph.setdefault(j, []).append(i)
@@ -129,7 +129,7 @@ def maximum_matching(edges) -> dict[int, int]:
 
 
 def _layers(graph, matching):
-    """Search breadth first from the free j until the first layer with free i.
+    """Search breadth-first from the free j to the first layer with free i.
 
     Returns:
         `{i: [j, ...]}` and `{j: i}`, the neighbors in the layer before (`None` where a path starts), and the free i.
@@ -152,7 +152,7 @@ def _layers(graph, matching):
 
 
 def _augment(matching, before_i, before_j, end):
-    """Search depth first from a free i back to a free j, over what no other path has used, and match along the path."""
+    """Search depth-first from a free i back to a free j over unused nodes, and match along the path."""
     stack, path = [(end, iter(before_i.pop(end, ())))], []
     while stack:
         i, neighbors = stack[-1]
@@ -195,9 +195,9 @@ def _edges(references, indexed, t_collar, percentage_of_length, tolerance) -> li
 
 
 def _near(indexed, onset, t_collar):
-    """Return the sorted events whose onsets are in reach, in the order of their indices.
+    """Return the events whose onsets are in reach, by index, from a list sorted by onset.
 
-    Rounding a difference keeps its order, so the same subtraction as in the comparison cuts exactly one slice.
+    Rounding preserves the order of differences, so the same subtraction as in the comparison selects exactly one slice.
     """
     first = bisect_left(indexed, -t_collar, key=lambda event: event[0] - onset)
     last = bisect_right(indexed, t_collar, lo=first, key=lambda event: event[0] - onset)

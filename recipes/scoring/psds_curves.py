@@ -1,10 +1,10 @@
-"""PSDS, the polyphonic sound detection score, of events that carry scores.
+"""PSDS, the polyphonic sound detection score, of events with scores.
 
 Bilen et al. 2020, "A Framework for the Robust Evaluation of Sound Event Detection"; DESED's two scenarios. An event
-exists at every threshold below its score, so the thresholds between the distinct scores are all the operating points
-there are, and the curve is exact as that of Ebbers et al. 2022, "Threshold-Independent Evaluation of Sound Event
-Detection Scores". That work thresholds scores of frames, where the events themselves grow and merge as the threshold
-falls; here an event keeps its times, so what it meets and covers is found once.
+exists at every threshold below its score, so the thresholds between distinct scores are all operating points, and the
+curve is exact like that of Ebbers et al. 2022, "Threshold-Independent Evaluation of Sound Event Detection Scores". They
+threshold frame scores, where events grow and merge as the threshold falls; here events keep their times, so overlaps
+are computed only once.
 """
 
 import bisect
@@ -19,21 +19,21 @@ from recipes.scoring.bootstrap import ClipSums
 from recipes.scoring.counts import parse_failure_rate
 
 SECONDS_PER_HOUR = 3600.0
-# 0.7 s of 1 s must reach a criterion of 0.7 although binary fractions may miss it by a few units in the last place.
+# 0.7 s of 1 s must reach a criterion of 0.7 despite rounding in binary.
 COVERAGE_TOLERANCE = 1e-9
 FOUND, FALSE = -2, -1
 
 
 class PsdsScenario(NamedTuple):
-    """Hold what a PSDS asks for, in the symbols of Bilen et al. 2020.
+    """Parameters of a PSDS, in the notation of Bilen et al. 2020.
 
     Args:
         dtc: detection tolerance criterion, the fraction of a prediction that references must cover; above 0, at most 1.
         gtc: ground truth intersection criterion, the fraction of a reference that predictions must cover; likewise.
         cttc: cross-trigger tolerance criterion, the fraction of a prediction that references of another label must
             cover; likewise, or `None` for no cross-triggers.
-        alpha_ct: weight of the rate of cross-triggers in the effective rate of false positives, 0 or more.
-        alpha_st: weight of the standard deviation over labels, taken from the mean true positive ratio, 0 or more.
+        alpha_ct: weight of cross-triggers in the effective false positive rate, 0 or more.
+        alpha_st: weight of the standard deviation over labels, subtracted from the mean true positive ratio, 0 or more.
         max_efpr: end of the curve, in effective false positives per hour.
     """
 
@@ -45,7 +45,7 @@ class PsdsScenario(NamedTuple):
     max_efpr: float = 100.0
 
 
-# DESED's two: exact times and a quick reaction; and no confusion between classes.
+# DESED's two scenarios: precise times; and no confusion between classes.
 PSDS1 = PsdsScenario(dtc=0.7, gtc=0.7, cttc=None, alpha_ct=0.0, alpha_st=1.0)
 PSDS2 = PsdsScenario(dtc=0.1, gtc=0.1, cttc=0.3, alpha_ct=0.5, alpha_st=1.0)
 
@@ -53,30 +53,29 @@ PSDS2 = PsdsScenario(dtc=0.1, gtc=0.1, cttc=0.3, alpha_ct=0.5, alpha_st=1.0)
 def psds(references, predictions, durations, scenario: PsdsScenario, labels=None, statistics=None) -> dict:
     """Return the polyphonic sound detection score, for instance `psds(references, predictions, durations, PSDS1)`.
 
-    A prediction is relevant if references of its label cover the fraction `dtc` of it, else false. A reference is found
-    if the relevant predictions of its label cover the fraction `gtc` of it. A false prediction is also a cross-trigger
-    of each other label whose references cover the fraction `cttc` of it. What overlapping events of one label cover
-    counts once. Events without length count nowhere, as in `psds_eval` and `sed_scores_eval`. Predictions past the end
-    of a clip count as false.
+    A prediction is relevant if references of its label cover a fraction `dtc` of it, else false. A reference is found
+    if the relevant predictions of its label cover a fraction `gtc` of it. A false prediction is also a cross-trigger of
+    every other label whose references cover a fraction `cttc` of it. Overlapping events of one label cover time only
+    once. Events without length are ignored, as in `psds_eval` and `sed_scores_eval`. Predictions past the end of a clip
+    are false.
 
-    The effective rate of false positives of a label is its false predictions per hour of all clips, plus `alpha_ct`
-    times the mean over the other labels of its cross-triggers per hour of their references.
+    The effective false positive rate of a label is its number of false predictions per hour of all clips, plus
+    `alpha_ct` times the mean over the other labels of its cross-triggers per hour of their references.
 
     Args:
-        references: a list over clips of lists of events. Pass clips without events, too.
+        references: a list over clips of lists of events, including clips without events.
         predictions: the same, where each event has a `score`; `None` for a clip whose answer could not be parsed.
         durations: length of each clip in seconds.
-        labels: the classes of the mean; `None` takes those of the references.
-        statistics: what [`psds_statistics`] returns for these arguments, if at hand; it takes nearly all the time.
+        labels: the classes to average over; `None` takes those of the references.
+        statistics: precomputed [`psds_statistics`] of these arguments, which take nearly all the time.
 
     Returns:
-        `psds`, the area under the curve over `max_efpr`, 0 to 1; `class_wise`, the same of each label alone;
-        `num_other_labels`, how many predictions have another label and so are in no class; `parse_failure_rate`;
-        `num_clips`.
+        `psds`, the area under the curve divided by `max_efpr`, 0 to 1; `class_wise`, the same for each label;
+        `num_other_labels`, the number of predictions with other labels; `parse_failure_rate`; `num_clips`.
 
     Raises:
         ValueError: no clips, lists of different lengths, a duration that is not above 0, a predicted event without
-            score, a label without reference events, or a number of the scenario out of its range.
+            score, a label without reference events, or a scenario parameter out of range.
     """
     if statistics is None:
         statistics = psds_statistics(references, predictions, durations, scenario, labels)
@@ -92,9 +91,9 @@ def psds(references, predictions, durations, scenario: PsdsScenario, labels=None
 
 
 def psds_sums(statistics, scenario, name="psds") -> ClipSums:
-    """Return [`psds`] under a name, as a function of how often each clip counts.
+    """Return [`psds`] as a named function of the weight of each clip.
 
-    It is NaN in a resample in which a label has no reference event, and so left out of intervals.
+    It is NaN in resamples in which a label has no reference event; intervals ignore these.
     """
 
     def areas(weights):
@@ -104,10 +103,10 @@ def psds_sums(statistics, scenario, name="psds") -> ClipSums:
 
 
 class PsdsStatistics(NamedTuple):
-    """Hold what happens in which clip as the threshold falls below each score.
+    """What changes in which clip as the threshold falls below each score.
 
-    `changes` has for each label an array `(num_changes, 3)` by falling score: the score, the clip, and what is added
-    there: `FOUND`, a reference; `FALSE`, a false prediction; or a cross-trigger of the label with this number.
+    `changes` has for each label an array `(num_changes, 3)` by falling score: the score, the clip, and the kind of
+    change: `FOUND`, a reference; `FALSE`, a false prediction; or the index of a label that is cross-triggered.
     `num_references` and `reference_seconds` are `(num_clips, num_labels)`, `durations` is `(num_clips,)`.
     """
 
@@ -119,7 +118,7 @@ class PsdsStatistics(NamedTuple):
 
 
 def psds_statistics(references, predictions, durations, scenario: PsdsScenario, labels=None) -> PsdsStatistics:
-    """Find once, for all thresholds, which predictions are false and at which score each reference is found.
+    """Determine, for all thresholds at once, which predictions are false and at which score each reference is found.
 
     Raises:
         ValueError: as [`psds`].
@@ -167,14 +166,14 @@ def _areas(statistics, scenario, weights) -> tuple[np.ndarray, np.ndarray]:
     """Return PSDS `(num_resamples,)`, and the area of each label `(num_resamples, num_labels)`.
 
     Args:
-        weights: how often each clip counts in each resample, `(num_resamples, num_clips)`.
+        weights: number of times each clip is in each resample, `(num_resamples, num_clips)`.
     """
     num_references = weights @ statistics.num_references
     hours = weights @ statistics.durations[:, None] / SECONDS_PER_HOUR
     reference_hours = weights @ statistics.reference_seconds / SECONDS_PER_HOUR
     rates, ratios, owners = [], [], []
     with np.errstate(divide="ignore", invalid="ignore"):
-        # What one change adds to the effective rate of false positives; the last two are FOUND and FALSE.
+        # The increase of the effective false positive rate by kind of change; the last two are FOUND and FALSE.
         costs = scenario.alpha_ct / max(len(statistics.labels) - 1, 1) / reference_hours
         costs = np.hstack([costs, np.zeros_like(hours), 1.0 / hours])
         for label, rows in enumerate(statistics.changes):
@@ -186,11 +185,11 @@ def _areas(statistics, scenario, weights) -> tuple[np.ndarray, np.ndarray]:
             owners += [label] * (1 + found.shape[1])
     rates, ratios, owners = np.hstack(rates), np.hstack(ratios), np.array(owners)
     scores, areas = np.full(len(weights), np.nan), np.full(num_references.shape, np.nan)
-    # A label without references in a resample has no ratio there.
+    # The ratio of a label without references in a resample is undefined.
     for row in np.flatnonzero(num_references.all(axis=1)):
         order = np.argsort(rates[row])
         widths = np.diff(np.minimum(rates[row, order], scenario.max_efpr), append=scenario.max_efpr)
-        # Both grow as the threshold falls, so the best ratio at a rate is the greatest up to there.
+        # Both grow as the threshold falls, so the best ratio at a rate is the running maximum.
         best = np.zeros((len(statistics.labels), len(order)))
         best[owners[order], np.arange(len(order))] = ratios[row, order]
         best = np.maximum.accumulate(best, axis=1)
@@ -200,7 +199,7 @@ def _areas(statistics, scenario, weights) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _by_label(events, index) -> dict[int, list]:
-    """Group events by the number of their label; other labels have none."""
+    """Group events by the index of their label; events with other labels are dropped."""
     grouped = {}
     for event in events:
         if event.event_label in index:
@@ -214,7 +213,7 @@ def _times(events) -> np.ndarray:
 
 
 def _union(times) -> np.ndarray:
-    """Return the disjoint intervals `(num_intervals, 2)` that intervals cover, in order."""
+    """Return the union of intervals as disjoint intervals `(num_intervals, 2)`, in order."""
     times = times[np.argsort(times[:, 0])]
     ends = np.maximum.accumulate(times[:, 1])
     is_first = np.append(True, times[1:, 0] > ends[:-1])
@@ -222,14 +221,14 @@ def _union(times) -> np.ndarray:
 
 
 def _covered(union, times) -> np.ndarray:
-    """Return how many seconds of each interval of `times` disjoint intervals in order cover."""
-    # The seconds covered before a time rise along each interval of the union and stay between them.
+    """Return how many seconds of each interval of `times` the sorted disjoint intervals of `union` cover."""
+    # The seconds covered before a time rise within the intervals of the union and are constant between them.
     covered_before = np.repeat(np.append(0.0, np.cumsum(np.diff(union))), 2)[1:-1]
     return np.diff(np.interp(times, union.ravel(), covered_before))[:, 0]
 
 
 def _score_of_finding(target, times, scores, gtc) -> float | None:
-    """Return the greatest score at which the detections with this score or more cover enough of a reference."""
+    """Return the highest score such that the detections with at least this score cover enough of a reference."""
     meets = (times[:, 0] < target[1]) & (times[:, 1] > target[0])
     order = np.argsort(-scores[meets])
     times, scores = times[meets][order], scores[meets][order]
@@ -237,7 +236,7 @@ def _score_of_finding(target, times, scores, gtc) -> float | None:
     def is_found(count):
         return _covered(_union(times[:count]), target[None])[0] / (target[1] - target[0]) >= gtc - COVERAGE_TOLERANCE
 
-    # More detections never cover less.
+    # Coverage grows monotonically with the number of detections.
     count = bisect.bisect_left(range(1, len(scores) + 1), True, key=is_found)
     return scores[count] if count < len(scores) else None
 

@@ -1,4 +1,4 @@
-"""Segment-based F1 and error rate: which labels are active in each segment of time."""
+"""Segment-based F1 and error rate: labels that are active in each segment."""
 
 import math
 
@@ -6,24 +6,24 @@ import numpy as np
 
 from recipes.scoring.counts import ClipCounts, check_lengths, parse_failure_rate, score_counts
 
-# In segments: a time so close to an edge lies on it, for 0.3 / 0.1 is 2.9999999999999996 in float64.
+# In segments: a time this close to an edge is on it, since 0.3 / 0.1 is 2.9999999999999996 in float64.
 EDGE_TOLERANCE = 1e-6
 
 
 def segment_based_f1(references, predictions, time_resolution=1.0, sed_eval_rounding=False) -> dict:
     """Return segment-based F1 and error rate (Mesaros et al. 2016).
 
-    An event makes its label active from the segment `floor(onset / time_resolution)` up to, not including,
-    `ceil(offset / time_resolution)`. In each segment the labels that are missed and those that are wrong are paired as
-    substitutions; the rest are deletions or insertions.
+    An event makes its label active from segment `floor(onset / time_resolution)` up to, but excluding,
+    `ceil(offset / time_resolution)`. In each segment, missed and wrong labels are paired as substitutions; the rest are
+    deletions or insertions.
 
-    Pass every clip, also those without events. sed_eval gives NaN to a label that is never predicted and leaves it out
-    of the macro average, which rewards silence; here its F1 is 0.0.
+    Pass all clips, including those without events. sed_eval assigns NaN to a label that is never predicted and excludes
+    it from the macro average, which rewards silence; here its F1 is 0.0.
 
     Args:
-        time_resolution: length of a segment in seconds; 1.0 and 0.1 are usual.
-        sed_eval_rounding: divide in float64 and leave it at that, as sed_eval 0.2.1 does: with 0.1 s an event of 0.3 to
-            0.4 s then fills two segments. By default times within a millionth of a segment of an edge lie on it.
+        time_resolution: segment length in seconds; 1.0 and 0.1 are usual.
+        sed_eval_rounding: use float64 division without tolerance, as sed_eval 0.2.1 does: with 0.1 s an event from 0.3
+            to 0.4 s then fills two segments. By default times within a millionth of a segment of an edge are on it.
 
     Returns:
         What [`~recipes.scoring.counts.score_counts`] returns, counted in segments: `micro`, `macro`, `micro_errors`,
@@ -38,9 +38,9 @@ def segment_based_f1(references, predictions, time_resolution=1.0, sed_eval_roun
 
 
 def count_segments(references, predictions, time_resolution=1.0, sed_eval_rounding=False) -> ClipCounts:
-    """Count the segments of every clip and label that are active in both, in the reference, and in the prediction.
+    """Count the active segments of every clip and label: in both, in the reference, and in the prediction.
 
-    The work grows with the number of events, not of segments.
+    The cost grows with the number of events, not of segments.
 
     Raises:
         ValueError: different numbers of references and predictions, or a resolution that is not positive.
@@ -58,7 +58,7 @@ def count_segments(references, predictions, time_resolution=1.0, sed_eval_roundi
     ranks = {label: rank for rank, label in enumerate(labels)}
     table = np.array([(clip, ranks[label], *rest) for clip, label, *rest in events], dtype=np.float64).reshape(-1, 5)
     clips, label_indices, side = table[:, :3].astype(np.int64).T
-    # Whole numbers, but kept as floats: int64 would overflow silently.
+    # Whole numbers, but as floats, since int64 would overflow silently.
     onset, offset = table[:, 3:].T / time_resolution
     tolerance = 0.0 if sed_eval_rounding else EDGE_TOLERANCE
     first, end = np.floor(onset + tolerance), np.ceil(offset - tolerance)
@@ -73,7 +73,7 @@ def count_segments(references, predictions, time_resolution=1.0, sed_eval_roundi
     counts = [np.bincount(group, length * is_in, len(pairs)) for is_in in (both, active[:, 0], active[:, 1])]
     label_rows = np.stack([*np.divmod(pairs, max(len(labels), 1)), *counts], axis=1).astype(np.int64)
 
-    # Over all labels of a clip: how many are missed and how many are wrong, at each time.
+    # How many labels of a clip are missed and how many are wrong, at each time.
     alone = active.any(axis=1) & ~both
     clips, first, end, errors = _pieces(
         label_rows[group[alone], 0], active[alone, 1].astype(np.int64), first[alone], end[alone]
@@ -87,13 +87,14 @@ def count_segments(references, predictions, time_resolution=1.0, sed_eval_roundi
 
 
 def _pieces(group, side, start, end):
-    """Cut the time of each group at every start and end of an interval.
+    """Split the time of each group at every start and end of an interval.
 
     Args:
         group, side, start, end: arrays `(num_intervals,)`; `side` is 0 or 1.
 
     Returns:
-        `group`, `start` and `end` of the pieces, and how many intervals of each side cover them `(num_pieces, 2)`.
+        `group`, `start` and `end` of the pieces, and the number of intervals of each side that cover them
+        `(num_pieces, 2)`.
     """
     num_intervals = len(group)
     groups, edges = np.concatenate([group, group]), np.concatenate([start, end])

@@ -1,11 +1,11 @@
-"""What each part of the method is worth: train and score the small model with and without it.
+"""Ablation: train and score the small model with and without each part of the method.
 
     python -m recipes.small.ablation --out runs/ablation
 
-Arms of supervised fine-tuning start from the same backbone, encoder and projector, see the same clips in the same order
-and are scored on the same clips; so do those of reinforcement learning, which start from a checkpoint. What is done is
-kept: a run that was stopped goes on where it was. The tables of docs/ablation.md are written after every arm;
-`--report-only` writes them from what is there.
+All arms of supervised fine-tuning start from the same backbone, encoder and projector, see the same clips in the same
+order and are scored on the same clips; likewise those of reinforcement learning, which start from a checkpoint. An
+interrupted run resumes. The tables of docs/ablation.md are written after every arm; `--report-only` only writes the
+tables.
 """
 
 import json
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "recipes" / "configs"
-# Settings of the conversion, by arm of supervised fine-tuning.
+# Conversion settings by arm of supervised fine-tuning.
 PROMPT_ARMS = {
     "no prompt": {"time_prompt": False, "time_init": "random"},
     "random": {"time_init": "random"},
@@ -42,7 +42,7 @@ STRIDES = {"1": "random", **{str(n): f"stride {n}" for n in (2, 5, 10, 25)}, "no
 SFT_ARMS = PROMPT_ARMS | {
     f"stride {n}": {"time_init": "random", "time_stride": int(n)} for n in STRIDES if n not in ("1", "none")
 }
-# Options of the recipe, by arm of reinforcement learning; the first is where it starts.
+# Options of the recipe by arm of reinforcement learning; the first is the starting point.
 START = "before"
 GRPO_ARMS = {
     START: {},
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None):
 
 
 def run_arm(arm, seed, args) -> dict:
-    """Train and score one arm, as far as that is not done yet, and return its result.
+    """Train and score one arm, unless that is already done, and return its result.
 
     The result is `{"arm", "seed", "settings", "steps", "num_clips", "scores": {split: report}}`, also in `result.json`.
     """
@@ -115,14 +115,15 @@ def run_arm(arm, seed, args) -> dict:
 
 
 def arm_folder(out, arm, seed) -> Path:
-    """Return where an arm lies."""
+    """Return the folder of an arm."""
     return Path(out).resolve() / f"{arm.replace(', ', '_').replace(' ', '_').lower()}_{seed}"
 
 
 def compare_seeds(args):
     """Write `paired.json`: paired differences of each arm to the first arm of its kind, by arm and split.
 
-    All seeds count of which both have answers, if they are two or more. A report of one seed has its own comparison.
+    All seeds are used for which both arms have answers, if there are at least two. Reports of single seeds have their
+    own comparison.
     """
     from recipes.data.questions import SCORING
     from recipes.evaluation.score import compare_predictions
@@ -169,7 +170,7 @@ def _train_grpo(arm, seed, folder, args):
 
 
 def _launch(recipe, config, folder, overrides, threads):
-    """Run a recipe as its users do, from its last checkpoint if it has one."""
+    """Launch a recipe, from its last checkpoint if there is one."""
     options = [item for name, value in overrides.items() for item in (f"--{name}", str(value))]
     last = get_last_checkpoint(folder)
     options += ["--resume_from_checkpoint", last] if last else []
@@ -181,9 +182,9 @@ def _launch(recipe, config, folder, overrides, threads):
 def score_arm(checkpoint, split, arm, seed, args) -> dict:
     """Return the report of a checkpoint on detection, grounding and (after SFT) captions of one split.
 
-    Answers are not constrained, and events of every score count, so that arms differ by what they learned alone. The
-    report and the answers are kept in the arm's folder. Where those of the first arm of its kind with this seed are
-    there, the report compares with them, clip by clip.
+    Answers are not constrained, and events of every score count, so that arms differ only by what they have learned.
+    Report and answers are kept in the arm's folder. The report includes a paired comparison with the first arm of its
+    kind with the same seed, if that has answers.
     """
     import torch
 
@@ -201,10 +202,10 @@ def score_arm(checkpoint, split, arm, seed, args) -> dict:
 
 
 def measure_prompts(args, num_times=7):
-    """Write `prompt_costs.json`: tokens of a prompt and processor seconds to read it, by arm of the stride sweep.
+    """Write `prompt_costs.json`: number of prompt tokens and CPU seconds to prefill them, by arm of the stride sweep.
 
-    The arms take turns, so that whatever disturbs one disturbs all; medians of `num_times` are kept. They are compared
-    with each other, so nothing is measured before all are trained.
+    The arms are measured in turn `num_times`, so that disturbances affect all of them, and the medians kept. Nothing is
+    measured until all arms are trained.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The tables and the picture of an ablation, written into a page whose other text stays."""
+"""Write the tables and the plot of an ablation into a page, leaving its other text unchanged."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from recipes.evaluation.report_tables import markdown_table
 from recipes.publishing.model_card import fill
 from space_app.palette import FAINT, INK, LIGHT
 
-# Columns: heading, and where a report has the value and its interval.
+# Columns: heading, path of the value in a report, and name of its interval.
 FIGURES = {
     "R@.5": (("grounding", "R@0.5"), "R@0.5"),
     "R@.7": (("grounding", "R@0.7"), "R@0.7"),
@@ -28,12 +28,12 @@ BLUE, ORANGE = LIGHT[:2]
 
 
 def read_results(out, published=None) -> list[dict]:
-    """Return the results of all arms that have been scored, with the [`figures_of`] their reports, in any order.
+    """Return the results of all scored arms with the [`figures_of`] their reports, in any order.
 
     Args:
         out: folder of the results.
-        published: an `ablation.json` from earlier; what it has and `out` lacks comes along, so that seeds may be added
-            where the earlier ones no longer are.
+        published: an earlier `ablation.json`; its results are added unless `out` has them, so that seeds can be added
+            after the earlier results are gone.
     """
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(out).glob("*/result.json"))]
     results = [r | {"scores": {split: figures_of(report) for split, report in r["scores"].items()}} for r in results]
@@ -47,10 +47,10 @@ def _published(path) -> dict:
 
 
 def figures_of(report) -> dict[str, dict]:
-    """Return the figures of the tables that a report of `make_report` has, by their column.
+    """Return the figures for the tables from a report of `make_report`, by column.
 
-    Each has a `value` and its `interval`, `None` if there is none, and `paired`, the `difference` to the first arm with
-    its `interval` and `p`, if they were compared.
+    Each has a `value`, its `interval` (or `None`) and, if there was a comparison, `paired`: the `difference` to the
+    first arm with its `interval` and `p`.
     """
     figures = {}
     for column, (path, name) in FIGURES.items():
@@ -66,7 +66,7 @@ def figures_of(report) -> dict[str, dict]:
 
 
 def paired_figures(compared) -> dict[str, dict]:
-    """Return `difference`, `interval` and `p` of a comparison, by the columns of the tables that it has."""
+    """Return `difference`, `interval` and `p` of a comparison by column of the tables."""
     pairs = {column: compared.get(path[0], {}).get(name) for column, (path, name) in FIGURES.items()}
     return {
         column: {key: pair[key] for key in ("difference", "interval", "p")} for column, pair in pairs.items() if pair
@@ -74,13 +74,13 @@ def paired_figures(compared) -> dict[str, dict]:
 
 
 def arm_table(results, arms, split, paired=None) -> str:
-    """Return the Markdown table of some arms on one test: means over seeds, and below them of the intervals' ends.
+    """Return the Markdown table of some arms on one test: means over seeds of the values and of the interval bounds.
 
-    Arms of several seeds say how many, and have below that the least and the greatest value over them. Last comes the
-    paired difference to the first arm, with its 95 % interval and p.
+    For several seeds it adds their number, and the lowest and highest value. Last is the paired difference to the first
+    arm, with its 95 % interval and p.
 
     Args:
-        paired: `paired.json` of the ablation, the comparisons of arms of several seeds.
+        paired: `paired.json` of the ablation, with comparisons of arms with several seeds.
     """
     shown = [column for column in FIGURES if any(column in r["scores"][split] for r in results)]
     rows = []
@@ -94,7 +94,7 @@ def arm_table(results, arms, split, paired=None) -> str:
 
 
 def shared_seeds(results, arms) -> list[dict]:
-    """Return the results of some arms with the seeds that all those have which have any."""
+    """Return the results of some arms for the seeds that are common to all arms with results."""
     seeds = {arm: {result["seed"] for result in results if result["arm"] == arm} for arm in arms}
     shared = set.intersection(*(found for found in seeds.values() if found)) if any(seeds.values()) else set()
     return [result for result in results if result["arm"] in seeds and result["seed"] in shared]
@@ -123,8 +123,8 @@ def stride_table(results, strides, costs) -> str:
     """Return the Markdown table of the stride sweep.
 
     Args:
-        results: of [`read_results`].
-        strides: arm by what is written for its stride.
+        results: from [`read_results`].
+        strides: arm by the name of its stride in the table.
         costs: by arm `{"tokens_10s", "tokens_30s", "prefill_seconds_10s", "prefill_seconds_30s"}`, or `{}`.
     """
     shown = ("Eb-F1", "R@.5", "mIoU")
@@ -146,7 +146,7 @@ def stride_table(results, strides, costs) -> str:
 
 
 def plot_strides(results, strides, costs, path):
-    """Draw quality and cost of a prompt against the stride of its ticks; return the figure."""
+    """Plot quality and cost of prompts against the stride of ticks; return the figure."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.6), dpi=150, layout="constrained")
@@ -162,7 +162,7 @@ def plot_strides(results, strides, costs, path):
         name = {"test_seen": "recordings seen in training", "test_unseen": "recordings never seen"}[split]
         left.errorbar(positions, values, errors, color=colour, marker="o", ms=5, lw=1.5, capsize=3, label=name)
     left.set(ylabel="event-based F1")
-    # Costs are measured last.
+    # Costs are measured last and may be missing.
     if all(arm in costs for arm in known.values()):
         dense = costs[known["none"]]
         drawn = (("tokens_30s", INK, "s", "tokens"), ("prefill_seconds_30s", FAINT, "o", "time to read it"))
@@ -183,12 +183,12 @@ def plot_strides(results, strides, costs, path):
 
 
 def write_ablation(out, report, arms, grpo_arms, strides):
-    """Write tables and picture into `ablation.md` of the folder `report`, and all figures as `ablation.json`.
+    """Write tables and plot into `ablation.md` in the folder `report`, and all figures to `ablation.json`.
 
     Args:
         out: folder of the results.
-        report: folder with the page; it must have the marks of the tables. What its `ablation.json` has is kept.
-        arms, grpo_arms, strides: arms in the order of the tables; `strides` by what is written for them.
+        report: folder of the page, which must have marks for the tables. Results in its `ablation.json` are kept.
+        arms, grpo_arms, strides: arms in the order of the tables; `strides` by the name of their stride.
     """
     published, costs_path = report / "ablation.json", Path(out) / "prompt_costs.json"
     results = read_results(out, published)

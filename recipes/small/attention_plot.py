@@ -1,10 +1,10 @@
-"""Draw where an answer looks: attention from the times it says to the time prompt, under the spectrogram.
+"""Plot the attention of an answer's times to the time prompt, under the spectrogram.
 
     python -m recipes.small.attention_plot space_app/examples/farmyard.flac --query rooster \\
         --reference space_app/examples/farmyard.tsv --out docs/images/attention.png
 
-The picture of arXiv 2604.13715: the mean over layers and heads of the attention that the tokens which say times pay to
-the ticks, beside that paid to the frames, which in this layout stand right behind their ticks.
+As in arXiv 2604.13715: attention of the tokens of times to ticks, averaged over layers and heads, next to that to
+frames, which directly follow their ticks in this layout.
 """
 
 from pathlib import Path
@@ -31,14 +31,14 @@ def answer_to(model, processor, waveform, question) -> str:
 
 
 def plot_attention(waveform, sampling_rate, looks, time_step, events, reference, path=None, title=None):
-    """Draw the spectrogram with true and answered events, and below it a row of attention for each time said.
+    """Plot the spectrogram with reference and predicted events, and below it a row of attention per predicted time.
 
     Args:
         waveform: `(num_samples,)`.
-        looks: what [`attention_of`] returns; at least one time.
+        looks: from [`attention_of`], with at least one time.
         time_step: seconds between ticks.
-        events: the answer as events; reference: the true ones.
-        path: where to save the picture; `None` saves nothing.
+        events, reference: predicted and reference events.
+        path: file to save; `None` saves nothing.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Which of AudioSet's display names mean each of the event labels; written by hand."""
+"""AudioSet's display names for each event label; written by hand."""
 
 AUDIOSET_NAMES = {
     "airplane": ("Aircraft", "Fixed-wing aircraft, airplane", "Jet engine", "Propeller, airscrew", "Aircraft engine"),

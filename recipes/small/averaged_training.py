@@ -1,4 +1,4 @@
-"""The loop that trains parts of the small model on stored features, and keeps a running average of their weights."""
+"""The training loop for parts of the small model on stored features, with averaged weights."""
 
 import logging
 import math
@@ -20,15 +20,15 @@ def train_averaged(
     trained: nn.Module, step_loss: Callable[[np.random.Generator], torch.Tensor], num_steps: int, learning_rate: float,
     num_warmup_steps: int, seed: int, desc: str, resume=None, save_every: int = 50,
 ):  # fmt: skip
-    """Train a module in place; what remains is a running average of the weights, steadier than the last of them.
+    """Train a module in place; the result is a running average of the weights, which is more stable than the last.
 
-    AdamW with a linear warm-up and a cosine decay to 0, gradients clipped to a norm of 1.
+    AdamW with linear warm-up and cosine decay to 0, gradients clipped to a norm of 1.
 
     Args:
-        step_loss: returns the loss of one step, whose draws come from the generator that it is given.
-        learning_rate: the highest.
-        desc: what the progress bar is called.
-        resume: folder to save to every `save_every` steps, and to go on from.
+        step_loss: returns the loss of one step, using the given generator for random draws.
+        learning_rate: peak learning rate.
+        desc: name of the progress bar.
+        resume: folder to save to every `save_every` steps, and to resume from.
     """
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(max(0.0, min(0.99, 1 - 10 / num_steps))))
     both = nn.ModuleList([trained, average])

@@ -1,9 +1,9 @@
-"""Build the small backbone: YAMNet's trunk, context layers trained to name every frame, and the small language model.
+"""Build the small backbone: YAMNet's trunk, context layers trained on frame labels, and the small language model.
 
     python -m recipes.small.backbone --language-model DIR --weights yamnet.safetensors --stems DIR --out DIR
 
-Context layers and projector learn by a frame-level loss (`frame_labels.py`); a language model learns many
-times faster to read frames that already say what sounds in them.
+Context layers and projector are trained with a frame-level loss (`frame_labels.py`); a language model learns much
+faster to read frames that already encode their labels.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def join_backbone(language_model, weights):
-    """Return `(model, processor)`: the trained language model behind a YAMNet encoder, without ticks.
+    """Return `(model, processor)`: a YAMNet encoder and the trained language model, without ticks.
 
     Args:
         language_model: directory of a small Qwen2 and its tokenizer, see `recipes/small/language_model.py`.

@@ -3,8 +3,9 @@
     python -m recipes.small.compare_encoders --language-model DIR --weights yamnet.safetensors --features DIR \
         --out encoders.json
 
-`--features` holds stems and mels of `train`, `test_seen` and `test_unseen`, see `recipes/small/stems.py`. One
-encoder is YAMNet's frozen trunk with context layers; the other a small Qwen2-Audio encoder, trained from scratch.
+`--features` is a folder with stems and mel features of `train`, `test_seen` and `test_unseen`, see
+`recipes/small/stems.py`. One encoder is YAMNet's frozen trunk with context layers, the other a small Qwen2-Audio
+encoder trained from scratch.
 """
 
 import json
@@ -25,7 +26,7 @@ ENCODER_THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
 
 
 def small_qwen2_audio(language_model):
-    """Return a model with a Qwen2-Audio encoder of four layers, 256 wide, for 10 s, before the small language model."""
+    """Return the small language model with a Qwen2-Audio encoder of four layers, 256 wide, for 10 s."""
     language = AutoModelForCausalLM.from_pretrained(language_model)
     audio = AutoConfig.for_model(
         "qwen2_audio_encoder",
@@ -50,8 +51,8 @@ def compare(language_model, weights, features, out, num_steps=600, seed=0) -> di
         torch.manual_seed(seed)
         model = join_backbone(language_model, weights)[0] if kind == "stem" else small_qwen2_audio(language_model)
         head, labels = train_frames(model, tokenizer, features, num_steps, seed=seed, features=kind)
-        tower = model.model.audio_tower
-        report[name] = {"trained_parameters": sum(p.numel() for p in tower.parameters() if p.requires_grad)}
+        parameters = model.model.audio_tower.parameters()
+        report[name] = {"trained_parameters": sum(p.numel() for p in parameters if p.requires_grad)}
         for split in ("test_seen", "test_unseen"):
             scores = frame_f1(model, head, labels, features, split, ENCODER_THRESHOLDS, kind)
             report[name][split] = {"frame_f1": max(scores), "threshold": ENCODER_THRESHOLDS[scores.index(max(scores))]}

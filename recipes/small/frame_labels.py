@@ -1,10 +1,10 @@
-"""Teach the small model's ear by frame-level labels, in the words of its language model.
+"""Train the audio encoder on frame labels, in the embedding space of the language model.
 
-Every projected frame is asked which labels sound in it, and which of them start or end there. What stands for a label
-is the mean of its words' token embeddings: a frame in which a dog barks comes to look like the words "dog bark", so
-that the language model, which knows the words, can read it from its first step on. A frame in which the bark starts or
-ends looks besides like these words turned by a fixed rotation, one for starts and one for ends: what an answer's times
-are read from must stand out as the label does. Only encoder and projector are trained; the head is dropped.
+Every projected frame predicts the labels that are active in it, and those that start or end there. The target of a
+label is the mean embedding of its tokens: a frame in which a dog barks becomes similar to the words "dog bark", so the
+language model can read it from the first step on. If the bark starts or ends there, the frame is also similar to a
+fixed rotation of that embedding, one for starts and one for ends, which makes boundaries as salient as labels. Only
+encoder and projector are trained; the head is discarded.
 """
 
 import json
@@ -16,21 +16,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from recipes.small.averaged_training import train_averaged
+from recipes.training.grounder_loss import frame_coverage
 
-# A frame that points at a label with the length of its words' embedding is sure of it: sigmoid(10 * 1 - 5) = 0.993.
+# A frame equal to a label's embedding has a confidence of sigmoid(10 * 1 - 5) = 0.993.
 SHARPNESS = 10.0
-# Boundaries are rare, about one of a thousand frames and labels; without weight they would not be learnt at all.
+# Boundaries are rare, about one in a thousand pairs of frame and label; without weight they would not be learned.
 BOUNDARY_WEIGHT = 1.0
 BOUNDARY_POSITIVE_WEIGHT = 10.0
 LENGTH_PENALTY = 0.01
 
 
 class FrameHead(nn.Module):
-    """Read labels, starts and ends off projected frames `(..., hidden_size)`.
+    """Predict labels, starts and ends from projected frames `(..., hidden_size)`.
 
     Args:
         directions: `(num_labels, hidden_size)` unit vectors of the labels, see `label_directions`.
-        scale: length of a word's embedding, the unit in which frames are measured.
+        scale: norm of a label's embedding, by which frames are divided.
     """
 
     def __init__(self, directions, scale):
@@ -55,8 +56,8 @@ class FrameHead(nn.Module):
 def label_directions(embeddings, tokenizer, labels):
     """Return `(directions (num_labels, hidden_size), scale)` of labels in a language model's embedding space.
 
-    A direction is the mean embedding of the label's tokens less the mean over all labels, made a unit vector; `scale`
-    is the mean length before that.
+    A direction is the mean embedding of the label's tokens minus the mean over all labels, normalised; `scale` is the
+    mean norm before normalisation.
     """
     with torch.no_grad():
         means = torch.stack(
@@ -72,17 +73,16 @@ def label_directions(embeddings, tokenizer, labels):
 def frame_targets(rows, labels, num_frames, frame_rate):
     """Return `(sounding, boundaries)`, float `(num_clips, num_frames, num_labels)` and `(.., .., 2 * num_labels)`.
 
-    `sounding` is the share of a frame in which a label sounds. A boundary lies on the frame after the tick nearest to
-    it: starts first, then ends.
+    `sounding` is the fraction of each frame in which a label is active. A boundary is assigned to the frame after its
+    nearest tick: starts first, then ends.
     """
     sounding = np.zeros((len(rows), num_frames, len(labels)), dtype=np.float32)
     boundaries = np.zeros((len(rows), num_frames, 2 * len(labels)), dtype=np.float32)
-    starts = np.arange(num_frames) / frame_rate
     for row, target, edges in zip(rows, sounding, boundaries, strict=True):
         for event in row["events"]:
-            covered = np.minimum(event["offset"], starts + 1 / frame_rate) - np.maximum(event["onset"], starts)
             column = labels.index(event["event_label"])
-            target[:, column] = np.maximum(target[:, column], np.clip(covered * frame_rate, 0, 1))
+            covered = frame_coverage([(event["onset"], event["offset"])], num_frames, frame_rate)
+            target[:, column] = np.maximum(target[:, column], covered)
             for time, place in ((event["onset"], column), (event["offset"], column + len(labels))):
                 edges[min(round(time * frame_rate), num_frames - 1), place] = 1
     return torch.from_numpy(sounding), torch.from_numpy(boundaries)
@@ -96,14 +96,14 @@ def read_stems(folder, split, features="stem"):
 
 
 def known_labels(rows):
-    """Return the sorted labels that rows hold or say to be absent."""
+    """Return the sorted labels that rows contain or list as absent."""
     return sorted({label for row in rows for label in [*row["absent"], *(e["event_label"] for e in row["events"])]})
 
 
 def blank(features, rng):
-    """Blank 15 % of the stem's channels in every clip, and a span of up to 0.8 s in half of the clips.
+    """Zero 15 % of the stem's channels in every clip, and a span of up to 0.8 s in half of the clips.
 
-    The few recordings of a class are then not learnt by heart, and context fills what is missing.
+    This prevents memorising the few recordings of a class, and forces the use of context.
     """
     keep = torch.from_numpy(rng.random((features.shape[0], 1, features.shape[2]), dtype=np.float32) > 0.15)
     features = features * keep
@@ -116,11 +116,11 @@ def blank(features, rng):
 
 
 def encode_frames(model, features):
-    """Return the projected frames `(num_clips, num_frames, hidden_size)` of stored features, by either tower.
+    """Return the projected frames `(num_clips, num_frames, hidden_size)` of stored features, for either encoder.
 
     Args:
         features: `(num_clips, num_frames, stem_size)` of a YAMNet encoder's frozen stem, or
-            `(num_clips, num_mel_frames, num_mel_bins)` log-mel for a Qwen2-Audio tower.
+            `(num_clips, num_mel_frames, num_mel_bins)` log-mel for a Qwen2-Audio encoder.
     """
     if model.config.audio_config.model_type == "timepro_yamnet":
         hidden = model.model.audio_tower(stem_features=features).last_hidden_state
@@ -133,7 +133,7 @@ def encode_frames(model, features):
 
 @torch.no_grad()
 def count_frames(model, stems):
-    """Return how many frames the encoder makes of each stored clip."""
+    """Return the number of encoder frames per stored clip."""
     return encode_frames(model, torch.from_numpy(stems[:1].astype(np.float32))).shape[1]
 
 
@@ -143,19 +143,19 @@ def train_frames(
 ):  # fmt: skip
     """Train encoder and projector on frame labels, in place; return `(head, labels)`.
 
-    What remains is a running average of the weights, which is steadier than the last of them.
+    The result is a running average of the weights, see [`train_averaged`].
 
     Args:
         model: a TimePro model.
         tokenizer: its language model's tokenizer.
-        folder: stored features of the split.
-        features: which were stored, `stem` for a YAMNet tower and `mel` for a Qwen2-Audio tower.
-        is_continued: keep what the projector has learnt, in place of a fresh start.
-        resume: folder to save to every 50 steps, and to go on from.
+        folder: folder of the stored features.
+        features: kind of stored features, `stem` for a YAMNet encoder and `mel` for a Qwen2-Audio encoder.
+        is_continued: keep the projector's weights instead of initialising them.
+        resume: folder to save to every 50 steps, and to resume from.
     """
     stems, rows = read_stems(folder, split, features)
     labels = known_labels(rows)
-    tower, projector = model.model.audio_tower, model.model.multi_modal_projector
+    encoder, projector = model.model.audio_tower, model.model.multi_modal_projector
     targets = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     torch.manual_seed(seed)
     head = FrameHead(*label_directions(model.get_input_embeddings(), tokenizer, labels))
@@ -163,34 +163,34 @@ def train_frames(
         with torch.no_grad():
             projector.linear.weight.normal_(std=0.02 * head.scale)
             projector.linear.bias.zero_()
-    trained = nn.ModuleList([tower, projector, head])
+    trained = nn.ModuleList([encoder, projector, head])
     weight = torch.tensor(BOUNDARY_POSITIVE_WEIGHT)
 
     def step_loss(rng):
         chosen = np.sort(rng.integers(0, len(rows), batch_size))
-        heard = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
+        clips = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-            frames = encode_frames(model, heard)
+            frames = encode_frames(model, clips)
         sounding, boundary, length = head(frames)
         loss = F.binary_cross_entropy_with_logits(sounding, targets[0][chosen])
         edges = F.binary_cross_entropy_with_logits(boundary, targets[1][chosen], pos_weight=weight)
         return loss + BOUNDARY_WEIGHT * edges + LENGTH_PENALTY * length / len(labels)
 
-    tower.train()
+    encoder.train()
     train_averaged(trained, step_loss, num_steps, learning_rate, 50, seed, "frame labels", resume)
-    tower.eval()
+    encoder.eval()
     return head, labels
 
 
 @torch.no_grad()
 def frame_f1(model, head, labels, folder, split="validation", thresholds=(0.4,), features="stem"):
-    """Return the micro F1 over frames and labels of a split, one for each threshold."""
+    """Return micro-averaged F1 over frames and labels of a split, one value per threshold."""
     stems, rows = read_stems(folder, split, features)
     wanted, _ = frame_targets(rows, labels, count_frames(model, stems), model.config.frame_rate)
     wanted, found = wanted > 0.5, []
     for start in range(0, len(rows), 32):
-        heard = torch.from_numpy(stems[start : start + 32].astype(np.float32))
-        found.append(torch.sigmoid(head(encode_frames(model, heard))[0]))
+        clips = torch.from_numpy(stems[start : start + 32].astype(np.float32))
+        found.append(torch.sigmoid(head(encode_frames(model, clips))[0]))
     found = torch.cat(found)
     over = [found > threshold for threshold in thresholds]
     return [(2 * (part & wanted).sum() / (part.sum() + wanted.sum())).item() for part in over]

@@ -1,11 +1,11 @@
-"""Train the small checkpoint's frame grounder alone, with the language model's part computed beforehand.
+"""Train only the small checkpoint's frame grounder, with the language model's states computed in advance.
 
     python -m recipes.small.grounder --checkpoint DIR --stems DIR --out DIR [--num-steps 600]
 
-`recipes/sft.py` with `answer_weight: 0` puts every question through the language model in every step. Here each label
-is asked about a few clips once, and what the language model makes of these questions is kept; a step then trains the
-head with such states of any of the clips. This is ten times as fast, and the head learns not to depend on the clip in
-which a question was asked. The head hears the encoder's frozen stem.
+`recipes/sft.py` with `answer_weight: 0` runs the language model on every question in every step. Here each label is
+asked once about a few clips, and the language model's states of these questions are stored; a step then trains the head
+with states from any of these clips. This is ten times faster, and makes the head independent of the clip about which a
+question was asked. The head's audio input is the encoder's frozen stem.
 """
 
 import logging
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 QUERY_THRESHOLDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
-# Threshold, and lengths in seconds, among which validation chooses.
+# Thresholds, and lengths in seconds, to choose from on the validation split.
 DECODERS = {
     "threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "median_filter_s": (0.0, 0.24, 0.4, 0.56),
@@ -43,11 +43,11 @@ DECODERS = {
 
 @torch.no_grad()
 def question_states(model, processor, folder, split, labels, num_clips=16, seed=0):
-    """Return what enters the language model's last layer at each label's questions, asked about a few clips.
+    """Return the input of the language model's last layer for questions about each label, asked about a few clips.
 
     Returns:
-        for each label a list of `(num_tokens, hidden_size)`, one for each clip: the label itself in the usual prompt
-        first, then in varying words.
+        for each label a list of `(num_tokens, hidden_size)`, one per clip: first for the label itself in the default
+        prompt, then for varying prompts and paraphrases.
     """
     stems, rows = read_stems(folder, split)
     rng = np.random.default_rng([seed, 1])
@@ -71,7 +71,7 @@ def question_states(model, processor, folder, split, labels, num_clips=16, seed=
 
 
 def _padded(states):
-    """Return question states, padded, `(num_questions, num_tokens, hidden_size)`, and which tokens are real."""
+    """Return padded question states `(num_questions, num_tokens, hidden_size)` and the mask of their tokens."""
     sizes = torch.tensor([len(question) for question in states])
     padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
     return padded, torch.arange(padded.shape[1]) < sizes[:, None]
@@ -83,36 +83,36 @@ def train_grounder(
 ):  # fmt: skip
     """Train the frame grounder of a model on stored stems, in place; return `(labels, question states)`.
 
-    What remains is a running average of the weights, which is steadier than the last of them.
+    The result is a running average of the weights, see [`train_averaged`].
 
     Args:
-        folder: stored stems of the split.
-        num_absent: labels that a clip lacks, asked about beside those that it has.
-        resume: folder to save to every 25 steps, and to go on from.
+        folder: folder of the stored stems.
+        num_absent: number of absent labels to ask about per clip, in addition to the present ones.
+        resume: folder to save to every 25 steps, and to resume from.
     """
     stems, rows = read_stems(folder, split)
     labels = known_labels(rows)
     prepare_grounder(model, is_alone=True, frames="stem")
     states = question_states(model.eval(), processor, folder, split, labels, seed=seed)
     targets, _ = frame_targets(rows, labels, stems.shape[1], model.config.frame_rate)
-    heard = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
+    present = [sorted({labels.index(event["event_label"]) for event in row["events"]}) for row in rows]
     head = model.frame_grounder.train()
 
     def step_loss(rng):
         chosen = np.sort(rng.integers(0, len(rows), batch_size))
         clips, asked = [], []
         for clip, row in enumerate(chosen):
-            absent = rng.permutation([index for index in range(len(labels)) if index not in heard[row]])
-            for label in [*heard[row], *absent[:num_absent]]:
+            absent = rng.permutation([index for index in range(len(labels)) if index not in present[row]])
+            for label in [*present[row], *absent[:num_absent]]:
                 clips.append(clip)
                 asked.append(int(label))
-        wordings = [states[labels[label]] for label in asked]
-        questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in wordings])
+        choices = [states[labels[label]] for label in asked]
+        questions, is_token = _padded([every[int(rng.integers(len(every)))] for every in choices])
         frames = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
-        # Neighbours say much the same: half of the frames are asked about.
+        # Adjacent frames are similar, so use half of them.
         some = np.sort(rng.permutation(frames.shape[1])[: -(-frames.shape[1] // 2)])
-        heard_frames = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))[:, some]
-        logits = head.match(heard_frames, questions, is_token, torch.tensor(clips))
+        encoded = head.encode(frames, torch.ones(frames.shape[:2], dtype=torch.bool))[:, some]
+        logits = head.match(encoded, questions, is_token, torch.tensor(clips))
         wanted = [targets[chosen[clip], some, label] for clip, label in zip(clips, asked, strict=True)]
         return grounder_loss(logits, torch.stack(wanted))
 
@@ -126,7 +126,7 @@ def score_stems(model, states, labels, folder, split):
     """Return the scores of all labels in the stored clips of a split, `(num_clips, num_labels, num_frames)`.
 
     Args:
-        states: by label a list of question states, of which the first is asked.
+        states: question states by label, of which the first is used.
     """
     stems, _ = read_stems(folder, split)
     questions, is_token = _padded([states[label][0] for label in labels])
@@ -139,9 +139,9 @@ def score_stems(model, states, labels, folder, split):
 
 
 def choose_decoder(scores, rows, labels, frame_rate):
-    """Return `(settings, event-based F1)` of the best of [`DECODERS`] on clips: how scores become events.
+    """Return `(settings, event-based F1)` of the best of [`DECODERS`] on clips.
 
-    The threshold is chosen with the median filter first, then the two lengths.
+    Threshold and median filter are chosen first, then the two lengths.
     """
     references = [[Event.from_dict(event) for event in row["events"]] for row in rows]
 
@@ -166,9 +166,9 @@ def choose_decoder(scores, rows, labels, frame_rate):
 
 
 def choose_query_threshold(scores, rows, labels, frame_rate, decoder):
-    """Return `(threshold, R@.5, fraction of absent queries rejected)` with the highest sum of the two on clips.
+    """Return `(threshold, R@.5, fraction of absent queries rejected)` with the highest sum of the last two on clips.
 
-    Asked about are the labels of a clip, and those that its row says to be absent.
+    The queries are the labels of a clip, and those that its row lists as absent.
     """
     lengths = {name: decoder[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
     asked = []

@@ -34,33 +34,33 @@ TOKENIZER_DOCUMENTS = 20_000
 def train_tokenizer(
     vocab_size: int = VOCAB_SIZE, num_documents: int = TOKENIZER_DOCUMENTS, seed: int = 0
 ) -> Qwen2Tokenizer:
-    """Return a trained `Qwen2Tokenizer`: byte-level BPE with Qwen2's normaliser and splitting, each digit by itself.
+    """Return a trained `Qwen2Tokenizer`: byte-level BPE with Qwen2's normaliser and pre-tokenizer, digits separate.
 
     Padding is `<|endoftext|>`, the end of an answer `<|im_end|>`.
 
     Args:
-        vocab_size: size in tokens, special tokens included; at least 262 (the bytes and the special tokens).
-        num_documents: how many synthetic texts to learn from.
+        vocab_size: number of tokens including special tokens; at least 262 (the bytes and the special tokens).
+        num_documents: number of synthetic texts to train on.
         seed: seed of these texts.
 
     Raises:
-        ValueError: for a vocabulary too small to hold the bytes and the special tokens.
+        ValueError: the vocabulary is too small for the bytes and the special tokens.
     """
     if vocab_size < 256 + len(SPECIAL_TOKENS):
         raise ValueError(f"vocab_size={vocab_size}: bytes and special tokens need {256 + len(SPECIAL_TOKENS)}.")
-    # Qwen2Tokenizer knows its own normaliser and splitting; borrow them, so that training and use cannot differ.
+    # Borrow Qwen2Tokenizer's own normaliser and pre-tokenizer, so that training and use cannot differ.
     borrowed = Qwen2Tokenizer().backend_tokenizer
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer, tokenizer.pre_tokenizer = borrowed.normalizer, borrowed.pre_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS), initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
-    # Lines break in place of special tokens, which must not be learnt as ordinary text.
+    # Replace special tokens by line breaks, because they must not be learned as ordinary text.
     special = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
     texts = itertools.islice(documents(seed), num_documents)
     tokenizer.train_from_iterator((special.sub("\n", text) for text in texts), trainer)
     state = json.loads(tokenizer.to_str())["model"]
-    # Numbered here, so that ids are 0 to vocab_size - 1 without gaps.
+    # Assign ids here, so that they are 0 to vocab_size - 1 without gaps.
     vocab = state["vocab"] | {token: len(state["vocab"]) + index for index, token in enumerate(SPECIAL_TOKENS)}
     return Qwen2Tokenizer(
         vocab=vocab,
@@ -74,7 +74,7 @@ def train_tokenizer(
 
 
 def language_config(vocab_size: int, tokenizer: Qwen2Tokenizer | None = None) -> Qwen2Config:
-    """Return the configuration of the small language model, 4.5 M parameters at a vocabulary of 1,024."""
+    """Return the configuration of the small language model: 4.5 M parameters with a vocabulary of 1,024."""
     ids = {}
     if tokenizer is not None:
         ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
@@ -98,8 +98,8 @@ def packed_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield input ids and labels, int64 `(batch_size, sequence_length)`, of texts separated by `<|endoftext|>`.
 
-    Of a chat only the answer has labels (-100 elsewhere): what it answers to is drawn at random, and the noise of
-    guessing that would drown what can be learnt, which is to read times and names off the context.
+    In chats only the answer has labels (-100 elsewhere): the rest is random, and the noise of predicting it would drown
+    the signal of what can be learned, which is to read times and names from the context.
     """
     separator, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>"])
     size = batch_size * sequence_length
@@ -112,14 +112,14 @@ def packed_batches(
                 num_context = len(text_ids) - text_ids[::-1].index(turn) if turn in text_ids else 0
                 ids += text_ids
                 labels += [-100] * num_context + text_ids[num_context:]
-        # A mean over no tokens is no number; only tiny batches can be all context.
+        # The mean over no tokens is NaN; only tiny batches can have no labels.
         if any(label != -100 for label in labels[:size]):
             yield tuple(torch.tensor(values[:size]).view(batch_size, sequence_length) for values in (ids, labels))
         ids, labels = ids[size:], labels[size:]
 
 
 def scheduled_rate(step: int, num_steps: int, peak: float, warmup: int = 30) -> float:
-    """Return the rate of a linear warm-up and a cosine decay to a twentieth of the peak."""
+    """Return the learning rate of a linear warm-up followed by a cosine decay to a twentieth of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
@@ -127,7 +127,7 @@ def scheduled_rate(step: int, num_steps: int, peak: float, warmup: int = 30) -> 
 
 
 def save_progress(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write weights, optimiser moments and the step, to resume from; replaces the one before when complete."""
+    """Save weights, optimizer moments and the step, atomically replacing the previous state."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
@@ -138,7 +138,7 @@ def save_progress(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.
 
 
 def load_progress(folder: Path, model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer) -> int:
-    """Restore what `save_progress` wrote; return the number of steps taken, 0 if there is none."""
+    """Restore the state of `save_progress`; return the number of steps taken, 0 if there is no state."""
     path = folder / "resume.safetensors"
     if not path.is_file():
         return 0
@@ -167,22 +167,22 @@ def train(
 ) -> list[float]:
     """Train tokenizer and model, and save both into `out` as a Hugging Face folder.
 
-    A run that was stopped goes on from its last checkpoint when it is started again with the same `out`.
+    An interrupted run resumes from its last checkpoint if started again with the same `out`.
 
     Args:
-        out: folder; `resume.safetensors` lies there until training is complete.
-        num_steps: optimiser steps.
+        out: folder; contains `resume.safetensors` until training is complete.
+        num_steps: optimizer steps.
         batch_size: sequences per step.
         sequence_length: tokens per sequence.
-        learning_rate: the highest, of AdamW.
+        learning_rate: peak learning rate of AdamW.
         save_every: steps between checkpoints.
         seed: seed of weights and texts.
         vocab_size: tokens in the vocabulary.
-        num_documents: texts that the tokenizer learns from.
-        bf16: compute in bfloat16 where torch allows it.
+        num_documents: number of texts to train the tokenizer on.
+        bf16: use bfloat16 autocast.
 
     Returns:
-        the loss of each step taken in this call, in nats per learnt token.
+        the loss of each step taken in this call, in nats per token with label.
     """
     out = Path(out)
     torch.manual_seed(seed)

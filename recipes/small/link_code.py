@@ -1,8 +1,8 @@
-"""Link the code and the card of the embedded checkpoint to their sources, so that there is one copy of each.
+"""Link the code and the card of the embedded checkpoint to their sources, to avoid copies.
 
     python -m recipes.small.link_code
 
-Every checkpoint carries the files of `modeling_timepro/` and `processing/`. `save_pretrained` refuses to write onto
+Every checkpoint contains the files of `modeling_timepro/` and `processing/`. `save_pretrained` refuses to overwrite
 links, so `recipes/small/release.py` writes a new folder and links again.
 """
 
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def code_sources() -> dict[str, Path]:
-    """Return the source of each file of code that a checkpoint holds, by its name."""
+    """Return the sources of a checkpoint's code files by name."""
     files = (path for package in ("modeling_timepro", "processing") for path in (REPOSITORY / package).glob("*.py"))
     return {path.name: path for path in sorted(files) if path.name != "__init__.py"}
 
@@ -24,7 +24,7 @@ def link_code(folder=DEFAULT_CHECKPOINT, beside=None) -> None:
     """Replace the code and the card in a checkpoint folder by relative links to their sources.
 
     Args:
-        beside: where the folder will be, if it is still elsewhere.
+        beside: the final location of the folder, if it will be moved.
     """
     folder = Path(folder)
     for path in (*folder.glob("*.py"), folder / "README.md"):

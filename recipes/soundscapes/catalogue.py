@@ -1,4 +1,4 @@
-"""The catalogue of recordings: which file of which package is which sound, under which licence, in which split."""
+"""The catalogue of recordings: package, file, label, licence and split of each."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 SOUNDS = Path(__file__).with_name("sounds.json")
 
 
-# A bank of sounds: the attribute of a file that says where it belongs, and its value there.
+# Banks of sounds: the attribute of their files, and its value.
 BANKS = {
     "train": ("split", "train"),
     "heldout": ("split", "heldout"),
@@ -19,17 +19,17 @@ BANKS = {
 
 @dataclass(frozen=True)
 class SoundFile:
-    """One listed recording.
+    """One recording of the catalogue.
 
     Attributes:
         label: event label, the class name with spaces for underscores.
-        kind: `event`, `background`, or `distractor`: a sound that is heard and never named.
-        ref: where it comes from, `deb:PACKAGE=VERSION:/path` or `pypi:NAME==VERSION:path`; `!inner/path` follows for a
-            file inside a zip archive or a Qt resource file.
+        kind: `event`, `background`, or `distractor`: a sound that is mixed in but not annotated.
+        ref: source, `deb:PACKAGE=VERSION:/path` or `pypi:NAME==VERSION:path`; `!inner/path` follows for a file inside a
+            zip archive or a Qt resource file.
         licence: licence of the recording.
-        group: recording series; a series is never split over train and heldout.
-        split: `train` or `heldout` of the 18 labels whose recordings are divided by series, or `None`.
-        field: `train`, `validation` or `test` of the labels whose recordings are divided by package, or `None`.
+        group: recording series; a series is never split between train and heldout.
+        split: `train` or `heldout` for the 18 labels whose recordings are split by series, or `None`.
+        field: `train`, `validation` or `test` for the labels whose recordings are split by package, or `None`.
     """
 
     label: str
@@ -50,14 +50,14 @@ class SoundFile:
     def requirement(self) -> tuple[str, str]:
         """Return `(registry, name)` with the version of a PyPI package, e.g. `("pypi", "onsen==0.1.1")`.
 
-        Debian's archive holds one version of a package; other versions of its files are found out by their names.
+        Debian's archive has only one version of a package; a different version is noticed by missing files.
         """
         registry, name = self.package
         return registry, self.ref.split(":")[1] if registry == "pypi" else name
 
     @property
     def path(self) -> str:
-        """Return the path inside the package, without a leading slash; an epoch in a version may hold a colon too."""
+        """Return the path inside the package, without leading slash; versions with an epoch also contain a colon."""
         if self.ref.startswith("deb:"):
             return self.ref.split(":/", 1)[1]
         return self.ref.rsplit(":", 1)[1]
@@ -93,7 +93,7 @@ def bank_files(bank, path=SOUNDS) -> list[SoundFile]:
 
 
 def event_labels(bank="train", path=SOUNDS) -> list[str]:
-    """Return the sorted event labels that the family of a bank names: divided by series (18), or by package."""
+    """Return the sorted event labels of a bank's family: split by series (18 labels), or by package."""
     key, _ = BANKS[bank]
     entries = json.loads(Path(path).read_text(encoding="utf-8"))
     return sorted(

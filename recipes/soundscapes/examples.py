@@ -1,9 +1,9 @@
-"""Write the example recordings that the package ships, from recordings that no training has used.
+"""Write the package's example recordings, from recordings that were never used for training.
 
     python -m recipes.soundscapes.examples --out space_app/examples
 
-Each is a soundscape with its true events (`NAME.tsv`) and its sources (`NAME.txt`). Only recordings that may be shared
-on under CC-BY-SA-4.0 go into them. Scenes and seeds are fixed here, before any checkpoint has heard them.
+Each is a soundscape with its reference events (`NAME.tsv`) and sources (`NAME.txt`). Only recordings that can be
+redistributed under CC-BY-SA-4.0 are used. Scenes and seeds were fixed before any checkpoint was run on them.
 """
 
 import logging
@@ -22,7 +22,7 @@ from recipes.soundscapes.sound_bank import SAMPLING_RATE, SoundBank, load_bank
 
 logger = logging.getLogger(__name__)
 
-# Name: (seconds, what can be heard).
+# Name: (seconds, labels).
 SCENES = {
     "farmyard": (10.0, ("dog bark", "rooster", "sheep bleat")),
     "village": (12.0, ("church bell", "hen", "siren")),
@@ -33,10 +33,10 @@ SHAREABLE = ("CC0", "CC-BY-SA-", "GPL-2+ or CC-BY-SA-")
 
 
 def shareable(bank: SoundBank, labels) -> SoundBank:
-    """Return the part of a bank that has `labels` and may be shared; sounds without a listed file are made by programs.
+    """Return the sounds of a bank with `labels` that may be shared; sounds outside the catalogue are synthetic.
 
     Raises:
-        ValueError: no shareable sound of a label is left.
+        ValueError: a label has no shareable sound.
     """
     licences = {file.ref: file.licence for file in load_catalogue()}
 
@@ -51,7 +51,7 @@ def shareable(bank: SoundBank, labels) -> SoundBank:
 
 
 def provenance(scene, seconds) -> str:
-    """Return the text that tells an example's sources."""
+    """Return a text that lists the sources of an example."""
     licences = {file.ref: file.licence for file in load_catalogue()}
     lines = [f"- {ref}: {licences.get(ref, 'made by a program')}" for ref in dict.fromkeys(scene.recordings)]
     return (

@@ -1,4 +1,4 @@
-"""Mix one soundscape: events of a bank over a background, with labels tight around what can be heard."""
+"""Mix one soundscape: events over a background, annotated where they are audible."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from recipes.soundscapes.sound_bank import HOP, SAMPLING_RATE, SoundBank, level
 
 DURATION = 10.0
 MAX_PIECE = 4.0
-# Level of the background, in decibels of full scale.
+# Level of the background in dBFS.
 BACKGROUND_DB = (-50.0, -32.0)
 SNR_DB = (0.0, 20.0)
 TAIL_DB = -30.0
@@ -21,7 +21,7 @@ TAIL_DB = -30.0
 
 @dataclass
 class Soundscape:
-    """A mixture: `waveform (num_samples,)` float32 at 16 kHz, its events in order, and the recordings used."""
+    """A mixture: `waveform (num_samples,)` float32 at 16 kHz, its sorted events, and its source recordings."""
 
     waveform: np.ndarray
     events: list[Event]
@@ -29,7 +29,7 @@ class Soundscape:
 
 
 def vary(waveform, rng):
-    """Change pitch and speed, equalise, low-pass and reverberate a piece at random, and fade its cuts."""
+    """Randomly change pitch and speed, equalise, low-pass and reverberate a piece, and fade its ends."""
     waveform = np.asarray(waveform, dtype=np.float32)
     limit = int(MAX_PIECE * SAMPLING_RATE)
     if len(waveform) > limit:
@@ -50,7 +50,7 @@ def vary(waveform, rng):
 
 
 def equalise(waveform, rng):
-    """Tilt the spectrum by up to 4 dB an octave and, often, low-pass it, so that band limits are no shortcut."""
+    """Tilt the spectrum by up to 4 dB per octave and sometimes low-pass it, so that bandwidth is not a shortcut."""
     spectrum = np.fft.rfft(waveform)
     frequency = np.maximum(np.fft.rfftfreq(len(waveform), 1 / SAMPLING_RATE), 50)
     gain = 10 ** (rng.uniform(-4, 4) * np.log2(frequency / 1000) / 20)
@@ -61,14 +61,14 @@ def equalise(waveform, rng):
 
 
 def draw_background(bank: SoundBank, rng, num_samples):
-    """Return a background of `num_samples`, looped with cross-fades where the recording is shorter, and its ref."""
+    """Return a background of `num_samples`, looped with cross-fades if the recording is shorter, and its ref."""
     recording, ref = bank.backgrounds[int(rng.integers(len(bank.backgrounds)))]
     background = equalise(loop(recording, rng, num_samples), rng)
     return background * 10 ** (rng.uniform(*BACKGROUND_DB) / 20) / max(level(background).mean(), 1e-6), ref
 
 
 def loop(recording, rng, num_samples):
-    """Return `num_samples` from anywhere in a recording, which is repeated with cross-fades where it is shorter."""
+    """Return `num_samples` from a random position of a recording, looped with cross-fades if it is shorter."""
     fade = SAMPLING_RATE // 4
     if len(recording) <= num_samples + fade:
         piece = np.asarray(recording, dtype=np.float32)
@@ -92,10 +92,10 @@ def background_level(background):
 
 
 def audible_span(event, background, start):
-    """Return `(onset, offset)` in seconds of an event in the mixture, or `None` where it is never heard.
+    """Return `(onset, offset)` in seconds of an event in the mixture, or `None` if it is inaudible.
 
-    The span is where the event's level stays above both -30 dB of its own peak and the background's level around it;
-    first and last crossing count, since a sound with a soft middle is one event.
+    The span is from the first to the last time at which the event's level exceeds both -30 dB relative to its peak and
+    the local level of the background.
 
     Args:
         event: `(num_samples,)` the event alone, already scaled.
@@ -103,7 +103,7 @@ def audible_span(event, background, start):
         start: sample of the clip at which the event begins.
     """
     levels = level(event)
-    # Beside the event the background goes on, so its level there counts too.
+    # The smoothed background level includes the surroundings of the event.
     first = start // HOP
     local = background_level(background)[first : first + len(levels)]
     if len(levels) == 0 or levels.max() <= 0:
@@ -116,10 +116,10 @@ def audible_span(event, background, start):
 
 
 def draw_place(event, background, rng, snr_db=SNR_DB):
-    """Scale an event to a random level over the background, and return it with the sample at which it begins.
+    """Scale an event to a random level over the background, and return it with its first sample in the clip.
 
-    Its level is that of the half that sounds, so that a short bark is not drowned by its own silence. It may begin
-    anywhere and then be cut by the end of the clip.
+    Its level is measured on the louder half, so that silence within the event does not matter. It may start anywhere
+    and be cut by the end of the clip.
     """
     num_samples = len(background)
     base = np.sqrt((background.astype(np.float64) ** 2).mean())
@@ -131,14 +131,14 @@ def draw_place(event, background, rng, snr_db=SNR_DB):
 
 
 def scaled(mixture, rng):
-    """Return a mixture at a random level that does not clip; 30 % are left as they are, unless they would."""
+    """Return a mixture at a random level without clipping; 30 % are left unchanged, unless they would clip."""
     peak = np.abs(mixture).max()
     gain = min(rng.uniform(0.5, 1.0) * 0.95 / peak, 10.0) if rng.random() < 0.7 or peak > 0.95 else 1.0
     return (mixture * gain).astype(np.float32)
 
 
 def mix(bank: SoundBank, rng, duration=DURATION) -> Soundscape:
-    """Mix a soundscape of `duration` seconds: 1 to 5 events of mostly 1 to 3 labels; 4% of the clips have none."""
+    """Mix a soundscape of `duration` seconds with 1 to 5 events of 1 to 3 labels; 4 % have no events."""
     num_samples = round(duration * SAMPLING_RATE)
     background, ref = draw_background(bank, rng, num_samples)
     mixture, events, refs = background.copy(), [], [ref]

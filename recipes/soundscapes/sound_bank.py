@@ -1,4 +1,4 @@
-"""A bank of prepared sounds: audible pieces of real recordings, and long backgrounds, at 16 kHz."""
+"""Banks of prepared sounds: audible pieces of real recordings, and long backgrounds, at 16 kHz."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from recipes.soundscapes.synthetic_sounds import SAMPLING_RATE, generated_sounds
 logger = logging.getLogger(__name__)
 
 HOP = 160
-# A pause longer than this divides a recording into several sounds.
+# A longer pause (seconds) splits a recording into several sounds.
 MAX_PAUSE = 0.3
 
 
@@ -25,8 +25,8 @@ MAX_PAUSE = 0.3
 class SoundBank:
     """Pieces of sound by event label, and backgrounds; each entry is `(waveform (num_samples,) float32, ref)`.
 
-    `distractors` are pieces like `events`, of kinds that no label names. `series` has the entries of every label,
-    background and distractor once more, as a list for each recording series, so that each can be drawn equally often.
+    `distractors` are pieces like `events`, but unlabelled. `series` has the same entries of every label, background and
+    distractor as one list per recording series, so that series can be drawn with equal probability.
     """
 
     events: dict[str, list[tuple[np.ndarray, str]]] = field(default_factory=dict)
@@ -45,8 +45,8 @@ def level(waveform, smooth=3):
 def audible_pieces(waveform, threshold_db=-30.0, min_length=0.05):
     """Cut a recording into its audible pieces.
 
-    A piece is where the level stays above `threshold_db` relative to the loudest 10 ms; pauses up to 0.3 s belong to
-    it. Pieces shorter than `min_length` seconds are dropped as clicks.
+    In a piece the level exceeds `threshold_db` relative to the loudest 10 ms, except for pauses of up to 0.3 s. Pieces
+    shorter than `min_length` seconds are dropped as clicks.
     """
     levels = level(waveform)
     if len(levels) == 0 or levels.max() <= 0:
@@ -60,18 +60,18 @@ def audible_pieces(waveform, threshold_db=-30.0, min_length=0.05):
 
 
 def catalogue_digest(bank):
-    """Return what a prepared bank depends on, as a hexadecimal digest: the files listed for it."""
+    """Return a hexadecimal digest of a bank's files in the catalogue."""
     listed = [[file.label, file.kind, file.ref] for file in bank_files(bank)]
     return hashlib.sha1(json.dumps(listed).encode()).hexdigest()
 
 
 def load_bank(name, sounds=DEFAULT_SOUNDS):
-    """Return the [`SoundBank`] of a name in `BANKS`, preparing it once and caching it in `sounds`.
+    """Return the [`SoundBank`] of a name in `BANKS`, prepared and cached in `sounds`.
 
-    It is prepared again when its files in the catalogue have changed.
+    It is prepared again if its files in the catalogue have changed.
 
     Raises:
-        RuntimeError: packages or espeak-ng are missing; the message names the commands that install them.
+        RuntimeError: packages or espeak-ng are missing; the message has the commands to install them.
     """
     folder = Path(sounds) / "prepared" / name
     index = folder / "index.json"

@@ -1,4 +1,4 @@
-"""Write a data set of soundscapes: audio, DESED annotations and JSON Lines rows."""
+"""Write a data set of soundscapes: audio, DESED annotations and JSON Lines."""
 
 import json
 import logging
@@ -19,8 +19,8 @@ from recipes.soundscapes.sound_bank import SAMPLING_RATE, load_bank
 
 logger = logging.getLogger(__name__)
 
-# Which bank a split draws from. The first four have 18 labels, and tests of recordings that were trained on or not; the
-# last three divide more labels by package, so that nothing of a tested package was ever trained on.
+# The bank of each split. The first four have 18 labels, with tests on seen and unseen recordings; the last three have
+# more labels and split recordings by package, so that no package is in both training and test.
 SPLITS = {
     "train": "train",
     "validation": "train",
@@ -34,7 +34,7 @@ _BANKS = {}
 
 
 def soundscape(index, seed, split, sounds=DEFAULT_SOUNDS):
-    """Return soundscape `index` of a split; it depends on `(seed, split, index)` alone."""
+    """Return soundscape `index` of a split, which depends only on `(seed, split, index)`."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; choose one of {tuple(SPLITS)}.")
     key = (SPLITS[split], str(sounds))
@@ -78,13 +78,13 @@ def _write_clip(arguments):
             row = json.loads(row_path.read_text(encoding="utf-8"))
         except ValueError:
             row = {}
-        # An interrupted run may have cut it short, or have been one of another seed.
+        # It may be truncated by an interruption, or from another seed.
         if row.get("id") == row_id(index, split, seed):
             return row
     scene = soundscape(index, seed, split, sounds)
     row = soundscape_row(scene, index, split, seed)
     soundfile.write(out / row["audio"], scene.waveform, SAMPLING_RATE, subtype="PCM_16")
-    # The row is written last: a clip without it is made again.
+    # The row is written last, because a clip without it is made again.
     row_path.write_text(json.dumps(row), encoding="utf-8")
     return row
 
@@ -93,11 +93,11 @@ def synthesize(out, num_clips, seed=0, split="train", sounds=None, num_workers=1
     """Write `num_clips` soundscapes of 10 s to `out` and return their rows.
 
     Files: `<split>/*.flac` (16 kHz mono), `<split>.tsv` (DESED's columns; a clip without events has empty fields),
-    `<split>.jsonl`. The result is the same for any `num_workers`; an interrupted run continues.
+    `<split>.jsonl`. The result does not depend on `num_workers`; an interrupted run resumes.
 
     Raises:
-        ValueError: unknown split or no clips asked for.
-        RuntimeError: packages with recordings are missing; the message says how to get them.
+        ValueError: an unknown split, or no clips.
+        RuntimeError: packages with recordings are missing; the message has the commands to get them.
     """
     if num_clips < 1:
         raise ValueError(f"num_clips is {num_clips}; give 1 or more.")

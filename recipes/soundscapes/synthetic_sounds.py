@@ -1,6 +1,6 @@
-"""Sounds that a synthesiser really makes: espeak-ng speech, electronic sirens, electronic telephone bells.
+"""Sounds that are synthetic in reality, too: espeak-ng speech, electronic sirens, electronic telephone ringers.
 
-Train, heldout and validation never share a voice or a sentence, nor the pitch of a siren or of a bell.
+Train, heldout and validation never share a voice, a sentence, or the pitch of a siren or ringer.
 """
 
 import io
@@ -30,15 +30,15 @@ SENTENCES = {
         "Is anybody there?", "The bridge is closed today.", "Thanks a lot.", "We will be there by noon.", "Stop it!",
     ],
 }  # fmt: skip
-# What the banks of sounds that are divided by package are given.
+# The split for banks whose recordings are split by package.
 SPLIT_OF_BANK = {"field_train": "train", "field_validation": "validation", "field_test": "heldout"}
-# Seed, and how many sirens and telephones.
+# Seed, and number of sirens and telephones.
 SEED_OF_SPLIT = {"train": 0, "heldout": 1, "validation": 2}
 NUM_ELECTRONIC = {"train": 24, "heldout": 8, "validation": 8}
 
 
 def generated_sounds(bank):
-    """Return `(label, name, waveform)` of all generated sounds of a bank, 16 kHz float32.
+    """Return `(label, name, waveform)` of all synthetic sounds of a bank, 16 kHz float32.
 
     Raises:
         RuntimeError: espeak-ng is not installed.
@@ -65,7 +65,7 @@ def _speech(split):
 
 
 def _tone(frequency, rng):
-    """Sound a frequency curve `(num_samples,)` in hertz, with the harmonics of a driven horn."""
+    """Synthesise a tone with a frequency curve `(num_samples,)` in hertz and the harmonics of a driven horn."""
     phase = 2 * np.pi * np.cumsum(frequency) / SAMPLING_RATE
     harmonics = rng.uniform(0.1, 0.6, 3) / np.arange(2, 5)
     return np.sin(phase) + sum(a * np.sin((k + 2) * phase) for k, a in enumerate(harmonics))
@@ -77,7 +77,7 @@ def _faded(waveform, seconds=0.02):
 
 
 def _sirens(split):
-    """Wail, yelp and two-tone (hi-lo) as emergency vehicles' sirens sound them."""
+    """Wail, yelp and two-tone (hi-lo), as from emergency vehicles."""
     rng = np.random.default_rng([2, SEED_OF_SPLIT[split]])
     sounds = []
     for index in range(NUM_ELECTRONIC[split]):

@@ -1,10 +1,10 @@
 """Supervised fine-tuning and GRPO, and the private parts of TRL that they build on.
 
-TRL promises nothing about names that begin with an underscore, so setup.cfg admits one minor version of it, and
-tests/test_trl_seams.py says what is missing or takes other arguments in another one.
+TRL does not guarantee names that begin with an underscore, so setup.cfg pins its minor version, and
+tests/test_trl_seams.py reports which of them are missing or have changed in another version.
 """
 
-# By class of TRL: methods that a trainer of ours overrides, and attributes that it reads or sets.
+# By TRL class: methods that our trainers override, and attributes that they use.
 TRL_METHODS = {
     "GRPOTrainer": (
         "_calculate_rewards",

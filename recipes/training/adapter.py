@@ -1,4 +1,4 @@
-"""LoRA adapters: their settings, on a checkpoint that is trained further, and merged into it in the end."""
+"""LoRA adapters: configure, load for further training, and merge after training."""
 
 import re
 from pathlib import Path
@@ -11,10 +11,10 @@ from recipes.conversion.merge import merge
 
 
 def adapter_config(model_arguments) -> PeftConfig | None:
-    """Return PEFT's configuration of TRL's `ModelConfig`, or `None` where all of the model is trained.
+    """Return PEFT's configuration for TRL's `ModelConfig`, or `None` for full fine-tuning.
 
-    Of a single target module TRL makes a string, which PEFT takes for a pattern that must match a module's whole path;
-    here the name of a module stays one.
+    TRL turns a single target module into a string, which PEFT interprets as a pattern for the whole path of a module;
+    here it remains the name of a module.
     """
     config = get_peft_config(model_arguments)
     if config is not None and isinstance(config.target_modules, str):
@@ -24,7 +24,7 @@ def adapter_config(model_arguments) -> PeftConfig | None:
 
 
 def load_policy(path, **kwargs):
-    """Return `(model, processor)` of a checkpoint, or of an adapter on its checkpoint, ready to be trained on."""
+    """Return `(model, processor)` of a checkpoint, or of an adapter with its checkpoint, ready for training."""
     if not (Path(path) / "adapter_config.json").is_file():
         return load_checkpoint(path, **kwargs)
     model, processor = load_checkpoint(PeftConfig.from_pretrained(path).base_model_name_or_path, **kwargs)
@@ -32,7 +32,7 @@ def load_policy(path, **kwargs):
 
 
 def save_trained(trainer, processor) -> None:
-    """Write what was trained to `output_dir`: `final/`, adapters merged into it, and `adapter/`, if any."""
+    """Write the trained model, adapters merged, to `final/` in `output_dir`, and the adapter, if any, to `adapter/`."""
     final = write_policy(trainer, processor, Path(trainer.args.output_dir), is_last=True)
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(final / "trainer_state.json"))
@@ -44,7 +44,7 @@ def write_policy(trainer, processor, out, is_last=False) -> Path:
     With `is_last` adapters are merged in memory, where they fit, and the model is not to be trained on.
     """
     trainer.accelerator.wait_for_everyone()
-    # Of a model that is split over processes (FSDP2, ZeRO-3) each holds a part, so all must help to gather it.
+    # If the model is sharded (FSDP2, ZeRO-3), all processes must take part in gathering it.
     state_dict = None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)

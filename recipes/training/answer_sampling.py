@@ -1,4 +1,4 @@
-"""What GRPO keeps of sampled answers: probabilities, which tokens were allowed, and what is shipped of them."""
+"""What GRPO keeps of sampled answers: log-probabilities, banned tokens, and the answers as shipped."""
 
 import numpy as np
 import torch
@@ -8,26 +8,26 @@ from processing.answer_text import format_events
 from processing.constrained_decoding import AnswerConstraint
 from processing.event_scores import score_events
 
-# As vLLM calls them: of all tokens, or of those that the answer constraint leaves.
+# vLLM's names: normalised over all tokens, or over those that the answer constraint allows.
 LOGPROBS_MODES = ("raw_logprobs", "processed_logprobs")
 
 
 class TokenLogProbs(LogitsProcessor):
-    """Keep the log-probabilities of the tokens that `generate` chooses; scores pass unchanged.
+    """Record the log-probabilities of the tokens that `generate` chooses; scores pass unchanged.
 
-    They are those of the scores that it is given: last in the list of processors, what is sampled from (but for
-    `top_k` and its like, which come later). Where `hear` is given those of the model first, they are the model's own.
+    These are computed from the scores passed in, so the last processor in the list records the sampling distribution
+    (before `top_k` and the like). If `observe` is given the model's own logits first, they are the model's own.
 
     Args:
-        temperature: what scores are divided by.
-        ticks: the `range` of ids whose log-probabilities are kept at every position; `None` for none.
+        temperature: divisor of the scores.
+        ticks: `range` of ids whose log-probabilities are recorded at every position; `None` for none.
     """
 
     def __init__(self, temperature: float = 1.0, ticks: range | None = None):
         self.temperature, self.ticks = temperature, ticks
         self._own, self._last, self._chosen, self._times = None, None, [], []
 
-    def hear(self, logits):
+    def observe(self, logits):
         self._own = logits
 
     def __call__(self, input_ids, scores):
@@ -39,7 +39,7 @@ class TokenLogProbs(LogitsProcessor):
         return scores
 
     def finish(self, sequences) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return `(num_rows, num_tokens)`, and of ticks `(num_rows, num_tokens, num_ticks)`, of what was generated."""
+        """Return log-probabilities `(num_rows, num_tokens)`, and of ticks `(num_rows, num_tokens, num_ticks)`."""
         self._take(sequences)
         return torch.stack(self._chosen, 1), torch.stack(self._times, 1) if self._times else None
 
@@ -50,7 +50,7 @@ class TokenLogProbs(LogitsProcessor):
 
 
 class TaskConstraints(LogitsProcessor):
-    """Hold rows of several tasks to the answers that are allowed, and keep which tokens were.
+    """Constrain rows of several tasks to valid answers, and record which tokens were banned.
 
     Args:
         processor: a [`TimeProAudioProcessor`].
@@ -73,26 +73,26 @@ class TaskConstraints(LogitsProcessor):
         for rows, constraint in self._parts:
             rows = rows.to(scores.device)
             kept[rows] = constraint(input_ids[rows], scores[rows])
-        # Most rows share their mask with others, and have eight of its tokens in a byte.
+        # Most rows share masks, which are stored as bits.
         packed = np.packbits((kept == -torch.inf).cpu().numpy(), axis=1)
         self._steps.append([self._known.setdefault(row.tobytes(), len(self._known)) for row in packed])
         self._vocab_size = scores.shape[1]
         return kept
 
     def banned_tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return masks `(num_masks, vocab_size)`, true for banned tokens, and which holds `(num_rows, num_steps)`."""
+        """Return masks `(num_masks, vocab_size)`, true for banned tokens, and their indices `(num_rows, num_steps)`."""
         packed = np.stack([np.frombuffer(mask, dtype=np.uint8) for mask in self._known])
         masks = np.unpackbits(packed, axis=1, count=self._vocab_size).astype(bool)
         return torch.from_numpy(masks), torch.tensor(self._steps).T
 
 
 def agreement(accelerator, sampled, trained, mask) -> dict[str, float]:
-    """Return how far log-probabilities of the same tokens differ, over all processes: `mean`, `max`, `correlation`.
+    """Compare log-probabilities of the same tokens over all processes: `mean` and `max` difference, `correlation`.
 
-    The correlation is Pearson's, of probabilities; NaN where these do not vary.
+    The correlation is Pearson's, of probabilities; NaN if these are constant.
 
     Args:
-        sampled, trained, mask: `(num_rows, num_tokens)`; what is masked does not count.
+        sampled, trained, mask: `(num_rows, num_tokens)`; masked tokens (0) are ignored.
     """
     kept = mask.bool()
     first, second = (values.detach()[kept].double() for values in (sampled, trained))
@@ -107,15 +107,15 @@ def agreement(accelerator, sampled, trained, mask) -> dict[str, float]:
 
 
 def shipped_answer(processor, token_ids, log_probs, times, task, query, min_score, truncated) -> str | None:
-    """Return what is shipped of an answer, in its own format: no detected event whose score is below `min_score`.
+    """Return an answer as shipped, in its own format: without detected events whose score is below `min_score`.
 
-    An answer that ran out of room says what it says whole, or nothing that can be read.
+    A truncated answer keeps its complete events; without any it counts as unparseable.
 
     Args:
         token_ids, log_probs, times: see [`~processing.event_scores.score_events`].
 
     Returns:
-        The text; `None` for an answer that is not canonical, which has no scores.
+        The text; `None` for an answer that is not canonical and therefore has no scores.
     """
     soft = {} if times is None else {"time_log_probs": times, "grid": processor.grid}
     events = score_events(processor.tokenizer, token_ids, log_probs, task, query or "", **soft, truncated=truncated)

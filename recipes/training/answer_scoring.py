@@ -1,4 +1,4 @@
-"""Log-probabilities of answers, given the audio: those of one prompt in one sequence, or each by itself."""
+"""Log-probabilities of answers given the audio, with the answers of a prompt packed into one sequence or separate."""
 
 import torch
 
@@ -9,17 +9,17 @@ from recipes.training.packing import pack_answers
 def score_answers(
     model, input_ids, attention_mask, width, clips, banned, base_model, shared_prefix, temperature, pad_token_id
 ):  # fmt: skip
-    """Return log-probabilities and entropies of the answers `(num_rows, width)`, 0 where there is padding.
+    """Return log-probabilities and entropies of the answers `(num_rows, width)`, 0 for padding.
 
-    Entropies are `None` for a reference, whose head computes none.
+    Entropies are `None` for the reference model, whose head does not compute them.
 
     Args:
-        model: what TRL has given a fused head; perhaps wrapped.
+        model: the model with TRL's fused head, possibly wrapped.
         input_ids, attention_mask: `(num_rows, length)`, prompts padded on the left and answers on the right.
-        width: columns of the answers.
-        clips: of each row, arguments of the model; rows of one prompt share one object.
-        banned: `None`, or of each row masks `(num_masks, vocab_size)` and `(answer_length,)` which of them holds for
-            each token: probabilities are then among the other tokens.
+        width: number of columns of the answers.
+        clips: model arguments with the audio of each row; rows of one prompt share the same object.
+        banned: `None`, or for each row masks `(num_masks, vocab_size)` and the index of each token's mask
+            `(answer_length,)`; probabilities are then normalised over the other tokens.
         base_model: the model without wrappers and adapters.
         shared_prefix: compute each prompt once for all its answers, see `packing.py`.
     """
@@ -29,7 +29,7 @@ def score_answers(
         for part in (slice(prompt_width), slice(prompt_width, None))
     )
     if shared_prefix:
-        # Rows of one prompt hold the same clips; equal prompts about other clips are others.
+        # Equal prompts about different clips are different prompts.
         keys = [(id(clip), tuple(prompt.tolist())) for clip, prompt in zip(clips, prompts, strict=True)]
         positions = {}
         owners = [positions.setdefault(key, len(positions)) for key in keys]
@@ -49,7 +49,7 @@ def score_answers(
         if shared_prefix:
             return tuple(part if part is None else packed.unpack(part, width) for part in values)
         return tuple(part if part is None else part[:, -width:] for part in values)
-    # The fused head knows no masks. Prompts need no logits.
+    # The fused head does not support masks. Prompts need no logits.
     inputs = {name: value for name, value in inputs.items() if not name.endswith("labels")}
     first = min(start for _, start, _ in places)
     num_kept = inputs["input_ids"].shape[1] - first
@@ -63,10 +63,10 @@ def score_answers(
 
 
 def processed_log_probs(logits, answer, banned, temperature):
-    """Return log-probabilities of an answer among the tokens that were allowed, and their entropy, both `(length,)`.
+    """Return log-probabilities of an answer, normalised over the allowed tokens, and entropies, both `(length,)`.
 
     Args:
-        logits: `(length, vocab_size)`, each of the token before.
+        logits: `(length, vocab_size)`, at the position before each token.
         answer: ids `(length,)`; none of them is banned.
         banned: bool `(length, vocab_size)`.
     """
@@ -76,7 +76,7 @@ def processed_log_probs(logits, answer, banned, temperature):
 
 
 def joined(clips):
-    """Return the clips of several prompts as arguments of the model, features padded to the longest."""
+    """Return the clips of several prompts as model arguments, with features padded to the longest."""
     names = {name for clip in clips for name in clip}
     arguments = {}
     for name in names:

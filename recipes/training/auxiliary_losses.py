@@ -1,15 +1,13 @@
-"""Three auxiliary losses that teach a language model to read times off the audio prompt; none changes the model.
+"""Three auxiliary losses that teach a language model to read times from the audio prompt; none changes the model.
 
-To answer with the tick of an onset, the model must know which label is asked for, some attention head must look at the
-frame in which it starts, and pass on the tick before that frame. A large pretrained model can do all of it
-already. A small one finds out late or never, since the loss of the answers tells nothing before all are in place; so
-each is taught on its own, at one layer:
+To answer with the tick of an onset, the model must know which label is asked for, an attention head must attend to the
+frame in which it starts, and copy the tick before that frame. A large pretrained model can already do this. A small one
+learns it late or never, since the answer loss has no gradient towards one of these skills before it has the others; so
+each is trained separately, at one layer:
 
-- clock: the first head of every key-value group passes on the tick of the frame that it looks at;
-- pointer: where an answer says a time these heads look at the frame, and where it says that there is none, at the token
-  before the clip;
-- name: what enters the layer where an answer says either names the label, however far off or in whatever words it
-  stands.
+- clock: the first head of every key-value group copies the tick of the frame to which it attends;
+- pointer: when generating a time, these heads attend to its frame; before `none`, to the token before the clip;
+- name: at these positions the input of the layer encodes the label, wherever and however the prompt names it.
 """
 
 import re
@@ -28,19 +26,19 @@ _TIME_TOKEN = re.compile(r"<[0-9]+\.[0-9]+>")
 
 
 def dates(input_ids, grid, audio_token_id, start_id, end_id):
-    """Return the tick `(batch, length)` of each position of a clip, -1 for what is not dated.
+    """Return the tick `(batch, length)` of each position of a clip, -1 for positions without one.
 
-    A frame is dated by the tick that belongs before it, whether that is in the prompt or not. The end of a clip is
-    dated by the first tick that is not before it. Frames without a tick, and ends after the last one, are not dated.
+    A frame has the tick that precedes it, whether that is in the prompt or not. The end of a clip has the first tick
+    that is not before it. Frames without a tick, and ends after the last tick, have none.
 
     Args:
         input_ids: `(batch, length)` tokens.
         grid: the checkpoint's [`TimeGrid`].
-        audio_token_id, start_id, end_id: ids of a frame's placeholder and of what encloses a clip.
+        audio_token_id, start_id, end_id: ids of a frame's placeholder and of the tokens that enclose a clip.
     """
     is_frame = input_ids == audio_token_id
     num_frames = is_frame.cumsum(1)
-    # Clips of one row are counted each from its own start.
+    # Count from the start of each clip of a row.
     before_clip = torch.where(input_ids == start_id, num_frames, 0).cummax(1).values
     index = (num_frames - before_clip - is_frame.long()).clamp(max=grid.max_frames)
     of_frame, of_end = _ticks_of(grid)
@@ -50,7 +48,7 @@ def dates(input_ids, grid, audio_token_id, start_id, end_id):
 
 @lru_cache(maxsize=8)
 def _ticks_of(grid):
-    """Return the ticks `(max_frames + 1,)` of frames, and of clips that end before them, by index; -1 for none."""
+    """Return the ticks `(max_frames + 1,)` of frames, and of clip ends before these frames, by index; -1 for none."""
     of_frame, of_end = torch.full((2, grid.max_frames + 1), -1)
     frames = [grid.tick_frame(tick) for tick in range(grid.num_ticks)]
     for tick, frame in reversed(list(enumerate(frames))):
@@ -83,10 +81,10 @@ class TimeReading:
 
         Args:
             hidden: `(batch, length, hidden_size)` the states that enter the layer.
-            inputs: the batch: `input_ids`, `attention_mask`, and `position_ids` where branches share a prompt.
-            targets: `(batch, length)` the token that each position has to predict, -100 where none.
-            names: `(batch, length)` the first token of the label whose time (or absence) a position has to predict,
-                -100 elsewhere.
+            inputs: the batch: `input_ids`, `attention_mask`, and `position_ids` if branches share a prompt.
+            targets: `(batch, length)` the token that each position predicts, -100 for none.
+            names: `(batch, length)` first token of the label whose time (or absence) a position predicts, -100
+                elsewhere.
         """
         config, ids = self.model.config, inputs["input_ids"]
         tick = dates(ids, self.grid, config.audio_token_id, self.start_id, self.end_id)
@@ -102,7 +100,7 @@ class TimeReading:
         }
 
     def _looked_at(self, ids, targets, names, tick):
-        """Return `(rows, queries, keys)`: in which row each position that says a time has to look where."""
+        """Return `(rows, queries, keys)`: the position to which each position that predicts a time must attend."""
         ticks = self.model.config.time_token_ids
         is_time = (targets >= ticks.start) & (targets < ticks.stop)
         rows, queries = (is_time | (names != -100)).nonzero(as_tuple=True)
@@ -112,7 +110,7 @@ class TimeReading:
         return rows[kept], queries[kept], found[kept].int().argmax(1)
 
     def _name(self, hidden, names):
-        """Cross entropy of the label's first token in the states, read as the last layer's would be."""
+        """Cross-entropy of the label's first token, read from the states as if they were the last layer's."""
         named = names != -100
         if not named.any():
             return hidden.sum() * 0.0
@@ -120,7 +118,7 @@ class TimeReading:
         return F.cross_entropy(logits.float(), names[named])
 
     def _clock(self, attention, states, ticks):
-        """Cross entropy of the tick in what the heads would pass on if they looked at a dated position alone."""
+        """Cross-entropy of the tick, read from the heads' output if they attended only to the position of that tick."""
         size = attention.head_dim
         values = attention.v_proj(states).unflatten(-1, (-1, size))
         weights = attention.o_proj.weight.unflatten(1, (-1, size))[:, self.heads]
@@ -129,7 +127,7 @@ class TimeReading:
         return F.cross_entropy(logits.float(), ticks)
 
     def _pointer(self, attention, states, inputs, rows, queries, keys):
-        """Cross entropy of the heads' attention, from the positions that look to the keys that they have to find."""
+        """Cross-entropy of the heads' attention from the query positions to the key positions."""
         if not len(rows):
             return states.sum() * 0.0
         length = states.shape[1]
@@ -149,13 +147,13 @@ class TimeReading:
 
 
 def label_positions(answer, event_label=None):
-    """Return `[(position, label)]`: where an answer in ticks gives a time, or none, and for which label.
+    """Return `[(position, label)]`: the character positions of times, or of `none`, in an answer in ticks.
 
-    Positions count characters. In detection the label precedes its times. In grounding the question named it.
+    In detection the label precedes its times; in grounding the question names it.
 
     Args:
-        answer: what [`format_events`] writes with `answer_format="ticks"`.
-        event_label: the label that a grounding question means; `None` for detection.
+        answer: from [`format_events`] with `answer_format="ticks"`.
+        event_label: the label of a grounding question; `None` for detection.
     """
     if event_label is not None:
         starts = [0] if answer == NO_EVENTS else [match.start() for match in _TIME_TOKEN.finditer(answer)]

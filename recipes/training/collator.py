@@ -1,4 +1,4 @@
-"""Batches for supervised fine-tuning: every question about a clip shares one copy of its long audio prompt."""
+"""Batches for supervised fine-tuning: all questions about a clip share its audio prompt."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from recipes.training.grounder_loss import question_batch, question_spans
 
 
 def common_prefix(sequences):
-    """Return how many leading items all sequences share."""
+    """Return the length of the longest common prefix."""
     length = 0
     for items in zip(*sequences):
         if any(item != items[0] for item in items[1:]):
@@ -21,10 +21,10 @@ def common_prefix(sequences):
 
 
 def branch_mask(prefix, branches, length):
-    """Return the bool mask `(length, length)` of a shared prompt and the answers that follow it.
+    """Return the bool mask `(length, length)` of a shared prompt and its branches.
 
-    The prompt is causal, and each branch sees the prompt and, causally, itself. Padding sees itself only, so that no
-    row is empty.
+    The prompt is causal; each branch attends to the prompt and, causally, to itself. Padding attends only to itself, so
+    that no row is empty.
 
     Args:
         prefix: length of the prompt.
@@ -42,9 +42,9 @@ def branch_mask(prefix, branches, length):
 
 
 def mask_for(attention, mask, dtype):
-    """Return a mask as an attention implementation understands it.
+    """Convert a mask to the form that an attention implementation expects.
 
-    `eager` adds a mask of four dimensions to its scores, so that a bool one would be added as 0 and 1.
+    `eager` adds 4-dimensional masks to its scores, so a bool mask would be added as 0 and 1.
 
     Args:
         attention: name of the implementation, such as `sdpa`.
@@ -60,19 +60,19 @@ def mask_for(attention, mask, dtype):
 class TimeProCollator:
     """Turn samples `{"pieces", "turns": [{"question", "answer"[, "event_label"]}]}` into a batch.
 
-    Pieces are `{"audio" or "stem_index", "start", "duration"}` in seconds, see `recipes/data/augmentation.py`; the clip
-    is all of them in a row.
+    Pieces are `{"audio" or "stem_index", "start", "duration"}` in seconds, see `recipes/data/augmentation.py`; together
+    they are the clip.
 
-    All turns of a clip follow its audio prompt in one sequence, positions restarting and attention blocked between
-    them, which is exactly as if each had been a sequence of its own. With a single turn the mask is the plain one.
+    All turns of a clip follow its audio prompt in one sequence, with positions restarting and attention blocked between
+    them, which is equivalent to separate sequences. With a single turn the mask is the ordinary one.
 
     Args:
         processor: the checkpoint's [`TimeProAudioProcessor`].
         stems: `(num_clips, num_frames, stem_size)` stored stem features, see `recipes/small/stems.py`.
-        max_length: longest sequence allowed, in tokens; a longer one raises, nothing is truncated.
-        frame_targets: add what trains a frame grounder, see `recipes/training/grounder_loss.py`.
-        name_targets: add `name_targets` to the batch: at each answer token that is a time, or that starts `none`, the
-            first token of the label that it belongs to; -100 elsewhere. See `recipes/training/auxiliary_losses.py`.
+        max_length: maximum sequence length in tokens; longer sequences are an error, never truncated.
+        frame_targets: add targets for a frame grounder, see `recipes/training/grounder_loss.py`.
+        name_targets: add `name_targets` to the batch: for each answer token that is a time, or that starts `none`, the
+            first token of its label; -100 elsewhere. See `recipes/training/auxiliary_losses.py`.
     """
 
     processor: object
@@ -109,9 +109,9 @@ class TimeProCollator:
         return batch | audio | questions
 
     def _encode_audio(self, sounds):
-        """Return the audio's part of the batch, and the text of each clip: placeholders and ticks."""
+        """Return the batch's audio inputs, and the text of each clip: placeholders and ticks."""
         if self.stems is None:
-            # Extractors differ in how they count a last, incomplete mel frame.
+            # Extractors differ in whether they count a final incomplete mel frame.
             features, texts = self.processor.encode_audio(sounds)
             return {name: features[name] for name in ("input_features", "input_features_mask")}, texts
         lengths = torch.tensor([int(len(sound) * 100 // self.processor.grid.frame_rate) for sound in sounds])
@@ -132,7 +132,7 @@ class TimeProCollator:
 
     def _encode(self, sample, audio):
         turns = [self._tokenize(turn, audio) for turn in sample["turns"]]
-        # One turn is all branch; of several, what they share (the audio and more) is computed once.
+        # What several turns share, the audio above all, is computed once.
         prefix = common_prefix([turn["input_ids"] for turn in turns]) if len(turns) > 1 else 0
         branches = [len(turn["input_ids"]) - prefix for turn in turns]
         joined = {
@@ -144,7 +144,7 @@ class TimeProCollator:
         if self.frame_targets:
             audio_token_id = self.processor.audio_token_id
             spans = question_spans(turns, audio_token_id, prefix, branches)
-            # Of the turns that look for a label.
+            # Only turns that ask for a label.
             asked = [(span, turn["answer"]) for span, turn in zip(spans, sample["turns"]) if turn.get("event_label")]
             made |= {"questions": asked, "num_frames": turns[0]["input_ids"].count(audio_token_id)}
         return made

@@ -1,4 +1,4 @@
-"""The options of both training recipes that say which clips are trained on and what is asked about them."""
+"""Options of both training recipes: which clips to train on, and which questions to ask about them."""
 
 from dataclasses import dataclass, replace
 
@@ -24,7 +24,7 @@ class DataArguments:
         "absent labels to ask about per clip, drawn from those that the clip lists, or else from the labels of "
         "all clips; 0 where annotations are incomplete",
     )
-    wordings: int = option(4, "number of built-in prompt templates to use")
+    num_prompts: int = option(4, "number of built-in prompt templates to use")
 
     def load_clips(self, limit=None, **needs) -> list[AnnotatedClip]:
         """Return the clips, see [`~recipes.data.loading.load_clips`]."""
@@ -34,6 +34,6 @@ class DataArguments:
         )  # fmt: skip
 
     def question_policy(self, policy: QuestionPolicy, clips, **changes) -> QuestionPolicy:
-        """Return a policy with what these options say."""
-        options = {"num_absent": self.num_absent, "num_prompts": self.wordings, "labels": labels_of(clips)}
+        """Return a policy with these options applied."""
+        options = {"num_absent": self.num_absent, "num_prompts": self.num_prompts, "labels": labels_of(clips)}
         return replace(policy, **options, **changes)

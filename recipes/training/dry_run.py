@@ -1,8 +1,8 @@
-"""What a run would be, without weights and without a GPU: parameters, tokens per sample, and the least memory.
+"""Preview a run without weights and without a GPU: parameters, tokens per sample, and a lower bound on memory.
 
-Both recipes do this with `--dry_run`. The model is built on the meta device from its `config.json` alone; questions
-about the first rows are really tokenised. Activations are not estimated, for they depend on the attention's kernels:
-run two steps (`--max_steps 2`) and look.
+Both recipes do this with `--dry_run`. The model is built on the meta device from its `config.json`; questions about the
+first rows are really tokenised. Activations are not estimated, because they depend on the attention kernels: run two
+steps (`--max_steps 2`) and measure.
 """
 
 import logging
@@ -23,25 +23,25 @@ from recipes.training.freezing import freeze_audio, freeze_constants
 
 logger = logging.getLogger(__name__)
 
-# So many rows are tokenised.
+# Number of rows to tokenise.
 NUM_ROWS = 64
 PARTS = {"audio encoder": "model.audio_tower.", "projector": "model.multi_modal_projector.", "language model": ""}
 
 
 def dry_run_arguments(argv: list[str]) -> list[str]:
-    """Return command line arguments that need no GPU, if they ask for a dry run."""
+    """Return command line arguments, with `--use_cpu` added for a dry run."""
     is_dry = any(text.partition("=")[0] in ("--dry_run", "--dry-run") for text in argv)
     return [*argv, "--use_cpu", "true"] if is_dry else argv
 
 
 def load_outline(path) -> tuple[TimeProAudioConfig, TimeProAudioProcessor]:
-    """Return configuration and processor of a folder that need hold no more than `config.json`.
+    """Return configuration and processor of a folder that contains at least `config.json`.
 
-    The folder is a checkpoint's, or a backbone's, which is taken as `timepro convert` would convert it. Without a
-    tokenizer there, that of the embedded checkpoint counts tokens, which writes numbers digit by digit as Qwen's does.
+    The folder is a checkpoint's, or a backbone's, which is treated as if converted by `timepro convert`. Without a
+    tokenizer, the embedded checkpoint's counts tokens; like Qwen's, it tokenises numbers digit by digit.
 
     Raises:
-        ValueError: no `config.json` there, or one of another model.
+        ValueError: no `config.json`, or one of another model.
     """
     path = Path(path)
     if not (path / "config.json").is_file():
@@ -56,14 +56,14 @@ def load_outline(path) -> tuple[TimeProAudioConfig, TimeProAudioProcessor]:
         logger.warning("%s has no tokenizer: tokens are counted with the embedded checkpoint's.", path)
         processor = outline_processor(config)
     if not config.num_time_tokens:
-        # No spare rows are counted on.
+        # Without assuming spare rows in the embedding matrix.
         config.time_token_start_id, config.num_time_tokens = config.text_config.vocab_size, processor.grid.num_ticks
         config.text_config.vocab_size += processor.grid.num_ticks
     return config, processor
 
 
 def outline_processor(config) -> TimeProAudioProcessor:
-    """Return a processor with the grid of a configuration and the tokenizer of the embedded checkpoint."""
+    """Return a processor with the grid of a configuration and the embedded checkpoint's tokenizer."""
     grid = TimeGrid(frame_rate=config.frame_rate, time_step=config.time_step, max_time=config.max_time)
     small = load_processor(DEFAULT_CHECKPOINT)
     tokenizer = small.tokenizer
@@ -75,7 +75,7 @@ def outline_processor(config) -> TimeProAudioProcessor:
 
 
 def outline_model(config, dtype, peft_config=None, freezes_audio=False):
-    """Return the model on the meta device, as it would be trained: with its adapter, or with parts of it frozen."""
+    """Return the model on the meta device as it would be trained, with its adapter or with frozen parts."""
     with torch.device("meta"):
         model = TimeProAudioForCausalLM(config).to(dtype)
     if peft_config is not None:
@@ -87,9 +87,9 @@ def outline_model(config, dtype, peft_config=None, freezes_audio=False):
 
 
 def parameters_by_part(model, config) -> dict[str, tuple[int, int]]:
-    """Return total and trainable numbers of parameters by part, and of `all`; ticks are counted apart, frozen.
+    """Return total and trainable numbers of parameters by part, and for `all`; ticks are counted separately.
 
-    Where answers can be written in ticks, only their input embeddings are frozen; they are counted by their matrix.
+    Input embeddings of ticks are frozen; their rows of the output matrix are trained if the matrix is.
     """
     counts = {name: [0, 0] for name in [*PARTS, "ticks", "LoRA"]}
     ticks = config.num_time_tokens * config.text_config.hidden_size
@@ -112,7 +112,7 @@ def parameters_by_part(model, config) -> dict[str, tuple[int, int]]:
 
 
 def count_audio_tokens(processor, num_mel_frames) -> int:
-    """Return how many tokens of a prompt a clip takes, its ticks included."""
+    """Return the number of prompt tokens of a clip, including ticks."""
     audio = processor.expand_audio(processor.num_frames(num_mel_frames))
     return len(processor.tokenizer(audio, add_special_tokens=False)["input_ids"])
 
@@ -128,7 +128,7 @@ def sft_lengths(collator, dataset) -> list[tuple[int, int]]:
 
 
 def grpo_lengths(processor, dataset, max_completion_length) -> list[tuple[int, int]]:
-    """Return `(num_tokens, num_mel_frames)` of the first prompts of GRPO; answers are as long as they may be."""
+    """Return `(num_tokens, num_mel_frames)` of the first prompts of GRPO, with answers of maximum length."""
     lengths = []
     for row in dataset.select(range(min(NUM_ROWS, len(dataset)))):
         inputs = processor.apply_chat_template(
@@ -140,19 +140,19 @@ def grpo_lengths(processor, dataset, max_completion_length) -> list[tuple[int, i
 
 
 def describe_run(path, outline, lengths, training, model_arguments, peft_config, freezes_audio=False) -> dict:
-    """Print what a run would be, and return it.
+    """Print a summary of a run, and return it.
 
     Args:
-        path: what was asked for.
-        outline: what [`load_outline`] returns.
+        path: the model.
+        outline: from [`load_outline`].
         lengths: of samples, see [`sft_lengths`] and [`grpo_lengths`].
         training, model_arguments, peft_config: TRL's and PEFT's settings.
 
     Returns:
-        `model`, `encoder`, `language_model`, `dtype`; `batch` and `step`, samples at a time and per optimizer step;
-        `parameters` by part, total and trainable; `tokens` of the samples; `audio_tokens` of the longest clip, one
-        that lasts as long as the ticks reach, and `longest`, tokens of the longest sample if its clip did; `memory`,
-        bytes of `weights`, `gradients` and `optimizer` (AdamW's two moments) on one GPU that holds all of them.
+        `model`, `encoder`, `language_model`, `dtype`; `batch` and `step`, samples per forward pass and per optimizer
+        step; `parameters` by part, total and trainable; `tokens` of the samples; `audio_tokens` of a clip of maximum
+        length, and `longest`, tokens of the longest sample with such a clip; `memory`, bytes of `weights`, `gradients`
+        and `optimizer` (AdamW's two moments) on a single GPU.
     """
     config, processor = outline
     named = {None: torch.float32, "auto": config.dtype or torch.float32}
@@ -184,7 +184,7 @@ def describe_run(path, outline, lengths, training, model_arguments, peft_config,
 
 
 def format_run(report: dict, max_time: float) -> str:
-    """Return what [`describe_run`] returns as text."""
+    """Return the result of [`describe_run`] as text."""
     lines = [
         f"{report['model']}: {report['encoder']} + {report['language_model']}, {report['dtype']}, {report['batch']} "
         f"samples at a time, {report['step']} per step",

@@ -1,14 +1,13 @@
-"""What full fine-tuning does not change: ticks and constants always, audio encoder and projector if asked."""
+"""What full fine-tuning leaves unchanged: ticks and constants, and optionally audio encoder and projector."""
 
 import torch
 
 
 def freeze_time_embeddings(model):
-    """Keep the tick rows of the input embeddings from changing in full fine-tuning; return the hook's handle.
+    """Freeze the tick rows of the input embeddings in full fine-tuning; return the hook's handle.
 
-    What is looked up of them takes no part in the gradient. That holds for weights that are split over processes too
-    (FSDP2, ZeRO-3), of which a hook on the weights would see nothing. Weight decay must skip the embeddings too, see
-    [`NoDecayOnTicks`].
+    Their outputs are detached, which also works for sharded weights (FSDP2, ZeRO-3), where a hook on the weights would
+    not. Weight decay must skip the embeddings too, see [`NoDecayOnTicks`].
     """
     embeddings, ids = model.get_input_embeddings(), model.config.time_token_ids
 
@@ -19,14 +18,14 @@ def freeze_time_embeddings(model):
 
     handle = embeddings.register_forward_hook(detach_ticks)
     if model.get_output_embeddings().weight is embeddings.weight:
-        # As the head's rows they have gradients all the same.
+        # With tied weights they also get gradients from the head.
         rows = torch.tensor(list(ids), dtype=torch.long)
         embeddings.weight.register_hook(lambda gradient: gradient.index_fill(0, rows.to(gradient.device), 0.0))
     return handle
 
 
 def freeze_constants(model):
-    """Freeze an encoder's positions: sinusoids, which their class freezes but `from_pretrained` does not."""
+    """Freeze an encoder's sinusoidal positions, which `from_pretrained` unfreezes."""
     positions = getattr(model.model.audio_tower, "embed_positions", None)
     if positions is not None:
         positions.requires_grad_(False)
@@ -42,7 +41,7 @@ def freeze_audio(model):
 
 
 class NoDecayOnTicks:
-    """Make a trainer exempt the embeddings from weight decay, which would change the frozen ticks among them."""
+    """Trainer mixin that exempts embeddings from weight decay, which would change the frozen ticks."""
 
     def get_decay_parameter_names(self, model):
         return [name for name in super().get_decay_parameter_names(model) if "embed_tokens" not in name]

@@ -1,4 +1,4 @@
-"""Train the frame grounder: which tokens ask, in which frames the answer sounds, and the loss."""
+"""Train the frame grounder: question tokens, frame targets, and the loss."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from processing.answer_text import parse_events
 
 GROUNDER = "frame_grounder"
-# Not for `forward`: what it has to give.
+# The target, which is not an argument of `forward`.
 FRAME_TARGETS = "frame_targets"
 
 
@@ -22,12 +22,12 @@ def frame_coverage(intervals, num_frames, frame_rate):
 
 
 def question_spans(tokens, audio_token_id, prefix, branches):
-    """Return the positions in a row of the tokens of each turn's question: those after the audio, before the answer.
+    """Return the positions in a row of each turn's question tokens: those between the audio and the answer.
 
     Args:
-        tokens: for each turn its `input_ids`, and `labels` that are -100 in what is asked.
-        prefix: how many tokens the turns share; they are in the row once.
-        branches: how many each has besides.
+        tokens: `input_ids` and `labels` of each turn; labels are -100 before the answer.
+        prefix: number of tokens that the turns share; they are in the row once.
+        branches: number of further tokens of each turn.
     """
     spans, start = [], prefix
     for turn, size in zip(tokens, branches, strict=True):
@@ -40,10 +40,10 @@ def question_spans(tokens, audio_token_id, prefix, branches):
 
 
 def question_batch(clips, grid):
-    """Return `question_tokens`, `question_rows` and [`FRAME_TARGETS`], padded with -1; `{}` where nothing is asked.
+    """Return `question_tokens`, `question_rows` and [`FRAME_TARGETS`], padded with -1; `{}` without questions.
 
     Args:
-        clips: for each row its `questions`, pairs of a span and the answer that tells the events, and its `num_frames`.
+        clips: for each row its `questions`, pairs of a token span and the reference answer, and its `num_frames`.
         grid: the checkpoint's [`TimeGrid`].
     """
     asked = [(row, *question, clip["num_frames"]) for row, clip in enumerate(clips) for question in clip["questions"]]
@@ -60,18 +60,18 @@ def question_batch(clips, grid):
 
 
 def grounder_loss(logits, targets):
-    """Return the mean binary cross entropy over real frames.
+    """Return the mean binary cross-entropy over frames.
 
     Args:
         logits: `(num_questions, num_frames)`.
-        targets: fraction of each frame in which the answer sounds, of the same shape; -1 for padding.
+        targets: active fraction of each frame, of the same shape; -1 for padding.
     """
     is_real = targets >= 0
     return F.binary_cross_entropy_with_logits(logits[is_real], targets[is_real].to(logits.dtype))
 
 
 def prepare_grounder(model, is_alone, peft_config=None, frames="encoder"):
-    """Give a model the head if it has none; train it alone, or see that an adapter trains and keeps it as well."""
+    """Add the head to a model without one, and make it the only trained part, or train and save it with an adapter."""
     if model.frame_grounder is None:
         model.add_frame_grounder(frames=frames)
     if is_alone:

@@ -1,10 +1,9 @@
-"""GRPO after supervised fine-tuning, with rewards for answers whose times are right.
+"""GRPO after supervised fine-tuning, with rewards for correct times.
 
     accelerate launch recipes/grpo.py --config recipes/configs/grpo/small.yaml
 
-Starts from a checkpoint, or from an adapter of one. Every question about a recording is a prompt; its answers are
-rewarded by the adaptive temporal reward of `rewards.py`, and by others whose weight is not 0. Resumes with
---resume_from_checkpoint DIR.
+Starts from a checkpoint or an adapter. Every question about a recording is a prompt; its answers are rewarded by the
+adaptive temporal reward of `rewards.py`, and by others with nonzero weight. Resumes with --resume_from_checkpoint DIR.
 """
 
 import logging
@@ -19,15 +18,14 @@ from trl import GRPOConfig, ModelConfig, TrlParser
 
 from processing.audio_io import load_audio
 from recipes.arguments import option
-from recipes.data.questions import GRPO, questions
+from recipes.data.questions import GRPO, key_name, questions
 from recipes.evaluation.best_of_k import read_difficulties
 from recipes.training.adapter import adapter_config, load_policy, save_trained
 from recipes.training.data_arguments import DataArguments
 from recipes.training.dry_run import NUM_ROWS, describe_run, dry_run_arguments, grpo_lengths, load_outline
 from recipes.training.freezing import freeze_audio, freeze_time_embeddings
 from recipes.training.grpo_trainer import TimeProGRPOTrainer, adaptive_temporal_reward
-from recipes.training.reward_functions import reward_functions
-from recipes.training.rewards import REWARDS
+from recipes.training.rewards import REWARDS, reward_functions
 from recipes.training.sharding import check_training
 
 logger = logging.getLogger(__name__)
@@ -75,13 +73,13 @@ class GRPOArguments(DataArguments):
 
 
 def load_prompts(arguments, processor, seed, limit=None):
-    """Return the `Dataset` of prompts: chats about a recording, and the columns that rewards read.
+    """Return the `Dataset` of prompts: chats about a recording, and the columns for rewards.
 
     Args:
         limit: use only the first `limit` clips.
 
     Raises:
-        ValueError: recordings that are missing, cannot be decoded or are too long or short; all are listed.
+        ValueError: recordings that are missing, unreadable, too long or too short; all are listed.
     """
     clips = arguments.load_clips(limit, needs_audio=True)
     tasks = tuple(task.strip() for task in arguments.tasks.split(","))
@@ -102,25 +100,22 @@ def load_prompts(arguments, processor, seed, limit=None):
         for question in questions(clip, policy):
             blocks = [{"type": "audio", "audio": clip.audio}, {"type": "text", "text": question.text}]
             events = [{"onset": e.onset, "offset": e.offset, "event_label": e.event_label} for e in question.reference]
-            chat = {"id": _name(question.key), "prompt": [{"role": "user", "content": blocks}]}
+            chat = {"id": key_name(question.key), "prompt": [{"role": "user", "content": blocks}]}
             chat |= {"task": question.task, "query": question.query, "events": events}
             prompts.append(chat | {"duration": durations[clip.audio]})
     if not prompts:
         kinds = ", ".join(sorted({clip.task for clip in clips}))
         raise ValueError(f"tasks is {arguments.tasks!r}, but data has {kinds} clips, which answer none of them.")
-    if arguments.curriculum:
-        found = read_difficulties(arguments.curriculum, clips, policy, arguments.answer_min_score)
-        difficulties = {_name(key): difficulty for key, difficulty in found.items()}
-        num_prompts, prompts = len(prompts), [prompt for prompt in prompts if prompt["id"] in difficulties]
-        logger.info("%d of %d prompts have answers of different worth in the curriculum", len(prompts), num_prompts)
-        if not prompts:
-            raise ValueError(f"curriculum is {arguments.curriculum!r}, whose samples answer none of the questions.")
-        prompts.sort(key=lambda prompt: difficulties[prompt["id"]])
     return Dataset.from_list(prompts)
 
 
-def _name(key):
-    return "/".join(filter(None, key))
+def easiest_first(dataset, arguments) -> Dataset:
+    """Return the prompts of a curriculum, those for which some samples are better than others, the easiest first."""
+    found, ids = read_difficulties(arguments.curriculum, dataset, arguments.answer_min_score), list(dataset["id"])
+    logger.info("%d of %d prompts have answers of different value in the curriculum", len(found), len(ids))
+    if not found:
+        raise ValueError(f"curriculum is {arguments.curriculum!r}, whose samples answer none of the questions.")
+    return dataset.select(sorted((i for i, name in enumerate(ids) if name in found), key=lambda i: found[ids[i]]))
 
 
 def main(argv: list[str] | None = None):
@@ -136,6 +131,7 @@ def main(argv: list[str] | None = None):
             peft_config.inference_mode, path = False, peft_config.base_model_name_or_path
         _, processor = outline = load_outline(path)
         dataset = load_prompts(arguments, processor, training.seed, NUM_ROWS)
+        dataset = easiest_first(dataset, arguments) if arguments.curriculum else dataset
         lengths = grpo_lengths(processor, dataset, training.max_completion_length)
         return describe_run(path, outline, lengths, training, model_arguments, peft_config, freezes_audio=True)
     model, processor = load_policy(
@@ -144,14 +140,15 @@ def main(argv: list[str] | None = None):
         attn_implementation=model_arguments.attn_implementation or "sdpa",
     )
     dataset = load_prompts(arguments, processor, training.seed)
+    dataset = easiest_first(dataset, arguments) if arguments.curriculum else dataset
     # The rewards read the columns of the reference.
     training.remove_unused_columns = False
-    # TRL would replace the settings of the checkpoint, and with them what must never be said.
+    # TRL replaces the checkpoint's generation settings, including the suppressed tokens.
     suppressed = model.generation_config.suppress_tokens or [model.config.audio_token_id]
     training.generation_kwargs = {"suppress_tokens": suppressed} | (training.generation_kwargs or {})
-    # With beta > 0 TRL loads the reference again, by the code of the checkpoint.
+    # With beta > 0 TRL loads the reference model with the checkpoint's code.
     training.trust_remote_code = training.trust_remote_code or training.beta > 0
-    # The main and the auxiliary reward count in the adaptive one.
+    # The main and the auxiliary reward enter through the adaptive one.
     own = [(adaptive_temporal_reward, 1.0), (REWARDS["event_f1"], 0.0), (REWARDS["auxiliary"], 0.0)]
     extra = ((name, getattr(arguments, f"{name}_weight")) for name in EXTRA_REWARDS)
     own += [(REWARDS[name], weight) for name, weight in extra if weight]
@@ -162,7 +159,7 @@ def main(argv: list[str] | None = None):
         logger.warning("%r is an adapter: its settings hold, not lora_*.", model_arguments.model_name_or_path)
     peft_config = None if is_adapter else adapter_config(model_arguments)
     if peft_config is None and not is_adapter:
-        # The audio encoder and projector stay frozen, so that frames are computed once per clip.
+        # Audio encoder and projector are frozen, so that clips are encoded only once.
         freeze_audio(model)
         freeze_time_embeddings(model)
     trainer = TimeProGRPOTrainer(

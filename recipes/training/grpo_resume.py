@@ -1,7 +1,7 @@
-"""How a killed GRPO run resumes exactly: prompts in an order that the epoch determines, and whole generations.
+"""Exact resumption of a killed GRPO run: the epoch determines the order of prompts, and generations are complete.
 
-TRL draws the orders of all epochs from one generator, so that a run resumed in a later epoch sees the first one's order
-again, and it restarts its count of passes, so that answers may be generated at other steps than before.
+TRL draws the orders of all epochs from one generator, so a run that resumes in a later epoch repeats the first order;
+and it restarts its step count, so answers may be generated at different steps than before.
 """
 
 import logging
@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class EpochSampler(RepeatSampler):
-    """Repeat prompts as [`RepeatSampler`] does, in an order that depends on seed and epoch alone.
+    """A [`RepeatSampler`] whose order depends only on seed and epoch.
 
     Args:
         epoch: function that returns the epoch about to begin. (`set_epoch` does not reach the sampler of a resumed run
-            in several processes.)
+            with several processes.)
 
     Raises:
-        ValueError: there are fewer prompts than a batch takes.
+        ValueError: there are fewer prompts than a batch needs.
     """
 
     def __init__(self, *args, epoch, **kwargs):
@@ -42,27 +42,27 @@ class EpochSampler(RepeatSampler):
 
     def __iter__(self):
         if self.shuffle:
-            # Sums of seed and epoch would give runs of neighbouring seeds the same orders.
+            # The sum of seed and epoch would give runs with adjacent seeds the same orders.
             seeds = torch.randint(2**62, (self.epoch() + 1,), generator=torch.Generator().manual_seed(self.seed))
             self.generator.manual_seed(seeds[-1].item())
         return super().__iter__()
 
 
 class ResumeGeneration(TrainerCallback):
-    """Begin a run, resumed or not, with new answers, and refuse checkpoints that none could resume from exactly.
+    """Start every run, resumed or not, with new answers, and refuse checkpoints from which no exact resumption exists.
 
-    `epoch` is the current one.
+    `epoch` is the current epoch.
 
     Raises:
-        ValueError: by `on_train_begin`: checkpoints would be saved, or one is resumed, between steps that share a batch
-            of generated answers, which is not saved.
+        ValueError: from `on_train_begin`: checkpoints would be saved, or the run resumes, between steps that share
+            generated answers, which are not saved.
     """
 
     def __init__(self, trainer):
         self.trainer, self.epoch = trainer, 0
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        # Passes, and steps, for which the same generated answers are used.
+        # Number of passes, and of steps, that use the same generated answers.
         cycle = args.steps_per_generation * self.trainer.num_iterations
         num_steps = cycle // math.gcd(cycle, args.gradient_accumulation_steps)
         advice = (
@@ -75,13 +75,13 @@ class ResumeGeneration(TrainerCallback):
             return epochs * len(train_dataloader) + rest * args.gradient_accumulation_steps
 
         if args.save_strategy == "steps":
-            # A run that has ended need not be resumed.
+            # The last step need not be resumable.
             saves = (int(state.save_steps), state.max_steps, int(state.save_steps))
             if any(passes(step) % cycle for step in range(*saves)):
                 raise ValueError(f"save_steps is {state.save_steps} but {advice}")
         if state.global_step < state.max_steps and passes(state.global_step) % cycle:
             raise ValueError(f"resume_from_checkpoint is one of step {state.global_step} but {advice}")
-        # New answers are due.
+        # Generate new answers.
         self.trainer._step, self.trainer._buffered_inputs = 0, None
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
@@ -89,5 +89,5 @@ class ResumeGeneration(TrainerCallback):
 
 
 def _steps_per_epoch(args, train_dataloader):
-    # The last step of an epoch may be one of fewer passes.
+    # The last step of an epoch may have fewer passes.
     return math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)

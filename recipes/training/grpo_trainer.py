@@ -1,7 +1,7 @@
-"""TRL's GRPOTrainer for audio: every pass has the audio, every clip is encoded and every prompt computed once.
+"""TRL's GRPOTrainer for audio: every pass gets the audio, and clips and prompts are computed only once.
 
-The stock trainer gives the audio to generation alone: log-probabilities of the old, the reference and the current
-policy are computed without it. Here the embeddings of a clip travel with its answers to all of them.
+The stock trainer passes the audio only to generation, and computes log-probabilities of the old, reference and current
+policy without it. Here all of them get the embeddings of the clip.
 """
 
 import logging
@@ -27,40 +27,39 @@ from recipes.training.answer_sampling import (
 from recipes.training.answer_scoring import joined, score_answers
 from recipes.training.freezing import NoDecayOnTicks
 from recipes.training.grpo_resume import EpochSampler, ResumeGeneration
-from recipes.training.packed_sampling import sample_packed
+from recipes.training.packing import sample_packed
 from recipes.training.rewards import adaptive_reward, check_tie_break
 from recipes.training.rollouts import RolloutServer, banned_tokens
 from recipes.training.sharding import check_generation, gather_for
 
 logger = logging.getLogger(__name__)
 
-# What takes a mask of its own for every row. Others know causal masks alone.
+# Attention implementations that accept arbitrary masks; others support only causal ones.
 BLOCK_MASK_ATTENTION = ("sdpa", "eager")
-# Encoded audio that is kept for later questions about the same recordings.
+# Size of the cache of encoded audio, for later questions about the same recordings.
 FRAME_BYTES = 2**28
 
 
 def adaptive_temporal_reward(completions, **kwargs):
-    """Hold the place of the adaptive reward, which is known only when groups are whole, see `TimeProGRPOTrainer`."""
+    """Placeholder for the adaptive reward, which needs complete groups, see `TimeProGRPOTrainer`."""
     return [0.0] * len(completions)
 
 
 class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
-    """Train on chats with audio by the rewards of `recipes/training/rewards.py`.
+    """Train on chats with audio, with the rewards of `recipes/training/rewards.py`.
 
-    Where `adaptive_temporal_reward` is the first of the reward functions, it becomes the adaptive reward of the second
-    (main) and the third (auxiliary), per group over all processes.
+    If `adaptive_temporal_reward` is the first reward function, it becomes the adaptive reward of the second (main) and
+    third (auxiliary), per group over all processes.
 
     Args:
         tie_break, auxiliary_weight: see [`adaptive_reward`].
-        shared_prefix: score the answers of a prompt in one sequence, see `packing.py`; by default where
-            the attention implementation can.
-        constrained: sample answers that the pipeline's constraint allows. Rows need a `duration` in seconds.
-        logprobs_mode: log-probabilities of constrained answers in the old, the reference and the current policy: among
-            the tokens that were allowed (`processed_logprobs`), which is what answers are sampled from, or among all.
-        answer_min_score: reward answers as they are shipped, without detected events of a lower score; `None` for all
-            that they say.
-        drop_tied_groups: leave groups whose rewards are all equal out of the update.
+        shared_prefix: score the answers of a prompt in one sequence, see `packing.py`; by default if the attention
+            implementation supports it.
+        constrained: sample with the pipeline's constraint. Rows need a `duration` in seconds.
+        logprobs_mode: normalise log-probabilities of constrained answers in the old, reference and current policy over
+            the allowed tokens (`processed_logprobs`), which is the sampling distribution, or over all tokens.
+        answer_min_score: reward answers as shipped, without detected events of a lower score; `None` keeps all events.
+        drop_tied_groups: exclude groups whose rewards are all equal from the update.
     """
 
     def __init__(
@@ -97,14 +96,14 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         self.constrained, self.logprobs_mode, self.answer_min_score = constrained, logprobs_mode, answer_min_score
         self.drop_tied_groups = drop_tied_groups
         self._server = RolloutServer(settings, self.processing_class, answer_min_score) if is_served else None
-        # Other attention than to all that came before, and processes that must take equally many steps, cannot.
+        # Packed sampling needs full attention, and processes that may take different numbers of steps.
         layers = getattr(self._base_model.config.text_config, "layer_types", None) or ()
         is_split = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
         self._can_pack = self.shared_prefix and not is_split and set(layers) <= {"full_attention"}
-        # Of the rows that are being generated or scored: their audio, one object for all answers to a prompt; banned
-        # tokens, as masks and the mask of each token; and for the rewards the rows themselves and what is shipped.
+        # State of the rows being generated or scored: audio, one object per prompt; banned tokens, as masks and their
+        # indices; and for the rewards the rows themselves and the answers as shipped.
         self._clips = self._banned = self._rows = self._shipped = None
-        # What a frozen tower has encoded, by the sources of a prompt.
+        # Output of a frozen encoder by the sources of a prompt.
         self._frames = {}
 
     @property
@@ -130,7 +129,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         )
 
     def _tokenize_prompts(self, prompts):
-        """Process each prompt once for all its answers, and encode every clip once, also for later batches."""
+        """Process each prompt once for all its answers, and encode every clip once, even across batches."""
         size = self.num_generations if self.model.training else self.num_generations_eval
         unique = prompts[::size]
         if any(prompt != unique[index // size] for index, prompt in enumerate(prompts)):
@@ -158,7 +157,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             )
             if sources not in encoded:
                 encoded[sources] = self._encode(inputs)
-            # The last used is the last to be forgotten.
+            # Keep the cache in order of last use.
             encoded[sources] = encoded.pop(sources)
             clips.append(encoded[sources])
         num_bytes = sum(part.nbytes for clip in encoded.values() for part in clip.values())
@@ -168,23 +167,23 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         return [ids[index // size] for index in range(len(prompts))], None, {}
 
     def _encode(self, inputs):
-        """Return what the model is given of the clips of one prompt: embeddings, or features if these are trained."""
+        """Return the audio arguments of the model for one prompt: embeddings, or features if the encoder is trained."""
         names = ("input_features", "input_features_mask")
         features = {name: inputs[name].to(self.accelerator.device) for name in names if name in inputs}
         if not features or self._is_audio_trained:
             return features
-        model, tower = self.accelerator.unwrap_model(self.model), self._base_model.model.audio_tower
+        model, encoder = self.accelerator.unwrap_model(self.model), self._base_model.model.audio_tower
         gather_for(model, "get_audio_features")
-        # What is not trained needs no dropout.
-        training = tower.training
-        tower.eval()
+        # A frozen encoder needs no dropout.
+        training = encoder.training
+        encoder.eval()
         with torch.no_grad(), self.accelerator.autocast():
             embeddings = model.get_audio_features(**features).pooler_output
-        tower.train(training)
+        encoder.train(training)
         return {"audio_embeds": embeddings}
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        """Compute the cache of each prompt once, and sample all its answers from copies of it, or ask the server."""
+        """Prefill each prompt once, and sample all its answers from that cache, or ask a server."""
         if self._server is not None:
             return self._sample_served(prompt_ids[::num_generations], num_generations)
         pad_id, device = self._tokenizer.pad_token_id, self.accelerator.device
@@ -202,7 +201,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             ) as model,
             torch.no_grad(),
         ):
-            # The last token is left to `generate`, which wants at least one.
+            # `generate` needs at least one token, the last.
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
             outputs = model(
                 input_ids=ids[:, :-1],
@@ -216,14 +215,14 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             own, constraint, sampled = processors = self._processors(ids.shape[1])
             inputs, hook = {"input_ids": ids.repeat_interleave(num_generations, 0)}, nullcontext()
             if self._can_pack:
-                decode = partial(sample_packed, cache=cache, prompt_mask=mask, hear=own and own.hear)
+                decode = partial(sample_packed, cache=cache, prompt_mask=mask, observe=own and own.observe)
                 inputs["custom_generate"] = decode
             else:
                 cache.batch_repeat_interleave(num_generations)
                 inputs[CACHE_NAME] = cache
                 if own:
                     head = model.get_output_embeddings()
-                    hook = head.register_forward_hook(lambda *call: own.hear(call[-1][:, -1]))
+                    hook = head.register_forward_hook(lambda *call: own.observe(call[-1][:, -1]))
             with hook:
                 sequences = model.generate(
                     **inputs,
@@ -253,10 +252,13 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         return answers, log_probs
 
     def _processors(self, prompt_length):
-        """Return what keeps the model's own log-probabilities, constrains, and keeps those sampled from; or `None`."""
+        """Return processors that record the model's own log-probabilities, constrain, and record those sampled from.
+
+        The first two may be `None`.
+        """
         own = constraint = None
         if self.answer_min_score is not None:
-            # In digits a time is several tokens, and has no distribution of its own.
+            # In digits a time is several tokens, without a joint distribution.
             in_ticks = self.processing_class.answer_format == "ticks"
             own = TokenLogProbs(ticks=self._base_model.config.time_token_ids if in_ticks else None)
         if self.constrained:
@@ -275,7 +277,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         ]  # fmt: skip
 
     def _generate_and_score_completions(self, inputs):
-        """Add to the batch the clips of every row, and what it is called; drop groups that teach nothing."""
+        """Add clips and names of rows to the batch; drop tied groups if asked to."""
         self._rows, self._banned, self._shipped = inputs, None, None
         outputs = super()._generate_and_score_completions(inputs)
         outputs["clips"], self._clips = self._clips, None
@@ -290,7 +292,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         return outputs
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        """Fill in the adaptive reward, for which groups must be whole: over the rewards of all processes."""
+        """Fill in the adaptive reward, which needs complete groups, from the rewards of all processes."""
         if self._shipped is not None:
             completions = [
                 said if text is None else text if isinstance(said, str) else [{"role": "assistant", "content": text}]
@@ -307,7 +309,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             metrics["tied_groups"].append(tied.float().mean().item())
             metrics["all_right_groups"].append((main == 1).all(1).float().mean().item())
             metrics["all_wrong_groups"].append((main == 0).all(1).float().mean().item())
-        # A reward may leave out what is not its task (`None`, here NaN), but not all of them, nor those that guide.
+        # A reward may skip other tasks (`None`, here NaN), but not all rewards may, nor those of the adaptive one.
         broken = rewards.isinf().any(1) | rewards.isnan().all(1) | (is_adaptive & rewards[:, :3].isnan().any(1))
         if broken.any():
             names = gather_object([f"{row_name(row)}: {text}" for row, text in zip(inputs, completions, strict=True)])
@@ -326,7 +328,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         return rewards
 
     def _prepare_inputs(self, generation_batch):
-        """Hand out slices of a generated batch as the parent does, but shuffle whole groups."""
+        """Return slices of a generated batch as the parent does, but shuffle whole groups."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
         steps = self.args.steps_per_generation
@@ -344,7 +346,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         self._clips, self._banned = inputs["clips"], inputs.get("banned")
         loss = super()._compute_loss(model, inputs)
         self._clips = self._banned = None
-        # Old log-probabilities are computed where answers are used after an update. Else these are of the same weights.
+        # Old log-probabilities exist if answers are reused after an update. Otherwise the weights are the same.
         trained = inputs.get("old_per_token_logps", self._log_probs)
         metrics = self._metrics["train" if self.model.training else "eval"]
         if (sampled := inputs.get("sampling_per_token_logps")) is not None:
@@ -361,7 +363,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
     ):
         """Return log-probabilities and entropies `(batch, logits_to_keep)` of the answers, given the audio."""
         batch_size = batch_size or len(input_ids)
-        # What was dropped or cut short need not be computed; but something must be, for the gradient's sake.
+        # Skip empty rows, but compute at least one, for the gradient.
         filled = attention_mask[:, -logits_to_keep:].any(1).nonzero()[:, 0].tolist() or [0]
         settings = self._base_model, self.shared_prefix, self.temperature, self._tokenizer.pad_token_id
         parts = []
@@ -385,12 +387,12 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
 
 
 def row_name(row):
-    """Return what a row of the data set is called in messages: its id, else its question."""
+    """Return the name of a row in messages: its id, or else its question."""
     return row["id"] if row.get("id") is not None else str(row["prompt"])
 
 
 def reordered(values, order):
-    """Return the rows of a tensor or list in another order; what has no rows stays."""
+    """Return the rows of a tensor or list in another order; scalars and `None` stay."""
     if values is None or (isinstance(values, torch.Tensor) and values.dim() == 0):
         return values
     return values[order] if isinstance(values, torch.Tensor) else [values[index] for index in order.tolist()]

@@ -1,10 +1,15 @@
-"""Rewards of temporal answers, as functions that TRL's GRPOTrainer calls, and the adaptive reward over a group.
+"""Rewards for temporal answers, as functions for TRL's GRPOTrainer, and the adaptive reward over a group.
 
-Every reward takes `completions` (strings, or chats whose last message holds the answer) and the columns of the rows it
-scores: `task`, `events` (the reference: dictionaries of `onset`, `offset` in seconds and `event_label`) and `query`. It
-returns one float from 0 to 1 per completion, whatever the completion holds. What is measured is defined in
-`recipes/scoring/__init__.py`. An answer that cannot be read is worth 0 throughout.
+Every reward takes `completions` (strings, or chats whose last message holds the answer) and columns of the rows:
+`task`, `events` (the reference: dictionaries of `onset`, `offset` in seconds and `event_label`) and `query`. It returns
+one float from 0 to 1 per completion, based on the metrics in `recipes/scoring/__init__.py`. An unparseable answer gets
+0 from all rewards.
 """
+
+import importlib
+import math
+import os
+import sys
 
 import torch
 
@@ -18,9 +23,9 @@ TIED_VARIANCE = 1e-6
 
 
 def read_answers(completions, task, events, query=None) -> list[tuple]:
-    """Return `(task, reference, prediction)` of every completion; a prediction is `None` where it cannot be read.
+    """Return `(task, reference, prediction)` of every completion; the prediction is `None` if it cannot be parsed.
 
-    A grounding answer names no label, so both sides get the query's.
+    Grounding answers have no labels, so both sides get the query as label.
     """
     queries = [None] * len(completions) if query is None else query
     read = []
@@ -35,9 +40,9 @@ def read_answers(completions, task, events, query=None) -> list[tuple]:
 
 
 def event_f1_reward(completions, task, events, query=None, **kwargs) -> list[float]:
-    """Return event-based F1 of each answer alone; captions are matched by their times.
+    """Return event-based F1 of each answer; captions are matched by their times.
 
-    Collars of 0.2 s, for offsets 20 % of the length if that is more. Rejecting an absent query is worth 1.
+    The collar is 0.2 s, for offsets at least 20 % of the length. Rejecting an absent query gets 1.
     """
     return [
         0.0 if found is None else event_f1(wanted, found, time_only=name == "captioning")
@@ -46,14 +51,14 @@ def event_f1_reward(completions, task, events, query=None, **kwargs) -> list[flo
 
 
 def iou_reward(completions, task, events, query=None, **kwargs) -> list[float]:
-    """Return the IoU of the unions of intervals, in detection its mean over the labels that either side names."""
+    """Return the IoU of the unions of intervals, in detection averaged over the labels of both sides."""
     return [_iou(*answer) for answer in read_answers(completions, task, events, query)]
 
 
 def auxiliary_reward(completions, task, events, query=None, **kwargs) -> list[float]:
-    """Return what breaks ties of the main reward (arXiv 2604.13715): METEOR of captions, else the IoU.
+    """Return the tie-breaking reward (arXiv 2604.13715): METEOR for captions, else the IoU.
 
-    METEOR here aligns equal words and stems, but no synonyms, so that no data need be there.
+    This METEOR aligns words and stems but not synonyms, so it needs no data.
     """
     return [
         text_meteor(wanted, found, synonyms=False) if name == "captioning" else _iou(name, wanted, found)
@@ -62,20 +67,20 @@ def auxiliary_reward(completions, task, events, query=None, **kwargs) -> list[fl
 
 
 def format_reward(completions, task, **kwargs) -> list[float]:
-    """Return 1 for answers in the canonical grammar, 0 for others, even where these can be understood."""
+    """Return 1 for canonical answers, 0 for others, even if they can be parsed."""
     texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
     return [float(parse_events(text, name, tolerant=False) is not None) for text, name in zip(texts, task, strict=True)]
 
 
 def count_reward(completions, task, events, query=None, **kwargs) -> list[float]:
-    """Return 1 where an answer has as many events as the reference."""
+    """Return 1 for answers with as many events as the reference, else 0."""
     return [
         float(has_right_count(wanted, found)) for _, wanted, found in read_answers(completions, task, events, query)
     ]
 
 
 def rejection_reward(completions, task, events, query=None, **kwargs) -> list[float | None]:
-    """Return 1 where an absent query is rejected or a present one is not, else 0; `None` for other tasks."""
+    """Return 1 if an absent query is rejected or a present one is not, else 0; `None` for other tasks."""
     return [
         float(found is not None and bool(found) == bool(wanted)) if name == "grounding" else None
         for name, wanted, found in read_answers(completions, task, events, query)
@@ -95,13 +100,12 @@ REWARDS = {
 def adaptive_reward(main, auxiliary, tie_break="product", auxiliary_weight=1.0):
     """Return the adaptive temporal reward (arXiv 2604.13715) and which groups were tied.
 
-    Where the main reward distinguishes the answers of a group, it is used alone. Where it does not (its variance is
-    below 1e-6) the auxiliary reward joins it: by the element-wise `product`, as in the paper, which teaches nothing
-    where the main reward is 0 throughout; by the `sum` main + weight * auxiliary, which teaches then too; or not at
-    all (`none`).
+    If the main reward distinguishes the answers of a group, it is used alone. Otherwise (variance below 1e-6) it is
+    combined with the auxiliary reward: by the element-wise `product`, as in the paper, which gives no signal if the
+    main reward is always 0; by the `sum` main + weight * auxiliary, which does; or not at all (`none`).
 
     Args:
-        main, auxiliary: `(num_groups, num_generations)`; a group must be whole.
+        main, auxiliary: `(num_groups, num_generations)`, complete groups.
 
     Returns:
         rewards of the same shape, and `(num_groups,)` bool.
@@ -123,3 +127,54 @@ def check_tie_break(tie_break):
 
 def _iou(task, wanted, found):
     return (label_iou if task == "detection" else union_iou)(wanted, found)
+
+
+def load_reward(name: str):
+    """Return the function and weight named by `module:function` or `module:function:weight`; the default weight is 1.
+
+    Modules are imported from Python's path or the working directory. Functions follow TRL's convention: keyword
+    arguments `prompts`, `completions`, `completion_ids` and the columns of the rows, each a list with one entry per
+    answer. They return one number per answer, `None` if they do not apply.
+
+    Raises:
+        ValueError: a malformed name, a module that cannot be imported, an unknown function, or an invalid weight.
+    """
+    module_name, _, rest = name.partition(":")
+    function_name, colon, weight = rest.partition(":")
+    if not (module_name and function_name):
+        raise ValueError(f"reward is {name!r}; give module:function, or module:function:weight.")
+    try:
+        weight = float(weight) if colon else 1.0
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ValueError(f"reward is {name!r}, whose weight is no number; give module:function:0.5, say.")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises
+        raise ValueError(f"reward is {name!r}, but {module_name} cannot be imported: {error!r}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        own = sorted(key for key, value in vars(module).items() if callable(value) and key[0] != "_")
+        raise ValueError(f"reward is {name!r}, but {module_name} has no function {function_name}; it has {own}.")
+    return function, weight
+
+
+def reward_functions(own, names) -> tuple[list, list[float]]:
+    """Return the functions of a run and their weights.
+
+    Args:
+        own: `(function, weight)` of the recipe's rewards.
+        names: further ones, for [`load_reward`].
+
+    Raises:
+        ValueError: as [`load_reward`], or two functions with the same name, under which rewards are logged.
+    """
+    pairs = [*own, *map(load_reward, names)]
+    called = [function.__name__ for function, _ in pairs]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
+        raise ValueError(f"reward names several functions called {', '.join(twice)}; rename those of your own.")
+    functions, weights = zip(*pairs, strict=True)
+    return list(functions), list(weights)

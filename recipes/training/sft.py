@@ -2,8 +2,8 @@
 
     accelerate launch recipes/sft.py --config recipes/configs/sft/small.yaml
 
-Every clip becomes one sequence: its audio prompt, then detection, and grounding of labels that are present and absent.
-The loss is taken on the answers only. Ticks stay frozen. Resumes with --resume_from_checkpoint DIR.
+Every clip becomes one sequence: its audio prompt, then detection, and grounding of present and absent labels. Only
+answers contribute to the loss. Ticks are frozen. Resumes with --resume_from_checkpoint DIR.
 """
 
 import logging
@@ -40,9 +40,9 @@ class SFTArguments(DataArguments):
     stems: bool = option(False, "train from <split>_stem.npy (the output of the frozen YAMNet stem) instead of audio")
     captions: bool = option(False, "also train on captions: one sentence per event, made from its label")
     num_variants: int = option(1, "how often each clip appears in an epoch, each time with different questions")
-    window_share: float = option(0.0, "fraction of clips that are cut to a random window of 2 s or more")
-    join_share: float = option(0.0, "fraction of clips that are joined with one or two others, up to the last tick")
-    curriculum_share: float = option(
+    window_fraction: float = option(0.0, "fraction of clips that are cut to a random window of 2 s or more")
+    join_fraction: float = option(0.0, "fraction of clips that are joined with one or two others, up to the last tick")
+    curriculum_fraction: float = option(
         0.0, "first fraction of the run in which clips are cut to windows that grow from 1.2 s to the whole clip"
     )
     questions_per_sequence: int = option(0, "number of questions per audio prompt; 0: all questions about a clip")
@@ -75,8 +75,8 @@ def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
         limit: only the first clips.
 
     Raises:
-        FileNotFoundError: the annotations, or any of the recordings that they name; all missing ones are listed.
-        ValueError: a clip that cannot be trained on.
+        FileNotFoundError: the annotations or recordings are missing; all missing recordings are listed.
+        ValueError: a clip that cannot be used for training.
     """
     clips = arguments.load_clips(limit, needs_audio=not arguments.stems, needs_duration=True)
     if too_long := [clip for clip in clips if clip.duration > grid.max_time]:
@@ -86,8 +86,8 @@ def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
         )
     policy = arguments.question_policy(SFT, clips, has_captions=arguments.captions)
     rng = np.random.default_rng(seed)
-    fractions = (arguments.window_share, arguments.join_share, arguments.curriculum_share)
-    # Questions about one recording share its prompt, whichever clips they come from.
+    fractions = (arguments.window_fraction, arguments.join_fraction, arguments.curriculum_fraction)
+    # Questions about one recording share its prompt, even if they come from several clips.
     turns_of, cuts = {}, {}
     for position, (clip, pieces) in enumerate(curriculum(clips, arguments.num_variants, rng, grid, *fractions)):
         turns = [
@@ -112,7 +112,7 @@ def load_samples(arguments, grid, answer_format, batch_size, seed, limit=None):
 
 
 def load_stems(arguments):
-    """Return stored stem features if these are trained on."""
+    """Return the stored stem features if `--stems` is on."""
     if not arguments.stems:
         return None
     return np.load(Path(arguments.data) / f"{arguments.split}_stem.npy", mmap_mode="r", allow_pickle=False)
@@ -140,9 +140,9 @@ def main(argv: list[str] | None = None):
     )
     batch_size = training.per_device_train_batch_size * training.world_size
     dataset = load_samples(arguments, processor.grid, processor.answer_format, batch_size, training.seed)
-    # The samples are drawn and ordered already, short clips first.
+    # The samples are already drawn and ordered, short clips first.
     training.train_sampling_strategy = "sequential"
-    # Our collator tokenises and carries the audio; TRL's own preparation would drop it.
+    # Our collator tokenises and loads the audio, which TRL's own preparation would drop.
     training.remove_unused_columns = False
     training.dataset_kwargs = {"skip_prepare_dataset": True}
     if not arguments.answer_weight and not arguments.grounder_weight:

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer for audio: frozen ticks, and optionally softened targets for time tokens."""
+"""TRL's SFTTrainer for audio, with frozen ticks and optional soft targets for time tokens."""
 
 import re
 
@@ -17,16 +17,16 @@ AUDIO_PARTS = re.compile(r"\b(audio_tower|multi_modal_projector)\b")
 
 
 def time_aware_loss(logits, labels, time_token_ids, sigma=0.0, time_step=0.04):
-    """Return the summed cross entropy over tokens, with Gaussian soft targets where the label is a tick.
+    """Return the cross-entropy summed over tokens, with Gaussian soft targets for ticks.
 
-    A soft target gives the ticks near the true one weight `exp(-(dt / sigma)^2 / 2)`, normalised: a time that is one
-    step off is nearly right. (TEMPO trains time tokens of the answer so, with sigma 0.3 s.)
+    A soft target assigns the ticks near the true one the weights `exp(-(dt / sigma)^2 / 2)`, normalised, since a time
+    that is off by one step is nearly correct. (TEMPO trains time tokens this way, with a sigma of 0.3 s.)
 
     Args:
         logits: `(num_tokens, vocab_size)`.
         labels: `(num_tokens,)` ids, none ignored.
-        time_token_ids: the `range` of tick ids.
-        sigma: seconds; 0 for the plain loss.
+        time_token_ids: `range` of tick ids.
+        sigma: seconds; 0 for the ordinary loss.
         time_step: seconds between ticks.
     """
     if not sigma or not len(time_token_ids):
@@ -42,7 +42,7 @@ def time_aware_loss(logits, labels, time_token_ids, sigma=0.0, time_step=0.04):
 
 
 class StopAfterSave(TrainerCallback):
-    """End training once a checkpoint past `minutes` of wall-clock time is saved, so that a budget loses nothing."""
+    """Save a checkpoint and stop after `minutes` of wall-clock time."""
 
     def __init__(self, minutes):
         import time
@@ -52,20 +52,20 @@ class StopAfterSave(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         is_over = torch.tensor(float(self.clock() > self.limit), device=args.device)
         if args.world_size > 1:
-            # Clocks differ, and a process that stops alone leaves the others waiting.
+            # Clocks differ, and all processes must stop at the same step.
             torch.distributed.all_reduce(is_over, torch.distributed.ReduceOp.MAX)
         if is_over:
             control.should_save = control.should_training_stop = True
 
 
 class TimeProSFTTrainer(NoDecayOnTicks, SFTTrainer):
-    """Train on answers only, computing logits only where a batch has answers.
+    """Train on answers, computing logits only for positions with answers.
 
     Args:
-        time_label_sigma: seconds of the soft targets of time tokens; 0 for plain cross entropy.
+        time_label_sigma: seconds; width of the soft targets of time tokens, 0 for ordinary cross-entropy.
         audio_learning_rate: peak learning rate of audio encoder and projector; by default that of the rest.
-        answer_weight, grounder_weight: weights of the answers' loss and of that of the frame grounder; 0 for none.
-        reading_weights: weights of the losses of `recipes/training/auxiliary_losses.py`, by name; none by default.
+        answer_weight, grounder_weight: weights of the answer loss and the frame grounder's loss; 0 for none.
+        reading_weights: weights of the losses in `recipes/training/auxiliary_losses.py`, by name; none by default.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class TimeProSFTTrainer(NoDecayOnTicks, SFTTrainer):
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # What each position has to predict is the next token's label.
+        # Each position predicts the next token's label.
         targets, names = (
             F.pad(inputs[name][:, 1:], (0, 1), value=-100) if name in inputs else None
             for name in ("labels", "name_targets")
@@ -119,7 +119,7 @@ class TimeProSFTTrainer(NoDecayOnTicks, SFTTrainer):
             self._metrics["train" if self.model.training else "eval"]["grounder_loss"].append(heard.item())
             reading = reading + self.grounder_weight * heard
         num_items = num_items_in_batch if num_items_in_batch is not None else chosen.sum()
-        # The trainer takes the loss as a part of the whole step's, whose answers `num_items` counts.
+        # The loss is this batch's part of the whole step's loss, over `num_items` answer tokens.
         loss = loss / num_items + reading * (chosen.sum() / num_items)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes

@@ -1,4 +1,4 @@
-"""Weights that are split over processes by FSDP2 or DeepSpeed: who gathers them when, and what stays whole."""
+"""Support for weights sharded over processes by FSDP2 or DeepSpeed."""
 
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -7,19 +7,19 @@ from recipes.conversion.merge import OFF
 
 
 def gather_for(model, method: str) -> None:
-    """Make a method of a model gather its weights first, as its forward pass does, if FSDP2 has split them.
+    """Make a method of a model gather its weights first, as its forward pass does, if FSDP2 has sharded them.
 
     Args:
-        model: the outermost module; others do not gather what they share with it.
+        model: the outermost module; inner ones do not gather weights that they share with it.
     """
     if isinstance(model, FSDPModule) and method not in vars(model):
         register_fsdp_forward_method(model, method)
 
 
 def check_generation(is_fsdp: bool, is_adapter: bool) -> None:
-    """Raise `ValueError` where answers cannot be generated between steps.
+    """Raise `ValueError` if answers cannot be generated between steps.
 
-    An adapter wraps the model, and its `generate` goes past the wrapper, which alone could gather the weights.
+    `generate` of an adapter bypasses the wrapper that would gather the weights.
     """
     if is_fsdp and is_adapter:
         raise ValueError(
@@ -29,11 +29,11 @@ def check_generation(is_fsdp: bool, is_adapter: bool) -> None:
 
 
 def check_training(trainer, reading_losses=()) -> None:
-    """Raise `ValueError` where a run with split weights would fail later, after training perhaps.
+    """Raise `ValueError` if a run with sharded weights would fail later, perhaps after training.
 
     Args:
         trainer: ready to train.
-        reading_losses: names of the losses of `recipes/training/auxiliary_losses.py` that are asked for.
+        reading_losses: names of the active losses of `recipes/training/auxiliary_losses.py`.
     """
     if reading_losses and (trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled()):
         raise ValueError(

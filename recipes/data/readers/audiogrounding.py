@@ -16,7 +16,7 @@ from recipes.data.readers.json_stream import read_json_list
 def read_audiogrounding(path) -> Iterator[AnnotatedClip]:
     """Yield a grounding clip for every phrase.
 
-    Segments `[0, 0]` are padding and left out; a phrase that has no others is a query without events. The id is
+    Segments `[0, 0]` are padding and ignored; a phrase without other segments is a query without events. The id is
     `<audiocap_id>-<position of the phrase>`.
 
     Raises:
@@ -37,7 +37,7 @@ def read_audiogrounding(path) -> Iterator[AnnotatedClip]:
 
 
 def _query(phrase, where):
-    """Return a phrase as text; it is a list of tokens, or text already."""
+    """Return a phrase, text or a list of tokens, as text."""
     tokens = [phrase] if isinstance(phrase, str) else phrase
     if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens) or not " ".join(tokens).strip():
         raise ValueError(f"{where} is {phrase!r}; give the tokens of the phrase.")

@@ -1,7 +1,7 @@
 """AudioSet's strong labels: a TSV `segment_id start_time_seconds end_time_seconds label` whose labels are MIDs.
 
-A segment id is the id of a video and the start of its clip in milliseconds, `b0RFKhbpFJA_30000`; times count from the
-start of the clip. Segments without events are not in the file.
+A segment id is the id of a video and the start of its clip in milliseconds, `b0RFKhbpFJA_30000`; times are relative to
+the start of the clip. Segments without events are not in the file.
 """
 
 import logging
@@ -22,11 +22,11 @@ def read_audioset_strong(path, label_names=None) -> Iterator[AnnotatedClip]:
     """Yield a clip for every segment.
 
     Args:
-        label_names: display names of the MIDs: a mapping, or a file for [`read_label_names`]. Without it the MIDs
-            themselves are the labels, for no name is made up.
+        label_names: display names of the MIDs: a mapping, or a file for [`read_label_names`]. Without it the labels are
+            the MIDs themselves.
 
     Raises:
-        ValueError: a malformed line, or MIDs that `label_names` lacks; the message lists all of them.
+        ValueError: a malformed line, or MIDs missing from `label_names`; the message lists all of them.
     """
     if label_names is not None and not isinstance(label_names, Mapping):
         label_names = read_label_names(label_names)
@@ -52,9 +52,9 @@ def read_audioset_strong(path, label_names=None) -> Iterator[AnnotatedClip]:
 
 
 def read_label_names(path) -> dict[str, str]:
-    """Return `{MID: display name}` from a file of AudioSet.
+    """Return `{MID: display name}` from one of AudioSet's files.
 
-    Read are `mid_to_display_name.tsv`, two columns without header, and `class_labels_indices.csv`, with the columns
+    These are `mid_to_display_name.tsv`, two columns without header, and `class_labels_indices.csv`, with the columns
     `index,mid,display_name`.
 
     Raises:

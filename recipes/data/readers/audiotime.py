@@ -2,8 +2,8 @@
 
     {"syn_1": {"event": {"Jackhammer": [[7.66, 10.0]]}, "caption": "..."}}
 
-Its timestamp and ordering files hold intervals. The frequency files hold onsets and the duration files lengths, which
-are no intervals: reading one is an error.
+Its timestamp and ordering files hold intervals. The frequency files hold onsets and the duration files lengths instead:
+reading them is an error.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from recipes.data.readers.json_stream import read_json_object
 
 
 def read_audiotime(path) -> Iterator[AnnotatedClip]:
-    """Yield a detection clip for every clip, named by its key. The caption is about the whole clip and left out.
+    """Yield a detection clip for every member, named by its key. The caption describes the whole clip and is ignored.
 
     Raises:
         ValueError: a malformed clip; the message names its position in the JSON.

@@ -1,4 +1,4 @@
-"""Selection tables of Raven, and what BirdNET-Analyzer writes: such tables, and a CSV of its own.
+"""Raven's selection tables, and BirdNET-Analyzer's CSV.
 
     Start (s),End (s),Scientific name,Common name,Confidence,File
 
@@ -15,7 +15,7 @@ from space_app.exchange_text import recording_of
 
 
 def read_selections(path) -> Iterator[AnnotatedClip]:
-    """Yield a clip for every recording of a selection table of Raven, or of all `*.txt` of a folder.
+    """Yield a clip for every recording of a Raven selection table, or of every `*.txt` in a folder.
 
     Raises:
         ValueError: see [`~space_app.exchange_raven.read_raven`].
@@ -29,10 +29,10 @@ def read_selections(path) -> Iterator[AnnotatedClip]:
 
 
 def read_birdnet(path) -> Iterator[AnnotatedClip]:
-    """Yield a clip for every recording of a CSV of BirdNET-Analyzer, or of all `*.csv` of a folder.
+    """Yield a clip for every recording of a CSV of BirdNET-Analyzer, or of every `*.csv` in a folder.
 
-    Read are its own layout, and those for R and Kaleidoscope. Labels are common names, or scientific ones where these
-    are empty; the confidence is the score.
+    Supports its own layout and those for R and Kaleidoscope. Labels are the common names, or the scientific names if
+    these are empty; the confidence is the score.
 
     Raises:
         ValueError: a malformed row.

@@ -1,4 +1,4 @@
-"""Files that we also write, for subtitles, Praat, diarisation, ELAN and JAMS, as clips."""
+"""Formats that are also written: subtitles, Praat, diarisation, ELAN and JAMS."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +9,7 @@ from recipes.data.label_files import read_labels
 
 
 def read_exchange(path, format: str) -> Iterator[AnnotatedClip]:
-    """Yield the clip of every recording that a file, or a folder of files, is about; events keep their scores.
+    """Yield a clip for every recording of a file, or of a folder of files; events keep their scores.
 
     Args:
         format: one of [`~recipes.data.label_files.LABEL_FORMATS`].

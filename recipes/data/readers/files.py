@@ -1,13 +1,13 @@
-"""Files of one recording each, those of a folder."""
+"""Formats with one file per recording: the files of a folder."""
 
 from pathlib import Path
 
 
 def files_of(path, suffix: str) -> list[Path]:
-    """Return a file, or all files of a folder with a suffix, in order of their names.
+    """Return the file, or all files of a folder with a suffix, sorted by name.
 
     Raises:
-        ValueError: a folder without any.
+        ValueError: a folder without such files.
     """
     path = Path(path)
     if not path.is_dir():

@@ -3,9 +3,9 @@
     [{"id": "Y1", "audio": "Y1.wav", "question": "What are the start and end times of audio matching 'dogs barking'?",
       "answer": "1.2 - 3.4", "duration": 10.0}]
 
-Grounding questions quote what is looked for. Dense captions and timeline summaries ask for times and descriptions. The
-fourth kind of file, `open_audio_TQA.json`, asks for neither and is an error. The wordings are those of TimeAudio's
-`prompts/train_prompt.json`; so is the pattern of a time span (their `instruct_dataset`).
+Grounding questions quote the query. Dense captions and timeline summaries ask for times and descriptions. The fourth
+kind of file, `open_audio_TQA.json`, asks for neither and is an error. Questions and time spans follow TimeAudio's
+`prompts/train_prompt.json` and `instruct_dataset`.
 """
 
 import re
@@ -18,10 +18,10 @@ from recipes.data.readers.json_stream import read_json_list
 
 FTAR_KEYS = ("id", "audio", "question", "answer", "duration")
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-# Unlike TimeAudio's, it finds no `1.2 - 3.4` in `-1.2 - 3.4` and no `12 - 0` in `0:12 - 0:22`: these are errors.
+# Unlike TimeAudio's, it does not match within `-1.2 - 3.4` and `0:12 - 0:22`: these are errors.
 _SPAN = re.compile(rf"(?<![0-9.\-])(?<![0-9]:){_NUMBER}\s*-\s*{_NUMBER}(?![0-9]|[.:][0-9])")
 _SEPARATORS = re.compile(r"(?:[\s,;.]|\band\b|\bs\b|\bsec(?:onds)?\b)*")
-# Apostrophes inside a query are not its end: `a dog's bark`.
+# An apostrophe does not end a query: `a dog's bark`.
 _QUERY = re.compile(r"(?<!\w)'(.+)'(?!\w)", re.DOTALL)
 _ASKS_FOR_TIMES = re.compile(r"\b(?:times?|timestamps?)\b", re.IGNORECASE)
 _EDGES = " \t\r\n,;:()[]|-"
@@ -30,8 +30,8 @@ _EDGES = " \t\r\n,;:()[]|-"
 def read_ftar(path) -> Iterator[AnnotatedClip]:
     """Yield a clip for every question: grounding if it quotes a query, else captioning.
 
-    The list is read item by item, so memory does not grow with the file. Ids of FTAR name recordings; here the place in
-    the list is added to them, `<id>-<place>`, for a recording may be asked about several times.
+    FTAR's ids name recordings; since there may be several questions about one, the position in the list is appended,
+    `<id>-<position>`.
 
     Raises:
         ValueError: a malformed item, or a question or answer that is not about times.
@@ -54,7 +54,7 @@ def read_ftar(path) -> Iterator[AnnotatedClip]:
 
 
 def _grounded(answer, query, where):
-    """Return the events of an answer that holds nothing but spans."""
+    """Return the events of an answer that consists of spans."""
     spans = list(_SPAN.finditer(answer))
     if not spans and parse_events(answer, "grounding", query) == []:
         return []
@@ -64,7 +64,7 @@ def _grounded(answer, query, where):
 
 
 def _captioned(answer, where):
-    """Return the events of an answer in which every span stands before, or every span after, its description."""
+    """Return the events of an answer in which all spans precede, or all spans follow, their descriptions."""
     spans = list(_SPAN.finditer(answer))
     # Where times have decimals, `2-3 dogs bark` is part of a description.
     if any("." in span[1] and "." in span[2] for span in spans):
@@ -75,7 +75,7 @@ def _captioned(answer, where):
         raise ValueError(f"{where} is {answer!r}, without spans such as '1.2 - 3.4'; give times in seconds.")
     edges = [0, *(place for span in spans for place in span.span()), len(answer)]
     pieces = [answer[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True)]
-    # A full stop ends a description, but begins none.
+    # A full stop ends a description but does not begin one.
     texts = [piece.strip(_EDGES).lstrip("." + _EDGES) for piece in pieces]
     captions = texts[:-1] if texts[0] else texts[1:]
     if not all(captions) or (texts[0] and texts[-1]):

@@ -1,4 +1,7 @@
-"""Benchmarks of grounding: AEGBench, SpotSound-Bench and the grounding task of LAT-Bench.
+"""Grounding data sets: lighthouse's moment retrieval, AEGBench, SpotSound-Bench and LAT-Bench; and TREA, refused.
+
+    lighthouse (Clotho-Moment, UnAV-100, CASTELLA, TUT 2017; other keys are ignored): {"qid": "--0w_1", "vid": "--0w",
+                "query": "A car horn blares", "duration": 299, "relevant_windows": [[27, 28]]}
 
     AEGBench: [{"id": "a1", "audio_path": "a1.wav", "duration": 10.0, "categories": ["dog barking"],
                 "clips": [{"category": "dog barking", "start": 0.5, "end": 1.25}]}], or {"items": [...]}
@@ -8,8 +11,9 @@
     LAT-Bench (`task/bench-EN-TAG.jsonl`): {"audios": ["id1"], "messages": [{"role": "user", "content": "<audio>..."},
                 {"role": "assistant", "content": "[00:12-00:22]"}]}
 
-The layouts are known from public readers of these files. Of LAT-Bench only the English prompts of grounding were seen:
-another wording, and its captioning tasks, are an error.
+The layouts are known from public readers of these files. Of LAT-Bench only the English grounding prompt is known: other
+prompts, and its captioning tasks, are errors. TREA (github.com/iiscleap/Audio-LLM-benchmarking-uncertainty) lists the
+order of sounds, but not their times: they are separated by silences of unknown length.
 """
 
 import re
@@ -27,8 +31,23 @@ _CLOCK = r"(?:(\d+):)?(\d+):([0-5]?\d(?:\.\d+)?)"
 _LAT_SPAN = re.compile(rf"\[\s*{_CLOCK}\s*-\s*{_CLOCK}\s*\]", re.ASCII)
 
 
+def read_moment_retrieval(path) -> Iterator[AnnotatedClip]:
+    """Yield a grounding clip for every query, with the windows, if any, as events.
+
+    Windows that end after `duration`, as in CASTELLA and UnAV-100, are kept.
+
+    Raises:
+        ValueError: a malformed line.
+    """
+    for where, item in read_json_lines(path):
+        require_keys(item, ("qid", "query", "duration", "vid", "relevant_windows"), where)
+        query, audio = (require_text(item, key, where) for key in ("query", "vid"))
+        events = events_of_pairs(item["relevant_windows"], query, f"{where}, relevant_windows")
+        yield make_clip(where, item["qid"], events, audio, item["duration"], query=query)
+
+
 def read_aegbench(path) -> Iterator[AnnotatedClip]:
-    """Yield a grounding clip for every category of every item; one that no clip shows is a query without events.
+    """Yield a grounding clip for every category of every item; a category without clips is a query without events.
 
     Raises:
         ValueError: a malformed item, or a clip of a category that its item does not list.
@@ -52,7 +71,7 @@ def read_aegbench(path) -> Iterator[AnnotatedClip]:
 
 
 def read_spotsound(path) -> Iterator[AnnotatedClip]:
-    """Yield a grounding clip for every row; a file that several rows ask about gives several.
+    """Yield a grounding clip for every row; several rows may share a recording.
 
     Raises:
         ValueError: a malformed row.
@@ -61,7 +80,7 @@ def read_spotsound(path) -> Iterator[AnnotatedClip]:
         require_keys(item, ("audio_path", "caption", "annotations"), where)
         audio, query = require_text(item, "audio_path", where), require_text(item, "caption", where)
         pairs = item["annotations"]
-        # A single span may stand alone.
+        # A single span need not be in a list.
         if isinstance(pairs, list) and len(pairs) == 2 and all(isinstance(time, int | float) for time in pairs):
             pairs = [pairs]
         events = events_of_pairs(pairs, query, f"{where}.annotations")
@@ -72,7 +91,7 @@ def read_lat_bench(path) -> Iterator[AnnotatedClip]:
     """Yield a grounding clip for every line; its duration is in another file, see `durations`.
 
     Raises:
-        ValueError: a malformed line, an unknown wording, or an answer that is not of `[MM:SS-MM:SS]`.
+        ValueError: a malformed line, an unknown prompt, or an answer other than `[MM:SS-MM:SS]`.
     """
     for index, (where, item) in enumerate(read_json_lines(path)):
         require_keys(item, ("messages", "audios"), where)
@@ -92,6 +111,18 @@ def read_lat_bench(path) -> Iterator[AnnotatedClip]:
             raise ValueError(f"{where}: the answer {answer[:80]!r} is not of [MM:SS-MM:SS].")
         events = [make_event(_seconds(span.groups()[:3]), _seconds(span.groups()[3:]), query, where) for span in spans]
         yield make_clip(where, f"{audios[0]}-{index}", events, str(audios[0]), query=query)
+
+
+def read_trea(path) -> Iterator[AnnotatedClip]:
+    """Refuse a table of TREA.
+
+    Raises:
+        ValueError: always, because TREA has no onsets and offsets.
+    """
+    raise ValueError(
+        f"{path} is a table of TREA, whose questions have options and whose sounds have no times; score it by its own "
+        "script, or annotate its recordings and give these annotations."
+    )
 
 
 def _aegbench_items(path):

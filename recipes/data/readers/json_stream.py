@@ -1,7 +1,4 @@
-"""JSON files of any size, read item by item.
-
-Every item comes with its position, `file, [17]`, for later errors.
-"""
+"""Stream JSON files of any size; every item comes with its position, `file, [17]`, for later errors."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,10 +7,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_json_list(path) -> Iterator[tuple[str, object]]:
-    """Yield `(position, value)` for the items of a JSON list, one at a time, whatever the size of the file.
+    """Yield `(position, value)` for the items of a JSON list, one at a time.
 
     Raises:
-        ValueError: the file is not a JSON list, or breaks off.
+        ValueError: the file is not a JSON list, or is truncated.
     """
     import ijson
 
@@ -26,7 +23,7 @@ def read_json_object(path) -> Iterator[tuple[str, str, object]]:
     """Yield `(position, key, value)` for the members of a JSON object, one at a time.
 
     Raises:
-        ValueError: the file is not a JSON object, or breaks off.
+        ValueError: the file is not a JSON object, or is truncated.
     """
     import ijson
 
@@ -36,7 +33,7 @@ def read_json_object(path) -> Iterator[tuple[str, str, object]]:
 
 
 def first_byte(path) -> bytes:
-    """Return the first byte of a file that is no white space, after a byte order mark; empty if there is none."""
+    """Return the first byte of a file after a byte order mark and white space; empty if there is none."""
     with open(path, "rb") as file:
         _skip_mark(file)
         while byte := file.read(1):

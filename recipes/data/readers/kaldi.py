@@ -14,10 +14,10 @@ from recipes.data.clip import AnnotatedClip, clips_of
 
 
 def read_segments(path) -> Iterator[AnnotatedClip]:
-    """Yield a clip for every recording of a file `segments`; labels are those of `text` in its folder.
+    """Yield a clip for every recording of a `segments` file, with labels from `text` in the same folder.
 
     Raises:
-        ValueError: a malformed line, one whose utterance `text` lacks, or one that ends at -1, the recording's end.
+        ValueError: a malformed line, an utterance missing from `text`, or an end of -1 (the end of the recording).
         FileNotFoundError: there is no `text`.
     """
     texts = Path(path).parent / "text"
@@ -34,7 +34,7 @@ def read_segments(path) -> Iterator[AnnotatedClip]:
 
 
 def read_ctm(path) -> Iterator[AnnotatedClip]:
-    """Yield a clip for every recording of a CTM file; its confidence is the score, comments (`;;`) are passed over.
+    """Yield a clip for every recording of a CTM file; the confidence is the score, comments (`;;`) are skipped.
 
     Raises:
         ValueError: a malformed line.
@@ -50,7 +50,7 @@ def read_ctm(path) -> Iterator[AnnotatedClip]:
 
 def _split_lines(path, fewest, most, layout):
     for number, line in enumerate(read_lines(path), 1):
-        # The last field of `text` may have blanks.
+        # The last field of `text` may contain blanks.
         fields = line.split(maxsplit=1) if most == 2 else line.split()
         if not fields or fields[0].startswith(";;"):
             continue

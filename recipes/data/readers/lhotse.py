@@ -29,7 +29,7 @@ def read_supervisions(path) -> Iterator[AnnotatedClip]:
         if not isinstance(label, str) or not label.strip():
             raise ValueError(f"{where}: supervision {item['id']!r} has neither custom.audio_event nor text; name it.")
         start, duration = item["start"], item["duration"]
-        # Whatever is no number is an error of the event.
+        # The event raises an error for anything but numbers.
         offset = round(start + duration, 9) if all(isinstance(x, int | float) for x in (start, duration)) else duration
         event = make_event(start, offset, label, where)
         found.setdefault(str(item["recording_id"]), []).append(event)

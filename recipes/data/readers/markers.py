@@ -1,4 +1,4 @@
-"""Lists of markers of audio editors: Adobe Audition's, separated by tabs, and Reaper's regions and markers.
+"""Marker lists of audio editors: Audacity's label tracks, Adobe Audition's, and Reaper's regions and markers.
 
     Name<TAB>Start<TAB>Duration<TAB>Time Format<TAB>Type<TAB>Description
     dog<TAB>0:00.500<TAB>0:00.750<TAB>decimal<TAB>Cue<TAB>
@@ -6,22 +6,34 @@
     #,Name,Start,End,Length
     R1,dog,0:00.500,0:01.250,0:00.750
 
-Known from public lists; both programs write the times in the unit of their ruler, of which other than minutes and
-seconds are an error. A list is about one recording, which is named after the file.
+See `processing/text_files.py` for Audacity's. The others are known from public files; times are in the unit of the
+ruler, of which only minutes and seconds are accepted. A list belongs to one recording, which is named after the file.
 """
 
 import re
 from collections.abc import Iterator
 
-from processing.text_files import first_line, make_event, read_table
+from processing.text_files import first_line, make_event, read_label_track, read_table
 from recipes.data.clip import AnnotatedClip, make_clip
 from recipes.data.readers.files import files_of
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+[.,]\d+)", re.ASCII)
 
 
+def read_label_tracks(path) -> Iterator[AnnotatedClip]:
+    """Yield the clip of a label track, or of every `*.txt` in a folder; the recording is named after the track.
+
+    An empty track is a recording without events.
+
+    Raises:
+        ValueError: a malformed line, or a folder without tracks.
+    """
+    for track in files_of(path, ".txt"):
+        yield make_clip(str(track), track.stem, read_label_track(track), track.stem)
+
+
 def read_audition(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a list of Audition, or those of all `*.csv` of a folder. Markers without duration are points.
+    """Yield the clip of an Audition list, or of every `*.csv` in a folder. Markers without duration are points.
 
     Raises:
         ValueError: a malformed row, or times in samples or frames.
@@ -39,7 +51,7 @@ def read_audition(path) -> Iterator[AnnotatedClip]:
 
 
 def read_reaper(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a list of Reaper, or those of all `*.csv` of a folder. Markers (`M1`) are points.
+    """Yield the clip of a Reaper list, or of every `*.csv` in a folder. Markers (`M1`) are points.
 
     Raises:
         ValueError: a malformed row, or times in measures, samples or frames.

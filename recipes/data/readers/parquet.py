@@ -1,4 +1,4 @@
-"""Parquet tables whose columns are named as the keys of our JSON Lines, such as pseudo-labels of another model.
+"""Parquet tables with the keys of our JSON Lines as columns, such as pseudo-labels of another model.
 
 id: string, audio: string, duration: double, events: list<struct<onset, offset, event_label, score>>, ...
 """
@@ -13,13 +13,13 @@ BATCH_SIZE = 1000
 
 
 def read_parquet(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of every row, with the scores of its events. A few rows are in memory at a time.
+    """Yield the clip of every row, streaming the file; events keep their scores.
 
-    `path` may be a folder, whose files are read by name. `audio` is a path, or the struct of a `datasets.Audio` column
-    that holds one.
+    `path` may be a folder, whose files are read in order of name. `audio` is a path, or a struct with a path, as in a
+    `datasets.Audio` column.
 
     Raises:
-        ValueError: not Parquet, or a malformed row; rows count from 0.
+        ValueError: not a Parquet file, or a malformed row; rows count from 0.
     """
     if os.path.isdir(path):
         for file in sorted(Path(path).glob("*.parquet")):

@@ -1,9 +1,9 @@
-"""Regions, notes and instants of a layer that Sonic Visualiser has exported (`.svl`).
+"""Regions, notes and instants of a layer exported from Sonic Visualiser (`.svl`).
 
     <sv><data><model sampleRate="44100" type="sparse" dimensions="3" subtype="region" .../>
       <dataset dimensions="3"><point frame="22050" value="1" duration="33075" label="dog"/></dataset></data></sv>
 
-Known from public layers. Frames and durations count samples.
+Known from public files. Frames and durations are in samples.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from recipes.data.readers.files import files_of
 
 
 def read_svl(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a layer, or those of all `*.svl` of a folder; the recording is named after the file.
+    """Yield the clip of a layer, or of every `*.svl` in a folder; the recording is named after the file.
 
     Raises:
-        ValueError: no such layer, one without a sampling rate, or points that are not times.
+        ValueError: another kind of layer, no sampling rate, or malformed points.
     """
     for file in files_of(path, ".svl"):
         try:

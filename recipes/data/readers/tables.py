@@ -1,7 +1,7 @@
-"""Tables with a header as clips: DESED's TSV, the same with commas, RealDESED's and TACOS's.
+"""Tables with a header: DESED's TSV, its variant with commas, RealDESED's and TACOS's.
 
 See `processing/text_files.py` for DESED's. RealDESED has `annotations.csv` with the column `class`; TACOS has
-`annotations_strong.csv` with the column `text`, known from public readers; further columns of both are passed over.
+`annotations_strong.csv` with the column `text`, known from public readers; other columns of both are ignored.
 """
 
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ def read_csv(path) -> Iterator[AnnotatedClip]:
 
 
 def read_realdesed(path) -> Iterator[AnnotatedClip]:
-    """Yield a clip for every recording of RealDESED's `annotations.csv`; those without events are not in it."""
+    """Yield a clip for every recording of RealDESED's `annotations.csv`, which omits those without events."""
     return _labelled_by(path, "class", "detection")
 
 
 def read_tacos(path) -> Iterator[AnnotatedClip]:
-    """Yield a captioning clip for every recording of TACOS's `annotations_strong.csv`; texts describe the events."""
+    """Yield a captioning clip for every recording of TACOS's `annotations_strong.csv`."""
     return _labelled_by(path, "text", "captioning")
 
 

@@ -1,4 +1,4 @@
-"""Markers within wav files: `cue ` points, their labels (`labl`, `note`) and lengths (`ltxt`).
+"""Markers in wav files: `cue ` points, their labels (`labl`, `note`) and lengths (`ltxt`).
 
 Sources: Microsoft and IBM, "Multimedia Programming Interface and Data Specifications 1.0"; EBU Tech 3306 for RF64.
 """
@@ -14,12 +14,12 @@ _UNKNOWN_SIZE = 0xFFFFFFFF
 
 
 def read_wav_markers(path) -> Iterator[AnnotatedClip]:
-    """Yield the clip of a wav file, or those of all `*.wav` of a folder; the file is the recording.
+    """Yield the clip of a wav file, or of every `*.wav` in a folder; the file is the recording.
 
-    A marker that no label names has the label `""`; one without length is a point.
+    A marker without label has the label `""`; one without length is a point.
 
     Raises:
-        ValueError: no wav file, one that breaks off within its markers, or one without a `cue ` chunk.
+        ValueError: not a wav file, one that is truncated within its markers, or one without a `cue ` chunk.
     """
     for file in files_of(path, ".wav"):
         points, names, lengths, rate = None, {}, {}, None
@@ -28,9 +28,9 @@ def read_wav_markers(path) -> Iterator[AnnotatedClip]:
                 (rate,) = _unpack(file, "<I", data, 4)
             elif name == b"cue ":
                 (count,) = _unpack(file, "<I", data)
-                # Number, place in a play list, chunk, where that and its block begin, and the sample in it.
+                # Id, play order, chunk, starts of the chunk and block, and sample offset.
                 found = [_unpack(file, "<II4sIII", data, 4 + 24 * index) for index in range(count)]
-                # Some programs fill in one of the two alone.
+                # Some programs fill in only one of the two.
                 points = {point[0]: point[5] or point[1] for point in found}
             elif name in (b"labl", b"note"):
                 names.setdefault(*_unpack(file, "<I", data), {})[name] = _text(data[4:])

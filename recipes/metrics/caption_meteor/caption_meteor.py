@@ -1,22 +1,22 @@
-"""METEOR of dense captions as an `evaluate` module; the card beside this file says what it means."""
+"""METEOR of dense captions as an `evaluate` module; see its card, README.md."""
 
 from recipes.metrics import event_metric
 from recipes.scoring import mean_meteor, meteor_by_clip, meteor_sums
 
 _DESCRIPTION = """
-Dense audio captioning: METEOR between all captions of a clip's reference and of its prediction, and METEOR of captions
-that are paired one to one by their times.
+Dense audio captioning: METEOR between all reference captions and all predicted captions of a clip, and METEOR of
+captions that are paired one to one by their times.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds, the label a caption; []
-        where nothing was found, None for an answer that could not be parsed.
+    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds, labels are captions; [] if
+        nothing was found, None for an answer that could not be parsed.
     references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
-    iou_threshold: how far events must overlap to be paired, 0.5.
-    synonyms: align WordNet synonyms too, True. Without them it is another metric, which needs no data.
-    wordnet_folder: folder with the files of WordNet 3.0; None looks where NLTK looks, then in /usr/share/wordnet.
-    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+    iou_threshold (0.5): minimum IoU of paired events.
+    synonyms (True): also align WordNet synonyms. Without them it is a different metric, which needs no data.
+    wordnet_folder: folder with the files of WordNet 3.0; None searches NLTK's paths, then /usr/share/wordnet.
+    bootstrap (False): add intervals; see also confidence (0.95), num_resamples (1000) and seed (0).
 Returns:
     meteor_text; meteor_matched (the F-measure), meteor_matched_precision, meteor_matched_recall; parse_failure_rate,
     num_clips, wordnet_synonyms (1.0 or 0.0). With bootstrap NAME_low and NAME_high of the first five.

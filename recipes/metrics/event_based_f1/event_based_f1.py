@@ -1,28 +1,28 @@
-"""Event-based F1 as an `evaluate` module; the card beside this file says what it means."""
+"""Event-based F1 as an `evaluate` module; see its card, README.md."""
 
 from recipes.metrics import event_metric
 from recipes.scoring import collar_edges, count_events, count_sums, event_based_f1
 
 _DESCRIPTION = """
-Event-based F1 of sound event detection: an event is found if one of its label was predicted with onset and offset
-within collars; events are paired one to one, as many as possible. Equal to sed_eval 0.2.1.
+Event-based F1 of sound event detection: an event is found if an event with its label is predicted with onset and offset
+within collars; the one-to-one matching is maximal. Equal to sed_eval 0.2.1.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds; [] where nothing was found,
+    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds; [] if nothing was found,
         None for an answer that could not be parsed.
     references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
-    t_collar: collar in seconds, 0.2.
-    percentage_of_length: collar of offsets as a fraction of the reference event's length, 0.2.
-    time_only: let events of different labels match, False.
-    label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
-    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+    t_collar (0.2): collar in seconds.
+    percentage_of_length (0.2): collar of offsets as a fraction of the reference event's length.
+    time_only (False): let events with different labels match.
+    label_aliases (None): {"alias": "label"} or the path of such a JSON file, for the labels of predictions.
+    bootstrap (False): add intervals; see also confidence (0.95), num_resamples (1000) and seed (0).
 Returns:
     micro_f1, micro_precision, micro_recall, the same with macro_; error_rate, substitution_rate, deletion_rate,
     insertion_rate, num_substitutions, num_deletions, num_insertions, macro_error_rate, macro_deletion_rate,
-    macro_insertion_rate; parse_failure_rate, num_clips; micro_f1_with_tolerance and macro_f1_with_tolerance, where
-    what lies exactly on a collar is within it, num_matches_on_collar, num_refused; num_labels_only_in_references,
+    macro_insertion_rate; parse_failure_rate, num_clips; micro_f1_with_tolerance and macro_f1_with_tolerance, which
+    accept events exactly on a collar, num_matches_on_collar, num_refused; num_labels_only_in_references,
     num_labels_only_in_predictions. With bootstrap NAME_low and NAME_high of the first six, error_rate and
     parse_failure_rate.
 Examples:

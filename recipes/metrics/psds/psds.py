@@ -1,22 +1,22 @@
-"""PSDS as an `evaluate` module; the card beside this file says what it means."""
+"""PSDS as an `evaluate` module; see its card, README.md."""
 
 from recipes.metrics import event_metric
 from recipes.scoring import PSDS1, PSDS2, psds, psds_statistics, psds_sums
 
 _DESCRIPTION = """
-Polyphonic sound detection score of events that carry scores: the area under the curve of found events against false
-alarms per hour over all thresholds, in the two scenarios of DESED.
+Polyphonic sound detection score of events with scores: the area under the curve of detected events against false alarms
+per hour over all thresholds, in the two scenarios of DESED.
 """
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one list per clip of {"onset", "offset", "event_label", "score"}, times in seconds, higher scores are
-        surer; [] where nothing was found, None for an answer that could not be parsed.
+    predictions: one list per clip of {"onset", "offset", "event_label", "score"}, times in seconds, higher scores mean
+        higher confidence; [] if nothing was found, None for an answer that could not be parsed.
     references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
-    durations: the length of each clip in seconds.
-    labels: the classes of the mean; None takes those of the references.
-    label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
-    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+    durations: length of each clip in seconds.
+    labels (None): the classes to average over; None takes those of the references.
+    label_aliases (None): {"alias": "label"} or the path of such a JSON file, for the labels of predictions.
+    bootstrap (False): add intervals; see also confidence (0.95), num_resamples (1000) and seed (0).
 Returns:
     psds1, psds2, num_other_labels, parse_failure_rate, num_clips, num_labels_only_in_references,
     num_labels_only_in_predictions. With bootstrap psds1_low, psds1_high, psds2_low, psds2_high.

@@ -1,4 +1,4 @@
-"""Segment-based F1 as an `evaluate` module; the card beside this file says what it means."""
+"""Segment-based F1 as an `evaluate` module; see its card, README.md."""
 
 from recipes.metrics import event_metric
 from recipes.scoring import count_segments, count_sums, segment_based_f1
@@ -10,13 +10,13 @@ reference and prediction are compared. Equal to sed_eval 0.2.1 with sed_eval_rou
 
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds; [] where nothing was found,
+    predictions: one list per clip of {"onset", "offset", "event_label"}, times in seconds; [] if nothing was found,
         None for an answer that could not be parsed.
     references: one list per clip of {"onset", "offset", "event_label"}; [] for a clip without events.
-    time_resolution: length of a segment in seconds, 1.0.
-    sed_eval_rounding: decide edges of segments by float64 division alone, as sed_eval, False.
-    label_aliases: {"alias": "label"} or the path of such a JSON file, for the labels of predictions; None.
-    bootstrap: add intervals, False; confidence 0.95, num_resamples 1000 and seed 0 say how.
+    time_resolution (1.0): segment length in seconds.
+    sed_eval_rounding (False): use float64 division without tolerance at the edges of segments, as sed_eval does.
+    label_aliases (None): {"alias": "label"} or the path of such a JSON file, for the labels of predictions.
+    bootstrap (False): add intervals; see also confidence (0.95), num_resamples (1000) and seed (0).
 Returns:
     micro_f1, micro_precision, micro_recall, the same with macro_; error_rate, substitution_rate, deletion_rate,
     insertion_rate, num_substitutions, num_deletions, num_insertions, macro_error_rate, macro_deletion_rate,

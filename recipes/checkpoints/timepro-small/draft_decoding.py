@@ -1,1 +1,0 @@
-../../../processing/draft_decoding.py
