@@ -1,9 +1,11 @@
 """The embedded checkpoint served by vLLM; run by run_vllm.sh, in an environment that has it."""
 
 import base64
+import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from vllm_server import command_of_the_page, serve
 
 pytest.importorskip("vllm")
 from recipes import DEFAULT_CHECKPOINT
+from recipes.cli.main import main
 from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.serving.client import ServedPipeline
 
@@ -50,6 +53,18 @@ def test_answers_and_scores_are_those_of_the_pipeline(url, pipe, options):
         for event, true in zip(one["events"], other["events"], strict=True):
             assert event.pop("score") == pytest.approx(true.pop("score"), abs=1e-4)
             assert event == true
+
+
+def test_a_folder_is_detected_through_the_server(url, tmp_path, capsys):
+    for file in EXAMPLES[:2]:
+        shutil.copy(file, tmp_path)
+    tables = []
+    for options in (["--backend", url], []):
+        assert main(["detect", str(tmp_path), "--json", "--min-score", "0", *options]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        # Of the 20 likeliest times, scores are lower.
+        tables.append([[(e["onset"], e["offset"], e["event_label"]) for e in row["events"]] for row in rows])
+    assert tables[0] == tables[1] and any(tables[0])
 
 
 def test_a_question_cannot_spell_ticks_or_placeholders(url, pipe):
