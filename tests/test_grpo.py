@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, launch, make_tiny_checkpoint, write_clips, write_tiny_qwen2_audio
+from conftest import PATIENCE, ROOT, launch, make_tiny_checkpoint, write_clips, write_tiny_qwen2_audio
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -192,7 +192,7 @@ inputs = processor.apply_chat_template(
 print("answer", model.generate(**inputs, max_new_tokens=4).shape[0], "recipes" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(whole / "final"), str(workplace / "data" / "train" / "0.wav")]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert "answer 1 False" in result.stdout, result.stderr[-2000:]
 
 
@@ -368,7 +368,7 @@ def test_a_killed_launch_resumes_bit_for_bit(workplace, tmp_path, checkpoint):
     output = tmp_path / "killed"
     config = write_config(workplace, output, **settings)
     process = launch("grpo", config, wait=False)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     # The state file is written last, so a checkpoint is whole once it is there.
     while not (output / f"checkpoint-{checkpoint}" / "trainer_state.json").is_file():
         assert process.poll() is None, process.stdout.read()[-3000:]
