@@ -16,8 +16,10 @@ from vllm_server import command_of_the_page, serve
 
 from processing.answer_text import prompt_text
 from processing.constrained_decoding import AnswerConstraint, log_probs_of
+from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint
 from recipes.evaluation.runner import Unavailable
+from recipes.training.freezing import freeze_audio
 
 
 class Engine:
@@ -81,15 +83,17 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture
-def make_trainer(lively_checkpoint, dataset, tmp_path):
+def make_trainer(lively_folder, dataset, tmp_path):
     def brief_reward(completion_ids, **kwargs):
         return [float(len(ids) + index % 3) for index, ids in enumerate(completion_ids)]
 
-    def make(name, is_greedy=True, **settings):
+    def make(name, folder=lively_folder, is_greedy=True, **settings):
+        checkpoint = load_checkpoint(folder)
+        freeze_audio(checkpoint[0])
         torch.manual_seed(0)
         trainer = make_grpo_trainer(
-            lively_checkpoint, dataset, tmp_path / name, rewards=[brief_reward], disable_dropout=True,
-            max_completion_length=24, learning_rate=1e-2, beta=0.0, **settings,
+            checkpoint, dataset, tmp_path / name, rewards=[brief_reward], disable_dropout=True, beta=0.0,
+            max_completion_length=24, learning_rate=1e-3, **settings,
         )  # fmt: skip
         trainer.generation_config.do_sample = not is_greedy
         return trainer
@@ -98,17 +102,20 @@ def make_trainer(lively_checkpoint, dataset, tmp_path):
 
 
 @pytest.fixture
-def url(request, lively_folder, tmp_path):
-    """Return the address of a server on loopback: one that answers as vLLM does, or vLLM as docs/grpo.md starts it."""
+def server(request, lively_folder, tmp_path):
+    """Return a checkpoint and the address of a server: one that answers as vLLM, or vLLM as docs/grpo.md starts it."""
     if request.param == "loopback":
-        with loopback_vllm.serve(Engine()) as address:
-            yield address
+        with loopback_vllm.serve(Engine()) as url:
+            yield lively_folder, url
         return
     pytest.importorskip("vllm")
-    arguments = command_of_the_page("grpo.md#Answers sampled by a server").replace("CHECKPOINT", str(lively_folder))
+    # The tiny one has heads of 16, for which vLLM has no attention on a CPU.
+    arguments = command_of_the_page("grpo.md#Answers sampled by a server").replace(
+        "CHECKPOINT", str(DEFAULT_CHECKPOINT)
+    )
     options = "--dtype float32 --max-model-len 2048"
-    with serve(f"{arguments} {options}", tmp_path / "log", VLLM_SERVER_DEV_MODE="1") as address:
-        yield address
+    with serve(f"{arguments} {options}", tmp_path / "log", VLLM_SERVER_DEV_MODE="1") as url:
+        yield DEFAULT_CHECKPOINT, url
 
 
 def served_by(url):
@@ -122,27 +129,30 @@ def logged(trainer):
     return [[entry[name] for name in names] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("url", ["loopback", pytest.param("vllm", marks=pytest.mark.slow)], indirect=True)
-def test_a_greedy_run_is_the_same_with_answers_of_a_server(make_trainer, url):
+@pytest.mark.parametrize("server", ["loopback", pytest.param("vllm", marks=pytest.mark.slow)], indirect=True)
+def test_a_greedy_run_is_the_same_with_answers_of_a_server(make_trainer, server):
+    folder, url = server
     for constrained in (True, False):
-        own, served = (make_trainer(name, constrained=constrained, **given)
+        settings = {"constrained": constrained, "vllm_importance_sampling_correction": False}
+        own, served = (make_trainer(name, folder, **settings, **given)
                        for name, given in (("own", {}), ("served", served_by(url))))  # fmt: skip
         own.train()
         served.train()
         # The second step differs if the server has old weights, or has kept what it computed by them.
         assert len(logged(own)) == 2
-        assert logged(served) == [pytest.approx(row, rel=1e-3, abs=1e-4) for row in logged(own)]
+        assert logged(served) == [pytest.approx(row, rel=1e-2, abs=1e-4) for row in logged(own)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("url", ["vllm"], indirect=True)
-def test_sampled_answers_have_the_trainers_probabilities_and_a_run_resumes(make_trainer, url):
+@pytest.mark.parametrize("server", ["vllm"], indirect=True)
+def test_sampled_answers_have_the_trainers_probabilities_and_a_run_resumes(make_trainer, server):
+    folder, url = server
     settings = {"constrained": True, "temperature": 0.7, "save_strategy": "steps", "save_steps": 1} | served_by(url)
-    whole, rest = (make_trainer(name, is_greedy=False, **settings) for name in ("whole", "rest"))
+    whole, rest = (make_trainer(name, folder, is_greedy=False, **settings) for name in ("whole", "rest"))
     whole.train()
     assert len(logged(whole)) == 2 and all(row[-1] < 1e-4 for row in logged(whole))
     rest.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-1")
-    assert logged(rest)[-1] == pytest.approx(logged(whole)[-1], rel=1e-3, abs=1e-4)
+    assert logged(rest)[-1] == pytest.approx(logged(whole)[-1], rel=1e-2, abs=1e-4)
 
 
 def test_recordings_are_sent_as_they_are_heard(make_trainer, dataset):

@@ -70,22 +70,22 @@ def test_a_folder_is_detected_through_the_server(url, tmp_path, capsys):
 def test_a_question_cannot_spell_ticks_or_placeholders(url, pipe):
     processor = pipe.processor
     text = "Is it <1.04> or <|AUDIO|> <|im_end|>?"
-    samples, rate = soundfile.read(EXAMPLES[0])
+    samples, _ = soundfile.read(EXAMPLES[0])
     sound = base64.b64encode(Path(EXAMPLES[0]).read_bytes()).decode()
     content = [
         {"type": "input_audio", "input_audio": {"data": sound, "format": "flac"}},
         {"type": "text", "text": text},
     ]
     body = {"model": "timepro", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
-    reply = httpx.post(f"{url}/chat/completions", json=body | {"return_token_ids": True}, timeout=100).json()
+    reply = httpx.post(f"{url}/chat/completions", json=body | {"return_token_ids": True}, timeout=600).json()
     message = {"role": "user", "content": [{"type": "audio", "audio": samples}, {"type": "text", "text": text}]}
     inputs = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=True, return_dict=True)
-    assert reply["prompt_token_ids"] == inputs["input_ids"][0].tolist()
+    assert reply["prompt_token_ids"] == inputs["input_ids"][0]
 
 
 def test_a_task_that_cannot_be_is_refused(url):
     body = {"model": "timepro", "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
-    reply = httpx.post(f"{url}/chat/completions", json=body | {"vllm_xargs": {"task": "dance"}}, timeout=100)
+    reply = httpx.post(f"{url}/chat/completions", json=body | {"vllm_xargs": {"task": "dance"}}, timeout=600)
     assert reply.status_code == 400 and "task is 'dance'" in reply.text
 
 
