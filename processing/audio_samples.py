@@ -169,6 +169,8 @@ def _is_sound_over(file, position, magic) -> bool:
 
 
 FLAC_SYNC = rb"\xff[\xf8\xf9].{2}"
+# Places in a FLAC file where it is asked whether frames follow one another.
+PROBES = 16
 # Samples per second by the low half of the third byte of a frame; other codes leave it to the header.
 FLAC_RATES = dict(enumerate((88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000), 1))
 
@@ -190,7 +192,20 @@ def count_flac_samples(file: Section, start: int) -> int:
     first = flac_frame(file.at(position, 16), head)
     since = max(position, file.length - (1 << 20))
     last = last_flac_frame(file.at(since, 1 << 20), head)
-    return count if first and last and first[0] == 0 and last[1][1] == count else 0
+    if not (first and last and first[0] == 0 and last[1][1] == count):
+        return 0
+    # Of copies that were joined, each frame may count from where its own began.
+    step = max(1, (file.length - position) // PROBES)
+    begins = [_next_flac_frame(file.at(place, 1 << 16), head) for place in range(position, file.length, step)]
+    known = [begin for begin in begins if begin is not None]
+    return count if known == sorted(known) else 0
+
+
+def _next_flac_frame(data, head):
+    """Return where the first frame in the data begins, in samples; `None` if there is none."""
+    places = (match.start() for match in re.finditer(FLAC_SYNC, data, re.DOTALL))
+    frames = (flac_frame(data[place : place + 16], head) for place in places)
+    return next((frame[0] for frame in frames if frame), None)
 
 
 def last_flac_frame(data, head):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_recording_cases import RATE, burst, onsets, write
 
-from processing.audio_formats import find_format, tag_length
+from processing.audio_formats import Section, find_format, tag_length
 from processing.audio_io import load_audio
+from processing.audio_samples import flac_head
 
 KINDS = {
     "wav": {"subtype": "PCM_16"}, "aiff": {"subtype": "PCM_16"}, "au": {"subtype": "PCM_16"}, "flac": {},
@@ -206,3 +207,11 @@ def test_of_flac_the_frames_know_the_rate(tmp_path, caplog):
     data[18:21] = (int.from_bytes(data[18:21], "big") ^ 1 << 20).to_bytes(3, "big")
     assert onsets(load_audio(bytes(data))) == pytest.approx([1], abs=0.01)
     assert "promises 0.39 s, but 2.00 s" in caplog.text
+
+
+def test_frames_of_flac_that_were_copied_behind_others_are_all_heard(encoded, caplog):
+    """As by `ffmpeg -stream_loop 2 -c copy`: one header, which counts the first third."""
+    data = encoded("flac", 6)
+    copies = data + 2 * data[flac_head(Section(io.BytesIO(data)), 0)[1] :]
+    assert onsets(load_audio(copies)) == pytest.approx([1, 7, 13], abs=0.01)
+    assert "promises 6.00 s, but 18.00 s" in caplog.text
