@@ -158,14 +158,15 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
         else:
             mask = input_ids == self.config.audio_token_id
         num_placeholders = mask.sum()
-        torch_compilable_check(
-            num_placeholders == num_frames,
-            lambda: (
-                f"{'input_ids' if inputs_embeds is None else 'inputs_embeds'} has {int(num_placeholders)} audio "
-                f"placeholders (id {self.config.audio_token_id}) but the audio gives {num_frames} frames; pass the "
-                "processor's input_features and input_ids together."
-            ),
-        )
+        if torch.compiler.is_compiling() or num_placeholders != num_frames:  # the check imports torch's compiler
+            name = "input_ids" if inputs_embeds is None else "inputs_embeds"
+            torch_compilable_check(
+                num_placeholders == num_frames,
+                lambda: (
+                    f"{name} has {int(num_placeholders)} audio placeholders (id {self.config.audio_token_id}) but the "
+                    f"audio gives {num_frames} frames; pass the processor's input_features and input_ids together."
+                ),
+            )
         return mask
 
     def get_rope_index(self, input_ids=None, attention_mask=None, inputs_embeds=None, **kwargs):
@@ -219,8 +220,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
             heard = self.get_audio_features(input_features, input_features_mask, stem_features, return_dict=True)
             audio_embeds, encoder_frames = heard.pooler_output, heard.encoder_frames
         # Decoding steps carry one token that generation cannot make a placeholder: spare them the device sync.
-        is_checked = audio_embeds is not None or (input_ids is not None and input_ids.shape[1] > 1)
-        if is_checked:
+        if audio_embeds is not None or (input_ids is not None and input_ids.shape[1] > 1):
             num_frames = 0 if audio_embeds is None else len(audio_embeds)
             mask = self.get_placeholder_mask(input_ids, num_frames, inputs_embeds)
         if inputs_embeds is None:

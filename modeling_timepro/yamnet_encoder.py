@@ -64,7 +64,7 @@ class FrozenConv2d(nn.Module):
         super().__init__()
         self.groups = groups
         shape = out_channels, in_channels // groups, kernel_size, kernel_size
-        self.register_buffer("weight", self.initial_weight(shape))
+        self.register_buffer("weight", torch.empty(shape))
         self.register_buffer("bias", torch.zeros(out_channels))
 
     @staticmethod

@@ -181,7 +181,7 @@ def _recording(result, where):
     duration = None if duration is None else check_duration(duration, where)
     events = [_event(event, f"{where}, events[{index}]") for index, event in enumerate(events)]
     for text in (file, *(event.event_label for event in events)):
-        if not _is_utf8(text):
+        if text != text.encode("utf-8", "ignore").decode():
             raise ValueError(f"{where}: {text!r} has characters that UTF-8 lacks; replace them.")
     return {"file": file, "duration": duration, "events": events, **({"truncated": True} if truncated else {})}
 
@@ -195,14 +195,6 @@ def _event(value, where):
         return Event.from_dict(value)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def _is_utf8(text):
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _named_as_file(path, read) -> list[dict]:

@@ -5,30 +5,21 @@ so. All else, and what it would not read whole, is read by PyAV, which is FFmpeg
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 
-from .audio_extents import Extent, find_extent, find_ogg_links
-from .audio_formats import DEMUXERS, WEAK, Section, find_format
+from .audio_clock import SLACK, Clock
+from .audio_extents import Extent, find_beginning, find_extent, find_ogg_links
+from .audio_formats import DEMUXERS, WEAK, Section
 from .audio_samples import SoundPart, count_flac_samples, find_samples
 
 # Samples of each channel that are decoded at a time.
 BLOCK_LENGTH = 65536
 # Recordings of bats have up to 500 kHz; a header that says more, or less than a telephone by far, is damaged.
 FILE_RATES = (1000, 1_000_000)
-# Seconds by which the times of packets, often rounded to milliseconds, may stray before there is a gap.
-JITTER = 0.05
-# Seconds by which the length that a container states may differ from its sound: a frame or two of padding.
-SLACK = 0.3
-# Containers that say when a packet is heard. Times of the second group restart, and jump, where streams were joined.
-TIMED = ("mov", "matroska", "asf", "avi", "nut", "mxf", "wtv", "flac")
-RESTARTING, MAX_JUMP = ("mpegts", "mpeg", "flv", "rm", "ogg"), 10.0
-# Times that go back by more than this have restarted.
-MAX_OVERLAP = 1.0
-# A gap where nobody says how long the recording is.
-MAX_GAP = 3600.0
 
 
 def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | None, float | None, Iterator]:
@@ -50,7 +41,7 @@ def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | 
     """
     found, begin = [], 0
     while begin < file.length:
-        known, start = find_format(file, begin)
+        known, start = find_beginning(file, begin, faults)
         extent = find_extent(file, start, known, faults) if known else Extent(file.length, file.length)
         is_whole = (begin, extent.end) == (0, file.length)
         section = file if is_whole else Section(file.file, file.start + begin, file.start + extent.end)
@@ -88,7 +79,7 @@ def _decode_one(file, known, start, extent, faults, notes):
         part = links[0] if is_simple and links and not _begins_before_zero(file) else None
     elif name == "flac" and (count := count_flac_samples(file, start)):
         part = SoundPart(start, file.length, {}, count)
-    elif name == "rare":
+    elif name == "rare" or name == "mp3" and file.at(start + 2, 1) < b"\x10":  # mp3 in the free format
         part = SoundPart(0, file.length, {}, None)
     if part is None or (sound := open_by_libsndfile(file, part)) is None:
         return None, *_decode_by_ffmpeg(file, start, known, extent, faults, notes)
@@ -130,13 +121,20 @@ def open_by_libsndfile(file: Section, part: SoundPart):
         sound = soundfile.SoundFile(name if is_path else section, **part.options)
     except (soundfile.SoundFileError, OverflowError, TypeError, ValueError):
         return None
-    if not FILE_RATES[0] <= sound.samplerate <= FILE_RATES[1]:
+    try:
+        _check_rate(sound.samplerate)
+    except ValueError:
         sound.close()
-        raise ValueError(f"is damaged (its header says {sound.samplerate} Hz); give a whole file.")
+        raise
     if part.num_samples not in (None, sound.frames):
         sound.close()
         return None
     return sound
+
+
+def _check_rate(rate):
+    if not FILE_RATES[0] <= rate <= FILE_RATES[1]:
+        raise ValueError(f"is damaged (its header says {rate} Hz); give a whole file.")
 
 
 def _read_by_libsndfile(sound, faults, decode_again):
@@ -202,7 +200,7 @@ def _decode_by_ffmpeg(file, start, known, extent, faults, notes):
             stated = container.duration / 1e6
         # Broadcasts state nothing, AVI often something else.
         promised = stated or (container.duration or 0) / 1e6
-        is_vague = is_estimate or container.format.name in ("avi", "mpegts", "mpeg", "rm")
+        is_vague = is_estimate or container.format.name in ("avi", "mpegts", "mpeg")
         # What the tag of an mp3 promises was counted.
         is_vague |= known is not None and known.name == "mp3"
         stated = None if is_vague or not stated or stated < 0 else stated
@@ -245,6 +243,8 @@ def _choose_track(container, notes):
         raise ValueError(f"has sound in a codec that FFmpeg cannot decode ({_describe(chosen)}); convert it.")
     # So that what FFmpeg says is said by this thread.
     chosen.thread_type = "NONE"
+    # It says where checksums of lossless codecs do not agree, and decodes all the same.
+    chosen.codec_context.options = {"err_detect": "crccheck"}
     return chosen
 
 
@@ -279,15 +279,15 @@ def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
                 except av.EOFError:
                     found = []
                 except av.FFmpegError as error:
-                    # One without content only tells of the end.
-                    if not is_over and not packet.size:
+                    # One without content only tells of the end, one byte fills up a chunk.
+                    if not is_over and packet.size < 2:
                         continue
                     num_bad, bad, found = num_bad + 1, bad or error, []
                 frames += found
                 length += sum(frame.samples for frame in found)
         return frames
 
-    clock = _Clock(container, stream)
+    clock = Clock(container, stream)
     sounding, pending, kind = 0.0, [], None
     with container:
         while not is_over:
@@ -298,6 +298,7 @@ def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
                 if pending and (own != kind or silence):
                     yield kind[0], _join(pending, kind)
                     pending = []
+                _check_rate(own[0])
                 kind = own
                 for done in range(0, silence, BLOCK_LENGTH):
                     yield own[0], np.zeros((min(BLOCK_LENGTH, silence - done), own[1]), dtype=np.float32)
@@ -312,7 +313,11 @@ def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
         )
     if num_bad > extent.num_gaps:
         faults.append(f"has packets ({num_bad}) that cannot be decoded ({_reason(bad)})")
-    said = [text.strip() for level, who, text in logs if level <= av.logging.ERROR and who == container.format.name]
+    codec, wrong = stream.codec_context.name, re.compile("CRC|checksum|check failed")
+    said = [
+        text.strip() for level, who, text in logs
+        if level <= av.logging.ERROR and (who == container.format.name or who == codec and wrong.search(text))
+    ]  # fmt: skip
     if extent.broken:
         faults.append(f"breaks off after {sounding:.2f} s, {extent.broken}")
     if said and not faults:
@@ -326,60 +331,6 @@ def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
     ):
         faults.append(f"promises {stated:.2f} s, but {sounding:.2f} s of sound are there")
     notes += clock.notes()
-
-
-class _Clock:
-    """Where the sound of a track lies in its container: silence before and within it.
-
-    Time zero is the container's, or where its first stream begins if it has none. Frames follow one another; the times
-    of packets, which are often rounded, count where they say that something is missing.
-    """
-
-    def __init__(self, container, stream):
-        name = container.format.name.split(",")[0]
-        self.is_timed = name in TIMED + RESTARTING
-        start = max(0, container.start_time or 0) / 1e6
-        # Of streams that were joined while they ran, time zero is where they begin.
-        self.zero = start if name in RESTARTING[:-1] or start > MAX_JUMP else 0.0
-        self.length = None if name in RESTARTING else (container.duration or MAX_GAP * 1e6) / 1e6
-        codec = stream.codec_context.name
-        # The first packet of these has no sound of its own; of others what is skipped is an encoder's delay.
-        self.begins_with_packet = codec in ("vorbis", "wmav1", "wmav2")
-        # Decoders of WMA drop two frames, and FFmpeg's encoder of it has put only one before the sound.
-        written_by = {key.lower(): value for key, value in container.metadata.items()}.get("encoder", "")
-        self.drops_sound = codec in ("wmav1", "wmav2") and written_by.startswith("Lavf")
-        self.position, self.ahead, self.gaps = 0.0, None, []
-
-    def silence_before(self, frame, first_pts) -> int:
-        """Return how many samples of silence lie between the frame before and this one, and go on behind it."""
-        gap, rate = 0.0, frame.sample_rate
-        if self.is_timed and frame.pts is not None:
-            time = float(frame.pts * frame.time_base) - self.zero
-            if self.ahead is None:
-                first = first_pts if self.begins_with_packet and first_pts is not None else frame.pts
-                gap = max(0.0, float(first * frame.time_base) - self.zero)
-                gap += (time - gap) / 2 if self.drops_sound else 0.0
-                self.ahead = time - gap
-            else:
-                gap = time - self.ahead - self.position
-                if gap < -MAX_OVERLAP:
-                    self.ahead += gap
-                gap = gap if gap > JITTER else 0.0
-            if gap > MAX_JUMP if self.length is None else self.position + gap > self.length + SLACK:
-                self.ahead, gap = self.ahead + gap, 0.0
-        length = round(gap * rate)
-        if gap > JITTER:
-            self.gaps.append((self.position, gap))
-        self.position += (length + frame.samples) / rate
-        return length
-
-    def notes(self) -> Iterator[str]:
-        """Yield what should be said about silence that was put in."""
-        if self.gaps and not self.gaps[0][0]:
-            yield f"has sound from {self.gaps.pop(0)[1]:.2f} s on only; before it is silence"
-        if self.gaps:
-            total = sum(length for _, length in self.gaps)
-            yield f"has gaps ({len(self.gaps)}, {total:.2f} s in all), which are filled with silence"
 
 
 def _join(arrays, kind) -> np.ndarray:

@@ -8,17 +8,19 @@ import functools
 import math
 import re
 import zlib
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 from .audio_formats import FORMATS, HEAD_LENGTH, WEAK, Section, SoundFormat, find_format, tag_length
+from .audio_parts import FORMAT_PARTS, mp3_frame, mp3_tag
 from .audio_samples import FLAC_SYNC, SoundPart, chunk_ends, flac_frame, flac_head, last_flac_frame
 
 # Bytes that are read at a time.
 READ_LENGTH = 1 << 19
-# How some recording, or a part of one, may begin among other bytes.
-BEGINNINGS = rb"ID3[\2-\4]|OggS|wvpk|" + b"|".join(
+# Of a file that begins within a frame, where others are looked for.
+FRONT_LENGTH = 1 << 20
+# How some recording, or a part of one (a cluster of Matroska, sound of AVI), may begin among other bytes.
+BEGINNINGS = rb"ID3[\2-\4]|OggS|wvpk|\x1f\x43\xb6\x75|\d\dwb|" + b"|".join(
     known.joint or known.magic.removeprefix(b"(?s)")
     for known in FORMATS
     if known.joint or known.name in ("mp3", "raw AAC", "ac3")
@@ -58,6 +60,23 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     return Extent(end, end)
 
 
+def find_beginning(file: Section, start: int, faults: list[str]) -> tuple[SoundFormat | None, int]:
+    """Return the format that a file has from `start` on, and where it begins: behind tags, or bytes that are no sound.
+
+    The latter are added to `faults`. They lie before frames whose front was cut off or damaged.
+    """
+    known, begin = find_format(file, start)
+    if known and (known.joint or known.name not in FORMAT_PARTS or _is_run(file, begin, FORMAT_PARTS[known.name][0])):
+        return known, begin
+    head = Section(file.file, file.start, file.start + min(file.length, start + FRONT_LENGTH))
+    place = _find(head, start + 1, BEGINNINGS, lambda place: _begins_recording(head, place, is_certain=False))
+    if place is None:
+        return known, begin
+    if file.at(start, place - start).strip(b"\0"):
+        faults.append(f"begins with bytes ({place - start}) that are no sound")
+    return find_format(file, place)
+
+
 def _find(file, position, pattern, is_meant=lambda position: True) -> int | None:
     """Return where bytes, from a position on, match and are what is meant."""
     while data := file.at(position, READ_LENGTH):
@@ -70,13 +89,13 @@ def _find(file, position, pattern, is_meant=lambda position: True) -> int | None
     return None
 
 
-def _begins_recording(file, position) -> bool:
-    """Tell whether a recording begins for certain: by bytes that nothing else has, or by frames in a row."""
+def _begins_recording(file, position, is_certain=True) -> bool:
+    """Tell whether a recording begins for certain: by bytes that nothing else has, or by frames in a row alone."""
     known, start = find_format(file, position)
     if known is None or start >= file.length:
         return False
     if known.joint:
-        return re.match(known.joint, file.at(start, HEAD_LENGTH), re.DOTALL) is not None
+        return is_certain and re.match(known.joint, file.at(start, HEAD_LENGTH), re.DOTALL) is not None
     return known.name in FORMAT_PARTS and _is_run(file, start, FORMAT_PARTS[known.name][0])
 
 
@@ -111,7 +130,7 @@ def _follow(file, start, known, faults) -> Extent:
         if length and not (begins and has_opened):
             has_opened |= begins
             if known.name == "mp3":
-                is_tag, count = _mp3_tag(head)
+                is_tag, count = mp3_tag(head)
                 num_frames, num_tags, promised = num_frames + 1, num_tags + is_tag, promised + count
             last, position = position, position + length
             end = position
@@ -130,15 +149,15 @@ def _follow(file, start, known, faults) -> Extent:
         found = file.length if found is None else found
         if position < found == file.length < position + 8:
             end = found + 1  # fewer bytes than tell what part begins
-        # Some writers fill up with zeros.
-        elif file.at(position, max(0, min(found - position, READ_LENGTH))).strip(b"\0"):
-            num_lost += found - position
+        # Some writers of frames fill up with zeros at the end.
+        elif known.joint or found < file.length or file.at(position, min(found - position, READ_LENGTH)).strip(b"\0"):
+            num_lost += max(0, found - position)  # another may begin within its last part
         position = found
     following = min(position, file.length)
     if num_lost:
         faults.append(f"has bytes ({num_lost}) that belong to no {noun}")
     lacking = promised - num_frames + num_tags if promised else 0
-    lacking_seconds = lacking * _mp3_frame(file.at(start, 4))[1] if abs(lacking) > 1 else 0.0
+    lacking_seconds = lacking * mp3_frame(file.at(start, 4))[1] if abs(lacking) > 1 else 0.0
     # A box that is not understood may be needed.
     return Extent(
         min(end, following) if known.name in WEAK else following, following, num_gaps,
@@ -155,147 +174,6 @@ def _goes_on(file, since, length_of, is_certain, place) -> bool:
         return True
     is_other = place >= since or is_certain or not length_of(file.at(place, HEAD_LENGTH))
     return is_other and _begins_recording(file, place)
-
-
-@functools.lru_cache
-def _mp3_frame(head: bytes) -> tuple[int, float]:
-    """Return the bytes and the seconds of a frame of MPEG audio, from its first 4 bytes; 0 if there is none."""
-    bits = int.from_bytes(head, "big")
-    version, layer, rate_index, rate = bits >> 19 & 3, 4 - (bits >> 17 & 3), bits >> 12 & 15, bits >> 10 & 3
-    # Of frames in the free format only those who search know the length.
-    if len(head) < 4 or bits >> 21 != 0x7FF or version == 1 or layer == 4 or rate_index in (0, 15) or rate == 3:
-        return 0, 0.0
-    table = (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
-    if version == 3:
-        bit_rates = (range(32, 449, 32), table, (32, 40, *table[1:-1]))[layer - 1]
-    else:
-        bit_rates = (
-            (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-            *[(*range(8, 65, 8), *range(80, 161, 16))] * 2,
-        )[layer - 1]
-    sampling_rate = (44100, 48000, 32000)[rate] >> (version != 3) + (version == 0)
-    num_samples = 384 if layer == 1 else 1152 if layer == 2 or version == 3 else 576
-    unit = 4 if layer == 1 else 1
-    length = unit * (num_samples // 8 // unit * 1000 * bit_rates[rate_index - 1] // sampling_rate + (bits >> 9 & 1))
-    return length, num_samples / sampling_rate
-
-
-def _mp3_length(head):
-    return _mp3_frame(head[:4])[0]
-
-
-def _mp3_tag(head: bytes) -> tuple[bool, int]:
-    """Tell whether a frame holds a tag of Xing, LAME or VBRI instead of sound, and how many frames it counts."""
-    # Whose side information is empty.
-    if head[6:13] != bytes(7) or not (found := re.search(rb"(?s)(?:Xing|Info)(.{4})(.{4})|VBRI.{10}(.{4})", head[:64])):
-        return False, 0
-    flags, count, count_of_vbri = found.groups()
-    return True, int.from_bytes(count_of_vbri or (count if flags[3] & 1 else b""), "big")
-
-
-def _adts_length(head):
-    is_frame = head[:1] == b"\xff" and len(head) > 6 and head[1] & 0xF6 == 0xF0
-    length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5 if is_frame else 0
-    return length if length > 6 else 0
-
-
-def _ac3_length(head):
-    if head[:2] != b"\x0b\x77" or len(head) < 6 or head[5] >> 3 > 16:
-        return 0
-    if head[5] >> 3 > 10:
-        return 2 * ((head[2] & 7) << 8 | head[3]) + 2
-    rate, code = head[4] >> 6, head[4] & 63
-    if rate == 3 or code > 37:
-        return 0
-    kilobits = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)[code >> 1]
-    return 2 * (2 * kilobits, 320 * kilobits // 147 + (code & 1), 3 * kilobits)[rate]
-
-
-def _dts_length(head):
-    return (int.from_bytes(head[5:8], "big") >> 4 & 0x3FFF) + 1 if head[:4] == b"\x7f\xfe\x80\x01" else 0
-
-
-def _program_length(head):
-    """Of packs and packets of MPEG-PS."""
-    if head[:3] != b"\0\0\1" or len(head) < 14 or head[3] < 0xB9:
-        return 4 if head[:4] == b"\0\0\1\xb9" else 0
-    if head[3] == 0xBA:
-        return 14 + (head[13] & 7) if head[4] & 0xC0 == 0x40 else 12
-    return 4 if head[3] == 0xB9 else 6 + int.from_bytes(head[4:6], "big")
-
-
-def _page_length(head):
-    return 27 + head[26] + sum(head[27 : 27 + head[26]]) if head[:4] == b"OggS" and len(head) > 26 else 0
-
-
-def _block_length(head):
-    return 8 + int.from_bytes(head[4:8], "little") if head[:4] == b"wvpk" else 0
-
-
-def _box_length(head):
-    if not re.match(rb"(?s).{4}[\w \xa9-]{4}", head):
-        return 0
-    length = int.from_bytes(head[:4], "big")
-    length = int.from_bytes(head[8:16], "big") if length == 1 else length or math.inf
-    return length if length >= 8 else 0
-
-
-# Of Matroska: a file, a segment and what it holds; a cluster, whose length may be unknown, and what it holds.
-ELEMENTS = set(map(bytes.fromhex, (
-    "1a45dfa3 18538067 114d9b74 1549a966 1654ae6b 1f43b675 1c53bb6b 1254c367 1941a469 1043a770 ec bf "
-    "e7 a3 a0 ab a7 5854"
-).split()))  # fmt: skip
-
-
-def _element_length(head):
-    size = 9 - head[0].bit_length() if head and head[0] else 5
-    if head[:size] not in ELEMENTS or len(head) <= size or not head[size]:
-        return 0
-    width = 9 - head[size].bit_length()
-    content = int.from_bytes(head[size : size + width], "big") & (1 << 7 * width) - 1
-    is_entered = head[:size] == b"\x18\x53\x80\x67" or content == (1 << 7 * width) - 1
-    return size + width + (0 if is_entered else content)
-
-
-def _riff_length(head):
-    """Of AVI, which may go on in a second one."""
-    if not re.match(rb"(?s)RIFF.{4}AVI[ X]", head):
-        return 0
-    length = int.from_bytes(head[4:8], "little")
-    # What those write who do not know it.
-    return 8 + length + length % 2 if 0 < length < 0x7EFF0000 else math.inf
-
-
-def _flv_length(head):
-    if head[:4] == b"FLV\x01":
-        return int.from_bytes(head[5:9], "big") + 4
-    return 15 + int.from_bytes(head[1:4], "big") if head[:1] in (b"\x08", b"\x09", b"\x12") else 0
-
-
-def _ts_length(head):
-    """Of MPEG-TS, where a time may stand before a packet and a checksum behind it."""
-    for length, sync in ((188, 0), (192, 4), (204, 0)):
-        if head[sync : sync + 1] == b"G" and head[length + sync : length + sync + 1] in (b"G", b""):
-            return length
-    # The last one before another recording.
-    return 188 if head[:1] == b"G" else 192 if head[4:5] == b"G" else 0
-
-
-def _object_length(head):
-    """Of ASF: its header, its data and its indices."""
-    length = int.from_bytes(head[16:24], "little")
-    is_known = re.match(rb"(?s)[\x30\x36]\x26\xb2\x75|\x90\x08\x00\x33|[\xd3\xd6].{3}\xda\x35|\xd3\x29\xe2\xd6", head)
-    return (length or math.inf) if is_known and (not length or 24 <= length < 1 << 48) else 0
-
-
-# Formats that are made of parts: how long one is, from its first bytes (0 if none begins there), and its name.
-FORMAT_PARTS: dict[str, tuple[Callable[[bytes], int | float], str]] = {
-    "mp3": (_mp3_length, "frame"), "raw AAC": (_adts_length, "frame"), "ac3": (_ac3_length, "frame"),
-    "dts": (_dts_length, "frame"), "mpeg": (_program_length, "packet"), "ogg": (_page_length, "page"),
-    "wavpack": (_block_length, "block"), "mp4": (_box_length, "box"), "matroska": (_element_length, "element"),
-    "asf": (_object_length, "object"), "avi": (_riff_length, "chunk"), "flv": (_flv_length, "tag"),
-    "mpeg-ts": (_ts_length, "packet"),
-}  # fmt: skip
 
 
 def _flac_extent(file, start, joint) -> Extent:
@@ -359,7 +237,7 @@ def _is_damaged(page: bytes) -> bool:
 
 def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[SoundPart], bool]:
     """Return the recordings that are chained in an Ogg file, and whether each is one stream that libsndfile hears."""
-    links, serials, position, last, missing, has_ended, num_damaged = [], {}, start, 0, 0, 0, 0
+    links, serials, open_streams, position, last, missing, num_damaged = [], {}, set(), start, 0, 0, 0
     while True:
         head = file.at(position, 27)
         if head[:4] != b"OggS" or len(head) < 27:
@@ -384,13 +262,14 @@ def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[S
             links[-1][1].append(codec)
         else:
             missing += max(0, sequence - serials.get(serial, sequence - 1) - 1)
-        serials[serial], last, has_ended, position = sequence, flags & 2, flags & 4, end
+        serials[serial], last, position = sequence, flags & 2, end
+        (open_streams.discard if flags & 4 else open_streams.add)(serial)
     # Of a chain each link is asked again.
     if missing and len(links) == 1:
         faults.append(f"lacks pages ({missing}) in between")
     if num_damaged and len(links) == 1:
         faults.append(f"has pages ({num_damaged}) that are damaged")
-    if not has_ended and len(links) == 1:
+    if open_streams and len(links) == 1:
         faults.append("breaks off: its last page is missing")
     ends = [link[0] for link in links[1:]] + [file.length] * bool(links)
     parts = [SoundPart(begin, end, {}, None) for (begin, _), end in zip(links, ends, strict=True)]

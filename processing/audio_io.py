@@ -45,8 +45,8 @@ def load_audio(
             - a NumPy array `(num_samples,)` or `(num_samples, num_channels)`, the layout of soundfile, or a tensor
               `(num_samples,)` or `(num_channels, num_samples)`, that of torchaudio. Floats are taken to lie in
               [-1, 1]; integers of 8, 16 or 32 bits are scaled to it by the range of their type;
-            - a dict with `array` and `sampling_rate`, or with `bytes` or `path`, as data sets hold them, or the
-              `AudioDecoder` of torchcodec that they make of these, which is decoded whole.
+            - a dict with `array` (or `raw`) and `sampling_rate`, or with `bytes` or `path`, as data sets hold them, or
+              the `AudioDecoder` of torchcodec that they make of these, which is decoded whole.
         sampling_rate: samples per second of the result.
         source_sampling_rate: samples per second of an array; `sampling_rate` if not given. Files know their own.
         device: where to resample, if torchaudio imports; `None` for the CPU, by soxr at high quality.
@@ -220,7 +220,8 @@ def _decode_by_torchcodec(decoder: Any) -> dict:
 
 
 def _unpack(source: Mapping, source_sampling_rate: int | None) -> tuple[Any, int | None]:
-    if source.get("array") is not None:
+    array = source.get("raw") if source.get("array") is None else source["array"]
+    if array is not None:
         rate = source.get("sampling_rate")
         if rate is None:
             raise ValueError(f"source has keys {sorted(source)}; give sampling_rate beside array.")
@@ -228,7 +229,6 @@ def _unpack(source: Mapping, source_sampling_rate: int | None) -> tuple[Any, int
             raise ValueError(
                 f"source_sampling_rate is {source_sampling_rate} but source['sampling_rate'] is {rate}; leave one out."
             )
-        array = source["array"]
         return array if hasattr(array, "detach") else np.asarray(array), rate
     for key in ("bytes", "path"):
         if source.get(key) is not None:

@@ -44,12 +44,13 @@ def find_samples(file: Section, start: int, open_sound: Callable, faults: list[s
     position, declared, (rate, channels, subtype, endian) = found
     if subtype == "NMS_ADPCM":
         return SoundPart(start, file.length, {}, None)
-    width = channels * WIDTHS.get(subtype, 0)
-    if not width or not rate:
-        return None
-    end = file.length
+    width, end = channels * WIDTHS.get(subtype, 0), file.length
     # What those write who do not know the length: 0, or a number near the largest.
     unknown = declared <= 0 or declared >= (1 << 48 if magic in (b"caff", b"riff", b"RF64", b"BW64") else 0x7EFF0000)
+    if not width or not rate:
+        if declared + position > end and not unknown:
+            faults.append(f"breaks off: {end - position} of the {declared} bytes that its header promises are there")
+        return None
     if 0 <= declared <= end - position:
         if _is_sound_over(file, position + declared, magic):
             end = position + declared
@@ -168,6 +169,10 @@ def _is_sound_over(file, position, magic) -> bool:
 
 
 FLAC_SYNC = rb"\xff[\xf8\xf9].{2}"
+# Places in a FLAC file where it is asked whether frames follow one another.
+PROBES = 16
+# Samples per second by the low half of the third byte of a frame; other codes leave it to the header.
+FLAC_RATES = dict(enumerate((88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000), 1))
 
 
 def flac_head(file, start) -> tuple[bytes, int]:
@@ -181,11 +186,26 @@ def flac_head(file, start) -> tuple[bytes, int]:
 def count_flac_samples(file: Section, start: int) -> int:
     """Return how many samples a FLAC file has; 0 if its header, its first and its last frame do not agree."""
     head, position = flac_head(file, start)
-    count = int.from_bytes(head[21:26], "big") & (1 << 36) - 1
+    count, rate = int.from_bytes(head[21:26], "big") & (1 << 36) - 1, int.from_bytes(head[18:21], "big") >> 4
+    if FLAC_RATES.get(file.at(position + 2, 1).ljust(1, b"\0")[0] & 15, rate) != rate:
+        return 0
     first = flac_frame(file.at(position, 16), head)
     since = max(position, file.length - (1 << 20))
     last = last_flac_frame(file.at(since, 1 << 20), head)
-    return count if first and last and first[0] == 0 and last[1][1] == count else 0
+    if not (first and last and first[0] == 0 and last[1][1] == count):
+        return 0
+    # Of copies that were joined, each frame may count from where its own began.
+    step = max(1, (file.length - position) // PROBES)
+    begins = [_next_flac_frame(file.at(place, 1 << 16), head) for place in range(position, file.length, step)]
+    known = [begin for begin in begins if begin is not None]
+    return count if known == sorted(known) else 0
+
+
+def _next_flac_frame(data, head):
+    """Return where the first frame in the data begins, in samples; `None` if there is none."""
+    places = (match.start() for match in re.finditer(FLAC_SYNC, data, re.DOTALL))
+    frames = (flac_frame(data[place : place + 16], head) for place in places)
+    return next((frame[0] for frame in frames if frame), None)
 
 
 def last_flac_frame(data, head):

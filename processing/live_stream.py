@@ -205,14 +205,19 @@ class LiveStream:
                 reports += self._look()
 
     def _is_worth_a_look(self, before) -> bool:
-        """Tell whether sound has ceased since the hop before that had begun, and the credit allows a look."""
+        """Tell whether sound has ceased since the hop before that had begun, and the credit allows a look.
+
+        Where looks are to be as frequent as hops, which are whole steps, there is one at every hop.
+        """
         state = self.state
         fallen, risen = self._changes(before)
         state.is_sounding |= risen
         start = round(self.plan.window(state.index).start * self.rate)
-        if state.credit < 1 or state.heard - start < SHORTEST_LOOK_S * self.rate:
+        if state.heard - start < SHORTEST_LOOK_S * self.rate:
             return False
-        return state.is_pending or (fallen and state.is_sounding)
+        if state.settings["look_every_s"] < state.settings["hop_s"] + self.time_step:
+            return True
+        return state.credit >= 1 and (state.is_pending or (fallen and state.is_sounding))
 
     def _changes(self, before) -> tuple[bool, bool]:
         """Return whether the sound has fallen, and whether it has risen, since a position, `AFTER` columns ago."""
@@ -235,7 +240,7 @@ class LiveStream:
         full = self.plan.window(state.index)
         now = state.heard / self.rate
         window = Window(full.start, now, full.core_start, now, is_last=True)
-        state.credit -= 1
+        state.credit = max(0.0, state.credit - 1)
         self.num_looks += 1
         known = []
         for merger, events in zip(self.mergers, self._answers(window)):

@@ -332,9 +332,9 @@ class TemporalAudioGroundingPipeline(Pipeline):
             if frames["decode"] == "frames":
                 return {"rows": rows, **scored}
         config, generate_kwargs = generation_settings(self.model, generate_kwargs)
-        # Any other cache is made by `generate` itself.
         is_shared = config.use_cache is not False and config.cache_implementation is None
-        inputs = prefill_questions(*asked, num_copies=config.num_beams or 1, use_cache=is_shared, stem_features=stem)
+        has_assistant = generate_kwargs.get("assistant_model") is not None
+        inputs = prefill_questions(*asked, config.num_beams or 1, is_shared, stem, has_assistant)
         # Row i of the inputs and of the answers belongs to rows[i].
         width, processor = inputs["input_ids"].shape[1], self.processor
         if config.max_new_tokens is None:

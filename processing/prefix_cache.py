@@ -15,6 +15,7 @@ from .torchaudio_features import accelerator
 
 # transformers 5.24 renamed it.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+FEATURES = ("input_features", "input_features_mask")
 
 
 class PrefixCached(Exception):
@@ -37,7 +38,9 @@ class PrefixCache(DynamicCache):
 
 
 @torch.no_grad()
-def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_cache=True, stem_features=None):
+def prefill_questions(
+    model, processor, waveforms, questions, num_copies=1, use_cache=True, stem_features=None, is_assisted=False
+):
     """Return the arguments with which `model.generate` answers all questions about all clips.
 
     Rows are in the order of the questions, those of the first clip first. Answers start after column
@@ -54,20 +57,26 @@ def prefill_questions(model, processor, waveforms, questions, num_copies=1, use_
             own, or none.
         stem_features: `(1, num_frames, stem_size)` of the one clip there is, from a [`StreamingStem`]; it is then not
             encoded again, and its waveform tells its length alone.
+        is_assisted: whether an assistant of `generate` needs the audio too; nothing is prefilled then.
 
     Returns:
         `input_ids`, `attention_mask` `(num_rows, length)` and `past_key_values`, which holds all but the last columns;
-        it is called `cache` from transformers 5.24 on. Without `use_cache`, `audio_embeds` in its place.
+        it is called `cache` from transformers 5.24 on. Without `use_cache`, `audio_embeds` in its place; for
+        assistants, which have an encoder of their own, `input_features` and `input_features_mask`.
 
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
     """
     frames, _, prefixes, owners, rests = _encode(model, processor, waveforms, questions, stem_features)
-    if not use_cache:
+    if is_assisted or not use_cache:
         prompts = [[*prefixes[owner][1], *rest] for owner, rest in zip(owners, rests)]
         ids, mask = _pad_left(prompts, processor.tokenizer.pad_token_id, model.device)
-        embeds = torch.cat([frames[prefixes[owner][0]] for owner in owners])
-        return {"input_ids": ids, "attention_mask": mask, "audio_embeds": embeds}
+        clips = [prefixes[owner][0] for owner in owners]
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if not is_assisted:
+            return inputs | {"audio_embeds": torch.cat([frames[clip] for clip in clips])}
+        features, _ = processor.encode_audio([waveforms[clip] for clip in clips], accelerator(model.device))
+        return inputs | {name: features[name].to(model.device) for name in FEATURES}
     ids, mask, cache = _prefill(model, processor, frames, prefixes)
     owners = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(owners.repeat_interleave(num_copies))
@@ -123,8 +132,7 @@ def _encode(model, processor, waveforms, questions, stem_features=None):
         )
     if stem_features is None:
         features, clip_texts = processor.encode_audio(waveforms, accelerator(model.device))
-        names = ("input_features", "input_features_mask")
-        features = {name: features[name].to(model.device) for name in names}
+        features = {name: features[name].to(model.device) for name in FEATURES}
     else:
         (waveform,) = waveforms
         mask = torch.ones(1, len(waveform) // processor.feature_extractor.hop_length, dtype=torch.long)

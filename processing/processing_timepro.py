@@ -15,6 +15,14 @@ from .time_grid import TimeGrid
 # server renders the template without the processor.
 ESCAPE = "replace('<', '< ') | replace('<  ', '< ') | replace('< \\n', '<\\n')"
 # Qwen2-Audio's template, with the assistant's turns marked for completion-only losses, and Qwen2.5's tool calls.
+ANSWER_TEMPLATE = (
+    "{% generation %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] | default([], true) %}{{ content['text'] }}{% endfor %}{% endif %}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "\n<tool_call>\n{{ (call['function'] or call) | tojson }}\n</tool_call>{% endfor %}"
+    "<|im_end|>{% endgeneration %}{{ '\\n' }}"
+)
 CHAT_TEMPLATE = (
     "{% set audio_count = namespace(value=0) %}"
     "{% for message in messages %}"
@@ -22,13 +30,7 @@ CHAT_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% endif %}"
     "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}"
-    "{% if message['content'] is string %}{{ message['content'] }}"
-    "{% else %}{% for content in message['content'] | default([], true) %}{{ content['text'] }}{% endfor %}{% endif %}"
-    "{% for call in message['tool_calls'] or [] %}"
-    "\n<tool_call>\n{{ (call['function'] or call) | tojson }}\n</tool_call>{% endfor %}"
-    "<|im_end|>{% endgeneration %}{{ '\\n' }}"
+    "{% if message['role'] == 'assistant' %}" + ANSWER_TEMPLATE + ""
     "{% elif message['content'] is string %}{{ message['content'] | ESCAPE }}<|im_end|>\n"
     "{% else %}"
     "{% for content in message['content'] | default([], true) %}"

@@ -325,7 +325,7 @@ class RecordingAnswers:
         if is_whole:
             about = f"{len(windows)} answers" + (f" about {query!r}" if query else "")
             self._warn(unread, f"{about} cannot be parsed", "unknown")
-            self._warn(cut, f"{about} ran out of room", "incomplete: raise max_new_tokens, or hear shorter windows")
+            self._warn(cut, f"{about} ran out of room", "incomplete: raise max_new_tokens, or use shorter windows")
         if frames:
             from .frame_decoding import joined_scores  # loads torch
         return {

@@ -215,6 +215,10 @@ def write_clips(folder, num_clips=12, seconds=2.0):
     return rows
 
 
+# Seconds to wait for a process of a recipe, which needs 20 on an idle machine, and may get a tenth of a busy one.
+PATIENCE = 900
+
+
 def launch(recipe, config, *overrides, wait=True):
     """Start a recipe as its users do; return its output, or with `wait=False` the process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -226,7 +230,7 @@ def launch(recipe, config, *overrides, wait=True):
     )  # fmt: skip
     if not wait:
         return process
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output[-3000:]
     return output
 

@@ -1,5 +1,6 @@
 """Very many recordings into Parquet files: sources, failures, and runs that are stopped."""
 
+import fcntl
 import io
 import json
 import os
@@ -11,16 +12,19 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from test_serving_client import completion_of, serve
 
-from recipes.bulk import annotator
+from recipes.bulk import annotator, fetching
 from recipes.cli.main import main
 from recipes.data.loading import load_clips
+from recipes.serving import client
 
 EVENTS = [(1.2, 3.44, "dog")]
 
@@ -142,6 +146,82 @@ def test_every_kind_of_source_gives_all_recordings_and_keeps_its_columns(kind, c
     assert pq.ParquetDataset(out / "annotations").read().num_rows == 3
 
 
+def test_what_a_source_says_is_kept_whatever_it_is_called_and_wherever_it_begins(clips, tmp_path, model):
+    lines = [{"audio": "a.wav", "duration": 4.0, "manifest_duration": 5}, {"audio": "b.flac", "later": {"x": ["Łódź"]}}]
+    text = "\ufeff" + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (clips / "manifest.jsonl").write_text(text, encoding="utf-8")
+    assert annotate(clips / "manifest.jsonl", tmp_path / "out", model) == 0
+    first, second = rows_of(tmp_path / "out")
+    assert (first["manifest_manifest_duration"], first["manifest_duration"], first["later"]) == (4.0, 5, None)
+    assert second["later"] == {"x": ["Łódź"]}
+    # Annotations are a source themselves.
+    assert annotate(tmp_path / "out" / "annotations", tmp_path / "again", model, "--audio-dir", clips) == 0
+    assert [row["manifest_events"][0]["event_label"] for row in rows_of(tmp_path / "again")] == ["dog", "dog"]
+
+
+def test_tables_and_tars_of_one_name_are_told_apart_and_rows_without_sound_fail(clips, tmp_path, model):
+    sound = {"bytes": (clips / "a.wav").read_bytes(), "path": "a.wav"}
+    for folder, sounds in (("x", [sound, None]), ("y", [sound | {"path": None}, {"bytes": None, "path": "b.flac"}])):
+        (tmp_path / "tables" / folder).mkdir(parents=True)
+        pq.write_table(
+            pa.table({"audio": sounds, "audio_filepath": ["?", "!"]}), tmp_path / "tables" / folder / "0.parquet"
+        )
+        (tmp_path / "tars" / folder).mkdir(parents=True)
+        with tarfile.open(tmp_path / "tars" / folder / "0.tar", "w") as tar:
+            tar.add(clips / "a.wav", "a.wav")
+    assert annotate(tmp_path / "tables", tmp_path / "out", model) == 1
+    rows = rows_of(tmp_path / "out")
+    assert [(row["id"], row["audio"]) for row in rows] == [("x/0.parquet/a.wav", "a.wav"), ("y/0.parquet/0", None)]
+    assert [row["audio_filepath"] for row in rows] == ["?", "?"]
+    failures = rows_of(tmp_path / "out", "failures")
+    assert [row["recording"] for row in failures] == ["x/0.parquet/1", "y/0.parquet/b.flac"]
+    assert all("row 1 holds no recording" in row["error"] for row in failures)
+    for source in (tmp_path / "tars", tmp_path / "tars" / "*" / "0.tar"):
+        assert annotate(source, tmp_path / str(len(str(source))), model) == 0
+        assert [row["id"] for row in rows_of(tmp_path / str(len(str(source))))] == ["x/0.tar/a.wav", "y/0.tar/a.wav"]
+
+
+def test_a_row_group_is_read_once_for_recordings_in_their_order(tmp_path, monkeypatch):
+    sounds = [{"bytes": bytes([index]) * 1000, "path": None} for index in range(100)]
+    pq.write_table(pa.table({"audio": sounds}), tmp_path / "t.parquet", row_group_size=60)
+    place = {"place": str(tmp_path / "t.parquet"), "place_size": None, "audio": None}
+    rows = [{"id": str(index), "place_start": index, **place} for index in (*range(100), 5, 3)]
+    opened, open_table = [], fetching.open_table
+    monkeypatch.setattr(fetching, "open_table", lambda *args, **options: opened.append(options) or open_table(*args))
+    for some, paths in fetching.fetch_ahead(rows):
+        assert [Path(path).read_bytes()[:1] for path in paths] == [bytes([row["place_start"]]) for row in some]
+    assert len(list(filter(None, opened))) == 4  # two groups, and twice back
+
+
+def test_a_source_is_found_from_another_folder(clips, tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert annotate("sounds", "out", model, "--shard-size", 1) == 0
+    (tmp_path / "out" / "annotations").joinpath(sorted(os.listdir(tmp_path / "out" / "annotations"))[0]).unlink()
+    monkeypatch.chdir(clips)
+    assert annotate("../sounds", "../out", model) == 0 and len(rows_of(tmp_path / "out")) == 3
+
+
+def test_two_runs_do_not_write_into_one_folder_at_once(clips, tmp_path, model, capsys):
+    (tmp_path / "out" / "partial").mkdir(parents=True)
+    with (tmp_path / "out" / "partial" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert annotate(clips, tmp_path / "out", model) == 1
+    assert (
+        "into which another run writes" in capsys.readouterr().err and not (tmp_path / "out" / "plan.parquet").exists()
+    )
+
+
+def test_a_server_answers_and_one_that_ends_loses_nothing(clips, tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    pipe, options = annotator.load_pipeline(model), ("--batch-size", 1, "--shard-size", 3)
+    with serve(lambda number, body: (500, "broken") if number > 1 else completion_of(pipe, body)) as (url, _):
+        assert annotate(clips, tmp_path / "out", model, "--backend", url, *options) == 1
+    assert "does not answer" in capsys.readouterr().err and not list(tmp_path.glob("out/*/*.parquet"))
+    with serve(lambda number, body: completion_of(pipe, body)) as (url, requests):
+        assert annotate(clips, tmp_path / "out", model, "--backend", url, *options) == 0
+    assert len(requests) == 2 and all(events_of(row) == EVENTS for row in rows_of(tmp_path / "out"))
+
+
 def test_queries_are_rows_of_their_own(clips, tmp_path, scripted_checkpoint):
     out = tmp_path / "out"
     span = str(scripted_checkpoint("<1.20>-<3.44>"))
@@ -244,6 +324,9 @@ def test_an_error_that_nobody_foresaw_costs_no_other_recording_its_answer(clips,
         (lambda f: (f / "x.jsonl").write_text('{"audio": "a", "n": 1}\n{"audio": "b", "n": "x"}\n') and "x.jsonl",
          "several types"),
         (lambda f: (f / "x.jsonl").write_text('{"audio": "a"}\n{"audio": "a"}\n') and "x.jsonl", "id 'a' twice"),
+        (lambda f: (f / "x.jsonl").write_bytes(b'{"audio": "\xfc"}\n') and "x.jsonl", "line 1 is not JSON in UTF-8"),
+        (lambda f: (f / "x.jsonl").write_text('{"audio": "a", "n": {}}\n') and "x.jsonl", "Parquet cannot hold: .*'n'"),
+        (lambda f: (f / "x.jsonl").write_text(f'{{"audio": "a", "n": {2**70}}}\n') and "x.jsonl", "'n' of several"),
         (lambda f: (f / "x.jsonl").write_text('{"audio": "a", "offset": 2}\n') and "x.jsonl", "offset is 2"),
         (lambda f: (f / "x.jsonl").write_text("\n") and "x.jsonl", "no recordings"),
         (lambda f: (f / "x.parquet").write_text("PAR1") and "x.parquet", "no Parquet|not Parquet"),

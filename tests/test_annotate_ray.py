@@ -34,17 +34,20 @@ def cluster(monkeypatch):
     # By default actors have so low a priority that they starve beside other tests.
     monkeypatch.setenv("RAY_worker_niceness", "0")
     common = ["--num-cpus", "1", "--object-store-memory", "100000000", "--disable-usage-stats"]
-    subprocess.run([*RAY, "start", "--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", folder,
-                    *common], check=True, stdout=subprocess.DEVNULL)  # fmt: skip
-    before = raylets(folder)
-    subprocess.run([*RAY, "start", "--address", f"127.0.0.1:{port}", *common], check=True, stdout=subprocess.DEVNULL)
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    yield raylets(folder) - before
-    for process in psutil.process_iter(["cmdline"]):
-        if folder in " ".join(process.info["cmdline"] or ()):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    head = ["--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", folder]
+    try:
+        subprocess.run([*RAY, "start", *head, *common], check=True, stdout=subprocess.DEVNULL)
+        before = raylets(folder)
+        node = ["--address", f"127.0.0.1:{port}"]
+        subprocess.run([*RAY, "start", *node, *common], check=True, stdout=subprocess.DEVNULL)
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        yield raylets(folder) - before
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if folder in " ".join(process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def raylets(folder):
@@ -69,13 +72,13 @@ def test_every_recording_ends_once_though_an_actor_a_node_and_the_driver_are_kil
         soundfile.write(clips / f"{index:02}.wav", 0.1 * np.random.default_rng(index).standard_normal(64000), 16000)
     (clips / "bad.wav").write_text("this is no audio")
     model = str(scripted_checkpoint("dog: <1.20>-<3.44>"))
-    command = [sys.executable, "-m", "recipes.cli.main", "annotate", str(clips), "--out", str(out), "--model", model]
+    command = [sys.executable, "-m", "recipes.cli.main", "annotate", "sounds", "--out", "out", "--model", model]
     command += ["--engine", "ray", "--num-workers", "2", "--shard-size", "3"]
 
     def start():
         log = (tmp_path / "log").open("w")
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
 
     def wait_for_shards(number):
         for _ in range(6000):

@@ -65,6 +65,8 @@ def test_channels_are_mixed_to_their_mean(tmp_path):
     np.testing.assert_allclose(load_audio(path), 0.2, atol=1e-6)
     np.testing.assert_allclose(load_audio(stereo), 0.2, atol=1e-6)
     np.testing.assert_allclose(load_audio({"array": stereo.tolist(), "sampling_rate": 16000}), 0.2, atol=1e-6)
+    # As other pipelines of transformers call it.
+    np.testing.assert_allclose(load_audio({"raw": stereo, "sampling_rate": 16000}), 0.2, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint8", "uint16"])

@@ -234,6 +234,8 @@ def test_the_pipeline_takes_a_static_cache_and_generate_kwargs(lively_checkpoint
     asked = {"task": "grounding", "query": ["dog", "a very long question about a siren"]}
     assert texts(**static, **asked) == texts(**asked)
     assert texts(num_beams=2, **static) == texts(generate_kwargs={"num_beams": 2}) == texts(num_beams=2)
+    # An assistant encodes the audio for itself.
+    assert texts(generate_kwargs={"assistant_model": copy.deepcopy(lively_checkpoint[0])}) == texts()
 
 
 def test_buffers_of_the_frozen_trunk_can_be_made_on_no_device():

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, launch, make_tiny_checkpoint, write_clips, write_tiny_qwen2_audio
+from conftest import PATIENCE, ROOT, launch, make_tiny_checkpoint, write_clips, write_tiny_qwen2_audio
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -192,7 +192,7 @@ inputs = processor.apply_chat_template(
 print("answer", model.generate(**inputs, max_new_tokens=4).shape[0], "recipes" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(whole / "final"), str(workplace / "data" / "train" / "0.wav")]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert "answer 1 False" in result.stdout, result.stderr[-2000:]
 
 
@@ -278,7 +278,7 @@ def test_what_is_shipped_is_rewarded_with_a_reward_of_ones_own_on_a_curriculum(w
     (tmp_path / "my_brief_rewards.py").write_text(source)
     data, model = str(workplace / "data" / "train.jsonl"), str(workplace / "checkpoint")
     best_of_k.main(["--model", model, "--data", data, "--out", "best", "--tasks", "detection", "grounding",
-                    "--num-samples", "6", "--temperature", "1.5"])  # fmt: skip
+                    "--num-samples", "6", "--temperature", "1.5", "--limit", "2"])  # fmt: skip
     settings = {"constrained": True, "answer_min_score": 0.05, "drop_tied_groups": True, "max_steps": 3,
                 "curriculum": "best", "per_device_train_batch_size": 4, "max_completion_length": 24}  # fmt: skip
     log = run(workplace, tmp_path / "run", "--reward", "my_brief_rewards:brief_reward:0.5", **settings)
@@ -292,7 +292,7 @@ def test_what_is_shipped_is_rewarded_with_a_reward_of_ones_own_on_a_curriculum(w
         assert entry["entropy"] > 0 or entry["dropped_groups"] == 1
     # The easiest of the questions come first.
     rows = [json.loads(line) for line in (tmp_path / "best" / "samples.jsonl").read_text().splitlines()]
-    assert len(rows) == 12 and sum(any(row["samples"]) for row in rows) > 0
+    assert len(rows) == 6 and sum(any(row["samples"]) for row in rows) > 0
 
 
 def test_the_small_settings_can_be_read():
@@ -368,7 +368,7 @@ def test_a_killed_launch_resumes_bit_for_bit(workplace, tmp_path, checkpoint):
     output = tmp_path / "killed"
     config = write_config(workplace, output, **settings)
     process = launch("grpo", config, wait=False)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     # The state file is written last, so a checkpoint is whole once it is there.
     while not (output / f"checkpoint-{checkpoint}" / "trainer_state.json").is_file():
         assert process.poll() is None, process.stdout.read()[-3000:]

@@ -149,8 +149,8 @@ def test_what_is_piped_in_is_heard_without_a_name_and_its_end_is_said(monkeypatc
 
 def test_arguments_of_the_other_source_are_refused(monkeypatch, capsys):
     for arguments, message in (
-        (["-", "--device", "1"], "--device is of the microphone"),
-        (["microphone", "--sampling-rate", "8000"], "--sampling-rate is of standard input"),
+        (["-", "--device", "1"], "--device applies only to the microphone"),
+        (["microphone", "--sampling-rate", "8000"], "--sampling-rate applies only to standard input"),
         (["-", "--channel", "loudest"], "give the channel's number"),
     ):
         with pytest.raises(SystemExit):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from tiny_backbones import MAKERS, make_stock, save_stock
 
 from modeling_timepro.yamnet_encoder import TimeProYamnetConfig, TimeProYamnetEncoder
 from processing.answer_text import prompt_text
@@ -20,6 +21,8 @@ from processing.live_state import LiveState
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from processing.prefix_cache import prefill_questions
 from processing.windowing import EventMerger, Window, merge_windows, shift_to_recording
+from recipes.conversion.checkpoint import load_checkpoint
+from recipes.conversion.convert import convert
 
 RATE = 16000
 NOTHING = np.zeros(0, dtype=np.float32)
@@ -101,6 +104,17 @@ def test_the_sound_is_told_of_more_than_at_the_ends_of_windows(pipe, reports):
     ends = {plan.window(index).end for index in range(9)}
     assert {report["state"] for report in reports} > {"closed"}
     assert len({report["heard"] for report in reports} - ends) >= 2
+
+
+def test_looks_as_frequent_as_hops_are_taken_at_every_hop_and_tell_each_end_at_the_next_one(pipe, sound):
+    stream, told = pipe.live(RATE, **OPTIONS, look_every_s=0.5), []
+    for chunk in cut(sound, [1600] * 120):
+        told += stream.push(chunk)
+    assert stream.hop == 0.48 * RATE
+    window = pipe.plan_windows().window(0)
+    in_first = [report["heard"] for report in told if report["heard"] < window.end]
+    assert stream.num_looks >= (len(sound) / RATE - 4) / 0.48 - 3
+    assert all(round(heard / 0.48, 6).is_integer() for heard in in_first)
 
 
 @given(seed=st.integers(0, 10**6))
@@ -344,6 +358,26 @@ def test_at_the_end_all_is_closed():
     report = LiveReport([])
     report.update([Event(1.0, 2.0, "dog")], 2.0)
     assert [one["state"] for one in report.update([Event(1.0, 2.3, "dog")], 2.3, is_last=True)] == ["closed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MAKERS)
+def test_encoders_without_a_streaming_stem_hear_windows_whole(kind, tokenizer_folder, sound, tmp_path):
+    save_stock(*make_stock(kind, tokenizer_folder), tmp_path / "stock")
+    convert(tmp_path / "stock", tmp_path / "checkpoint", time_init="place", answer_format="ticks")
+    model, processor = load_checkpoint(tmp_path / "checkpoint")
+    pipe, options = TemporalAudioGroundingPipeline(model=model.eval(), processor=processor), {"chunk_length_s": 4.0}
+    expected = pipe(sound, **OPTIONS, **options)["events"]
+    assert named(pipe.stream(cut(sound, [5000] * 40), RATE, exact=True, **OPTIONS, **options)) == named(expected)
+    stream, told = pipe.live(RATE, **LIVE, **options), []
+    for chunk in cut(sound, [3000] * 40):
+        told += stream.push(chunk)
+        stream.save(tmp_path / "state")
+        stream = pipe.live(RATE, **LIVE, **options)
+        stream.load(tmp_path / "state")
+    assert told + stream.finish() == list(pipe.stream([sound], RATE, **LIVE, **options))
+    # The other random models name no event.
+    assert stream.stem is None and bool(told) == bool(expected) == (kind == "qwen2_audio")
 
 
 @pytest.mark.slow

@@ -76,9 +76,9 @@ def test_the_card_keeps_the_origin_and_says_what_was_merged(base, make_adapter, 
 
 
 def test_other_adapters_are_refused(make_adapter, tmp_path):
-    with pytest.raises(ValueError, match="a LORA with use_dora; plain LoRA alone is merged here"):
+    with pytest.raises(ValueError, match="a LORA with use_dora; only plain LoRA can be merged here"):
         merge(make_adapter(use_dora=True), tmp_path / "out")
-    with pytest.raises(ValueError, match="with modules_to_save; plain LoRA"):
+    with pytest.raises(ValueError, match="with modules_to_save; only plain LoRA"):
         merge(make_adapter(modules_to_save=["linear"]), tmp_path / "out")
     with pytest.raises(ValueError, match="holds no adapter_config.json; give the folder of an adapter"):
         merge(tmp_path, tmp_path / "out")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from test_recording_cases import RATE, burst, onsets, write
 
-from processing.audio_formats import find_format, tag_length
+from processing.audio_formats import Section, find_format, tag_length
 from processing.audio_io import load_audio
+from processing.audio_samples import flac_head
 
 KINDS = {
     "wav": {"subtype": "PCM_16"}, "aiff": {"subtype": "PCM_16"}, "au": {"subtype": "PCM_16"}, "flac": {},
@@ -157,3 +158,60 @@ def test_an_empty_box_before_the_first_of_an_mp4(encoded, caplog):
     heard = load_audio(b"\0\0\0\x08free" + data)
     np.testing.assert_array_equal(heard, load_audio(encoded("m4a")))
     assert not caplog.records
+
+
+def zeroed(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes(3000) + data[middle + 3000 :]
+
+
+def flipped(data):
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "suffix, options, damage, said",
+    [
+        ("mp3", {"codec": "libmp3lame"}, lambda data: data[700:], "begins with bytes"),
+        ("mp3", {"codec": "libmp3lame"}, zeroed, "belong to no frame"),
+        ("webm", {"codec": "libopus"}, zeroed, "belong to no element"),
+        ("avi", {"codec": "libmp3lame"}, zeroed, "belong to no chunk"),
+        ("mka", {"codec": "flac"}, flipped, "is damaged after 2.00 s (CRC error"),
+        ("wav", {"subtype": "IMA_ADPCM"}, lambda data: data[:-500], "bytes that its header promises are there"),
+        ("wav", {"subtype": "GSM610"}, lambda data: data[:-500], "bytes that its header promises are there"),
+    ],
+)
+def test_of_what_is_damaged_inside_or_cut_the_rest_is_heard_and_it_is_said(
+    suffix, options, damage, said, tmp_path, caplog
+):
+    noise = 0.01 * np.random.default_rng(0).normal(size=96000).clip(-3, 3)
+    data = write(tmp_path / f"a.{suffix}", burst(2, 1.8, 48000) + noise, 48000, **options)
+    whole = load_audio(data)
+    assert not caplog.records
+    heard = load_audio(damage(data))
+    # Of clusters FFmpeg goes on with the next.
+    assert 1 < len(heard) / RATE <= len(whole) / RATE + 0.04
+    assert len(caplog.records) == 1 and said in caplog.text
+
+
+def test_rates_that_nothing_has_are_refused(tmp_path):
+    data = bytearray(write(tmp_path / "a.wav", burst(2, 1), subtype="IMA_ADPCM"))
+    data[24:28] = (2**31 - 1).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="its header says 2147483647 Hz"):
+        load_audio(bytes(data))
+
+
+def test_of_flac_the_frames_know_the_rate(tmp_path, caplog):
+    data = bytearray(write(tmp_path / "a.flac", burst(2, 1), 16000))
+    data[18:21] = (int.from_bytes(data[18:21], "big") ^ 1 << 20).to_bytes(3, "big")
+    assert onsets(load_audio(bytes(data))) == pytest.approx([1], abs=0.01)
+    assert "promises 0.39 s, but 2.00 s" in caplog.text
+
+
+def test_frames_of_flac_that_were_copied_behind_others_are_all_heard(encoded, caplog):
+    """As by `ffmpeg -stream_loop 2 -c copy`: one header, which counts the first third."""
+    data = encoded("flac", 6)
+    copies = data + 2 * data[flac_head(Section(io.BytesIO(data)), 0)[1] :]
+    assert onsets(load_audio(copies)) == pytest.approx([1, 7, 13], abs=0.01)
+    assert "promises 6.00 s, but 18.00 s" in caplog.text

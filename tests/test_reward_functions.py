@@ -24,8 +24,8 @@ def test_a_function_of_the_working_directory_is_found_with_its_weight():
     [
         ("short", "reward is 'short'; give module:function"),
         ("my_own_rewards:", "give module:function"),
-        ("my_own_rewards:short:much", "weight is no number"),
-        ("my_own_rewards:short:nan", "weight is no number"),
+        ("my_own_rewards:short:much", "weight is not a number"),
+        ("my_own_rewards:short:nan", "weight is not a number"),
         ("no_such_rewards:short", "no_such_rewards cannot be imported: ModuleNotFoundError"),
         ("broken_rewards:short", "broken_rewards cannot be imported: .*no_such_module"),
         ("my_own_rewards:long", r"has no function long; it has \['format_reward', 'short'\]"),

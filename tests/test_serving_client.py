@@ -3,11 +3,10 @@
 import base64
 import io
 import json
-import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import loopback_vllm
 import numpy as np
 import pytest
 import soundfile
@@ -15,7 +14,7 @@ import soundfile
 from recipes.cli.main import main
 from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.evaluation.runner import Unavailable
-from recipes.serving import client
+from recipes.serving import asking
 from recipes.serving.client import ServedPipeline
 
 
@@ -26,7 +25,7 @@ def pipe(scripted_checkpoint):
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.01)
 
 
 def completion_of(pipe, body):
@@ -47,38 +46,18 @@ def completion_of(pipe, body):
 
 
 @contextmanager
-def serve(answer, port=0):
-    """Serve on loopback; `answer(number, body)` returns a reply, `(status, text)`, or `None` to hang up."""
+def serve(answer):
+    """Serve questions; `answer(number, body)` is what `loopback_vllm.serve` sends. Give the URL, and what was asked."""
     requests = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.reply({"data": [{"id": "timepro"}]})
+    def reply(path, body):
+        if body is None:
+            return {"data": [{"id": "timepro"}]}
+        requests.append(body)
+        return answer(len(requests), body)
 
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            requests.append(body)
-            self.reply(answer(len(requests), body))
-
-        def reply(self, content):
-            if content is None:
-                self.connection.close()
-                return
-            status, text = content if isinstance(content, tuple) else (200, json.dumps(content))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", requests
-    finally:
-        server.shutdown()
-        server.server_close()
+    with loopback_vllm.serve(reply) as url:
+        yield f"{url}/v1", requests
 
 
 def write_clips(folder, seconds=(4.0, 5.0, 6.0)):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, launch, make_tiny_checkpoint, write_clips
+from conftest import PATIENCE, ROOT, launch, make_tiny_checkpoint, write_clips
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -214,7 +214,7 @@ def test_a_killed_run_resumes_bit_for_bit(workplace):
     output = workplace / "killed"
     config = write_config(workplace, output)
     process = launch("sft", config, wait=False)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     # The state file is written last, so the checkpoint is whole once it is there.
     while not (output / "checkpoint-4" / "trainer_state.json").is_file():
         assert process.poll() is None, process.stdout.read()[-3000:]

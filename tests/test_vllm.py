@@ -1,21 +1,22 @@
 """The embedded checkpoint served by vLLM; run by run_vllm.sh, in an environment that has it."""
 
 import base64
+import json
 import os
 import re
 import runpy
-import socket
+import shutil
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 import soundfile
+from vllm_server import command_of_the_page, serve
 
 pytest.importorskip("vllm")
 from recipes import DEFAULT_CHECKPOINT
+from recipes.cli.main import main
 from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.serving.client import ServedPipeline
 
@@ -30,29 +31,8 @@ def url(tmp_path_factory):
     if "TIMEPRO_VLLM_URL" in os.environ:
         yield os.environ["TIMEPRO_VLLM_URL"]
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    text = (ROOT / "docs" / "serving.md").read_text()
-    command = re.search(r"^python (-m vllm.*?)$\n^```", text, re.MULTILINE | re.DOTALL)[1].replace("\\\n", " ")
-    command = f"exec {sys.executable} {command} --enforce-eager --port {port} --host 127.0.0.1 --max-num-seqs 8"
-    log = (tmp_path_factory.mktemp("vllm") / "log").open("w+")
-    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    server = subprocess.Popen(["bash", "-c", command], cwd=ROOT, env=environment, stdout=log, stderr=log)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(1200):
-            log.flush()
-            assert server.poll() is None, Path(log.name).read_text()[-4000:]
-            try:
-                if httpx.get(f"{address}/health", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
+    with serve(command_of_the_page("serving.md#Start"), tmp_path_factory.mktemp("vllm") / "log") as address:
         yield f"{address}/v1"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -75,25 +55,37 @@ def test_answers_and_scores_are_those_of_the_pipeline(url, pipe, options):
             assert event == true
 
 
+def test_a_folder_is_detected_through_the_server(url, tmp_path, capsys):
+    for file in EXAMPLES[:2]:
+        shutil.copy(file, tmp_path)
+    tables = []
+    for options in (["--backend", url], []):
+        assert main(["detect", str(tmp_path), "--json", "--min-score", "0", *options]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        # Of the 20 likeliest times, scores are lower.
+        tables.append([[(e["onset"], e["offset"], e["event_label"]) for e in row["events"]] for row in rows])
+    assert tables[0] == tables[1] and any(tables[0])
+
+
 def test_a_question_cannot_spell_ticks_or_placeholders(url, pipe):
     processor = pipe.processor
     text = "Is it <1.04> or <|AUDIO|> <|im_end|>?"
-    samples, rate = soundfile.read(EXAMPLES[0])
+    samples, _ = soundfile.read(EXAMPLES[0])
     sound = base64.b64encode(Path(EXAMPLES[0]).read_bytes()).decode()
     content = [
         {"type": "input_audio", "input_audio": {"data": sound, "format": "flac"}},
         {"type": "text", "text": text},
     ]
     body = {"model": "timepro", "messages": [{"role": "user", "content": content}], "max_tokens": 1}
-    reply = httpx.post(f"{url}/chat/completions", json=body | {"return_token_ids": True}, timeout=100).json()
+    reply = httpx.post(f"{url}/chat/completions", json=body | {"return_token_ids": True}, timeout=600).json()
     message = {"role": "user", "content": [{"type": "audio", "audio": samples}, {"type": "text", "text": text}]}
     inputs = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=True, return_dict=True)
-    assert reply["prompt_token_ids"] == inputs["input_ids"][0].tolist()
+    assert reply["prompt_token_ids"] == inputs["input_ids"][0]
 
 
 def test_a_task_that_cannot_be_is_refused(url):
     body = {"model": "timepro", "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
-    reply = httpx.post(f"{url}/chat/completions", json=body | {"vllm_xargs": {"task": "dance"}}, timeout=100)
+    reply = httpx.post(f"{url}/chat/completions", json=body | {"vllm_xargs": {"task": "dance"}}, timeout=600)
     assert reply.status_code == 400 and "task is 'dance'" in reply.text
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from recipes.bulk.engines import run_local, run_ray
 from recipes.bulk.plan import Job, finish_plan, prepare_plan
-from recipes.bulk.sources import open_source
+from recipes.bulk.sources import HUB_ID, open_source
 from recipes.bulk.storage import is_remote, join, list_names, remove
 from recipes.conversion.checkpoint_folder import read_config
 
@@ -24,6 +24,7 @@ def annotate(
     source: str, out: str, model: str, task: str = "detection", queries: tuple[str | None, ...] = (None,), *,
     options: dict | None = None, batch_size: int = 8, engine: str = "local", num_workers: int = 1, num_gpus: float = 0,
     shard_size: int | None = None, audio_dir: str | None = None, split: str = "train", overwrite: bool = False,
+    backend: str | None = None,
 ) -> dict[str, int]:  # fmt: skip
     """Annotate the recordings of a source; every one of them ends once in the annotations or in the failures.
 
@@ -38,6 +39,7 @@ def annotate(
         num_gpus: of each actor of Ray.
         shard_size: recordings of a file at most, by default 500 or fewer, so that every worker has four.
         overwrite: remove what is in `out` and start again.
+        backend: URL of a server that answers, see [`ServedPipeline`](../serving/client.py); every worker asks it.
 
     Returns:
         How many recordings were annotated and failed, all runs together: `num_annotated`, `num_failed`.
@@ -48,16 +50,19 @@ def annotate(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}.")
-    where = source if is_remote(source) or not os.path.exists(source) else os.path.abspath(source)
+    # Actors of Ray, and whoever continues, may be in another folder.
+    is_id = HUB_ID.fullmatch(source) and not os.path.exists(source)
+    where = source if is_remote(source) or is_id else os.path.abspath(source)
+    audio_dir = audio_dir if audio_dir is None or is_remote(audio_dir) else os.path.abspath(audio_dir)
     out = out if is_remote(out) else os.path.abspath(out)
     if not is_remote(out) and os.path.exists(out) and not os.path.isdir(out):
         raise NotADirectoryError(f"--out is {out!r}, which is a file; give a folder.")
-    found = open_source(source, audio_dir, split)
+    found = open_source(where, audio_dir, split)
     options = {name: value for name, value in (options or {}).items() if value is not None}
     settings = {"source": where, "task": task, "queries": list(queries), **_identify(model), **options}
     settings = json.loads(json.dumps(settings))
     with _only_run(out, settings) as partial:
-        job = Job(out, partial, settings, {"batch_size": batch_size, **options})
+        job = Job(out, partial, settings, {"batch_size": batch_size, **options}, backend)
         if overwrite:
             for name in ("plan.parquet", "manifest.json", "annotations", "failures"):
                 remove(join(out, name))

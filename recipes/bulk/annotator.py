@@ -13,7 +13,7 @@ from recipes.bulk.plan import PLACE_COLUMNS, Job, read_shard
 from recipes.bulk.storage import join, list_names, remove, write_whole
 from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.evaluation.resume import keep_rows
-from recipes.evaluation.runner import Request, run
+from recipes.evaluation.runner import Request, Unavailable, run
 
 EVENT = pa.struct(
     [("onset", pa.float64()), ("offset", pa.float64()), ("event_label", pa.string()), ("score", pa.float64())]
@@ -39,13 +39,20 @@ class Annotator:
     """
 
     def __init__(self, job: Job):
-        self.job, self.pipe = job, load_pipeline(job.settings["model"])
+        self.job = job
+        if job.backend:
+            from recipes.serving.client import ServedPipeline
+
+            self.pipe = ServedPipeline(job.backend, job.settings["model"])
+        else:
+            self.pipe = load_pipeline(job.settings["model"])
 
     def __call__(self, batch: dict) -> dict:
         """Annotate shards `{"item": [number, ...]}`; return counts of recordings in columns, as Ray Data has them.
 
         Raises:
             OSError: the annotations cannot be written.
+            Unavailable: a server does not answer.
         """
         counts = [self.annotate(int(index)) for index in batch["item"]]
         return {name: [count[name] for count in counts] for name in ("num_annotated", "num_failed")}
@@ -92,6 +99,8 @@ class Annotator:
             for row, (_, results) in zip(rows, run(self.pipe, requests, show_progress=False, **self.job.options)):
                 yield self._outcome(row, results)
                 num_done += 1
+        except Unavailable:
+            raise
         # Those that the runner knows cost no other recording its answer; any other may be the fault of one of them.
         except Exception as error:
             if len(rows) - num_done == 1:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 from recipes.bulk.plan import Job
+from recipes.evaluation.runner import Unavailable
 
 # A shard whose process ended so often stops the run: recordings that end it are failures long before.
 MAX_DEATHS_OF_SHARD = 20
@@ -96,7 +97,7 @@ def _work(job, connection, number, num_workers):
     except EOFError:
         pass
     except Exception as error:
-        is_plain = isinstance(error, (OSError, ValueError))
+        is_plain = isinstance(error, (OSError, ValueError, Unavailable))
         connection.send(error if is_plain else RuntimeError(f"{type(error).__name__}: {error}"))
 
 

@@ -1,5 +1,6 @@
 """Recordings on the local disk, while they are needed: of remote files, tars and tables a copy is made."""
 
+import bisect
 import contextlib
 import functools
 import os
@@ -7,10 +8,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from recipes.bulk.sources import AUDIO_COLUMNS, load_data_set
+from recipes.bulk.plan import open_table
+from recipes.bulk.sources import audio_column, load_data_set
 from recipes.bulk.storage import filesystem, is_remote, read_bytes
 
 # Recordings whose copies lie on the disk at one time: this many that are annotated, and as many that are fetched.
@@ -29,7 +32,9 @@ def fetch_ahead(rows: list[dict]) -> Iterator[tuple[list[dict], list[str | Excep
         def fetch(rows):
             folder = TemporaryDirectory(prefix="timepro-annotate-")
             targets = [Path(folder.name, str(index)) for index in range(len(rows))]
-            return folder, list(pool.map(_fetch, rows, targets))
+            # Rows of a table are read one after the other, as they lie there.
+            is_row = rows[0]["place_start"] is not None and rows[0]["place_size"] is None
+            return folder, list((map if is_row else pool.map)(_fetch, rows, targets))
 
         next_copies = ahead.submit(fetch, some[0]) if some else None
         for index, part in enumerate(some):
@@ -72,35 +77,43 @@ def _content(row) -> bytes:
         return read_bytes(place, start, row["place_size"])
     if place.startswith("{"):
         data_set, column = load_data_set(place)
-        audio = data_set[start][column]
+        audio = data_set[start][column] or {}
+        if audio.get("bytes") is None and audio.get("path"):
+            return Path(audio["path"]).read_bytes()
     else:
-        audio = _table_rows(place, *_group_of(place, start))[start]
-    content = audio["bytes"]
-    return Path(audio["path"]).read_bytes() if content is None else content
+        audio = _table_row(place, start) or {}
+    if audio.get("bytes") is None:
+        raise ValueError(f"row {start} holds no recording")
+    return audio["bytes"]
+
+
+def _table_row(place, start) -> dict | None:
+    starts = _group_starts(place)
+    group = bisect.bisect_right(starts, start) - 1
+    # What was read before is not kept: another look at it starts again.
+    for _ in range(2):
+        for index, audio in _open_group(place, group, starts[group]):
+            if index == start:
+                return audio
+        _open_group.cache_clear()
+    raise OSError(f"{place} has no row {start}; it was replaced after it was listed.")
 
 
 @functools.lru_cache(maxsize=4)
 def _group_starts(place) -> list[int]:
-    from recipes.bulk.plan import open_table
-
     with open_table(place) as table:
-        starts = [0]
-        for index in range(table.num_row_groups):
-            starts.append(starts[-1] + table.metadata.row_group(index).num_rows)
-    return starts
-
-
-def _group_of(place, row):
-    starts = _group_starts(place)
-    index = next(index for index, end in enumerate(starts[1:]) if row < end)
-    return index, starts[index]
+        sizes = [table.metadata.row_group(index).num_rows for index in range(table.num_row_groups)]
+    return list(accumulate(sizes[:-1], initial=0))
 
 
 @functools.lru_cache(maxsize=1)
-def _table_rows(place, group, first) -> dict[int, dict]:
-    from recipes.bulk.plan import open_table
+def _open_group(place, group, first) -> Iterator[tuple[int, dict | None]]:
+    """Return what reads the recordings of a row group on, one at a time, for together they may be gigabytes."""
 
-    with open_table(place) as table:
-        name = next(name for name in AUDIO_COLUMNS if name in table.schema_arrow.names)
-        rows = table.read_row_group(group, columns=[name]).column(0).to_pylist()
-    return dict(enumerate(rows, first))
+    def read():
+        with open_table(place, pre_buffer=False, buffer_size=2**20) as table:
+            batches = table.iter_batches(1, row_groups=[group], columns=[audio_column(table)])
+            for index, batch in enumerate(batches, first):
+                yield index, batch.column(0)[0].as_py()
+
+    return read()

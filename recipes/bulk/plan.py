@@ -37,12 +37,14 @@ class Job:
         settings: what annotations depend on: `task`, `queries`, `model`, `revision`, `source` and options of the
             pipeline.
         options: those of the pipeline, and `batch_size`.
+        backend: URL of a server that answers instead of the model.
     """
 
     out: str
     partial: str
     settings: dict
     options: dict = field(default_factory=dict)
+    backend: str | None = None
 
     def address(self, kind: str, name: str) -> str:
         """Return where the `annotations` or `failures` of a shard lie."""
@@ -96,7 +98,9 @@ def _make_plan(job, source, shard_size, num_workers) -> int:
         for row in source.rows():
             digest = _digest(row["id"])
             if digest in seen:
-                raise ValueError(f"SOURCE has the id {row['id']!r} twice; make ids unique.")
+                raise ValueError(
+                    f"SOURCE has the id {row['id']!r} twice; name a recording once, or give rows an `id` of their own."
+                )
             seen.add(digest)
             num_new += digest not in done
             yield row["columns"]
@@ -113,16 +117,21 @@ def _make_plan(job, source, shard_size, num_workers) -> int:
         return 0
     fields = [("id", pa.string()), ("audio", pa.string()), ("place", pa.string())]
     fields += [("place_start", pa.int64()), ("place_size", pa.int64())]
-    schema = pa.schema(fields + [(_free_name(item.name), item.type) for item in schema])
+    kept = _kept_names(schema.names)
+    schema = pa.schema(fields + [(kept[item.name], item.type) for item in schema])
     shard_size = shard_size or max(1, min(500, -(-num_new // (4 * num_workers))))
     new = (row for row in source.rows() if _digest(row["id"]) not in done)
     with TemporaryDirectory() as folder:
         path = Path(folder, "plan.parquet")
-        with pq.ParquetWriter(path, schema) as writer:
+        try:
+            writer = pq.ParquetWriter(path, schema)
+        except pa.ArrowNotImplementedError as error:
+            raise ValueError(f"SOURCE has a column that Parquet cannot hold: {error}") from None
+        with writer:
             while rows := list(islice(new, shard_size)):
                 table = [
                     {**{name: row.get(name) for name in PLACE_COLUMNS},
-                     **{_free_name(name): value for name, value in row["columns"].items()}}
+                     **{kept[name]: value for name, value in row["columns"].items()}}
                     for row in rows
                 ]  # fmt: skip
                 writer.write_table(pa.Table.from_pylist(table, schema), row_group_size=shard_size)
@@ -131,9 +140,14 @@ def _make_plan(job, source, shard_size, num_workers) -> int:
     return num_new
 
 
-def _free_name(name):
-    """Return the name under which a column of the source is kept."""
-    return f"manifest_{name}" if name in (*OWN_COLUMNS, *PLACE_COLUMNS) else name
+def _kept_names(names) -> dict[str, str]:
+    """Return the names under which columns of the source are kept: their own, where no column of ours has it."""
+    kept = {}
+    for name in names:
+        kept[name] = name
+        while kept[name] in (*OWN_COLUMNS, *PLACE_COLUMNS) or kept[name] != name and kept[name] in names:
+            kept[name] = f"manifest_{kept[name]}"
+    return kept
 
 
 def _digest(id) -> int:
@@ -148,12 +162,12 @@ def _ids(job, kind) -> Iterator[str]:
                     yield from batch.column(0).to_pylist()
 
 
-def open_table(address: str):
+def open_table(address: str, pre_buffer: bool = True, buffer_size: int = 0):
     """Return an open `pyarrow.parquet.ParquetFile`."""
     import pyarrow.parquet as pq
 
     fs, path = filesystem(address)
-    return pq.ParquetFile(fs.open(path, "rb"), pre_buffer=True)
+    return pq.ParquetFile(fs.open(path, "rb"), pre_buffer=pre_buffer, buffer_size=buffer_size)
 
 
 def read_shard(job: Job, index: int):

@@ -53,9 +53,10 @@ def open_source(source: str, audio_dir: str | None = None, split: str = "train")
         files = sorted(fs.glob(path))
         if not files:
             raise FileNotFoundError(f"SOURCE is {source!r}, a pattern that no file fits; check it.")
-        return _open_files(source, [_address(source, file) for file in files], audio_dir)
+        folder = os.path.dirname(re.split(r"[*?\[]", source)[0])
+        return _open_files(source, [_address(source, file) for file in files], audio_dir, folder)
     if fs.isfile(path):
-        return _open_files(source, [source], audio_dir)
+        return _open_files(source, [source], audio_dir, os.path.dirname(source))
     if not fs.isdir(path):
         if not is_remote(source) and HUB_ID.fullmatch(source):
             return _data_set({"path": source, "split": split})
@@ -82,7 +83,7 @@ def _open_folder(source, fs, path, audio_dir):
         listed = " and ".join(f"{len(some)} {kind}" for kind, some in found.items()) or "no recordings, tars or Parquet"
         raise ValueError(f"SOURCE is {source!r}, a folder of {listed}; give a folder of one kind.")
     if not recordings:
-        return _open_files(source, [_address(source, file) for file in next(iter(found.values()))], audio_dir)
+        return _open_files(source, [_address(source, file) for file in next(iter(found.values()))], audio_dir, source)
 
     def rows():
         for file in recordings:
@@ -96,22 +97,23 @@ def _address(source, path):
     return f"{source.partition('://')[0]}://{path}" if is_remote(source) else path
 
 
-def _open_files(source, files, audio_dir) -> Source:
+def _open_files(source, files, audio_dir, folder) -> Source:
+    # Ids begin with names below the folder: files of one name may lie in several.
+    name_of = functools.partial(os.path.relpath, start=folder or ".")
     suffixes = {".tar" if (name := file.lower()).endswith(".tar") else os.path.splitext(name)[1] for file in files}
     if suffixes == {".tar"}:
-        return Source(lambda: (row for file in files for row in _tar_rows(file)))
+        return Source(lambda: (row for file in files for row in _tar_rows(file, name_of(file))))
     if len(suffixes) == 1 and suffixes <= {*MANIFEST_SUFFIXES}:
         return Source(lambda: (row for file in files for row in _json_rows(file, audio_dir)))
     if suffixes == {".parquet"}:
-        return _tables(files, audio_dir)
+        return _tables({file: name_of(file) for file in files}, audio_dir)
     advice = "give a manifest (.jsonl, .parquet) or an uncompressed .tar; for a single recording use `timepro detect`"
     raise ValueError(f"SOURCE is {source!r} with files of type {', '.join(sorted(suffixes))}; {advice}.")
 
 
-def _tar_rows(address) -> Iterator[dict]:
+def _tar_rows(address, name) -> Iterator[dict]:
     """Yield a row for each recording of a tar; keys of a `.json` beside it, as WebDataset has them, are its columns."""
     fs, path = filesystem(address)
-    name = os.path.basename(address)
     with fs.open(path, "rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -145,43 +147,41 @@ def _sample_rows(tar, members, address, name):
 
 def _json_rows(address, audio_dir) -> Iterator[dict]:
     fs, path = filesystem(address)
-    with fs.open(path, "rt", encoding="utf-8") as file:
+    with fs.open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 where = f"{address}, line {number}"
                 try:
                     values = json.loads(line)
                 except ValueError as error:
-                    raise ValueError(f"{where} is not JSON ({error}): {line.strip()[:80]!r}.") from None
+                    shown = line.strip()[:80].decode(errors="replace")
+                    raise ValueError(f"{where} is not JSON in UTF-8 ({error}): {shown!r}.") from None
                 if not isinstance(values, dict):
-                    raise ValueError(f"{where} is {line.strip()[:60]!r}; give a JSON object.")
-                yield _manifest_row(values, address, audio_dir, where, number - 1)
+                    raise ValueError(f"{where} is {str(values)[:60]!r}; give a JSON object.")
+                yield _manifest_row(values, audio_dir or os.path.dirname(address) or ".", where)
 
 
-def _manifest_row(values, address, audio_dir, where, index) -> dict:
-    column = next((name for name in AUDIO_COLUMNS if values.get(name) is not None), None)
-    if column is None:
+def _manifest_row(values, folder, where, column=None) -> dict:
+    """Return the row of a recording that is named in `column`, or else in the first of these that has a value."""
+    column = column or next((name for name in AUDIO_COLUMNS if values.get(name) is not None), None)
+    audio = values.get(column)
+    if audio is None:
         raise ValueError(f"{where} names no recording; its keys are {', '.join(values)}: add audio_filepath.")
-    audio = values[column]
     if values.get("offset"):
         raise ValueError(
             f"{where}: offset is {values['offset']!r}; parts of recordings are not cut here, cut them first."
         )
-    row = {"columns": {name: value for name, value in values.items() if name not in (column, "id", "offset")}}
     # As a column of `datasets` holds it.
-    name, is_inside = (audio.get("path"), audio.get("bytes") is not None) if isinstance(audio, dict) else (audio, False)
-    if not is_inside and (not isinstance(name, str) or not name.strip()):
-        raise ValueError(f"{where}: {column} is {audio!r}; give the path of a recording.")
-    row["id"] = str(values["id"]) if values.get("id") is not None else name or f"{os.path.basename(address)}/{index}"
-    folder = audio_dir or os.path.dirname(address) or "."
-    return (
-        row
-        | {"audio": name, "place": address if is_inside else join(folder, name)}
-        | ({"place_start": index} if is_inside else {})
-    )
+    name = audio.get("path") if isinstance(audio, dict) else audio
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{where}: {column} is {str(audio)[:60]!r}; give the path of a recording.")
+    columns = {name: value for name, value in values.items() if name not in (column, "id", "offset")}
+    id = name if values.get("id") is None else str(values["id"])
+    return {"id": id, "audio": name, "place": join(folder, name), "columns": columns}
 
 
 def _tables(files, audio_dir) -> Source:
+    """Return the source of tables, given with their names below the source; names begin ids of what they hold."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -194,27 +194,37 @@ def _tables(files, audio_dir) -> Source:
             raise ValueError(f"{file} is not Parquet that can be read ({error}); fetch or write it again.") from None
 
     def rows_of(file, table):
-        audio = {field.name: field for field in table.schema_arrow if field.name in AUDIO_COLUMNS}
-        is_inside = [name for name, field in audio.items() if pa.types.is_struct(field.type)]
-        # The bytes are left alone, they may be gigabytes.
-        names = [name for name in table.schema_arrow.names if name not in is_inside]
-        names += [f"{name}.path" for name in is_inside]
-        held = {"bytes": b""} if any(_has_bytes(table.metadata, name) for name in is_inside) else {}
-        index = 0
+        schema, column, index = table.schema_arrow, audio_column(table), 0
+        is_held = column is not None and _has_bytes(table.metadata, column)
+        # Recordings themselves are left alone, they may be gigabytes.
+        is_struct = column is not None and pa.types.is_struct(schema.field(column).type)
+        names = [f"{name}.path" if is_struct and name == column else name for name in schema.names]
         for batch in table.iter_batches(ROWS_READ, columns=names):
             for values in batch.to_pylist():
-                values |= {name: (values[name] or {}) | held for name in is_inside}
-                yield _manifest_row(values, file, audio_dir, f"{file}, row {index}", index)
+                where = f"{file}, row {index}"
+                if is_held:
+                    path = (values[column] or {}).get("path")
+                    # What lies in a table needs no name.
+                    row = _manifest_row(values | {column: path or str(index)}, "", where, column)
+                    id = f"{files[file]}/{row['id']}" if values.get("id") is None else row["id"]
+                    yield row | {"id": id, "audio": path, "place": file, "place_start": index}
+                else:
+                    yield _manifest_row(values, audio_dir or os.path.dirname(file) or ".", where, column)
                 index += 1
 
-    schemas = [schema for file in files for schema in read(file, lambda table: [table.schema_arrow])]
-    fields = [
-        field
-        for field in _unify(schemas, files[0])
-        if not (field.name in ("id", "offset") or field.name in AUDIO_COLUMNS)
-    ]
+    def fields_of(table):
+        left_out = ("id", "offset", audio_column(table))
+        yield pa.schema([field for field in table.schema_arrow if field.name not in left_out])
+
+    schema = _unify([schema for file in files for schema in read(file, fields_of)], next(iter(files)))
     rows = lambda: (row for file in files for row in read(file, functools.partial(rows_of, file)))  # noqa: E731
-    return Source(rows, pa.schema(fields))
+    return Source(rows, schema)
+
+
+def audio_column(table) -> str | None:
+    """Return the column of an open `pyarrow.parquet.ParquetFile` that names recordings or holds them."""
+    found = [name for name in AUDIO_COLUMNS if name in table.schema_arrow.names]
+    return next((name for name in found if _has_bytes(table.metadata, name)), found[0] if found else None)
 
 
 def _has_bytes(metadata, name) -> bool:
@@ -288,10 +298,13 @@ def infer_schema(rows: Iterator[list[dict]], name: str):
 
     schema = _no_columns()
     for some in rows:
-        try:
-            schema = _unify([schema, pa.Table.from_pylist(some).schema], name)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ValueError(f"{name} has a column of several types ({error}); give each column one.") from None
+        fields = []
+        for column in dict.fromkeys(key for row in some for key in row):
+            try:
+                fields.append((column, pa.array([row.get(column) for row in some]).type))
+            except (pa.ArrowException, OverflowError, UnicodeError) as error:
+                raise ValueError(f"{name} has {column!r} of several types or none ({error}); give it one.") from None
+        schema = _unify([schema, pa.schema(fields)], name)
     return schema
 
 

@@ -30,6 +30,7 @@ def add_annotate_arguments(command):
     add("--engine", choices=("local", "ray"), default="local", help="processes on this machine, or Ray (default local)")
     add("--num-workers", type=positive_int, default=1, metavar="N", help="processes, or actors at most (default 1)")
     add("--num-gpus", type=float, default=0, metavar="N", help="GPUs per Ray actor, such as 0.5 (default 0)")
+    add("--backend", metavar="URL", help="server that answers, as for `timepro detect`; all workers ask it")
     add(
         "--shard-size", type=positive_int, metavar="N",
         help="maximum recordings per file (default: 500, or fewer so that every worker gets four files)",
@@ -63,7 +64,7 @@ def annotate_source(args) -> int:
                 args.source, args.out, args.model, args.task, tuple(queries),
                 options=decoding_options(args), batch_size=args.batch_size, engine=args.engine,
                 num_workers=args.num_workers, num_gpus=args.num_gpus, shard_size=args.shard_size,
-                audio_dir=args.audio_dir, split=args.split, overwrite=args.overwrite,
+                audio_dir=args.audio_dir, split=args.split, overwrite=args.overwrite, backend=args.backend,
             )  # fmt: skip
     except ImportError as error:
         raise ValueError(str(error)) from error

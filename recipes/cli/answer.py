@@ -83,6 +83,8 @@ def decoding_options(args) -> dict:
     """
     if args.unconstrained and args.max_events:
         raise ArgumentError(None, "--max-events given with --unconstrained; leave one of them out.")
+    if args.backend and args.decode:
+        raise ArgumentError(None, "--decode given with --backend; a server answers by text.")
     return {
         "min_score": args.min_score, "chunk_length_s": args.chunk_length, "stride_length_s": args.stride_length,
         "max_events": args.max_events, "constrained": False if args.unconstrained else None,
@@ -209,17 +211,18 @@ def _opened(partial, args, queries, options):
 
 def _answers(args, files, num_done, queries, options) -> Iterable:
     """Load the model and return its answers about files, with a progress bar for several files."""
-    from processing.frame_decoding import frame_options
     from recipes.conversion.checkpoint_folder import load_pipeline
+    from recipes.conversion.light_imports import import_transformers_lightly
 
-    if args.backend and options["decode"]:
-        raise ArgumentError(None, "--decode given with --backend; a server answers by text.")
     if args.backend:
         from recipes.serving.client import ServedPipeline
 
         pipe = ServedPipeline(args.backend, args.model)
     else:
+        import_transformers_lightly(args.model)
         pipe = load_pipeline(args.model)
+    from processing.frame_decoding import frame_options
+
     # Check here, or every recording would fail with the same error.
     try:
         pipe.plan_windows(args.chunk_length, args.stride_length)

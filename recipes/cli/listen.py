@@ -61,9 +61,9 @@ def listen(args) -> int:
     for name in others:
         if getattr(args, name) is not None:
             owner = "the microphone" if source == "-" else "standard input"
-            raise ArgumentError(None, f"--{name.replace('_', '-')} is of {owner}, which is not listened to.")
+            raise ArgumentError(None, f"--{name.replace('_', '-')} applies only to {owner}.")
     if args.channel == "loudest":
-        raise ArgumentError(None, "--channel is 'loudest', which is known at the end alone; give the channel's number.")
+        raise ArgumentError(None, "--channel is 'loudest', which a stream cannot know; give the number of the channel.")
     stdout, is_stopped = sys.stdout, []
     opened = _open_pipe(args) if source == "-" else _open_microphone(args.device)
     with contextlib.redirect_stdout(sys.stderr), opened as (rate, chunks):
@@ -200,5 +200,5 @@ def _open_microphone(device):
             rate, int(CHUNK_S * rate), found["index"], channels=1, dtype="float32", callback=callback
         )
     except (sounddevice.PortAudioError, ValueError) as error:
-        raise ValueError(f"there is no microphone to hear ({error}); choose another --device{way_out}.") from None
+        raise ValueError(f"no microphone found ({error}); choose another --device{way_out}.") from None
     yield rate, chunks

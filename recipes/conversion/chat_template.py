@@ -5,7 +5,7 @@ import re
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from processing.answer_text import escape_text
-from processing.processing_timepro import ESCAPE
+from processing.processing_timepro import ANSWER_TEMPLATE, ESCAPE
 
 # ChatML, as all supported backbones write it: the head of a turn, inside the loop over turns.
 TURN_HEAD = re.compile(r"<\|im_start\|>\{\{-?\s*(?P<turn>\w+)\['role'\]\s*-?\}\}(?:\n|\\n)")
@@ -14,14 +14,6 @@ BLOCK = re.compile(r"\{%-?\s*(for|endfor)\b")
 PRINTED = re.compile(r"\{\{(-?)\s*(\w+\[['\"](?:content|text)['\"]\]|\w+\.(?:content|text|value))\s*(-?)\}\}")
 GENERATION = re.compile(r"\{%-?\s*generation\b.*?\bendgeneration\b", re.DOTALL)
 TICK = "A <1.04> or <|AUDIO|>?"
-ANSWER = (
-    "{% if TURN['role'] == 'assistant' %}{% generation %}"
-    "{% if TURN['content'] is string %}{{ TURN['content'] }}"
-    "{% else %}{% for part in TURN['content'] | default([], true) %}{{ part['text'] }}{% endfor %}{% endif %}"
-    "{% for call in TURN['tool_calls'] or [] %}"
-    "\n<tool_call>\n{{ (call['function'] or call) | tojson }}\n</tool_call>{% endfor %}"
-    "<|im_end|>{% endgeneration %}{{ '\\n' }}{% else %}"
-)
 QUESTION = {"role": "user", "content": [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "When?"}]}
 ANSWERS = (
     {"role": "assistant", "content": "1.24-3.40"},
@@ -75,7 +67,7 @@ def mark_answers(template):
             "chat_template has no {% generation %} marks and no turns of the form <|im_start|>{{ message['role'] }}; "
             "add the marks around the assistant's answers to the backbone's chat_template.jinja."
         )
-    answer = ANSWER.replace("TURN", head["turn"])
+    answer = f"{{% if message['role'] == 'assistant' %}}{ANSWER_TEMPLATE}{{% else %}}".replace("message", head["turn"])
     marked = template[: head.end()] + answer + template[head.end() : end] + "{% endif %}" + template[end:]
     if _render(marked) != _render(template):
         raise ValueError(

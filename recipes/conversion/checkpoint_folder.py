@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from recipes import DEFAULT_CHECKPOINT
+from recipes.conversion.light_imports import built_without_meta
 
 TASK = "temporal-audio-grounding"
 
@@ -39,7 +40,8 @@ def load_pipeline(model: str | os.PathLike = DEFAULT_CHECKPOINT):
     if is_embedded:
         import modeling_timepro  # noqa: F401 - tells transformers its classes
 
-    pipe = pipeline(TASK, model=str(model), trust_remote_code=not is_embedded)
+    with built_without_meta():
+        pipe = pipeline(TASK, model=str(model), trust_remote_code=not is_embedded)
     # The code of an older checkpoint may sample if its settings say so, or stop after 20 tokens.
     pipe.model.generation_config, _ = greedy_settings(pipe.model.generation_config, PIPELINE_SETTINGS)
     pipe.model.generation_config.max_new_tokens = pipe.model.generation_config.max_new_tokens or MAX_NEW_TOKENS

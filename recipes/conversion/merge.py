@@ -60,15 +60,15 @@ def read_adapter(folder):
     odd = [name for name in OFF if settings.get(name)]
     if settings.get("peft_type") != "LORA" or settings.get("bias", "none") != "none" or odd:
         raise ValueError(
-            f"adapter is {str(folder)!r}, a {settings.get('peft_type')} with {', '.join(odd) or 'biases'}; plain LoRA "
-            "alone is merged here. PEFT's merge_and_unload merges others."
+            f"adapter is {str(folder)!r}, a {settings.get('peft_type')} with {', '.join(odd) or 'biases'}; only plain "
+            "LoRA can be merged here. PEFT's merge_and_unload merges others."
         )
     read_header(folder / "adapter_model.safetensors")
     pairs = {}
     for name, matrix in load_file(folder / "adapter_model.safetensors").items():
         module, _, part = name.removeprefix(PREFIX).rpartition(".lora_")
         if not module or part not in ("A.weight", "B.weight"):
-            raise ValueError(f"adapter is {str(folder)!r}, which holds {name}; plain LoRA alone is merged here.")
+            raise ValueError(f"adapter is {str(folder)!r}, which holds {name}; only plain LoRA can be merged here.")
         pairs.setdefault(f"{module}.weight", {})[part[0]] = matrix
     return settings, pairs
 

@@ -10,6 +10,7 @@ Our own JSON Lines, as `timepro synthesize` writes them, have one object per lin
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from processing.answer_text import TASKS
 from processing.events import Event, normalize_label
@@ -132,6 +133,21 @@ def clips_of(path, found: Mapping[str, list[Event]], task: str | None = None) ->
     """Yield the clips of a file that lists events, from its events by recording."""
     for recording, events in found.items():
         yield make_clip(str(path), recording, events, recording, task=task)
+
+
+def files_of(path, suffix: str) -> list[Path]:
+    """Return the file, or all files of a folder with a suffix, sorted by name.
+
+    Raises:
+        ValueError: a folder without such files.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == suffix)
+    if not files:
+        raise ValueError(f"{path} has no *{suffix}; give such a file or a folder of them.")
+    return files
 
 
 def read_json_clips(path) -> Iterator[AnnotatedClip]:

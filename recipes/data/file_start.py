@@ -49,7 +49,8 @@ def read_start(path) -> FileStart:
         opening = opening.decode("utf-16", "replace").encode()
     if opening.startswith((b"PAR1", b"\x1f\x8b")) or b"\0" in opening[:64]:
         return FileStart(opening, found=f"its first bytes are {opening[:8]!r}")
-    first = opening[:1]
+    # Subtitles may begin with [Script Info], or with {0}.
+    first = opening[:1] if re.match(rb'\[\s*(?:[]["{0-9-]|true|false|null|$)|\{\s*(?:["}]|$)', opening) else b""
     if first == b"[":
         _, item = next(read_json_list(path), (None, None))
         return FileStart(opening, json="list", item=_object(item), found=f"a JSON list, the first item {_say(item)}")

@@ -32,7 +32,7 @@ def find_recordings(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
             if not files and match not in errors:
                 errors[match] = "holds no recordings; give a folder of wav, flac, mp3 or other audio files."
             for file in files:
-                if not _is_utf8(file):
+                if file != file.encode("utf-8", "ignore").decode():
                     errors[file] = "has a name that is not UTF-8, which no result can hold; rename it."
                 elif (identity := _identity(file)) not in seen:
                     seen.add(identity)
@@ -73,7 +73,3 @@ def _identity(path):
     except (OSError, ValueError):
         return path
     return status.st_dev, status.st_ino
-
-
-def _is_utf8(name):
-    return name == name.encode("utf-8", "ignore").decode()

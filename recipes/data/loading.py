@@ -81,7 +81,9 @@ def load_clips(
     clips = reader.read(path) if label_names is None else reader.read(path, label_names)
     if durations is not None:
         clips = _with_durations(clips, durations, path, reader.lists_events)
-    aliases = _read_aliases(label_aliases)
+    aliases = label_aliases or {}
+    if not isinstance(aliases, Mapping):
+        aliases = read_label_aliases(aliases)
     find = audio_finder(audio_dir or (path if path.is_dir() else path.parent))
     found: dict[str, AnnotatedClip] = {}
     for number, clip in enumerate(islice(clips, limit), 1):
@@ -216,11 +218,6 @@ def _read_durations(path) -> dict[str, float]:
         if known != duration:
             raise ValueError(f"{where}: {fields['filename']!r} lasts {duration} s, but {known} s further up; keep one.")
     return durations
-
-
-def _read_aliases(label_aliases) -> Mapping[str, str]:
-    is_read = label_aliases is None or isinstance(label_aliases, Mapping)
-    return label_aliases or {} if is_read else read_label_aliases(label_aliases)
 
 
 def _with_aliases(clip, aliases) -> AnnotatedClip:

@@ -92,15 +92,13 @@ def check_files(folder) -> tuple[list[str], list[str]]:
             problems.append(f"{name} is not part of a checkpoint; move it out of the folder.")
     sources = {path.name: path for package in CODE_FOLDERS for path in package.glob("*.py")}
     present = sorted(code & files)
-    other = [name for name in present if name not in sources or not _same(folder / name, sources[name])]
+    other = [
+        name for name in present if name not in sources or (folder / name).read_bytes() != sources[name].read_bytes()
+    ]
     notes = [f"{len(present)} code files, equal to those of this package."]
     if other:
         notes = [f"code that differs from this package's, published as it is: {', '.join(other)}."]
     return problems, notes
-
-
-def _same(path, other) -> bool:
-    return path.read_bytes() == other.read_bytes()
 
 
 def _weights(folder, files) -> tuple[set[str], list[str]]:

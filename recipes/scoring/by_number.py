@@ -3,8 +3,8 @@
 from recipes.scoring.event_based import count_events
 from recipes.scoring.grounding import has_right_count
 
-# The last one includes all higher numbers.
-COUNTS = (0, 1, 2, 3)
+# Includes all higher numbers.
+LAST = 3
 
 
 def count_accuracy_by_number(references, predictions) -> dict[str, dict]:
@@ -13,12 +13,9 @@ def count_accuracy_by_number(references, predictions) -> dict[str, dict]:
     Returns:
         `{"1": {"num_pairs", "count_accuracy"}, "2": ..., "3+": ...}`, without numbers that do not occur.
     """
-    right: dict[str, list[bool]] = {}
-    for reference, prediction in zip(references, predictions, strict=True):
-        right.setdefault(_name(len(reference)), []).append(has_right_count(reference, prediction))
-    return {
-        name: {"num_pairs": len(found), "count_accuracy": sum(found) / len(found)} for name, found in _sorted(right)
-    }
+    pairs = list(zip(references, predictions, strict=True))
+    return _means([len(reference) for reference, _ in pairs], [has_right_count(*pair) for pair in pairs],
+                  "num_pairs", "count_accuracy")  # fmt: skip
 
 
 def false_alarms_by_number(references, predictions, **collars) -> dict[str, dict]:
@@ -30,18 +27,13 @@ def false_alarms_by_number(references, predictions, **collars) -> dict[str, dict
     Returns:
         `{"0": {"num_clips", "false_alarms_per_clip"}, "1": ..., "2": ..., "3+": ...}`.
     """
-    false: dict[str, list[int]] = {}
-    for num_matched, num_reference, num_predicted, *_ in count_events(references, predictions, **collars)[0].tolist():
-        false.setdefault(_name(num_reference), []).append(num_predicted - num_matched)
-    return {
-        name: {"num_clips": len(found), "false_alarms_per_clip": sum(found) / len(found)}
-        for name, found in _sorted(false)
-    }
+    num_matches, num_references, num_predicted, *_ = count_events(references, predictions, **collars)[0].T
+    false = (num_predicted - num_matches).tolist()
+    return _means(num_references.tolist(), false, "num_clips", "false_alarms_per_clip")
 
 
-def _name(number):
-    return str(number) if number < COUNTS[-1] else f"{COUNTS[-1]}+"
-
-
-def _sorted(groups):
-    return sorted(groups.items())
+def _means(numbers, values, count_name, mean_name) -> dict[str, dict]:
+    groups: dict[str, list] = {}
+    for number, value in zip(numbers, values, strict=True):
+        groups.setdefault(str(number) if number < LAST else f"{LAST}+", []).append(value)
+    return {name: {count_name: len(v), mean_name: sum(v) / len(v)} for name, v in sorted(groups.items())}

@@ -4,16 +4,9 @@ Recordings are read, cut into windows and their events merged and scored here, a
 its OpenAI interface, answers each question about a window.
 """
 
-import base64
-import io
-import os
-import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
-import httpx
-import soundfile
 import torch
 from transformers import GenerationConfig
 
@@ -25,13 +18,10 @@ from processing.events import clip_events
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from recipes.conversion.checkpoint import load_processor
 from recipes.evaluation.runner import Unavailable
+from recipes.serving.asking import ask, open_http, sound_block
 
 # vLLM takes requests of so many log-probabilities unless it was started with `--max-logprobs`.
 TOP_LOGPROBS = 20
-# Seconds until the next try, doubled each time, and at most.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-# Times out, cannot be reached, or has too much to do: worth another try.
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
 class ServedPipeline(TemporalAudioGroundingPipeline):
@@ -62,11 +52,8 @@ class ServedPipeline(TemporalAudioGroundingPipeline):
         self.model = SimpleNamespace(config=config, device=torch.device("cpu"), generation_config=settings)
         self._batch_size, self._preprocess_params, self._forward_params = None, {}, {}
         self.url, self.num_tries, self.top_logprobs = str(url).rstrip("/"), num_tries, top_logprobs
-        key = os.environ.get("TIMEPRO_API_KEY")
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=10), headers={"Authorization": f"Bearer {key}"} if key else {}
-        )
-        models = self._ask("GET", "models")
+        self._http = open_http(timeout)
+        models = ask(self._http, "GET", f"{self.url}/models", num_tries=num_tries)
         try:
             self.served = models["data"][0]["id"]
         except (KeyError, IndexError, TypeError):
@@ -87,8 +74,7 @@ class ServedPipeline(TemporalAudioGroundingPipeline):
         limits = dict(settings.get("limits") or {"constrained": True})
         is_constrained = limits.pop("constrained")
         seconds = len(samples) / rate
-        content = [{"type": "input_audio", "input_audio": {"data": _encode(samples, rate), "format": "wav"}},
-                   {"type": "text", "text": prompt_text(task, query, wording)}]  # fmt: skip
+        content = [sound_block(samples, rate), {"type": "text", "text": prompt_text(task, query, wording)}]
         stored = self.model.generation_config
         request = {
             "model": self.served,
@@ -103,7 +89,7 @@ class ServedPipeline(TemporalAudioGroundingPipeline):
         }
         if is_constrained:
             request["vllm_xargs"] = {"task": task, "duration": seconds, **limits}
-        reply = self._ask("POST", "chat/completions", request)
+        reply = ask(self._http, "POST", f"{self.url}/chat/completions", request, self.num_tries)
         try:
             choice = reply["choices"][0]
             steps = choice["logprobs"]["content"]
@@ -138,58 +124,6 @@ class ServedPipeline(TemporalAudioGroundingPipeline):
             rows.append(row)
         return rows
 
-    def _ask(self, method, path, body=None):
-        """Return what the server answers to a request, as JSON.
-
-        Raises:
-            ValueError: it refuses the request.
-            Unavailable: it cannot be reached, or answers nothing that can be read, as often as it is tried.
-        """
-        problem = ""
-        for number in range(1, self.num_tries + 1):
-            pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
-            try:
-                reply = self._http.request(method, f"{self.url}/{path}", json=body)
-                if reply.status_code not in PASSING:
-                    break
-                problem = f"status {reply.status_code}: {reply.text[:200]}"
-                pause = max(pause, min(_seconds(reply.headers.get("retry-after")), LONGEST_PAUSE))
-            except httpx.TimeoutException:
-                problem = f"no answer in {self._http.timeout.read:g} s"
-            except httpx.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
-            if number < self.num_tries:
-                time.sleep(pause)
-        else:
-            raise Unavailable(f"{self.url} does not answer, tried {self.num_tries} times: {problem}")
-        if reply.status_code in (401, 403, 404):
-            raise Unavailable(
-                f"{self.url}/{path} answered status {reply.status_code}: {reply.text[:200]}; check the URL, which ends "
-                "in /v1, and TIMEPRO_API_KEY."
-            )
-        if reply.status_code >= 400:
-            raise ValueError(f"the server refused the question, status {reply.status_code}: {reply.text[:300]}")
-        try:
-            return reply.json()
-        except ValueError:
-            raise Unavailable(
-                f"{self.url}/{path} answered {reply.text[:100]!r}, which is no JSON; is it a server of vLLM?"
-            ) from None
-
-
-def _encode(samples, rate) -> str:
-    buffer = io.BytesIO()
-    # Floats, so that the server hears exactly what the pipeline would.
-    soundfile.write(buffer, samples, rate, format="WAV", subtype="FLOAT")
-    return base64.b64encode(buffer.getvalue()).decode()
-
 
 def _id_of(entry) -> int:
     return int(entry["token"].removeprefix("token_id:"))
-
-
-def _seconds(text) -> float:
-    try:
-        return max(0.0, float(text))
-    except (TypeError, ValueError):
-        return 0.0

@@ -112,7 +112,7 @@ def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:
         # In a source archive everything is one folder deeper than in a wheel.
         path = next(iter(sorted(root.glob(f"*/{outer}")) + sorted(root.glob(f"*/src/{outer}"))), path)
     if not path.is_file():
-        raise FileNotFoundError(f"{registry}:{name} in {root} has no file {outer!r}; the catalogue wants {file.ref}.")
+        raise FileNotFoundError(f"{registry}:{name} in {root} has no file {outer!r}; the catalogue expects {file.ref}.")
     if not inner:
         return path.read_bytes()
     if zipfile.is_zipfile(path):
@@ -121,7 +121,7 @@ def read_sound_file(file, folder=DEFAULT_SOUNDS) -> bytes:
     else:
         found = read_qt_resource(path.read_bytes(), inner)
     if found is None:
-        raise FileNotFoundError(f"{path} has no inner file {inner!r}; the catalogue wants {file.ref}.")
+        raise FileNotFoundError(f"{path} has no inner file {inner!r}; the catalogue expects {file.ref}.")
     return found
 
 

@@ -33,28 +33,37 @@ def load_policy(path, **kwargs):
 
 def save_trained(trainer, processor) -> None:
     """Write the trained model, adapters merged, to `final/` in `output_dir`, and the adapter, if any, to `adapter/`."""
+    final = write_policy(trainer, processor, Path(trainer.args.output_dir), is_last=True)
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(final / "trainer_state.json"))
+
+
+def write_policy(trainer, processor, out, is_last=False) -> Path:
+    """Write what is trained, as it is now, to `out`: `final/`, which is returned, and `adapter/`, if any.
+
+    With `is_last` adapters are merged in memory, where they fit, and the model is not to be trained on.
+    """
     trainer.accelerator.wait_for_everyone()
     # If the model is sharded (FSDP2, ZeRO-3), all processes must take part in gathering it.
     state_dict = None
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
-        _write_trained(trainer, processor, state_dict)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        _write(model, processor, state_dict, out, is_last and state_dict is None)
     # A process that ends early may stop the others.
     trainer.accelerator.wait_for_everyone()
+    return out / "final"
 
 
-def _write_trained(trainer, processor, state_dict):
-    out = Path(trainer.args.output_dir)
-    model = trainer.accelerator.unwrap_model(trainer.model)
+def _write(model, processor, state_dict, out, merges_in_memory):
     is_adapted = hasattr(model, "merge_and_unload")
     if is_adapted:
         # There may also be a frozen reference.
         model.save_pretrained(out / "adapter", selected_adapters=["default"], state_dict=state_dict)
-    if is_adapted and state_dict is not None:
+    if is_adapted and not merges_in_memory:
         merge(out / "adapter", out / "final", overwrite=True)
     elif is_adapted:
         save_checkpoint(model.merge_and_unload(), processor, out / "final")
     else:
         save_checkpoint(model, processor, out / "final", state_dict=state_dict)
-    trainer.state.save_to_json(str(out / "final" / "trainer_state.json"))

@@ -29,6 +29,7 @@ from recipes.training.freezing import NoDecayOnTicks
 from recipes.training.grpo_resume import EpochSampler, ResumeGeneration
 from recipes.training.packing import sample_packed
 from recipes.training.rewards import adaptive_reward, check_tie_break
+from recipes.training.rollouts import RolloutServer, banned_tokens
 from recipes.training.sharding import check_generation, gather_for
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,11 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         check_tie_break(tie_break)
         if logprobs_mode not in LOGPROBS_MODES:
             raise ValueError(f"logprobs_mode is {logprobs_mode!r}; choose one of {', '.join(LOGPROBS_MODES)}.")
+        # TRL's engine would be deaf; what corrects for an engine's rounding is its own.
+        settings = kwargs["args"]
+        is_served, settings.use_vllm = settings.use_vllm, False
         super().__init__(*args, **kwargs)
+        settings.use_vllm = self.use_vllm = is_served
         check_generation(self.is_fsdp_enabled, hasattr(self.model, "get_base_model"))
         if self.args.per_device_train_batch_size % self.num_generations:
             raise ValueError(
@@ -90,6 +95,7 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         self.shared_prefix = can_share if shared_prefix is None else shared_prefix
         self.constrained, self.logprobs_mode, self.answer_min_score = constrained, logprobs_mode, answer_min_score
         self.drop_tied_groups = drop_tied_groups
+        self._server = RolloutServer(settings, self.processing_class, answer_min_score) if is_served else None
         # Packed sampling needs full attention, and processes that may take different numbers of steps.
         layers = getattr(self._base_model.config.text_config, "layer_types", None) or ()
         is_split = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
@@ -177,7 +183,9 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
         return {"audio_embeds": embeddings}
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
-        """Prefill each prompt once, and sample all its answers from that cache."""
+        """Prefill each prompt once, and sample all its answers from that cache, or ask a server."""
+        if self._server is not None:
+            return self._sample_served(prompt_ids[::num_generations], num_generations)
         pad_id, device = self._tokenizer.pad_token_id, self.accelerator.device
         prompts = [torch.tensor(ids) for ids in prompt_ids[::num_generations]]
         ids = pad(prompts, padding_value=pad_id, padding_side="left").to(device)
@@ -233,6 +241,15 @@ class TimeProGRPOTrainer(NoDecayOnTicks, GRPOTrainer):
             self._shipped = self._ship(answers, *own.finish(sequences))
         log_probs, _ = sampled.finish(sequences)
         return answers, [row[: len(answer)] for row, answer in zip(log_probs.tolist(), answers, strict=True)]
+
+    def _sample_served(self, prompts, size):
+        self._server.follow(self)
+        settings, rows = self.generation_config, self._rows[::size]
+        answers, log_probs = self._server.sample(rows, prompts, size, settings, self.constrained)
+        if self.constrained and self.logprobs_mode == "processed_logprobs":
+            vocab_size = self._base_model.config.text_config.vocab_size
+            self._banned = banned_tokens(answers, self._rows, self.processing_class, self.eos_token_ids, vocab_size)
+        return answers, log_probs
 
     def _processors(self, prompt_length):
         """Return processors that record the model's own log-probabilities, constrain, and record those sampled from.

@@ -148,7 +148,7 @@ def load_reward(name: str):
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise ValueError(f"reward is {name!r}, whose weight is no number; give module:function:0.5, say.")
+        raise ValueError(f"reward is {name!r}, whose weight is not a number; give for example module:function:0.5.")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

@@ -1,6 +1,7 @@
 """Time `timepro annotate` against `timepro detect` on the same clips, in one run. One JSON line.
 
     python tests/benchmarks/bench_annotate.py [--num-clips 500] [--num-workers 2] [--engine local]
+    python tests/benchmarks/bench_annotate.py --num-rows 100000      what the driver alone does: plan and finish
 
 Clips of 10 s are cut from the shipped recordings at random places. Every command is a process of its own, so that the
 start and the loading of checkpoints count. `speedup` is that of annotate over detect; `overhead` what annotate with one
@@ -11,6 +12,7 @@ worker takes longer than detect, as a fraction. `_cpu` is the processor's time o
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -48,12 +50,37 @@ def measure(*arguments) -> dict[str, float]:
     return {"": round(seconds, 2), "_cpu": round(float(used), 2), "_megabytes": round(int(kilobytes) / 1024)}
 
 
+def measure_driver(folder: Path, num_rows: int) -> dict[str, float]:
+    """Return the processor time (seconds) in which the driver plans a manifest and knows its shards, and the memory."""
+    from recipes.bulk.plan import Job, plan_shards, prepare_plan
+    from recipes.bulk.sources import open_source
+
+    with (folder / "manifest.jsonl").open("w") as file:
+        for index in range(num_rows):
+            row = {"audio_filepath": f"part-{index % 1000}/{index:08}.flac", "duration": 10.0, "language": "pl"}
+            file.write(json.dumps(row) + "\n")
+    manifest = str(folder / "manifest.jsonl")
+    job = Job(str(folder / "out"), str(folder), {"source": manifest})
+    open_source(manifest)
+    memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    num_shards = len(prepare_plan(job, open_source(manifest), None, 64))
+    used, most = time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert num_shards == len(list(plan_shards(job)))
+    return {"num_rows": num_rows, "num_shards": num_shards, "plan_cpu_seconds": round(used, 2),
+            "more_megabytes": round((most - memory) / 1024)}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-clips", type=int, default=500)
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
+    parser.add_argument("--num-rows", type=int, help="plan a manifest of so many rows, and nothing else")
     args = parser.parse_args()
+    if args.num_rows:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(measure_driver(Path(folder), args.num_rows)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         clips = Path(folder, "clips")
         clips.mkdir()

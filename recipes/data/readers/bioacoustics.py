@@ -8,8 +8,7 @@ Source: the column names of BirdNET-Analyzer 2.4.
 from collections.abc import Iterator
 
 from processing.text_files import make_event, read_number, read_table
-from recipes.data.clip import AnnotatedClip, clips_of
-from recipes.data.readers.files import files_of
+from recipes.data.clip import AnnotatedClip, clips_of, files_of
 from space_app.exchange_raven import base_name, read_raven
 from space_app.exchange_text import recording_of
 

@@ -19,12 +19,9 @@ def read_exchange(path, format: str) -> Iterator[AnnotatedClip]:
         ImportError: the library of the format is missing.
     """
     for recording in read_labels(path, format):
-        events = [_event(values, str(path)) for values in recording["events"]]
+        names = ("onset", "offset", "event_label")
+        events = [make_event(*map(e.get, names), str(path), e["score"]) for e in recording["events"]]
         yield make_clip(str(path), recording["file"], events, recording["file"], recording["duration"])
-
-
-def _event(values, where):
-    return make_event(values["onset"], values["offset"], values["event_label"], where, values["score"])
 
 
 EXCHANGE_READERS = {

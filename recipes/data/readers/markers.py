@@ -14,8 +14,7 @@ import re
 from collections.abc import Iterator
 
 from processing.text_files import first_line, make_event, read_label_track, read_table
-from recipes.data.clip import AnnotatedClip, make_clip
-from recipes.data.readers.files import files_of
+from recipes.data.clip import AnnotatedClip, files_of, make_clip
 
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+[.,]\d+)", re.ASCII)
 

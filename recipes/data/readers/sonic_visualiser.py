@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from processing.text_files import make_event
-from recipes.data.clip import AnnotatedClip, make_clip
-from recipes.data.readers.files import files_of
+from recipes.data.clip import AnnotatedClip, files_of, make_clip
 
 
 def read_svl(path) -> Iterator[AnnotatedClip]:

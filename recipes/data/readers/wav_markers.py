@@ -7,8 +7,7 @@ import struct
 from collections.abc import Iterator
 
 from processing.text_files import make_event
-from recipes.data.clip import AnnotatedClip, make_clip
-from recipes.data.readers.files import files_of
+from recipes.data.clip import AnnotatedClip, files_of, make_clip
 
 _UNKNOWN_SIZE = 0xFFFFFFFF
 

@@ -1,0 +1,57 @@
+"""A checkpoint as NeMo Curator asks for detectors; with Curator itself where it is installed."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from recipes.bulk.curator import TimeProSED
+
+
+@pytest.fixture(scope="module")
+def checkpoint(scripted_checkpoint):
+    return str(scripted_checkpoint("dog: <1.20>-<3.44>"))
+
+
+def noise(seconds):
+    return (0.1 * np.random.default_rng(0).standard_normal(round(seconds * 16000))).astype(np.float32)
+
+
+def test_frames_have_the_scores_of_the_events_in_them(checkpoint):
+    adapter = TimeProSED(checkpoint, 16000, event_labels=["cat", "dog"], batch_size=2)
+    adapter.download_weights_on_node()
+    adapter.load_model(num_gpus=0)
+    first, second = adapter.infer_batch([{"waveform": noise(4.0)}, {"waveform": noise(4.03)}])
+    # 0.08 s a frame: 50 in 4 s, and a begun one more.
+    assert (first.valid_frames, second.valid_frames, first.fps) == (50, 51, 12.5)
+    assert first.framewise_output.shape == (50, 2) and first.original_num_samples == 64000
+    score = adapter.pipe(noise(4.0), event_labels=["cat", "dog"])["events"][0]["score"]
+    # 1.20 / 0.08 = 15, 3.44 / 0.08 = 43.
+    assert np.flatnonzero(first.framewise_output[:, 1]).tolist() == list(range(15, 43))
+    assert first.framewise_output[15:43, 1] == pytest.approx(score, abs=1e-5)
+    assert not first.framewise_output[:, 0].any()
+
+
+def test_what_cannot_be_is_refused(checkpoint):
+    with pytest.raises(ValueError, match="sample_rate is 32000; set the stage's sample_rate to 16000"):
+        TimeProSED(checkpoint, 32000)
+    with pytest.raises(ValueError, match="event_labels is not given"):
+        TimeProSED(checkpoint).load_model(num_gpus=0)
+
+
+def test_curators_own_stage_runs_it(checkpoint, tmp_path):
+    stages = pytest.importorskip("nemo_curator.stages.audio.inference.sed.stage")
+    tasks = pytest.importorskip("nemo_curator.tasks")
+    soundfile.write(tmp_path / "a.wav", noise(4.0), 16000)
+    stage = stages.SEDInferenceStage(
+        adapter_target="recipes.bulk.curator.TimeProSED", checkpoint_path=checkpoint, sample_rate=16000,
+        adapter_kwargs={"event_labels": ["dog"]}, save_npz=True, output_dir=str(tmp_path / "sed"),
+    )  # fmt: skip
+    stage.setup_on_node()
+    stage.setup()
+    rows = [{"audio_filepath": str(tmp_path / name)} for name in ("a.wav", "missing.wav")]
+    batch = [tasks.AudioTask(task_id=str(index), dataset_name="d", data=row) for index, row in enumerate(rows)]
+    found, failed = stage.process_batch(batch)
+    assert np.flatnonzero(found.data["_sed_framewise"][:, 0]).tolist() == list(range(15, 43))
+    assert failed.data["_skipme"] == "audio_load_error"
+    with np.load(found.data["npz_filepath"]) as stored:
+        assert stored["framewise"].shape == (50, 1) and stored["fps"] == 12.5
