@@ -10,10 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-
-from recipes.conversion.checkpoint_folder import load_pipeline
 
 pytest.importorskip("sounddevice")
 pytestmark = [
@@ -65,6 +64,7 @@ def test_what_is_played_is_heard_by_the_microphone_until_ctrl_c(sound_server):
     rest, errors = process.stdout.readlines(), process.stderr.read()
     assert process.wait(timeout=120) == 0 and "Traceback" not in errors, errors
     lines = [json.loads(line) for line in (first, *rest)]
-    expected = {event["event_label"] for event in load_pipeline()(EXAMPLE)["events"]}
-    assert expected & {line["event_label"] for line in lines}
+    # A busy machine loses samples, so times and some labels may differ.
+    annotated = {line.split("\t")[3] for line in Path(EXAMPLE).with_suffix(".tsv").read_text().splitlines()[1:]}
+    assert annotated & {line["event_label"] for line in lines}
     assert set({line["id"]: line["state"] for line in lines}.values()) <= {"closed", "withdrawn"}
