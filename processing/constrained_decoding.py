@@ -194,7 +194,8 @@ class AnswerConstraint(LogitsProcessor):
         """Return the state after some tokens; `None` after the end, or if they are not allowed."""
         state = self._states.get((start, tokens[:-1]), start)
         is_known = (start, tokens[:-1]) in self._states
-        for index in range(len(tokens) - 1 if is_known else 0, len(tokens)):
+        # Assisted decoding may ask for the first token again.
+        for index in range(max(0, len(tokens) - 1) if is_known else 0, len(tokens)):
             if state is None:
                 break
             state = self.masks.advance(state, tokens[index], index == 0)

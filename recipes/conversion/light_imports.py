@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 
 LATER = (
-    "accelerate", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torch._meta_registrations",
+    "accelerate", "scipy", "sklearn", "sympy", "torch._dynamo", "torch._inductor", "torch._meta_registrations",
     "torch.distributed._composable", "torch.distributed.checkpoint", "torch.distributed.fsdp",
     "torch.distributed.tensor", "torch.distributions", "torch.export", "torch.fx.experimental.symbolic_shapes",
     "torch.nested", "torch.nn.attention.flex_attention",
@@ -72,7 +72,7 @@ class LaterModule(types.ModuleType):
 
         if name.startswith("__") and name != "__version__":
             raise AttributeError(name)
-        if not FINDER.is_active:
+        if name == "__version__" or not FINDER.is_active:
             return find()
         return sys.modules.get(f"{self.__name__}.{name}") or Later(find)
 
