@@ -151,7 +151,7 @@ def test_arguments_of_the_other_source_are_refused(monkeypatch, capsys):
     for arguments, message in (
         (["-", "--device", "1"], "--device applies only to the microphone"),
         (["microphone", "--sampling-rate", "8000"], "--sampling-rate applies only to standard input"),
-        (["-", "--channel", "loudest"], "give the channel's number"),
+        (["-", "--channel", "loudest"], "give the number of the channel"),
     ):
         with pytest.raises(SystemExit):
             main(["listen", *arguments])

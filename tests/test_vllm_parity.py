@@ -7,7 +7,6 @@ import gc
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("vllm")
 from tiny_backbones import MAKERS, make_stock, save_stock
@@ -89,10 +88,11 @@ def test_prompts_answers_and_probabilities_are_those_of_generate(checkpoints, ki
     finally:
         del engine
         gc.collect()
+    # What is heard shows in the probabilities, though models of random weights may say the same.
+    assert len({own[0] for _, _, own in expected}) == len(CHATS)
     for seconds, output, (ids, answer, own) in zip(CHATS, outputs, expected, strict=True):
         assert output.prompt_token_ids == ids, seconds
         (found,) = output.outputs
         assert list(found.token_ids) == answer, seconds
         values = [step[token].logprob for step, token in zip(found.logprobs, found.token_ids, strict=True)]
         assert values == pytest.approx(own, abs=1e-4), seconds
-        assert len(set(answer)) > 1 and not torch.tensor(own).isnan().any()
