@@ -47,7 +47,7 @@ def release(checkpoint, field, seen, unseen, baseline, out=DEFAULT_CHECKPOINT, c
     Args:
         checkpoint: folder of the trained checkpoint.
         field, seen, unseen: reports of the checkpoint on the three tests.
-        baseline: report of `recipes/small/yamnet_baseline.py` on all of them.
+        baseline: reports of `recipes/small/yamnet_baseline.py`, which together have all of them.
         log: `trainer_state.json` of its fine-tuning; by default the log of `out` is kept.
         min_score: default of the pipeline, which must be that of the reports.
 
@@ -63,7 +63,7 @@ def release(checkpoint, field, seen, unseen, baseline, out=DEFAULT_CHECKPOINT, c
         if report.get("min_score") != min_score:
             found = report.get("min_score")
             raise ValueError(f"{name} was scored with min_score {found}, not {min_score}; score it again.")
-    baselines = json.loads(Path(baseline).read_text())
+    baselines = {name: part for path in baseline for name, part in json.loads(Path(path).read_text()).items()}
     scores = {f"{NAME}, {name}": report for name, report in reports.items()}
     scores |= {f"YAMNet's own scores, {name}": baselines[f"test_{name}"] for name in reports}
     model, processor = load_checkpoint(checkpoint, dtype="float32")
@@ -100,7 +100,7 @@ def main(argv=None):
     parser.add_argument("--field", required=True, help="report.json on the field test")
     parser.add_argument("--seen", required=True, help="report.json on the seen test")
     parser.add_argument("--unseen", required=True, help="report.json on the unseen test")
-    parser.add_argument("--baseline", required=True, help="report of recipes/small/yamnet_baseline.py")
+    parser.add_argument("--baseline", required=True, nargs="+", help="reports of recipes/small/yamnet_baseline.py")
     parser.add_argument("--min-score", type=float, help="by default omit detected events with a lower score")
     parser.add_argument("--out", default=DEFAULT_CHECKPOINT, help="folder to write (default: the embedded checkpoint)")
     release(**vars(parser.parse_args(argv)))
