@@ -24,7 +24,7 @@ from test_serving_client import completion_of, serve
 from recipes.bulk import annotator, fetching
 from recipes.cli.main import main
 from recipes.data.loading import load_clips
-from recipes.serving import client
+from recipes.serving import asking
 
 EVENTS = [(1.2, 3.44, "dog")]
 
@@ -212,7 +212,7 @@ def test_two_runs_do_not_write_into_one_folder_at_once(clips, tmp_path, model, c
 
 
 def test_a_server_answers_and_one_that_ends_loses_nothing(clips, tmp_path, model, capsys, monkeypatch):
-    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(asking, "FIRST_PAUSE", 0.01)
     pipe, options = annotator.load_pipeline(model), ("--batch-size", 1, "--shard-size", 3)
     with serve(lambda number, body: (500, "broken") if number > 1 else completion_of(pipe, body)) as (url, _):
         assert annotate(clips, tmp_path / "out", model, "--backend", url, *options) == 1

@@ -12,12 +12,13 @@ from safetensors import safe_open
 from modeling_timepro import TimeProAudioForCausalLM
 from processing.events import Event
 from recipes import DEFAULT_CHECKPOINT
-from recipes.conversion.checkpoint import load_checkpoint
+from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.data.clip import AnnotatedClip
 from recipes.data.questions import SCORING, questions
 from recipes.evaluation.report import make_report
 from recipes.publishing.model_card import FAILURES_MARKS, FIGURES_MARKS, RECORDINGS_MARKS, figures_table, fill
+from recipes.small.average_checkpoints import average_checkpoints
 from recipes.small.link_code import code_sources, link_code
 from recipes.small.release import CARDS, release
 
@@ -72,7 +73,7 @@ def test_a_release_is_half_as_large_and_answers_in_float32(scripted_checkpoint, 
     for card in cards:
         card.write_text(f"{card.name}\n" + "\n".join(FIGURES_MARKS + FAILURES_MARKS + RECORDINGS_MARKS))
     out, path = tmp_path / "small", str(tmp_path / "report.json")
-    release(folder, path, path, path, str(tmp_path / "baseline.json"), out, cards, log=folder / "trainer_state.json")
+    release(folder, path, path, path, [tmp_path / "baseline.json"], out, cards, log=folder / "trainer_state.json")
     (folder / "trainer_state.json").unlink()
     with safe_open(out / "model.safetensors", "pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
@@ -104,13 +105,30 @@ def test_a_release_writes_no_source_that_its_folder_links_to(scripted_checkpoint
     sources = {**code_sources(), "README.md": CARDS[-1]}
     before = {name: source.read_bytes() for name, source in sources.items()}
     release(
-        checkpoint, path, path, path, tmp_path / "baseline.json", out, (card,), log=checkpoint / "trainer_state.json"
+        checkpoint, path, path, path, [tmp_path / "baseline.json"], out, (card,), log=checkpoint / "trainer_state.json"
     )
     assert before == {name: source.read_bytes() for name, source in sources.items()}
     assert {item.name: item.resolve() for item in out.iterdir() if item.is_symlink()} == sources
     assert not [item for item in tmp_path.iterdir() if item.name.startswith(".small")]
     noise = (0.1 * np.random.default_rng(0).normal(size=16000)).astype(np.float32)
     assert load_pipeline(out)(noise)["text"] == load_pipeline(checkpoint)(noise)["text"]
+
+
+def test_averaged_weights_are_the_mean_of_those_of_like_checkpoints(scripted_checkpoint, tmp_path):
+    first, second = scripted_checkpoint("dog bark"), tmp_path / "second"
+    model, processor = load_checkpoint(first)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(1.0)
+    save_checkpoint(model, processor, second)
+    average_checkpoints([str(first), str(second)], tmp_path / "mean")
+    for name, value in load_checkpoint(tmp_path / "mean")[0].named_parameters():
+        torch.testing.assert_close(value, before[name] + 0.5)
+    with pytest.raises(ValueError, match="give two or more"):
+        average_checkpoints([str(first)], tmp_path / "one")
+    with pytest.raises(ValueError, match="weights of other names or shapes"):
+        average_checkpoints([str(first), str(DEFAULT_CHECKPOINT)], tmp_path / "other")
 
 
 def test_a_copy_whose_links_lead_nowhere_is_refused(tmp_path):
@@ -124,7 +142,7 @@ def test_figures_of_fewer_recordings_are_not_released(report, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({**report, "failures": [{"id": "a"}]}))
     path = str(tmp_path / "report.json")
     with pytest.raises(ValueError, match="field has 1 recordings that failed"):
-        release(tmp_path, path, path, path, path, tmp_path / "small", ())
+        release(tmp_path, path, path, path, [path], tmp_path / "small", ())
 
 
 @pytest.mark.skipif(not DEFAULT_CHECKPOINT.exists(), reason="the embedded checkpoint is not in this copy")

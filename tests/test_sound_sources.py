@@ -232,7 +232,7 @@ def test_a_recording_is_read_from_an_unpacked_package(tmp_path):
     (rcc.parent / "dog.wav").write_bytes(b"outer")
     assert read_sound_file(sound_file("deb:game-data=1:/usr/dog.wav"), tmp_path) == b"outer"
     assert read_sound_file(sound_file("deb:game-data=1:/usr/all.rcc!in/dog.ogg"), tmp_path) == b"inner"
-    with pytest.raises(FileNotFoundError, match=r"all.rcc has no inner file 'in/cow.ogg'.*wants deb:game-data=1"):
+    with pytest.raises(FileNotFoundError, match=r"all.rcc has no inner file 'in/cow.ogg'.*expects deb:game-data=1"):
         read_sound_file(sound_file("deb:game-data=1:/usr/all.rcc!in/cow.ogg"), tmp_path)
     with pytest.raises(FileNotFoundError, match="deb:game-data in .* has no file 'usr/cow.wav'"):
         read_sound_file(sound_file("deb:game-data=2:/usr/cow.wav"), tmp_path)

@@ -317,8 +317,8 @@ def test_names_labels_and_answers_are_text(answers):
 def test_facts_are_read_from_the_card():
     card = (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8")
     rows = card_figures(card)
-    assert [row["name"] for row in rows[:2]] == ["timepro-small, seen", "timepro-small, unseen"]
-    assert rows[0]["R@.5"].split()[0] in card and len(rows) == 4
+    assert [row["name"] for row in rows[:3]] == [f"timepro-small, {test}" for test in ("field", "seen", "unseen")]
+    assert rows[0]["R@.5"].split()[0] in card and len(rows) == 6
     limits = card_section(card, "Limits and known failures")
     assert limits[0].startswith("It knows its labels and nothing else;") and len(limits) > 5
     assert card_figures("# nothing") == [] and card_section("# nothing", "Limits") == []
