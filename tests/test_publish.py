@@ -121,7 +121,7 @@ def test_what_was_checked_arrives_in_one_commit(hub, published):
     assert output.splitlines()[-1] == f"published: {hub.url}/tester/small/commit/{sha}"
     for line in (
         f"{len(list(DEFAULT_CHECKPOINT.glob('*.py')))} code files, equal to those",
-        "12 figures of the card agree",
+        "18 figures of the card agree",
         "it loads and answers in a fresh proc",
     ):
         assert f"checked: {line}" in output

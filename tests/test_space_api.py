@@ -97,8 +97,8 @@ def test_the_model_tells_what_it_is(client):
     assert facts["num_parameters"] == pytest.approx(10.7e6, rel=0.01)
     assert (facts["max_megabytes"], facts["max_seconds"]) == (3, 90)
     row = facts["figures"][0]
-    assert row["name"] == "timepro-small, seen"
-    assert row["Eb-F1 micro"].startswith(f"{scores['timepro-small, seen']['detection']['micro']['f1']:.3f} [")
+    assert row["name"] == "timepro-small, field"
+    assert row["Eb-F1 micro"].startswith(f"{scores['timepro-small, field']['detection']['micro']['f1']:.3f} [")
     assert all(row["name"].startswith("timepro-small") for row in facts["figures"])
 
 
