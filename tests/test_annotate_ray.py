@@ -31,6 +31,8 @@ def cluster(monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # A node cannot join a head that found the token of an earlier run in the home folder.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     # By default actors have so low a priority that they starve beside other tests.
     monkeypatch.setenv("RAY_worker_niceness", "0")
     common = ["--num-cpus", "1", "--object-store-memory", "100000000", "--disable-usage-stats"]
