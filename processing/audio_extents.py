@@ -57,7 +57,26 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     if end is None and known.joint:
         end = _find(file, start + 1, known.joint)
     end = end or file.length
+    if (promised := _promised_end(file, start)) > end:
+        faults.append(f"breaks off: {end - start} of the {promised - start} bytes that its header promises are there")
     return Extent(end, end)
+
+
+def _promised_end(file, start) -> int:
+    """Return where a voc, 8svx or avr file ends by its header, 0 for others."""
+    head = file.at(start, 32)
+    if head.startswith(b"Creative Voice File"):
+        end = start + int.from_bytes(head[20:22], "little")
+        # sox counts a few bytes too few of the last block, so that another seems to begin within it.
+        while file.length - end > 64 and file.at(end, 1) not in (b"", b"\0"):
+            end += 4 + int.from_bytes(file.at(end + 1, 3), "little")
+        return end
+    if re.match(b"(?s)FORM.{4}(8SVX|16SV)", head):
+        return start + 8 + int.from_bytes(head[4:8], "big")
+    if head.startswith(b"2BIT") and len(head) == 32:
+        width = int.from_bytes(head[14:16], "big") // 8 * (2 if head[12:14] == b"\xff\xff" else 1)
+        return start + 128 + width * int.from_bytes(head[26:30], "big")
+    return 0
 
 
 def find_beginning(file: Section, start: int, faults: list[str]) -> tuple[SoundFormat | None, int]:

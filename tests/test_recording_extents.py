@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import soundfile
 from test_recording_cases import RATE, burst, onsets, write
 
 from processing.audio_formats import Section, find_format, tag_length
@@ -215,3 +216,13 @@ def test_frames_of_flac_that_were_copied_behind_others_are_all_heard(encoded, ca
     copies = data + 2 * data[flac_head(Section(io.BytesIO(data)), 0)[1] :]
     assert onsets(load_audio(copies)) == pytest.approx([1, 7, 13], abs=0.01)
     assert "promises 6.00 s, but 18.00 s" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["VOC", "SVX", "AVR"])
+def test_old_formats_that_count_their_bytes_are_known_to_be_cut(kind, tmp_path, caplog):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    soundfile.write(tmp_path / "a", noise, 16000, format=kind, subtype="PCM_16")
+    assert len(load_audio(tmp_path / "a", 16000)) == 16000 and not caplog.messages
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-3200])
+    assert len(load_audio(tmp_path / "b", 16000)) == 14400
+    assert "breaks off: " in caplog.text and "bytes that its header promises are there" in caplog.text
