@@ -52,7 +52,12 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     elif known.name == "flac":
         return _flac_extent(file, start, known.joint)
     elif known.name in FORMAT_PARTS:
-        return _follow(file, start, known, faults)
+        extent = _follow(file, start, known, faults)
+        if not extent.broken and (promised := _segment_end(file, start)) > file.length:
+            faults.append(
+                f"breaks off: {file.length - start} of the {promised - start} bytes that its header promises are there"
+            )
+        return extent
     # What does not say, or wrongly, how long it is can only be searched.
     if end is None and known.joint:
         end = _find(file, start + 1, known.joint)
@@ -60,6 +65,18 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
     if (promised := _promised_end(file, start)) > end:
         faults.append(f"breaks off: {end - start} of the {promised - start} bytes that its header promises are there")
     return Extent(end, end)
+
+
+def _segment_end(file, start) -> int:
+    """Return where the segment of a Matroska file ends by its header, 0 if that does not say."""
+    found = re.match(rb"(?s)\x1a\x45\xdf\xa3(.)", file.at(start, 5))
+    if not found or found[1][0] < 0x80:
+        return 0
+    segment = start + 5 + (found[1][0] & 0x7F)
+    head = file.at(segment, 12)
+    if head[:5] != b"\x18\x53\x80\x67\x01" or head[5:] == b"\xff" * 7:
+        return 0
+    return segment + 12 + int.from_bytes(head[5:], "big")
 
 
 def _promised_end(file, start) -> int:

@@ -77,7 +77,10 @@ def main(suffix, count, seed):
         try:
             list(stream_audio(data, report=said.append)[1])
             audio_duration(data)
-            assert said or not is_cut
+            if is_cut and not said:
+                # Between two frames of a stream nobody can tell; one byte earlier it must be said.
+                list(stream_audio(data[:-1], report=said.append)[1])
+                assert said
             decoded += 1
         except ValueError:
             refused += 1
