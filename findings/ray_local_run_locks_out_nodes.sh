@@ -5,7 +5,7 @@
 # it: "InvalidAuthToken ... RAY_AUTH_MODE is currently 'disabled'". It joins where all have RAY_AUTH_MODE=disabled, or token.
 # For us: docs/bulk.md says so, tests/test_annotate_ray.py sets it.
 set -euo pipefail
-folder=$(mktemp -d /tmp/rayXXXX); trap 'pkill -f "$folder" || true; rm -rf "$folder"' EXIT; cd "$folder"
+folder=$(mktemp -d); trap 'pkill -f "$folder" || true; rm -rf "$folder"' EXIT; cd "$folder"
 python3 -m venv venv && venv/bin/pip install -q 'ray[default]==2.60.0'
 export HOME="$folder" RAY_USAGE_STATS_ENABLED=0
 size="--num-cpus 1 --object-store-memory 100000000 --disable-usage-stats"

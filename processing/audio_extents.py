@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from .audio_formats import FORMATS, HEAD_LENGTH, WEAK, Section, SoundFormat, find_format, tag_length
-from .audio_parts import FORMAT_PARTS, mp3_frame, mp3_tag
+from .audio_parts import EBML, FORMAT_PARTS, SEGMENT, element_sizes, mp3_frame, mp3_tag
 from .audio_samples import FLAC_SYNC, SoundPart, chunk_ends, flac_frame, flac_head, last_flac_frame
 
 # Bytes that are read at a time.
@@ -43,45 +43,35 @@ class Extent(NamedTuple):
 
 def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]) -> Extent:
     """Return how far the recording reaches that begins at `start`; bytes that are no sound are added to `faults`."""
-    end = None
-    if known.name in ("wav", "w64", "aiff", "au", "caf"):
-        ends = list(chunk_ends(file, start))
-        end = next((end for end in ends if start < end < file.length and _begins_recording(file, end)), None)
-        if end is None and any(0 <= end - file.length <= 8 for end in ends):
-            end = file.length
-    elif known.name == "flac":
+    if known.name == "flac":
         return _flac_extent(file, start, known.joint)
-    elif known.name in FORMAT_PARTS:
-        extent = _follow(file, start, known, faults)
-        if not extent.broken and (promised := _segment_end(file, start)) > file.length:
-            faults.append(
-                f"breaks off: {file.length - start} of the {promised - start} bytes that its header promises are there"
-            )
-        return extent
-    # What does not say, or wrongly, how long it is can only be searched.
-    if end is None and known.joint:
-        end = _find(file, start + 1, known.joint)
-    end = end or file.length
-    if (promised := _promised_end(file, start)) > end:
-        faults.append(f"breaks off: {end - start} of the {promised - start} bytes that its header promises are there")
-    return Extent(end, end)
-
-
-def _segment_end(file, start) -> int:
-    """Return where the segment of a Matroska file ends by its header, 0 if that does not say."""
-    found = re.match(rb"(?s)\x1a\x45\xdf\xa3(.)", file.at(start, 5))
-    if not found or found[1][0] < 0x80:
-        return 0
-    segment = start + 5 + (found[1][0] & 0x7F)
-    head = file.at(segment, 12)
-    if head[:5] != b"\x18\x53\x80\x67\x01" or head[5:] == b"\xff" * 7:
-        return 0
-    return segment + 12 + int.from_bytes(head[5:], "big")
+    if known.name in FORMAT_PARTS:
+        extent, reach = _follow(file, start, known, faults), file.length
+    else:
+        end = None
+        if known.name in ("wav", "w64", "aiff", "au", "caf"):
+            ends = list(chunk_ends(file, start))
+            end = next((end for end in ends if start < end < file.length and _begins_recording(file, end)), None)
+            if end is None and any(0 <= end - file.length <= 8 for end in ends):
+                end = file.length
+        # What does not say, or wrongly, how long it is can only be searched.
+        if end is None and known.joint:
+            end = _find(file, start + 1, known.joint)
+        reach = end or file.length
+        extent = Extent(reach, reach)
+    if not extent.broken and (promised := _promised_end(file, start)) > reach:
+        faults.append(f"breaks off: {reach - start} of the {promised - start} bytes that its header promises are there")
+    return extent
 
 
 def _promised_end(file, start) -> int:
-    """Return where a voc, 8svx or avr file ends by its header, 0 for others."""
+    """Return where a Matroska, voc, 8svx or avr file ends by its header, 0 for others or if that does not say."""
     head = file.at(start, 32)
+    if head.startswith(EBML):
+        segment = start + sum(element_sizes(head))
+        head = file.at(segment, 12)
+        length, content = element_sizes(head)
+        return segment + length + content if head.startswith(SEGMENT) and content != math.inf else 0
     if head.startswith(b"Creative Voice File"):
         end = start + int.from_bytes(head[20:22], "little")
         # sox counts a few bytes too few of the last block, so that another seems to begin within it.

@@ -96,15 +96,27 @@ ELEMENTS = set(map(bytes.fromhex, (
 ).split()))  # fmt: skip
 
 
-def _element_length(head):
+EBML, SEGMENT, CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+
+
+def element_sizes(head: bytes) -> tuple[int, float]:
+    """Return how many bytes name and length of an element of Matroska take, and its content; 0 if none begins.
+
+    A content whose length is unknown is infinite.
+    """
     size = 9 - head[0].bit_length() if head and head[0] else 5
     if head[:size] not in ELEMENTS or len(head) <= size or not head[size]:
-        return 0
+        return 0, 0
     width = 9 - head[size].bit_length()
-    content = int.from_bytes(head[size : size + width], "big") & (1 << 7 * width) - 1
+    unknown = (1 << 7 * width) - 1
+    content = int.from_bytes(head[size : size + width], "big") & unknown
+    return size + width, math.inf if content == unknown else content
+
+
+def _element_length(head):
+    length, content = element_sizes(head)
     # Damage is between the elements of a cluster.
-    is_entered = head[:size] in (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")
-    return size + width + (0 if is_entered else content)
+    return length if head[:4] in (SEGMENT, CLUSTER) else length + content
 
 
 def _avi_length(head):
