@@ -21,7 +21,7 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 STDLIB_ONLY = (
     "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
     "annotations", "answer_grammar", "token_masks", "audio_formats", "event_scores",
-    "audio_clock", "audio_extents", "audio_parts", "audio_samples",
+    "audio_extents",
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},
