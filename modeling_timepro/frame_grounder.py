@@ -16,15 +16,20 @@ from .yamnet_encoder_config import TimeProYamnetConfig
 DECODES = ("text", "frames", "both")
 # What stands for a frame: the encoder's output, or, of a YAMNet encoder, its frozen stem.
 FRAMES = ("encoder", "stem")
-# Sizes of the head; then how scores become events, see `frame_decoding.py`. Queries are mostly about what is there, so
-# that a lower threshold serves them; `None` is that of detection.
+# How a question meets a frame: by attention and a small network, or as the weights of a linear map.
+MATCHES = ("attention", "linear")
+# Sizes of the head, of a linear one only `hidden_size`; then how scores become events, see `frame_decoding.py`. Queries
+# may be decoded otherwise than detection, and are mostly about what is there, so that a lower threshold serves them;
+# `None` is what detection has.
 FRAME_GROUNDER = {
     "frames": "encoder",
+    "match": "attention",
     "hidden_size": 192,
     "num_attention_heads": 4,
     "num_hidden_layers": 3,
     "dropout": 0.1,
     "decode": "text",
+    "query_decode": None,
     "threshold": 0.5,
     "query_threshold": None,
     "median_filter_s": 0.24,
@@ -44,10 +49,15 @@ def frame_grounder_settings(settings):
     if not isinstance(settings, dict) or set(settings) - set(FRAME_GROUNDER):
         raise ValueError(f"frame_grounder is {settings!r}; give None, or a dict with some of {sorted(FRAME_GROUNDER)}.")
     settings = {**FRAME_GROUNDER, **settings}
-    for name, choices in (("decode", DECODES), ("frames", FRAMES)):
+    for name in ("decode", "threshold"):
+        if settings[f"query_{name}"] is None:
+            settings[f"query_{name}"] = settings[name]
+    for name, choices in (
+        ("decode", DECODES), ("query_decode", DECODES), ("frames", FRAMES), ("match", MATCHES),
+    ):  # fmt: skip
         if settings[name] not in choices:
             raise ValueError(f"frame_grounder has {name} {settings[name]!r}; choose one of {choices}.")
-    if settings["hidden_size"] % settings["num_attention_heads"]:
+    if settings["match"] == "attention" and settings["hidden_size"] % settings["num_attention_heads"]:
         raise ValueError(
             f"frame_grounder has hidden_size {settings['hidden_size']} and num_attention_heads "
             f"{settings['num_attention_heads']}; the heads must divide the size."
@@ -55,8 +65,6 @@ def frame_grounder_settings(settings):
     for name in ("median_filter_s", "min_gap_s", "min_length_s"):
         if not settings[name] >= 0:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give seconds, 0 or more.")
-    if settings["query_threshold"] is None:
-        settings["query_threshold"] = settings["threshold"]
     for name in ("threshold", "query_threshold"):
         if not 0 < settings[name] < 1:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give a number between 0 and 1.")
@@ -161,13 +169,53 @@ class TimeProFrameGrounder(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+class TimeProLinearGrounder(nn.Module):
+    """Score audio frames by a linear map whose weights are, in turn, a linear map of the question's mean state.
+
+    For encoders that were trained to tell sounds apart, so that little is left to learn from few recordings.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        size, text_size = config.frame_grounder["hidden_size"], config.text_config.hidden_size
+        self.frame_in = nn.Linear(frame_size(config), size, bias=False)
+        self.text_norm = nn.LayerNorm(text_size, elementwise_affine=False)
+        # Weights and bias of the map.
+        self.weights = nn.Linear(text_size, size + 1)
+
+    def reset_parameters(self):
+        """Draw the weights; few frames sound, says the bias."""
+        for linear in (self.frame_in, self.weights):
+            nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(self.weights.bias)
+        nn.init.constant_(self.weights.bias[-1], -4.0)
+
+    def forward(self, frames, frame_mask, question_states, question_mask, clips=None):
+        """Return the logits `(num_questions, num_frames)`, see [`TimeProFrameGrounder`]."""
+        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
+        heard = self.frame_in(frames.to(self.weights.weight.dtype))[clips]
+        is_token = question_mask[..., None]
+        text = self.text_norm(question_states.to(self.weights.weight.dtype)) * is_token
+        weights = self.weights(text.sum(1) / is_token.sum(1))
+        logits = torch.einsum("qtd,qd->qt", heard, weights[:, :-1]) + weights[:, -1:]
+        return logits.float()
+
+
+def make_frame_grounder(config):
+    """Return the head that a configuration describes, or `None`."""
+    if config.frame_grounder is None:
+        return None
+    is_linear = config.frame_grounder["match"] == "linear"
+    return (TimeProLinearGrounder if is_linear else TimeProFrameGrounder)(config)
+
+
 class FrameGroundedModel:
     """What a causal language model needs to use a frame grounder, which it holds as `frame_grounder`, or `None`."""
 
     def add_frame_grounder(self, **settings):
         """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
         self.config.frame_grounder = frame_grounder_settings(settings)
-        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
+        self.frame_grounder = make_frame_grounder(self.config).to(self.device, self.dtype)
         self.frame_grounder.reset_parameters()
 
     def _ground(self, outputs, input_ids, tokens, rows):
