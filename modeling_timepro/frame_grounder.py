@@ -16,11 +16,13 @@ from .yamnet_encoder_config import TimeProYamnetConfig
 DECODES = ("text", "frames", "both")
 # What stands for a frame: the encoder's output, or, of a YAMNet encoder, its frozen stem.
 FRAMES = ("encoder", "stem")
-# How a question meets a frame: by attention and a small network, or as the weights of a linear map.
-MATCHES = ("attention", "linear")
-# Sizes of the head, of a linear one only `hidden_size`; then how scores become events, see `frame_decoding.py`. Queries
-# may be decoded otherwise than detection, and are mostly about what is there, so that a lower threshold serves them;
-# `None` is what detection has.
+# How a question meets a frame: by attention and a small network, or by choosing one of the labels of a linear map.
+MATCHES = ("attention", "labels")
+# A sound that is none of the labels is heard in no frame.
+UNKNOWN_LOGIT = -9.0
+# Sizes of the head, of one with labels only `hidden_size`; then how scores become events, see `frame_decoding.py`.
+# Queries may be decoded otherwise than detection, and are mostly about what is there, so that a lower threshold serves
+# them; `None` is what detection has.
 FRAME_GROUNDER = {
     "frames": "encoder",
     "match": "attention",
@@ -169,44 +171,47 @@ class TimeProFrameGrounder(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class TimeProLinearGrounder(nn.Module):
-    """Score audio frames by a linear map whose weights are, in turn, a linear map of the question's mean state.
+class TimeProLabelGrounder(nn.Module):
+    """Score audio frames for each of a set of labels, and let the question choose the label that it asks about.
 
-    For encoders that were trained to tell sounds apart, so that little is left to learn from few recordings.
+    One linear map gives the logit of each label in each frame, another the probability that the question is about each
+    label, or about none of them. For encoders that were trained to tell these labels apart, so that little is left to
+    learn; `hidden_size` is the number of labels.
     """
 
     def __init__(self, config):
         super().__init__()
-        size, text_size = config.frame_grounder["hidden_size"], config.text_config.hidden_size
-        self.frame_in = nn.Linear(frame_size(config), size, bias=False)
+        num_labels, text_size = config.frame_grounder["hidden_size"], config.text_config.hidden_size
+        self.labels = nn.Linear(frame_size(config), num_labels)
         self.text_norm = nn.LayerNorm(text_size, elementwise_affine=False)
-        # Weights and bias of the map.
-        self.weights = nn.Linear(text_size, size + 1)
+        self.choose = nn.Linear(text_size, num_labels + 1)
 
     def reset_parameters(self):
         """Draw the weights; few frames sound, says the bias."""
-        for linear in (self.frame_in, self.weights):
+        for linear in (self.labels, self.choose):
             nn.init.xavier_uniform_(linear.weight)
-        nn.init.zeros_(self.weights.bias)
-        nn.init.constant_(self.weights.bias[-1], -4.0)
+            nn.init.zeros_(linear.bias)
+        nn.init.constant_(self.labels.bias, -2.5)
 
     def forward(self, frames, frame_mask, question_states, question_mask, clips=None):
         """Return the logits `(num_questions, num_frames)`, see [`TimeProFrameGrounder`]."""
         clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
-        heard = self.frame_in(frames.to(self.weights.weight.dtype))[clips]
-        is_token = question_mask[..., None]
-        text = self.text_norm(question_states.to(self.weights.weight.dtype)) * is_token
-        weights = self.weights(text.sum(1) / is_token.sum(1))
-        logits = torch.einsum("qtd,qd->qt", heard, weights[:, :-1]) + weights[:, -1:]
-        return logits.float()
+        heard = F.pad(self.labels(frames.to(self.labels.weight.dtype)), (0, 1), value=UNKNOWN_LOGIT)
+        choice = self.choose(self.summary(question_states, question_mask)).softmax(-1)
+        return torch.einsum("qtl,ql->qt", heard[clips], choice).float()
+
+    def summary(self, question_states, question_mask):
+        """Return what the choice is made by, `(num_questions, hidden_size)`: the maximum over the question's tokens."""
+        states = self.text_norm(question_states.to(self.choose.weight.dtype))
+        return states.masked_fill(~question_mask[..., None], torch.finfo(states.dtype).min).amax(1)
 
 
 def make_frame_grounder(config):
     """Return the head that a configuration describes, or `None`."""
     if config.frame_grounder is None:
         return None
-    is_linear = config.frame_grounder["match"] == "linear"
-    return (TimeProLinearGrounder if is_linear else TimeProFrameGrounder)(config)
+    has_labels = config.frame_grounder["match"] == "labels"
+    return (TimeProLabelGrounder if has_labels else TimeProFrameGrounder)(config)
 
 
 class FrameGroundedModel:

@@ -19,7 +19,7 @@ from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.small.frame_labels import frame_f1, train_frames
 from recipes.small.yamnet_weights import load_trunk
 
-# The frame head that is discarded, as a linear map of the encoder's frames; see `linear_grounder.py`.
+# The frame head that is discarded, as a linear map of the encoder's frames; see `label_grounder.py`.
 FRAME_MAP = "frame_map.safetensors"
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,10 @@
-"""Give the small checkpoint a frame grounder that is a linear map: the one that its encoder was trained with.
+"""Give the small checkpoint a frame grounder that knows its labels: the frame head that its encoder was trained with.
 
-    python -m recipes.small.linear_grounder --checkpoint DIR --backbone DIR --stems DIR --out DIR
+    python -m recipes.small.label_grounder --checkpoint DIR --backbone DIR --stems DIR --out DIR
 
-Training the encoder on frame labels (`backbone.py`) leaves a linear map from its frames to each label. Here a ridge
-regression finds the linear map that leads from the language model's state of a question, in many wordings, to the
-weights of the label that it asks about. Questions about sounds that are no label lead to a map that hears nothing.
+Training the encoder on frame labels (`backbone.py`) leaves a linear map from its frames to the labels. Here a logistic
+regression finds which label a question asks about, by the language model's states of questions in many wordings.
+Questions about sounds that are no label are a class of their own.
 """
 
 import logging
@@ -12,6 +12,7 @@ import logging
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional as F
 
 from processing.answer_text import prompt_text
@@ -32,9 +33,7 @@ from recipes.soundscapes.catalogue import load_catalogue
 
 logger = logging.getLogger(__name__)
 
-# Bias of a question about a sound that is no label: it is heard in no frame.
-UNKNOWN_BIAS = -9.0
-RIDGE = 1e-3
+WEIGHT_DECAY = 1e-3
 NUM_CLIPS = 24
 
 
@@ -43,8 +42,8 @@ def unknown_sounds(labels):
     return sorted({file.label for file in load_catalogue()} - set(labels))
 
 
-def fit_linear_grounder(model, processor, frame_map, labels, folder, split="train_field", seed=0):
-    """Give a model a linear frame grounder, in place.
+def fit_label_grounder(model, processor, frame_map, labels, folder, split="train_field", seed=0):
+    """Give a model a frame grounder with labels, in place.
 
     Args:
         frame_map: `weight` `(num_labels, size)` and `bias` `(num_labels,)` of the linear map from the encoder's frames
@@ -54,24 +53,25 @@ def fit_linear_grounder(model, processor, frame_map, labels, folder, split="trai
     Returns:
         the states of questions about each label, see [`question_states`].
     """
-    states = question_states(
-        model.eval(), processor, folder, split, [*labels, *unknown_sounds(labels)], NUM_CLIPS, seed
-    )
-    model.add_frame_grounder(match="linear", hidden_size=len(labels))
+    asked = [*labels, *unknown_sounds(labels)]
+    states = question_states(model.eval(), processor, folder, split, asked, NUM_CLIPS, seed)
+    model.add_frame_grounder(match="labels", hidden_size=len(labels))
     head = model.frame_grounder
+    head.labels.load_state_dict(frame_map)
+    every = [(place, state) for place, label in enumerate(asked) for state in states[label]]
+    wanted = torch.tensor([min(place, len(labels)) for place, _ in every])
     with torch.no_grad():
-        left, spread, right = torch.linalg.svd(frame_map["weight"], full_matrices=False)
-        known = torch.cat([left * spread, frame_map["bias"][:, None]], 1)
-        unknown = F.pad(torch.zeros(len(labels)), (0, 1), value=UNKNOWN_BIAS)
-        targets = {label: known[labels.index(label)] if label in labels else unknown for label in states}
-        mean = torch.stack([head.text_norm(state).mean(0) for every in states.values() for state in every]).double()
-        wanted = torch.stack([targets[label] for label, every in states.items() for _ in every]).double()
-        centre, level = mean.mean(0), wanted.mean(0)
-        inner = (mean - centre).T @ (mean - centre) + RIDGE * len(mean) * torch.eye(mean.shape[1], dtype=mean.dtype)
-        weights = torch.linalg.solve(inner, (mean - centre).T @ (wanted - level)).T
-        head.frame_in.weight.copy_(right)
-        head.weights.weight.copy_(weights)
-        head.weights.bias.copy_(level - weights @ centre)
+        questions = torch.cat([head.summary(state[None], torch.ones(1, len(state), dtype=bool)) for _, state in every])
+        nn.init.zeros_(head.choose.weight)
+    optimizer = torch.optim.LBFGS(head.choose.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def step():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head.choose(questions), wanted) + WEIGHT_DECAY / 2 * head.choose.weight.pow(2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
     return {label: states[label] for label in labels}
 
 
@@ -86,7 +86,7 @@ def main(argv=None):
     torch.manual_seed(arguments.seed)
     model, processor = load_checkpoint(arguments.checkpoint, dtype="float32")
     labels, frame_map = model.config.event_labels, load_file(f"{arguments.backbone}/{FRAME_MAP}")
-    states = fit_linear_grounder(model, processor, frame_map, labels, arguments.stems, seed=arguments.seed)
+    states = fit_label_grounder(model, processor, frame_map, labels, arguments.stems, seed=arguments.seed)
     frame_rate, split = model.config.frame_rate, "validation_field"
     stems, rows = read_stems(arguments.stems, split)
     scores = score_stems(model, states, labels, arguments.stems, split)
