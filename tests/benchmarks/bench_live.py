@@ -63,7 +63,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--gap", type=float, default=0.0, help="seconds of low noise after each example")
     parser.add_argument("--look-every", type=float, default=10.0, help="look_every_s of the stream")
-    parser.add_argument("--rss-every", type=float, metavar="S", help="seconds of sound (default: a tenth of the stream)")
+    parser.add_argument("--rss-every", type=float, metavar="S", help="seconds of sound (default: a tenth)")
     parser.add_argument("--live-only", action="store_true", help="leave the recording out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
