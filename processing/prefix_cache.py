@@ -12,13 +12,16 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .torchaudio_features import accelerator
-
 # transformers 5.24 renamed it.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 FEATURES = ("input_features", "input_features_mask")
 # Columns that a cache has room for beyond those that it holds.
 SPARE_COLUMNS = 64
+
+
+def accelerator(device: torch.device) -> torch.device | None:
+    """Return a model's device if its audio features should be computed there; `None` for the CPU."""
+    return None if device.type == "cpu" else device
 
 
 class PrefixCached(Exception):

@@ -48,7 +48,8 @@ def test_an_example_is_audible_annotated_and_accounted_for(name):
 
 
 @pytest.mark.skipif(
-    not getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16"), reason="this processor does not multiply in bfloat16"
+    not getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16"),
+    reason="this processor does not multiply in bfloat16",
 )
 def test_the_examples_have_the_same_events_in_bfloat16_as_in_float32(monkeypatch):
     found = []
