@@ -81,22 +81,10 @@ class TimeProAudioProcessor(ProcessorMixin):
     """
 
     def __init__(
-        self,
-        feature_extractor=None,
-        tokenizer=None,
-        chat_template=None,
-        audio_token="<|AUDIO|>",
-        audio_bos_token="<|audio_bos|>",
-        audio_eos_token="<|audio_eos|>",
-        time_prompt=True,
-        time_step=0.04,
-        max_time=30.0,
-        frame_rate=25.0,
-        answer_format="digits",
-        time_stride=1,
-        min_score=None,
-        chunk_length_s=None,
-    ):
+        self, feature_extractor=None, tokenizer=None, chat_template=None, audio_token="<|AUDIO|>",
+        audio_bos_token="<|audio_bos|>", audio_eos_token="<|audio_eos|>", time_prompt=True, time_step=0.04,
+        max_time=30.0, frame_rate=25.0, answer_format="digits", time_stride=1, min_score=None, chunk_length_s=None,
+    ):  # fmt: skip
         self.audio_token, self.audio_bos_token, self.audio_eos_token = audio_token, audio_bos_token, audio_eos_token
         self.time_prompt, self.time_stride, self.answer_format = time_prompt, time_stride, answer_format
         self.time_step, self.max_time, self.frame_rate = time_step, max_time, frame_rate
@@ -173,7 +161,7 @@ class TimeProAudioProcessor(ProcessorMixin):
             is_batch = isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], numbers.Real))
             audio = list(audio) if is_batch else [audio]
             device = (kwargs.get("audio_kwargs") or kwargs).get("device")
-            audio = [item if isinstance(item, np.ndarray) else self._load(item, device) for item in audio]
+            audio = [self._load(item, device) for item in audio]
         if text is not None:
             # Not all versions of transformers check this.
             text, num_clips = list(text), len(audio or ())
