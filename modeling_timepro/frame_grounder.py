@@ -2,7 +2,7 @@
 
 One forward pass gives one logit for each frame, without decoding. The frames are those of the backbone's own encoder,
 before and beside the language model; what the head reads of the language model are the states that enter its last
-layer, at the text tokens that follow the audio.
+layer, or its embeddings, at the text tokens that follow the audio.
 """
 
 import torch
@@ -18,15 +18,16 @@ DECODES = ("text", "frames", "both")
 FRAMES = ("encoder", "stem")
 # How a question meets a frame: by attention and a small network, or by choosing one of the labels of a linear map.
 MATCHES = ("attention", "labels")
-# A sound that is none of the labels is heard in no frame.
-UNKNOWN_LOGIT = -9.0
-# Sizes of the head, of one with labels only `hidden_size`; then how scores become events, see `frame_decoding.py`.
+# Sizes of the head (the width of feed-forward parts is by default twice `hidden_size`), and the names of its labels,
+# where it matches by labels; then how scores become events, see `frame_decoding.py`.
 # Queries may be decoded otherwise than detection, and are mostly about what is there, so that a lower threshold serves
 # them; `None` is what detection has.
 FRAME_GROUNDER = {
     "frames": "encoder",
     "match": "attention",
+    "labels": None,
     "hidden_size": 192,
+    "intermediate_size": None,
     "num_attention_heads": 4,
     "num_hidden_layers": 3,
     "dropout": 0.1,
@@ -59,7 +60,13 @@ def frame_grounder_settings(settings):
     ):  # fmt: skip
         if settings[name] not in choices:
             raise ValueError(f"frame_grounder has {name} {settings[name]!r}; choose one of {choices}.")
-    if settings["match"] == "attention" and settings["hidden_size"] % settings["num_attention_heads"]:
+    if (settings["match"] == "labels") != bool(settings["labels"]):
+        raise ValueError(
+            f"frame_grounder has match {settings['match']!r} and labels {settings['labels']!r}; a match by labels "
+            "needs them, and no other has any."
+        )
+    settings["intermediate_size"] = settings["intermediate_size"] or 2 * settings["hidden_size"]
+    if settings["hidden_size"] % settings["num_attention_heads"]:
         raise ValueError(
             f"frame_grounder has hidden_size {settings['hidden_size']} and num_attention_heads "
             f"{settings['num_attention_heads']}; the heads must divide the size."
@@ -87,27 +94,25 @@ def frame_size(config):
     return sum(TRUNK_BLOCKS[layer][0] for layer in audio.stem_layers)
 
 
-class TimeProFrameGrounder(nn.Module):
-    """Score audio frames by a question.
+class FrameContext(nn.Module):
+    """Context layers over the frames of a clip, the same whatever is asked."""
 
-    Context layers go over the frames of a clip once, whatever is asked. Then frames attend to the tokens of a question
-    (cross-attention; frames are the queries), and what they find, alone and times the frame, becomes one logit.
-    """
+    # Which of the language model's states stand for a question: the input of this layer. 0: the embeddings.
+    question_layer = -2
 
     def __init__(self, config):
         super().__init__()
-        settings, text_size = config.frame_grounder, config.text_config.hidden_size
+        settings = config.frame_grounder
         size, self.num_heads = settings["hidden_size"], settings["num_attention_heads"]
         self.config = config
         self.context = TimeProYamnetConfig(
             hidden_size=size,
             num_attention_heads=self.num_heads,
-            intermediate_size=2 * size,
+            intermediate_size=settings["intermediate_size"],
             dropout=settings["dropout"],
         )
         # Without weights of its own, since a linear map follows: training then needs no gradient of its input.
         self.frame_norm = nn.LayerNorm(frame_size(config), elementwise_affine=False)
-        self.text_norm = nn.LayerNorm(text_size)
         self.frame_in = nn.Linear(frame_size(config), size)
         self.dropout = nn.Dropout(settings["dropout"])
         self.layers = nn.ModuleList([ContextLayer(self.context) for _ in range(settings["num_hidden_layers"])])
@@ -115,10 +120,6 @@ class TimeProFrameGrounder(nn.Module):
         for layer in self.layers:
             layer.attention.config = config
         self.norm = nn.LayerNorm(size)
-        self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
-        # A linear map of [frame, found, frame * found]; the first part is the same for all questions.
-        self.match_frame, self.match_found, self.match_both = (nn.Linear(size, size) for _ in range(3))
-        self.score = nn.Linear(size, 1)
 
     def reset_parameters(self):
         """Draw weights large enough that the question tells from the first step on; few frames sound, says the bias."""
@@ -134,7 +135,7 @@ class TimeProFrameGrounder(nn.Module):
         Args:
             frames: `(num_clips, num_frames, size)` frames of the encoder.
             frame_mask: bool `(num_clips, num_frames)`, true for frames that are no padding.
-            question_states: `(num_questions, num_tokens, hidden_size)` what enters the language model's last layer.
+            question_states: `(num_questions, num_tokens, hidden_size)` the language model's `question_layer`.
             question_mask: bool `(num_questions, num_tokens)`.
             clips: `(num_questions,)` index of the clip that each question is about; by default one question each.
         """
@@ -144,7 +145,7 @@ class TimeProFrameGrounder(nn.Module):
 
     def encode(self, frames, frame_mask):
         """Return the frames in their context, `(num_clips, num_frames, hidden_size)`, whatever is asked."""
-        dtype = self.score.weight.dtype
+        dtype = self.frame_in.weight.dtype
         states = self.dropout(self.frame_in(self.frame_norm(frames.to(dtype))))
         head_size = states.shape[2] // self.num_heads
         angles = rotary_angles(states.shape[1], head_size, self.context.rope_theta, states.device)
@@ -156,6 +157,23 @@ class TimeProFrameGrounder(nn.Module):
         for layer in self.layers:
             states = layer(states, cos, sin, mask, attention_mask)
         return self.norm(states)
+
+
+class TimeProFrameGrounder(FrameContext):
+    """Score audio frames by a question.
+
+    Frames in their context attend to the tokens of a question (cross-attention; frames are the queries), and what they
+    find, alone and times the frame, becomes one logit.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        size, text_size = config.frame_grounder["hidden_size"], config.text_config.hidden_size
+        self.text_norm = nn.LayerNorm(text_size)
+        self.query, self.key, self.value = nn.Linear(size, size), nn.Linear(text_size, size), nn.Linear(text_size, size)
+        # A linear map of [frame, found, frame * found]; the first part is the same for all questions.
+        self.match_frame, self.match_found, self.match_both = (nn.Linear(size, size) for _ in range(3))
+        self.score = nn.Linear(size, 1)
 
     def match(self, heard, question_states, question_mask, clips):
         """Return the logits `(num_questions, num_frames)` of frames, or of some of them, that [`encode`] returned."""
@@ -171,39 +189,33 @@ class TimeProFrameGrounder(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-class TimeProLabelGrounder(nn.Module):
+class TimeProLabelGrounder(FrameContext):
     """Score audio frames for each of a set of labels, and let the question choose the label that it asks about.
 
-    One linear map gives the logit of each label in each frame, another the probability that the question is about each
-    label, or about none of them. For encoders that were trained to tell these labels apart, so that little is left to
-    learn; `hidden_size` is the number of labels.
+    One linear map gives the probability of each label in each frame, another the probability that the question is about
+    each label, or about none of them, by the words of the question alone; a frame has the sum of their products. It
+    needs far fewer recordings than a head that may answer any question, and no pass of the language model.
     """
 
+    question_layer = 0
+
     def __init__(self, config):
-        super().__init__()
-        num_labels, text_size = config.frame_grounder["hidden_size"], config.text_config.hidden_size
-        self.labels = nn.Linear(frame_size(config), num_labels)
+        super().__init__(config)
+        settings, text_size = config.frame_grounder, config.text_config.hidden_size
+        self.score = nn.Linear(settings["hidden_size"], len(settings["labels"]))
         self.text_norm = nn.LayerNorm(text_size, elementwise_affine=False)
-        self.choose = nn.Linear(text_size, num_labels + 1)
+        self.choose = nn.Linear(2 * text_size, len(settings["labels"]) + 1)
 
-    def reset_parameters(self):
-        """Draw the weights; few frames sound, says the bias."""
-        for linear in (self.labels, self.choose):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-        nn.init.constant_(self.labels.bias, -2.5)
-
-    def forward(self, frames, frame_mask, question_states, question_mask, clips=None):
-        """Return the logits `(num_questions, num_frames)`, see [`TimeProFrameGrounder`]."""
-        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
-        heard = F.pad(self.labels(frames.to(self.labels.weight.dtype)), (0, 1), value=UNKNOWN_LOGIT)
-        choice = self.choose(self.summary(question_states, question_mask)).softmax(-1)
-        return torch.einsum("qtl,ql->qt", heard[clips], choice).float()
+    def match(self, heard, question_states, question_mask, clips):
+        """Return the logits `(num_questions, num_frames)` of frames, or of some of them, that [`encode`] returned."""
+        choice = self.choose(self.summary(question_states, question_mask)).softmax(-1)[:, :-1]
+        return torch.einsum("qtl,ql->qt", self.score(heard).sigmoid()[clips], choice).float().logit(1e-6)
 
     def summary(self, question_states, question_mask):
-        """Return what the choice is made by, `(num_questions, hidden_size)`: the maximum over the question's tokens."""
-        states = self.text_norm(question_states.to(self.choose.weight.dtype))
-        return states.masked_fill(~question_mask[..., None], torch.finfo(states.dtype).min).amax(1)
+        """Return what the choice is made by: mean and maximum over the question, `(num_questions, 2 * hidden_size)`."""
+        states, is_token = self.text_norm(question_states.to(self.choose.weight.dtype)), question_mask[..., None]
+        mean = (states * is_token).sum(1) / is_token.sum(1)
+        return torch.cat([mean, states.masked_fill(~is_token, torch.finfo(states.dtype).min).amax(1)], -1)
 
 
 def make_frame_grounder(config):
@@ -229,5 +241,5 @@ class FrameGroundedModel:
         counts = (input_ids == self.config.audio_token_id).sum(1)
         frames = nn.utils.rnn.pad_sequence(outputs.encoder_frames.split(counts.tolist()), batch_first=True)
         mask = torch.arange(frames.shape[1], device=frames.device) < counts[:, None]
-        states = outputs.hidden_states[-2][rows[:, None], tokens.clamp(min=0)]
+        states = outputs.hidden_states[self.frame_grounder.question_layer][rows[:, None], tokens.clamp(min=0)]
         return self.frame_grounder(frames, mask, states, tokens >= 0, rows)

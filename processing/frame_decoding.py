@@ -70,7 +70,7 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     Args:
         config: the checkpoint's [`TimeProAudioConfig`].
         decode: `text`, `frames` or `both`; by default the checkpoint's setting, and `text` for captions.
-        event_labels: labels that detection may name; by default the checkpoint's.
+        event_labels: labels that detection may name; by default those of the frame grounder, or the checkpoint's.
 
     Raises:
         ValueError: an unknown `decode`, no frame grounder, captions by frames, or detection without a set of labels.
@@ -88,7 +88,7 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
         raise ValueError(f"{asked}, but the checkpoint has no frame grounder; train one with `grounder_weight`.")
     if task == "captioning":
         raise ValueError(f"{asked} for task 'captioning'; frames tell no words, so leave it out.")
-    labels = event_labels or config.event_labels
+    labels = event_labels or settings.get("labels") or config.event_labels
     if task == "detection" and not labels:
         raise ValueError(f"{asked}, but the checkpoint has no set of labels; give event_labels for detection.")
     decoder = {name: settings[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}

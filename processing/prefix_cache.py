@@ -141,24 +141,28 @@ def score_frames(model, processor, waveforms, questions, stem_features=None):
         for each clip an array `(num_questions, num_frames)` of probabilities, float32.
     """
     embeds, frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions, stem_features)
-    _, mask, cache = _prefill(model, processor, embeds, prefixes)
-    owners = torch.tensor(owners, device=model.device)
-    cache.batch_select_indices(owners)
     rest_ids, rest_mask = _pad_left(rests, processor.tokenizer.pad_token_id, model.device)
-    whole_mask = torch.cat([mask[owners], rest_mask], dim=1)
-    outputs = model.model(
-        input_ids=rest_ids,
-        attention_mask=whole_mask,
-        position_ids=(whole_mask.cumsum(-1) - 1).clamp(min=0)[:, -rest_ids.shape[1] :],
-        output_hidden_states=True,
-        **{CACHE_NAME: cache},
-    )
+    layer = model.frame_grounder.question_layer
+    if layer == 0:
+        states = model.get_input_embeddings()(rest_ids)
+    else:
+        _, mask, cache = _prefill(model, processor, embeds, prefixes)
+        owners = torch.tensor(owners, device=model.device)
+        cache.batch_select_indices(owners)
+        whole_mask = torch.cat([mask[owners], rest_mask], dim=1)
+        states = model.model(
+            input_ids=rest_ids,
+            attention_mask=whole_mask,
+            position_ids=(whole_mask.cumsum(-1) - 1).clamp(min=0)[:, -rest_ids.shape[1] :],
+            output_hidden_states=True,
+            **{CACHE_NAME: cache},
+        ).hidden_states[layer]
     padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
     lengths = torch.tensor([len(part) for part in frames], device=padded.device)
     is_frame = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
     sizes = [len(texts) for texts in questions]
     clips = torch.arange(len(sizes), device=padded.device).repeat_interleave(torch.tensor(sizes, device=padded.device))
-    logits = model.frame_grounder(padded, is_frame, outputs.hidden_states[-2], rest_mask.bool(), clips)
+    logits = model.frame_grounder(padded, is_frame, states, rest_mask.bool(), clips)
     parts = logits.sigmoid().cpu().split(sizes)
     return [part[:, :length].numpy() for part, length in zip(parts, lengths.tolist(), strict=True)]
 

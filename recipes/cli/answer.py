@@ -229,11 +229,14 @@ def _answers(args, files, num_done, queries, options) -> Iterable:
     except ValueError as error:
         raise ArgumentError(None, f"--chunk-length and --stride-length: {error}") from None
     try:
-        frame_options(pipe.model.config, args.task, options["decode"])
+        frames = frame_options(pipe.model.config, args.task, options["decode"])
     except ValueError as error:
         raise ArgumentError(None, f"--decode: {error}") from None
+    labels = pipe.model.config.event_labels
+    if labels and frames:
+        labels = sorted({*labels, *frames["labels"]})
     for query in queries:
-        if warning := _untaught(query, pipe.model.config.event_labels):
+        if warning := _untaught(query, labels):
             print(f"timepro: {warning}", file=sys.stderr)
     jobs = [Request(file, args.task, tuple(queries)) for file in files]
     show_progress = False if num_done + len(jobs) < 2 else None

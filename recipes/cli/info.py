@@ -48,6 +48,7 @@ def describe_checkpoint(folder: str | os.PathLike) -> dict:
         "min_score": processor.get("min_score"),
         "chunk_length_s": processor.get("chunk_length_s") or max_time,
         "labels": config.get("event_labels") or None,
+        "frame_labels": (config.get("frame_grounder") or {}).get("labels"),
         "figures": _figures(Path(folder) / "README.md"),
         "versions": _versions(),
     }  # fmt: skip
@@ -69,6 +70,8 @@ def description_lines(description: dict) -> list[str]:
         "windows": f"{description['chunk_length_s']} s",
         "labels": ", ".join(description["labels"] or ["open vocabulary"]),
     }  # fmt: skip
+    if description["frame_labels"]:
+        rows["by frames"] = ", ".join(description["frame_labels"])
     for dataset in dict.fromkeys(figure["dataset"] for figure in description["figures"]):
         mine = [figure for figure in description["figures"] if figure["dataset"] == dataset]
         rows[f"card, {dataset}"] = ", ".join(f"{figure['metric']} {figure['value']}" for figure in mine)
