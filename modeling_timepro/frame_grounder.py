@@ -16,15 +16,22 @@ from .yamnet_encoder_config import TimeProYamnetConfig
 DECODES = ("text", "frames", "both")
 # What stands for a frame: the encoder's output, or, of a YAMNet encoder, its frozen stem.
 FRAMES = ("encoder", "stem")
-# Sizes of the head; then how scores become events, see `frame_decoding.py`. Queries are mostly about what is there, so
-# that a lower threshold serves them; `None` is that of detection.
+# How a question meets a frame: by attention and a small network, or by choosing one of the labels of a linear map.
+MATCHES = ("attention", "labels")
+# A sound that is none of the labels is heard in no frame.
+UNKNOWN_LOGIT = -9.0
+# Sizes of the head, of one with labels only `hidden_size`; then how scores become events, see `frame_decoding.py`.
+# Queries may be decoded otherwise than detection, and are mostly about what is there, so that a lower threshold serves
+# them; `None` is what detection has.
 FRAME_GROUNDER = {
     "frames": "encoder",
+    "match": "attention",
     "hidden_size": 192,
     "num_attention_heads": 4,
     "num_hidden_layers": 3,
     "dropout": 0.1,
     "decode": "text",
+    "query_decode": None,
     "threshold": 0.5,
     "query_threshold": None,
     "median_filter_s": 0.24,
@@ -44,10 +51,15 @@ def frame_grounder_settings(settings):
     if not isinstance(settings, dict) or set(settings) - set(FRAME_GROUNDER):
         raise ValueError(f"frame_grounder is {settings!r}; give None, or a dict with some of {sorted(FRAME_GROUNDER)}.")
     settings = {**FRAME_GROUNDER, **settings}
-    for name, choices in (("decode", DECODES), ("frames", FRAMES)):
+    for name in ("decode", "threshold"):
+        if settings[f"query_{name}"] is None:
+            settings[f"query_{name}"] = settings[name]
+    for name, choices in (
+        ("decode", DECODES), ("query_decode", DECODES), ("frames", FRAMES), ("match", MATCHES),
+    ):  # fmt: skip
         if settings[name] not in choices:
             raise ValueError(f"frame_grounder has {name} {settings[name]!r}; choose one of {choices}.")
-    if settings["hidden_size"] % settings["num_attention_heads"]:
+    if settings["match"] == "attention" and settings["hidden_size"] % settings["num_attention_heads"]:
         raise ValueError(
             f"frame_grounder has hidden_size {settings['hidden_size']} and num_attention_heads "
             f"{settings['num_attention_heads']}; the heads must divide the size."
@@ -55,8 +67,6 @@ def frame_grounder_settings(settings):
     for name in ("median_filter_s", "min_gap_s", "min_length_s"):
         if not settings[name] >= 0:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give seconds, 0 or more.")
-    if settings["query_threshold"] is None:
-        settings["query_threshold"] = settings["threshold"]
     for name in ("threshold", "query_threshold"):
         if not 0 < settings[name] < 1:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give a number between 0 and 1.")
@@ -161,13 +171,56 @@ class TimeProFrameGrounder(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+class TimeProLabelGrounder(nn.Module):
+    """Score audio frames for each of a set of labels, and let the question choose the label that it asks about.
+
+    One linear map gives the logit of each label in each frame, another the probability that the question is about each
+    label, or about none of them. For encoders that were trained to tell these labels apart, so that little is left to
+    learn; `hidden_size` is the number of labels.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        num_labels, text_size = config.frame_grounder["hidden_size"], config.text_config.hidden_size
+        self.labels = nn.Linear(frame_size(config), num_labels)
+        self.text_norm = nn.LayerNorm(text_size, elementwise_affine=False)
+        self.choose = nn.Linear(text_size, num_labels + 1)
+
+    def reset_parameters(self):
+        """Draw the weights; few frames sound, says the bias."""
+        for linear in (self.labels, self.choose):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        nn.init.constant_(self.labels.bias, -2.5)
+
+    def forward(self, frames, frame_mask, question_states, question_mask, clips=None):
+        """Return the logits `(num_questions, num_frames)`, see [`TimeProFrameGrounder`]."""
+        clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
+        heard = F.pad(self.labels(frames.to(self.labels.weight.dtype)), (0, 1), value=UNKNOWN_LOGIT)
+        choice = self.choose(self.summary(question_states, question_mask)).softmax(-1)
+        return torch.einsum("qtl,ql->qt", heard[clips], choice).float()
+
+    def summary(self, question_states, question_mask):
+        """Return what the choice is made by, `(num_questions, hidden_size)`: the maximum over the question's tokens."""
+        states = self.text_norm(question_states.to(self.choose.weight.dtype))
+        return states.masked_fill(~question_mask[..., None], torch.finfo(states.dtype).min).amax(1)
+
+
+def make_frame_grounder(config):
+    """Return the head that a configuration describes, or `None`."""
+    if config.frame_grounder is None:
+        return None
+    has_labels = config.frame_grounder["match"] == "labels"
+    return (TimeProLabelGrounder if has_labels else TimeProFrameGrounder)(config)
+
+
 class FrameGroundedModel:
     """What a causal language model needs to use a frame grounder, which it holds as `frame_grounder`, or `None`."""
 
     def add_frame_grounder(self, **settings):
         """Give the model a head that answers frame by frame, with random weights, see `frame_grounder.py`."""
         self.config.frame_grounder = frame_grounder_settings(settings)
-        self.frame_grounder = TimeProFrameGrounder(self.config).to(self.device, self.dtype)
+        self.frame_grounder = make_frame_grounder(self.config).to(self.device, self.dtype)
         self.frame_grounder.reset_parameters()
 
     def _ground(self, outputs, input_ids, tokens, rows):

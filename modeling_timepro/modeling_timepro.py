@@ -14,7 +14,7 @@ from transformers.utils import TransformersKwargs, can_return_tuple, torch_compi
 
 from .backbone_parts import build_audio_tower, build_language_model, build_projector
 from .configuration_timepro import TimeProAudioConfig
-from .frame_grounder import FrameGroundedModel, TimeProFrameGrounder
+from .frame_grounder import FrameGroundedModel, make_frame_grounder
 
 # transformers 5.24 renamed the key-value cache, in arguments and outputs.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -260,7 +260,7 @@ class TimeProAudioForCausalLM(FrameGroundedModel, TimeProAudioPreTrainedModel, G
         super().__init__(config)
         self.model = TimeProAudioModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.frame_grounder = TimeProFrameGrounder(config) if config.frame_grounder else None
+        self.frame_grounder = make_frame_grounder(config)
         self.post_init()
 
     def adjust_generation_fn(self, *args, **kwargs):

@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     from .audio_io import audio_duration, load_audio, stream_audio, stream_windows
     from .constrained_decoding import AnswerConstraint
     from .event_scores import score_events
-    from .events import Event, clip_events, normalize_label, shift_events
+    from .events import Event, TimeGrid, clip_events, normalize_label, shift_events
     from .pipeline_timepro import TemporalAudioGroundingPipeline
     from .processing_timepro import TimeProAudioProcessor
-    from .time_grid import TimeGrid
     from .windowing import merge_windows, plan_windows
     from .yamnet_features import TimeProYamnetFeatureExtractor
 
@@ -25,10 +24,9 @@ _NAMES = {
     "audio_io": ("audio_duration", "load_audio", "stream_audio", "stream_windows"),
     "constrained_decoding": ("AnswerConstraint",),
     "event_scores": ("score_events",),
-    "events": ("Event", "clip_events", "normalize_label", "shift_events"),
+    "events": ("Event", "TimeGrid", "clip_events", "normalize_label", "shift_events"),
     "pipeline_timepro": ("TemporalAudioGroundingPipeline",),
     "processing_timepro": ("TimeProAudioProcessor",),
-    "time_grid": ("TimeGrid",),
     "windowing": ("merge_windows", "plan_windows"),
     "yamnet_features": ("TimeProYamnetFeatureExtractor",),
 }

@@ -21,8 +21,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from .answer_text import ANSWER_FORMATS, NO_EVENTS, TASKS, check_choice, escape_label
-from .events import normalize_label
-from .time_grid import TimeGrid, exact_fraction
+from .events import TimeGrid, exact_fraction, normalize_label
 
 _NONE = NO_EVENTS.encode()
 _BACKSLASH, _SPACE, _COMMA, _SEMICOLON, _COLON = b"\\ ,;:"

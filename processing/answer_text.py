@@ -16,9 +16,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .events import Event
+from .events import Event, TimeGrid
 from .lenient_parser import read_foreign_answer
-from .time_grid import TimeGrid
 
 TASKS = ("grounding", "detection", "captioning")
 ANSWER_FORMATS = ("digits", "ticks")

@@ -11,15 +11,23 @@ from functools import partial
 
 import numpy as np
 
-from .audio_clock import SLACK, Clock
 from .audio_extents import Extent, find_beginning, find_extent, find_ogg_links
 from .audio_formats import DEMUXERS, WEAK, Section
-from .audio_samples import SoundPart, count_flac_samples, find_samples
+from .audio_samples import SoundPart, check_rate, count_flac_samples, find_samples, open_by_libsndfile
 
 # Samples of each channel that are decoded at a time.
 BLOCK_LENGTH = 65536
-# Recordings of bats have up to 500 kHz; a header that says more, or less than a telephone by far, is damaged.
-FILE_RATES = (1000, 1_000_000)
+# Seconds by which the times of packets, often rounded to milliseconds, may stray before there is a gap.
+JITTER = 0.05
+# Seconds by which the length that a container states may differ from its sound: a frame or two of padding.
+SLACK = 0.3
+# Containers that say when a packet is heard. Times of the second group restart, and jump, where streams were joined.
+TIMED = ("mov", "matroska", "asf", "avi", "nut", "mxf", "wtv", "flac")
+RESTARTING, MAX_JUMP = ("mpegts", "mpeg", "flv", "rm", "ogg"), 10.0
+# Times that go back by more than this have restarted.
+MAX_OVERLAP = 1.0
+# A gap where nobody says how long the recording is.
+MAX_GAP = 3600.0
 
 
 def decode(file: Section, faults: list[str], notes: list[str]) -> tuple[float | None, float | None, Iterator]:
@@ -69,7 +77,7 @@ def _decode_one(file, known, start, extent, faults, notes):
     """Return what [`decode`] does, of a file that holds one recording, or a chain."""
     name, part = known.name if known else None, None
     if name in ("wav", "w64", "aiff", "au", "caf"):
-        part = find_samples(file, start, open_by_libsndfile, faults)
+        part = find_samples(file, start, faults)
     elif name == "ogg":
         links, is_simple = find_ogg_links(file, start, faults)
         extent = Extent(0, 0)
@@ -102,39 +110,6 @@ def _begins_before_zero(file) -> bool:
             return first.pts is not None and first.pts < -8192
     except (av.FFmpegError, UnicodeError, IndexError, StopIteration):
         return False
-
-
-def open_by_libsndfile(file: Section, part: SoundPart):
-    """Return a part of a file as `soundfile` opens it; `None` if it cannot, or counts other samples.
-
-    Raises:
-        ValueError: an impossible sampling rate.
-    """
-    import soundfile
-
-    name = getattr(file.file, "name", None)
-    # Read by its own path a whole file takes less time. Of some suffixes soundfile wants to know more.
-    whole = (part.start, part.end, file.start) == (0, file.length, 0) and not part.options
-    is_path = whole and isinstance(name, str) and not name.lower().endswith(".raw")
-    section = Section(file.file, file.start + part.start, file.start + part.end)
-    try:
-        sound = soundfile.SoundFile(name if is_path else section, **part.options)
-    except (soundfile.SoundFileError, OverflowError, TypeError, ValueError):
-        return None
-    try:
-        _check_rate(sound.samplerate)
-    except ValueError:
-        sound.close()
-        raise
-    if part.num_samples not in (None, sound.frames):
-        sound.close()
-        return None
-    return sound
-
-
-def _check_rate(rate):
-    if not FILE_RATES[0] <= rate <= FILE_RATES[1]:
-        raise ValueError(f"is damaged (its header says {rate} Hz); give a whole file.")
 
 
 def _read_by_libsndfile(sound, faults, decode_again):
@@ -287,7 +262,7 @@ def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
                 length += sum(frame.samples for frame in found)
         return frames
 
-    clock = Clock(container, stream)
+    clock = _Clock(container, stream)
     sounding, pending, kind = 0.0, [], None
     with container:
         while not is_over:
@@ -298,7 +273,7 @@ def _read_by_ffmpeg(av, container, stream, stated, extent, faults, notes, logs):
                 if pending and (own != kind or silence):
                     yield kind[0], _join(pending, kind)
                     pending = []
-                _check_rate(own[0])
+                check_rate(own[0])
                 kind = own
                 for done in range(0, silence, BLOCK_LENGTH):
                     yield own[0], np.zeros((min(BLOCK_LENGTH, silence - done), own[1]), dtype=np.float32)
@@ -349,3 +324,57 @@ def _reason(error) -> str:
     # Which is long, and of no use to anyone.
     said = None if said and "whitelist" in said[2] else said
     return said[2].strip() if said else getattr(error, "strerror", None) or str(error)
+
+
+class _Clock:
+    """Where the sound of a track lies in its container: silence before and within it.
+
+    Time zero is the container's, or where its first stream begins if it has none. Frames follow one another; the times
+    of packets, which are often rounded, count where they say that something is missing.
+    """
+
+    def __init__(self, container, stream):
+        name = container.format.name.split(",")[0]
+        self.is_timed = name in TIMED + RESTARTING
+        start = max(0, container.start_time or 0) / 1e6
+        # Of streams that were joined while they ran, time zero is where they begin.
+        self.zero = start if name in RESTARTING[:-1] or start > MAX_JUMP else 0.0
+        self.length = None if name in RESTARTING else (container.duration or MAX_GAP * 1e6) / 1e6
+        codec = stream.codec_context.name
+        # The first packet of these has no sound of its own; of others what is skipped is an encoder's delay.
+        self.begins_with_packet = codec in ("vorbis", "wmav1", "wmav2")
+        # Decoders of WMA drop two frames, and FFmpeg's encoder of it has put only one before the sound.
+        written_by = {key.lower(): value for key, value in container.metadata.items()}.get("encoder", "")
+        self.drops_sound = codec in ("wmav1", "wmav2") and written_by.startswith("Lavf")
+        self.position, self.ahead, self.gaps = 0.0, None, []
+
+    def silence_before(self, frame, first_pts) -> int:
+        """Return how many samples of silence lie between the frame before and this one, and go on behind it."""
+        gap, rate = 0.0, frame.sample_rate
+        if self.is_timed and frame.pts is not None:
+            time = float(frame.pts * frame.time_base) - self.zero
+            if self.ahead is None:
+                first = first_pts if self.begins_with_packet and first_pts is not None else frame.pts
+                gap = max(0.0, float(first * frame.time_base) - self.zero)
+                gap += (time - gap) / 2 if self.drops_sound else 0.0
+                self.ahead = time - gap
+            else:
+                gap = time - self.ahead - self.position
+                if gap < -MAX_OVERLAP:
+                    self.ahead += gap
+                gap = gap if gap > JITTER else 0.0
+            if gap > MAX_JUMP if self.length is None else self.position + gap > self.length + SLACK:
+                self.ahead, gap = self.ahead + gap, 0.0
+        length = round(gap * rate)
+        if gap > JITTER:
+            self.gaps.append((self.position, gap))
+        self.position += (length + frame.samples) / rate
+        return length
+
+    def notes(self) -> Iterator[str]:
+        """Yield what should be said about silence that was put in."""
+        if self.gaps and not self.gaps[0][0]:
+            yield f"has sound from {self.gaps.pop(0)[1]:.2f} s on only; before it is silence"
+        if self.gaps:
+            total = sum(length for _, length in self.gaps)
+            yield f"has gaps ({len(self.gaps)}, {total:.2f} s in all), which are filled with silence"

@@ -11,8 +11,19 @@ import zlib
 from functools import partial
 from typing import NamedTuple
 
-from .audio_formats import FORMATS, HEAD_LENGTH, WEAK, Section, SoundFormat, find_format, tag_length
-from .audio_parts import EBML, FORMAT_PARTS, SEGMENT, element_sizes, mp3_frame, mp3_tag
+from .audio_formats import (
+    FORMAT_PARTS,
+    FORMATS,
+    HEAD_LENGTH,
+    WEAK,
+    Section,
+    SoundFormat,
+    find_format,
+    mp3_frame,
+    mp3_tag,
+    promised_end,
+    tag_length,
+)
 from .audio_samples import FLAC_SYNC, SoundPart, chunk_ends, flac_frame, flac_head, last_flac_frame
 
 # Bytes that are read at a time.
@@ -59,31 +70,9 @@ def find_extent(file: Section, start: int, known: SoundFormat, faults: list[str]
             end = _find(file, start + 1, known.joint)
         reach = end or file.length
         extent = Extent(reach, reach)
-    if not extent.broken and (promised := _promised_end(file, start)) > reach:
+    if not extent.broken and (promised := promised_end(file, start)) > reach:
         faults.append(f"breaks off: {reach - start} of the {promised - start} bytes that its header promises are there")
     return extent
-
-
-def _promised_end(file, start) -> int:
-    """Return where a Matroska, voc, 8svx or avr file ends by its header, 0 for others or if that does not say."""
-    head = file.at(start, 32)
-    if head.startswith(EBML):
-        segment = start + sum(element_sizes(head))
-        head = file.at(segment, 12)
-        length, content = element_sizes(head)
-        return segment + length + content if head.startswith(SEGMENT) and content != math.inf else 0
-    if head.startswith(b"Creative Voice File"):
-        end = start + int.from_bytes(head[20:22], "little")
-        # sox counts a few bytes too few of the last block, so that another seems to begin within it.
-        while file.length - end > 64 and file.at(end, 1) not in (b"", b"\0"):
-            end += 4 + int.from_bytes(file.at(end + 1, 3), "little")
-        return end
-    if re.match(b"(?s)FORM.{4}(8SVX|16SV)", head):
-        return start + 8 + int.from_bytes(head[4:8], "big")
-    if head.startswith(b"2BIT") and len(head) == 32:
-        width = int.from_bytes(head[14:16], "big") // 8 * (2 if head[12:14] == b"\xff\xff" else 1)
-        return start + 128 + width * int.from_bytes(head[26:30], "big")
-    return 0
 
 
 def find_beginning(file: Section, start: int, faults: list[str]) -> tuple[SoundFormat | None, int]:

@@ -12,7 +12,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,32 @@ def audio_duration(source: Any) -> float:
     next(blocks, None)
     blocks.close()
     return certain
+
+
+def is_one_recording(inputs: Any) -> bool:
+    """Return whether inputs are one recording; also true for unknown types, which are refused later."""
+    # An AudioDecoder has __getitem__, and so have a file, which is iterable, and a tensor.
+    if any(hasattr(inputs, name) for name in ("get_all_samples", "read", "detach")):
+        return True
+    is_one = isinstance(inputs, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Mapping))
+    return is_one or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__"))
+
+
+def pair_with_queries(inputs: Iterable, query: Any) -> Iterator[tuple[Any, Any, str]]:
+    """Return each recording with its query and its name."""
+    is_one = query is None or isinstance(query, str)
+    if not is_one and hasattr(inputs, "__len__") and hasattr(query, "__len__") and len(query) != len(inputs):
+        raise ValueError(f"query has {len(query)} entries for {len(inputs)} recordings; give one for each.")
+    if not isinstance(inputs, Iterable) and hasattr(inputs, "__len__"):
+        # A torch data set, such as `KeyDataset`, need not raise IndexError at its end.
+        inputs = map(inputs.__getitem__, range(len(inputs)))
+    pairs = zip(inputs, itertools.repeat(query)) if is_one else zip(inputs, query, strict=True)
+    return ((source, asked, name_of(source, f"inputs[{index}]")) for index, (source, asked) in enumerate(pairs))
+
+
+def name_of(source: Any, otherwise: str = "recording") -> str:
+    """Return the name of a recording for messages: its path, if it has one."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else otherwise
 
 
 def stream_windows(

@@ -1,5 +1,12 @@
-"""Blocks of a recording as one channel at another rate, with a look at what makes answers wrong unsaid."""
+"""Blocks of a recording as one channel at another rate, with a look at what makes answers wrong unsaid.
 
+soxr resamples on the CPU, and torchaudio, an extra for GPU installs, on the model's device; what `import_torchaudio`
+returns also computes mel features there, which agree to 1e-4. The filters of the two roll off differently just below
+the Nyquist frequency: up to 0.85 of it resampled noise agrees to -76 dB, over all frequencies to -31 dB. Events of the
+examples in space_app are the same, and their scores agree to 0.01. tests/test_torchaudio_features.py measures this.
+"""
+
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -11,6 +18,10 @@ import numpy as np
 LOUD, UNSCALED = 2.0, 100.0
 # Pieces (seconds) in which channels are compared, the part of their power that a mix must keep, and what is silence.
 PIECE, CANCELLED, SILENCE = 0.25, 0.01, 1e-9
+# torchaudio's best filter: 64 zero crossings, a Kaiser window, and a cut-off near that of soxr's high quality.
+FILTER = {"resampling_method": "sinc_interp_kaiser", "lowpass_filter_width": 64, "rolloff": 0.96, "beta": 14.77}
+# The size of the filter grows with the reduced rates; 44,100 to 16,000 Hz is 441 to 160.
+MAX_REDUCED_RATE = 1000
 
 
 def resample_blocks(
@@ -24,12 +35,9 @@ def resample_blocks(
     Raises:
         ImportError: soxr is missing.
     """
-    if device is not None:
-        from .torchaudio_features import resample_on_device
-
-        if (resampled := resample_on_device(blocks, rate, sampling_rate, device)) is not None:
-            yield from resampled
-            return
+    if device is not None and (resampled := resample_on_device(blocks, rate, sampling_rate, device)) is not None:
+        yield from resampled
+        return
     stream = _soxr_stream(name, rate, sampling_rate)
     last = np.zeros(0, dtype=np.float32)
     for block, is_last in itertools.chain(zip(blocks, itertools.repeat(False)), [(last, True)]):
@@ -48,6 +56,63 @@ def _soxr_stream(name, rate, sampling_rate):
             "`pip install soxr`, or pass audio of that rate."
         ) from error
     return soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+
+
+@functools.cache
+def import_torchaudio():
+    """Return torchaudio, or `None` if it is missing or does not match the build of torch."""
+    try:
+        import torchaudio
+    except (ImportError, OSError):
+        return None
+    return torchaudio
+
+
+def resample_on_device(
+    blocks: Iterator[np.ndarray], sampling_rate: float, new_sampling_rate: float, device: Any
+) -> Iterator[np.ndarray] | None:
+    """Resample a recording block by block on a device.
+
+    Args:
+        blocks: float arrays `(num_samples,)` of one recording, in order.
+        sampling_rate, new_sampling_rate: in hertz, of the blocks and the result.
+
+    Returns:
+        float32 arrays `(num_samples,)`, in total as many samples as soxr returns; `None` if torchaudio is missing or
+        the reduced rates exceed `MAX_REDUCED_RATE`.
+    """
+    is_whole = float(sampling_rate).is_integer() and float(new_sampling_rate).is_integer()
+    if import_torchaudio() is None or not is_whole:
+        return None
+    rates = int(sampling_rate), int(new_sampling_rate)
+    if max(rates) // math.gcd(*rates) > MAX_REDUCED_RATE:
+        return None
+    return _resample_by_torchaudio(blocks, *rates, device)
+
+
+def _resample_by_torchaudio(blocks, rate, new_rate, device):
+    import torch
+
+    resampler = import_torchaudio().transforms.Resample(rate, new_rate, **FILTER).to(device)
+    period, new_period = rate // resampler.gcd, new_rate // resampler.gcd
+    # Context on both sides, in whole periods.
+    context = math.ceil(resampler.width / period)
+    held, num_read, num_yielded = np.zeros(context * period, dtype=np.float32), 0, 0
+    for block in itertools.chain(blocks, [None]):
+        is_over = block is None
+        num_read += 0 if is_over else len(block)
+        held = np.concatenate([held, np.zeros((context + 1) * period, dtype=np.float32) if is_over else block])
+        num_periods = len(held) // period - 2 * context
+        if num_periods <= 0:
+            continue
+        piece = torch.from_numpy(held[: (num_periods + 2 * context) * period].astype(np.float32)).to(device)
+        found = resampler(piece)[context * new_period :][: num_periods * new_period].cpu().numpy()
+        held = held[num_periods * period :]
+        # soxr rounds the length.
+        found = found[: math.floor(num_read * new_rate / rate + 0.5) - num_yielded] if is_over else found
+        num_yielded += len(found)
+        if len(found):
+            yield found
 
 
 class StreamResampler:

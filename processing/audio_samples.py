@@ -1,8 +1,9 @@
-"""Where the samples of a wav, w64, aiff, au, caf or flac file lie, and how many there are: headers count wrongly."""
+"""Where the samples lie that libsndfile reads, and how many there are: headers of wav, flac and their like err."""
 
+import contextlib
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .audio_formats import Section
@@ -17,6 +18,8 @@ TAGS = re.compile(rb"(?i)LIST|id3|TAG|APETAGEX|bext|cue |fact|JUNK|PAD |smpl|_PM
 WAVE_TAGS = {1: {1: "PCM_U8", 2: "PCM_16", 3: "PCM_24", 4: "PCM_32"}, 3: {4: "FLOAT", 8: "DOUBLE"}, 6: {1: "ALAW"},
              7: {1: "ULAW"}}  # fmt: skip
 WIDTHS = {name: width for widths in WAVE_TAGS.values() for width, name in widths.items()} | {"PCM_S8": 1}
+# Recordings of bats have up to 500 kHz; a header that says more, or less than a telephone by far, is damaged.
+FILE_RATES = (1000, 1_000_000)
 
 
 class SoundPart(NamedTuple):
@@ -28,18 +31,13 @@ class SoundPart(NamedTuple):
     num_samples: int | None
 
 
-def find_samples(file: Section, start: int, open_sound: Callable, faults: list[str]) -> SoundPart | None:
-    """Return the sound of a wav, w64, aiff, au or caf file that holds one recording.
+def find_samples(file: Section, start: int, faults: list[str]) -> SoundPart | None:
+    """Return the sound of a wav, w64, aiff, au or caf file that holds one recording; `None` if it is compressed.
 
-    Args:
-        open_sound: opens a [`SoundPart`] by libsndfile.
-        faults: what the header counts wrongly is added to it.
-
-    Returns:
-        `None` if the samples are compressed, or not understood.
+    What the header counts wrongly is added to `faults`.
     """
     magic = file.at(start, 4)
-    if (found := _sample_bytes(file, start, magic, open_sound)) is None:
+    if (found := _sample_bytes(file, start, magic)) is None:
         return None
     position, declared, (rate, channels, subtype, endian) = found
     if subtype == "NMS_ADPCM":
@@ -66,7 +64,7 @@ def find_samples(file: Section, start: int, open_sound: Callable, faults: list[s
         )
     count = (end - position) // width
     whole = SoundPart(0, file.length, {}, count)
-    if not start and (opened := open_sound(file, whole)) is not None:
+    if not start and (opened := open_by_libsndfile(file, whole)) is not None:
         opened.close()
         return whole
     raw = {"format": "RAW", "samplerate": rate, "channels": channels, "subtype": subtype, "endian": endian}
@@ -91,11 +89,11 @@ def _au_header(file, start, magic):
     return offset, -1 if declared == 0xFFFFFFFF else declared
 
 
-def _sample_bytes(file, start, magic, open_sound):
+def _sample_bytes(file, start, magic):
     """Return where the samples begin, how many bytes the header says they have, and what they are."""
     if magic in (b".snd", b"dns."):
         offset, declared = _au_header(file, start, magic)
-        shape = _shape_by_libsndfile(file, start, file.length, open_sound, "BIG" if magic == b".snd" else "LITTLE")
+        shape = _shape_by_libsndfile(file, start, file.length, "BIG" if magic == b".snd" else "LITTLE")
         return shape and (start + offset, declared, shape)
     begin, layout, extra, align = LAYOUTS[magic]
     shape, endian = None, "BIG" if layout[0] == ">" else "LITTLE"
@@ -122,13 +120,13 @@ def _sample_bytes(file, start, magic, open_sound):
                 position, length = position + 4, length - 4 if length > 0 else -1
             if magic == b"FORM":
                 end = position + length if 0 < length < file.length - position else file.length
-                shape = _shape_by_libsndfile(file, start, end, open_sound, endian)
+                shape = _shape_by_libsndfile(file, start, end, endian)
             return shape and (position, length, shape)
     return None
 
 
-def _shape_by_libsndfile(file, start, end, open_sound, endian):
-    if (opened := open_sound(file, SoundPart(start, end, {}, None))) is None:
+def _shape_by_libsndfile(file, start, end, endian):
+    if (opened := open_by_libsndfile(file, SoundPart(start, end, {}, None))) is None:
         return None
     with opened:
         return opened.samplerate, opened.channels, opened.subtype, endian
@@ -166,6 +164,38 @@ def _is_sound_over(file, position, magic) -> bool:
         if ends and 0 <= ends[-1] - file.length + 1 <= align:
             return True
     return False
+
+
+def open_by_libsndfile(file: Section, part: SoundPart) -> Any:
+    """Return a part of a file as `soundfile` opens it; `None` if it cannot, or counts other samples.
+
+    Raises:
+        ValueError: an impossible sampling rate.
+    """
+    import soundfile
+
+    name = getattr(file.file, "name", None)
+    # Read by its own path a whole file takes less time. Of some suffixes soundfile wants to know more.
+    whole = (part.start, part.end, file.start) == (0, file.length, 0) and not part.options
+    is_path = whole and isinstance(name, str) and not name.lower().endswith(".raw")
+    section = Section(file.file, file.start + part.start, file.start + part.end)
+    try:
+        sound = soundfile.SoundFile(name if is_path else section, **part.options)
+    except (soundfile.SoundFileError, OverflowError, TypeError, ValueError):
+        return None
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(sound)
+        check_rate(sound.samplerate)
+        if part.num_samples not in (None, sound.frames):
+            return None
+        opened.pop_all()
+    return sound
+
+
+def check_rate(rate: float):
+    """Raise `ValueError` for samples per second that nothing is recorded at."""
+    if not FILE_RATES[0] <= rate <= FILE_RATES[1]:
+        raise ValueError(f"is damaged (its header says {rate} Hz); give a whole file.")
 
 
 FLAC_SYNC = rb"\xff[\xf8\xf9].{2}"

@@ -77,7 +77,8 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     """
     settings = config.frame_grounder or {}
     if decode is None:
-        decode = "text" if task == "captioning" else settings.get("decode", "text")
+        name = "decode" if task == "detection" else "query_decode"
+        decode = "text" if task == "captioning" else settings.get(name, "text")
     if decode not in ("text", "frames", "both"):
         raise ValueError(f"decode is {decode!r}; choose text, frames or both.")
     if decode == "text" and not return_frame_scores:

@@ -25,8 +25,7 @@ from .answer_text import format_events
 from .audio_io import stream_audio
 from .audio_mixing import StreamResampler
 from .events import Event, shift_events
-from .live_report import LiveReport
-from .live_state import LiveState
+from .live_state import LiveReport, LiveState
 from .windowing import EventMerger, Window, WindowPlan, shift_to_recording
 from .yamnet_features import TimeProYamnetFeatureExtractor
 

@@ -11,7 +11,7 @@ from transformers import Pipeline
 
 from .annotations import format_annotations, read_annotations
 from .answer_text import TASKS, parse_events, prompt_text
-from .audio_io import stream_audio, stream_windows
+from .audio_io import is_one_recording, name_of, pair_with_queries, stream_audio, stream_windows
 from .constrained_decoding import (
     PIPELINE_SETTINGS,
     AnswerConstraint,
@@ -24,10 +24,8 @@ from .event_scores import score_events
 from .events import clip_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
 from .live_stream import LiveStream, open_live
-from .prefix_cache import prefill_questions
-from .recording_inputs import batch_windows, is_one_recording, name_of, pair_with_queries
-from .torchaudio_features import accelerator
-from .windowing import RecordingAnswers, plan_windows
+from .prefix_cache import accelerator, prefill_questions
+from .windowing import RecordingAnswers, batch_windows, plan_windows
 
 logger = logging.getLogger(__name__)
 

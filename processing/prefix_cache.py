@@ -11,11 +11,14 @@ import torch
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from .torchaudio_features import accelerator
-
 # transformers 5.24 renamed it.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 FEATURES = ("input_features", "input_features_mask")
+
+
+def accelerator(device: torch.device) -> torch.device | None:
+    """Return a model's device if its audio features should be computed there; `None` for the CPU."""
+    return None if device.type == "cpu" else device
 
 
 class PrefixCached(Exception):

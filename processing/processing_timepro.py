@@ -1,16 +1,21 @@
-"""TimePro's processor: mel features, and prompts that interleave ticks with audio frames."""
+"""TimePro's processor: mel features, prompts that interleave ticks with audio frames, and messages of chats."""
 
+import base64
 import copy
 import numbers
+import urllib.parse
+import urllib.request
 from functools import lru_cache
 
 import numpy as np
 from transformers import ProcessorMixin
 
+from .answer_text import escape_text
 from .audio_io import load_audio
-from .chat_messages import block_sound, prepare_message
-from .time_grid import TimeGrid
+from .events import TimeGrid
 
+# Blocks of messages that hold audio, and seconds to wait for a silent host of one.
+AUDIO_TYPES, TIMEOUT = ("audio", "input_audio", "audio_url"), 30
 # Like `escape_text`, so that text of every role but the assistant's can spell neither ticks nor placeholders even if a
 # server renders the template without the processor.
 ESCAPE = "replace('<', '< ') | replace('<  ', '< ') | replace('< \\n', '<\\n')"
@@ -91,17 +96,10 @@ class TimeProAudioProcessor(ProcessorMixin):
         min_score=None,
         chunk_length_s=None,
     ):
-        self.audio_token = audio_token
-        self.audio_bos_token = audio_bos_token
-        self.audio_eos_token = audio_eos_token
-        self.time_prompt = time_prompt
-        self.time_step = time_step
-        self.time_stride = time_stride
-        self.max_time = max_time
-        self.frame_rate = frame_rate
-        self.answer_format = answer_format
-        self.min_score = min_score
-        self.chunk_length_s = chunk_length_s
+        self.audio_token, self.audio_bos_token, self.audio_eos_token = audio_token, audio_bos_token, audio_eos_token
+        self.time_prompt, self.time_stride, self.answer_format = time_prompt, time_stride, answer_format
+        self.time_step, self.max_time, self.frame_rate = time_step, max_time, frame_rate
+        self.min_score, self.chunk_length_s = min_score, chunk_length_s
         window = getattr(feature_extractor, "chunk_length", max_time)
         if max_time > window:
             raise ValueError(f"max_time is {max_time:g} s but the audio encoder takes {window:g} s; give that or less.")
@@ -294,7 +292,7 @@ class TimeProAudioProcessor(ProcessorMixin):
             return {"type": "audio"} if sound is None else {"type": "audio", "audio": self._load(sound, device)}
 
         conversations = [
-            [prepare_message(message, load if tokenize else None) for message in turns] for turns in conversations
+            [_prepare_message(message, load if tokenize else None) for message in turns] for turns in conversations
         ]
         return super().apply_chat_template(
             conversations if batched else conversations[0], chat_template=chat_template, tokenize=tokenize, **kwargs
@@ -315,6 +313,88 @@ class TimeProAudioProcessor(ProcessorMixin):
         # Saving removes it from the instance.
         output["auto_map"] = {"AutoProcessor": "processing_timepro.TimeProAudioProcessor"}
         return copy.deepcopy(output)
+
+
+def _prepare_message(message, load=None):
+    """Return a message with escaped text, unless it is the assistant's, and uniform audio blocks.
+
+    Args:
+        message: `{"role", "content"}`; the content is text, a list of blocks, or missing, as with `tool_calls`.
+        load: function from an audio block to `{"type": "audio", "audio": array}`; `None` omits the audio.
+
+    Raises:
+        ValueError: a block that is neither text nor audio.
+    """
+    escape = (lambda text: text) if message["role"] == "assistant" else escape_text
+    # Arrow adds the keys of other messages and blocks, with the value None.
+    message = {key: value for key, value in message.items() if value is not None}
+    content = message.get("content")
+    if isinstance(content, str):
+        message["content"] = escape(content)
+    elif content is not None:
+        blocks = [{key: value for key, value in block.items() if value is not None} for block in content]
+        message["content"] = [_prepare_block(block, escape, load) for block in blocks]
+    return message
+
+
+def _prepare_block(block, escape, load):
+    kind = block.get("type") or next((name for name in (*AUDIO_TYPES, "text") if name in block), None)
+    if kind in AUDIO_TYPES:
+        return load(block) if load else {"type": "audio"}
+    # The template renders the text of every block that is not audio.
+    if "text" not in block or any("audio" in str(name).lower() for name in (kind, *block)):
+        shown = {key: value if isinstance(value, str) and len(value) < 80 else "..." for key, value in block.items()}
+        raise ValueError(
+            f"content has the block {shown}, which is neither text nor audio that can be read; give audio as "
+            '{"type": "audio", "path": ...}, {"type": "input_audio", "input_audio": {"data": ...}} or '
+            '{"type": "audio_url", "audio_url": {"url": ...}}.'
+        )
+    return block | {"type": kind, "text": escape(block["text"])}
+
+
+def block_sound(block, url_schemes=("data",)):
+    """Return the audio of a block as [`load_audio`] accepts it; `None` if the block has none.
+
+    Raises:
+        ValueError: invalid base64, a URL whose scheme is not in `url_schemes`, or unknown keys.
+        OSError: a URL that cannot be read.
+    """
+    if "input_audio" in block:
+        sound = block["input_audio"]
+        return _decode(sound["data"] if isinstance(sound, dict) and "data" in sound else sound)
+    if "audio_url" in block:
+        sound = block["audio_url"]
+        return _fetch(sound["url"] if isinstance(sound, dict) and "url" in sound else sound, url_schemes)
+    sound = next((block[key] for key in ("audio", "path", "url") if key in block), None)
+    if sound is None and set(block) - {"type", "text"}:
+        raise ValueError(f"content has a block of audio with keys {sorted(block)}; call its sound audio, path or url.")
+    if isinstance(sound, str) and sound[:5].lower() == "data:":
+        return _fetch(sound, url_schemes)
+    return sound
+
+
+def _decode(text):
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"input_audio holds no base64 of an audio file ({error}).") from None
+
+
+def _fetch(url, schemes):
+    scheme, _, rest = url.partition(":") if isinstance(url, str) else ("", "", "")
+    scheme = scheme.lower()
+    if scheme not in schemes or scheme not in ("data", "file", "http", "https"):
+        raise ValueError(
+            f"audio_url is {str(url)[:80]!r}, of which only {', '.join(schemes)} may be read here; send the audio as "
+            f"data:audio/wav;base64,..., or allow others with audio_url_schemes."
+        )
+    if scheme == "data":
+        head, _, data = rest.partition(",")
+        return _decode(data) if head.endswith(";base64") else urllib.parse.unquote_to_bytes(data)
+    if scheme == "file":
+        return urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
+        return response.read()
 
 
 TimeProAudioProcessor.register_for_auto_class()

@@ -347,6 +347,29 @@ class RecordingAnswers:
             )
 
 
+def batch_windows(pieces: Iterable[tuple], batch_size: int) -> Iterator[list[tuple]]:
+    """Yield lists of windows with at most `batch_size` questions, but at least one window."""
+    batch, size = [], 0
+    try:
+        for piece in pieces:
+            num_questions = len(piece[0].queries)
+            if batch and size + num_questions > batch_size:
+                yield batch
+                batch, size = [], 0
+            batch.append(piece)
+            size += num_questions
+            if size >= batch_size:
+                yield batch
+                batch, size = [], 0
+    except (ImportError, OSError, ValueError):
+        # Recordings before an unreadable one still get their answers.
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
 def shift_to_recording(events, window):
     """Return events in seconds of the recording, free of floating-point noise."""
     if not window.start:

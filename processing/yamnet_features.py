@@ -10,6 +10,8 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank, window_function
 from transformers.utils import logging
 
+from .audio_mixing import import_torchaudio
+
 logger = logging.get_logger(__name__)
 
 LOG_OFFSET = 1e-3
@@ -131,13 +133,24 @@ class TimeProYamnetFeatureExtractor(SequenceFeatureExtractor):
 
     def _log_mel_batch(self, waveforms: list[np.ndarray], mask: np.ndarray, device: Any) -> Any:
         """Return features `(batch, feature_size, num_mel_frames)` on a device, padded; `None` without torchaudio."""
+        if (torchaudio := import_torchaudio()) is None:
+            return None
         import torch
 
-        from .torchaudio_features import log_mel_batch
-
-        batch = log_mel_batch(waveforms, self.window, self.mel_filters, self.hop_length, LOG_OFFSET, device)
-        if batch is None:
-            return None
+        tensors = [torch.from_numpy(np.asarray(waveform, dtype=np.float32)) for waveform in waveforms]
+        magnitudes = torchaudio.functional.spectrogram(
+            torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device),
+            pad=0,
+            window=torch.from_numpy(self.window).to(device),
+            n_fft=FFT_LENGTH,
+            hop_length=self.hop_length,
+            win_length=WINDOW_LENGTH,
+            power=1.0,
+            normalized=False,
+            center=True,
+            pad_mode="constant",
+        )[..., : mask.sum(1).max()]
+        batch = torch.log(torch.from_numpy(self.mel_filters).to(device).T @ magnitudes + LOG_OFFSET)
         batch = torch.nn.functional.pad(batch, (0, mask.shape[1] - batch.shape[-1]))
         return batch.masked_fill(torch.from_numpy(mask == 0).to(device)[:, None], self.padding_value)
 

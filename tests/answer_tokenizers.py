@@ -7,8 +7,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from processing.answer_text import format_events
-from processing.events import Event
-from processing.time_grid import TimeGrid
+from processing.events import Event, TimeGrid
 
 LABELS = ["dog bark", "dög: ä;b", "犬の鳴き声", "none", "nonesuch", "car <horn>", "Ж", "back\\slash"]
 EOS, PAD = "<|im_end|>", "<|endoftext|>"

@@ -14,8 +14,7 @@ from processing.answer_text import (
     prompt_text,
     snap_event,
 )
-from processing.events import Event
-from processing.time_grid import TimeGrid
+from processing.events import Event, TimeGrid
 
 TRICKY = ":;,-\\<>| \t\n\r\x1c\x85\u2028.0123456789lgu"
 labels = st.one_of(

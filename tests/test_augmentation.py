@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from processing import TimeGrid
 from processing.events import Event
+from recipes.conversion.checkpoint import load_checkpoint
 from recipes.data.augmentation import curriculum, draw_cut, edge_window, group_by_length, join_cuts, whole, window
 from recipes.data.clip import AnnotatedClip
 from recipes.training.collator import TimeProCollator
@@ -106,8 +108,6 @@ def test_grouping_keeps_every_sample_and_fills_batches_with_like_lengths():
 
 
 def test_the_collator_cuts_the_same_window_out_of_audio_and_stored_stems(scripted_checkpoint, tmp_path):
-    from recipes.conversion.checkpoint import load_checkpoint
-
     model, processor = load_checkpoint(scripted_checkpoint("dog bark"))
     rng = np.random.default_rng(0)
     waveform = rng.normal(size=160000).astype(np.float32) * 0.1
@@ -127,6 +127,17 @@ def test_the_collator_cuts_the_same_window_out_of_audio_and_stored_stems(scripte
 
 
 def np_to_torch(values):
-    import torch
-
     return torch.as_tensor(values)
+
+
+def test_the_collator_blanks_channels_of_stored_stems_anew_in_every_batch(scripted_checkpoint):
+    _, processor = load_checkpoint(scripted_checkpoint("dog bark"))
+    stems = np.ones((1, 25, 400), dtype=np.float16)
+    turns = [{"question": "What events?", "answer": "none"}]
+    sample = {"pieces": [{"stem_index": 0, "start": 0.0, "duration": None}], "turns": turns}
+    collator = TimeProCollator(processor, stems, blank_fraction=0.6)
+    once, again = (collator([sample])["stem_features"][0] for _ in range(2))
+    assert not once.equal(again)
+    silent = (once == 0).all(0)
+    # A channel is zero all along, or scaled so that the mean stays.
+    assert once[:, ~silent].allclose(torch.tensor(2.5)) and 0.5 < silent.float().mean() < 0.7

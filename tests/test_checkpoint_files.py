@@ -93,7 +93,7 @@ def test_weights_whose_header_reads_as_a_pickle_are_none(folder):
 
 
 def test_all_that_is_wrong_is_listed_at_once(folder):
-    (folder / "time_grid.py").unlink()
+    (folder / "windowing.py").unlink()
     (folder / "tokenizer.json").unlink()
     (folder / "leftover.py").write_text("")
     (folder / "events.py").write_text((folder / "events.py").read_text() + "# mine\n")
@@ -106,7 +106,7 @@ def test_all_that_is_wrong_is_listed_at_once(folder):
     problems, notes = check_files(folder)
     assert "logs is an empty folder, and no part of a checkpoint; remove it." in problems
     assert len(problems) == 7
-    for start in ("time_grid.py is missing", "tokenizer.json is missing", "leftover.py is not part of a checkpoint",
+    for start in ("windowing.py is missing", "tokenizer.json is missing", "leftover.py is not part of a checkpoint",
                   "checkpoint-10/optimizer.pt is, or may hold, a pickle", "scores.json is, or may hold, a pickle",
                   "model.safetensors is not a whole safetensors file"):  # fmt: skip
         assert any(problem.startswith(start) for problem in problems), (start, problems)

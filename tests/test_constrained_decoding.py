@@ -16,8 +16,7 @@ from processing import constrained_decoding
 from processing.answer_grammar import AnswerGrammar, step_tail
 from processing.answer_text import ANSWER_FORMATS, TASKS, escape_label, format_events, parse_events
 from processing.constrained_decoding import AnswerConstraint
-from processing.events import Event, normalize_label
-from processing.time_grid import TimeGrid
+from processing.events import Event, TimeGrid, normalize_label
 from processing.token_masks import AnswerMasks
 from recipes.conversion.checkpoint import load_processor
 

@@ -6,8 +6,7 @@ import pytest
 
 from processing.answer_text import format_events
 from processing.event_scores import event_parts, score_events
-from processing.events import Event
-from processing.time_grid import TimeGrid
+from processing.events import Event, TimeGrid
 from recipes.conversion.checkpoint import load_processor
 
 GRID = TimeGrid(12.5, 0.08, 30.0)

@@ -19,7 +19,8 @@ from processing.events import Event, clip_events
 from processing.frame_decoding import frame_events, refined
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
-from recipes.small.grounder import question_states, train_grounder
+from recipes.small.grounder import question_states, states_of, train_grounder
+from recipes.small.label_grounder import fit_label_grounder
 from recipes.training.collator import TimeProCollator
 from recipes.training.grounder_loss import FRAME_TARGETS, frame_coverage, grounder_loss, prepare_grounder
 
@@ -32,10 +33,11 @@ FRAME_SETTINGS = ("threshold", "median_filter_s", "min_gap_s", "min_length_s")
 NOT_INPUTS = ("labels", FRAME_TARGETS)
 
 
-@pytest.fixture(scope="module", params=["encoder", "stem"])
+@pytest.fixture(scope="module", params=[("encoder", "attention"), ("stem", "labels")], ids="-".join)
 def checkpoint(tokenizer_folder, request):
     model, processor = make_tiny_checkpoint(tokenizer_folder)
-    model.add_frame_grounder(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, frames=request.param)
+    frames, match = request.param
+    model.add_frame_grounder(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, frames=frames, match=match)
     return model.eval(), processor
 
 
@@ -66,6 +68,8 @@ def test_a_model_has_no_frame_grounder_unless_asked_for(tokenizer_folder):
     [
         ({"width": 3}, "hidden_size"),
         ({"decode": "words"}, "text"),
+        ({"query_decode": "words"}, "query_decode 'words'"),
+        ({"match": "cosine"}, "labels"),
         ({"hidden_size": 10, "num_attention_heads": 4}, "divide"),
         ({"frames": "stem"}, "only a timepro_yamnet"),
         ({"threshold": 1.5}, "between 0 and 1"),
@@ -282,6 +286,40 @@ def test_it_learns_from_stored_stems_with_questions_that_were_read_before(tokeni
     train_grounder(model, processor, tmp_path, 20, resume=tmp_path / "resume", **options)
     assert loss() < 0.8 * untrained and (tmp_path / "resume").exists() is False
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_one_with_labels_hears_the_label_that_is_asked_for_and_nothing_else(tokenizer_folder, tmp_path):
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    rng, labels, size = np.random.default_rng(0), ["dog bark", "drum"], model.config.audio_config.hidden_size
+    stems = rng.normal(size=(4, 25, 2304)).astype(np.float16)
+    np.save(tmp_path / "train_stem.npy", stems)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"events": []}) + "\n" for _ in stems))
+    frame_map = {"weight": torch.from_numpy(rng.normal(size=(2, size))).float(), "bias": torch.tensor([-1.0, 2.0])}
+    states = fit_label_grounder(model, processor, frame_map, labels, tmp_path, split="train")
+    frames = torch.from_numpy(rng.normal(size=(1, 25, size))).float()
+    wind = states_of(model, processor, stems, 0, [prompt_text("grounding", "wind")])
+    texts = torch.nn.utils.rnn.pad_sequence([states["dog bark"][0], states["drum"][0], *wind], batch_first=True)
+    sizes = torch.tensor([len(states[name][0]) for name in labels] + [len(wind[0])])
+    mask = torch.arange(texts.shape[1]) < sizes[:, None]
+    logits = model.frame_grounder(frames, torch.ones(1, 25, dtype=torch.bool), texts, mask, torch.zeros(3, dtype=int))
+    wanted = frames[0] @ frame_map["weight"].T + frame_map["bias"]
+    # A tiny model with random weights is never sure what is asked for.
+    for place in range(2):
+        assert np.corrcoef(logits[place].detach(), wanted[:, place])[0, 1] > 0.8
+    assert logits[2].mean() < logits[:2].mean()
+
+
+def test_queries_may_be_decoded_otherwise_than_detection(pipe, waveform):
+    settings = pipe.model.config.frame_grounder
+    settings["query_decode"] = "frames"
+    try:
+        assert pipe(waveform, task="grounding", query="drum") == pipe(
+            waveform, task="grounding", query="drum", decode="frames"
+        )
+        plain = pipe(waveform, max_new_tokens=24)
+        assert plain == pipe(waveform, decode="text", max_new_tokens=24)
+    finally:
+        settings["query_decode"] = "text"
 
 
 def test_beside_an_adapter_it_is_trained_in_full_and_stays_when_they_are_merged(checkpoint, tmp_path):

@@ -19,9 +19,9 @@ FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / pack
 
 # Text and time need nothing but Python, so that they can be used, tested and reasoned about alone.
 STDLIB_ONLY = (
-    "__init__", "events", "time_grid", "answer_text", "lenient_parser", "windowing", "text_files",
+    "__init__", "events", "answer_text", "lenient_parser", "windowing", "text_files",
     "annotations", "answer_grammar", "token_masks", "audio_formats", "event_scores",
-    "audio_clock", "audio_extents", "audio_parts", "audio_samples",
+    "audio_extents",
 )  # fmt: skip
 THIRD_PARTY = {
     "modeling_timepro": {"torch", "transformers"},

@@ -16,8 +16,7 @@ from processing.answer_text import prompt_text
 from processing.audio_mixing import StreamResampler
 from processing.constrained_decoding import generate_from_draft, generation_settings
 from processing.events import Event
-from processing.live_report import LiveReport
-from processing.live_state import LiveState
+from processing.live_state import LiveReport, LiveState
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from processing.prefix_cache import prefill_questions
 from processing.windowing import EventMerger, Window, merge_windows, shift_to_recording

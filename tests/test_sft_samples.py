@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from processing.answer_text import prompt_text
-from processing.time_grid import TimeGrid
+from processing.events import TimeGrid
 from recipes.training import sft
 
 GRID = TimeGrid(12.5, 0.08, 30.0)

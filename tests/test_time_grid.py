@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processing.time_grid import TimeGrid
+from processing.events import TimeGrid
 
 # Frame rates as decimals and as fractions with no end; steps from one frame to twenty, whole numbers of frames or not.
 frame_rates = st.one_of(st.sampled_from([12.5, 25.0, 50.0, 100 / 3, 43.06640625, 7.0]), st.floats(1, 200))

@@ -10,11 +10,11 @@ import soundfile
 import soxr
 import torch
 
-from processing import pipeline_timepro, prefix_cache, torchaudio_features
+from processing import audio_mixing, pipeline_timepro, prefix_cache
 from processing.answer_text import prompt_text
 from processing.audio_io import load_audio
+from processing.audio_mixing import import_torchaudio, resample_on_device
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
-from processing.torchaudio_features import import_torchaudio, log_mel_batch, resample_on_device
 from processing.yamnet_features import TimeProYamnetFeatureExtractor
 from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint
@@ -101,9 +101,9 @@ def test_the_processor_computes_on_the_device_that_is_asked_for(device, recordin
     text = [processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)] * 2
     options = {"text": text, "audio": recordings[:2], "return_tensors": "pt", "padding": True}
     expected = processor(**options)
-    assert used == {"resample_on_device": 0, "log_mel_batch": 0}
+    assert used == {"resample_on_device": 0, "_log_mel_batch": 0}
     found = processor(**options, device=device)
-    assert used == {"resample_on_device": 2, "log_mel_batch": 1}
+    assert used == {"resample_on_device": 2, "_log_mel_batch": 1}
     assert found["input_features"].device.type == device
     # The highest mel bins hear the slope of the filters.
     difference = (found["input_features"].cpu() - expected["input_features"]).abs()
@@ -120,7 +120,7 @@ def test_the_pipeline_finds_the_same_events_through_torchaudio(device, recording
     pipe = TemporalAudioGroundingPipeline(model=model, processor=processor)
     used = count_calls(monkeypatch)
     expected = pipe(recordings, batch_size=2)
-    assert used == {"resample_on_device": 0, "log_mel_batch": 0}
+    assert used == {"resample_on_device": 0, "_log_mel_batch": 0}
     if device == "cpu":
         # As if this were no CPU.
         for module in (pipeline_timepro, prefix_cache):
@@ -129,7 +129,7 @@ def test_the_pipeline_finds_the_same_events_through_torchaudio(device, recording
         pipe = TemporalAudioGroundingPipeline(model=model, processor=processor, device=device)
     found = pipe(recordings, batch_size=2)
     # 10 s, 10 s, and 30 s in 5 windows (0, 6.64, 13.28, 19.92 and 20.00 s, for the last is as long): 7 in twos.
-    assert used["resample_on_device"] == 3 and used["log_mel_batch"] >= 4
+    assert used["resample_on_device"] == 3 and used["_log_mel_batch"] >= 4
     assert sum(len(result["events"]) for result in expected) > 4
     for one, other in zip(expected, found, strict=True):
         assert one["text"] == other["text"] and one["duration"] == other["duration"]
@@ -139,10 +139,10 @@ def test_the_pipeline_finds_the_same_events_through_torchaudio(device, recording
 
 def count_calls(monkeypatch):
     """Return how often each function of torchaudio was used, to be looked at later."""
-    counts = {"resample_on_device": 0, "log_mel_batch": 0}
+    counts = {"resample_on_device": 0, "_log_mel_batch": 0}
 
-    def counted(name):
-        function = getattr(torchaudio_features, name)
+    def counted(owner, name):
+        function = getattr(owner, name)
 
         def call(*args):
             result = function(*args)
@@ -151,8 +151,8 @@ def count_calls(monkeypatch):
 
         return call
 
-    for name in counts:
-        monkeypatch.setattr(torchaudio_features, name, counted(name))
+    for owner, name in zip((audio_mixing, TimeProYamnetFeatureExtractor), counts):
+        monkeypatch.setattr(owner, name, counted(owner, name))
     return counts
 
 
@@ -162,7 +162,6 @@ def test_without_torchaudio_numpy_does_it():
     expected = extractor(clips(), sampling_rate=16000, return_tensors="pt")
     found = extractor(clips(), sampling_rate=16000, return_tensors="pt", device="cpu")
     assert torch.equal(found["input_features"], expected["input_features"])
-    assert log_mel_batch(clips(), extractor.window, extractor.mel_filters, 160, 1e-3, "cpu") is None
     assert resample_on_device(iter(clips()), 8000, 16000, "cpu") is None
     samples = clips()[0]
     assert np.array_equal(load_audio(samples, 16000, 8000, device="cpu"), load_audio(samples, 16000, 8000))
@@ -178,4 +177,4 @@ def test_torchaudio_is_imported_in_one_place():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "torchaudio" for name in names):
                 importing.add(path.name)
-    assert importing == {"torchaudio_features.py"}
+    assert importing == {"audio_mixing.py"}

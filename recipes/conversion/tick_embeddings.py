@@ -3,7 +3,7 @@
 import torch
 
 from modeling_timepro.configuration_timepro import TIME_INITS
-from processing.time_grid import TimeGrid
+from processing.events import TimeGrid
 
 
 def number_tokens(tokenizer, grid: TimeGrid) -> list[list[int]]:

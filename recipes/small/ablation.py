@@ -156,7 +156,7 @@ def _train_sft(arm, seed, folder, args):
         convert(Path(args.backbone).resolve(), start, **settings)
     overrides = {
         "model_name_or_path": start, "data": Path(args.stems).resolve(), "max_steps": args.sft_steps, "num_variants": 1,
-        "captions": True, "seed": seed,
+        "captions": True, "seed": seed, "split": "train", "num_absent": 2, "blank_fraction": 0.0,
     }  # fmt: skip
     _launch("sft", CONFIGS / "sft" / "small.yaml", folder, overrides, args.threads)
 

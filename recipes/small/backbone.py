@@ -9,7 +9,7 @@ faster to read frames that already encode their labels.
 import logging
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_timepro import TimeProAudioConfig, TimeProAudioForCausalLM, TimeProYamnetConfig
@@ -18,6 +18,9 @@ from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.small.frame_labels import frame_f1, train_frames
 from recipes.small.yamnet_weights import load_trunk
+
+# The frame head that is discarded, as a linear map of the encoder's frames; see `label_grounder.py`.
+FRAME_MAP = "frame_map.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,9 @@ def main(argv=None):
     parser.add_argument("--num-steps", type=int, default=600, help="steps of the frame-level loss; 0 to skip it")
     parser.add_argument("--split", default="train", help="which stems to learn from (default: train)")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--blank-fraction", type=float, default=0.15, help="channels of the stem that are zero in a step"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     torch.manual_seed(arguments.seed)
@@ -72,14 +78,17 @@ def main(argv=None):
     if arguments.num_steps:
         head, labels = train_frames(
             model, processor.tokenizer, arguments.stems, arguments.num_steps, learning_rate=arguments.learning_rate,
-            seed=arguments.seed, split=arguments.split, is_continued=bool(arguments.checkpoint),
-            resume=f"{arguments.out}.resume",
+            seed=arguments.seed, split=arguments.split, blank_fraction=arguments.blank_fraction,
+            is_continued=bool(arguments.checkpoint), resume=f"{arguments.out}.resume",
         )  # fmt: skip
         model.config.event_labels = labels
         validation = arguments.split.replace("train", "validation")
         scores = frame_f1(model, head, labels, arguments.stems, validation, (0.2, 0.3, 0.4, 0.5))
         logger.info("frame F1 on %s at 0.2, 0.3, 0.4, 0.5: %s", validation, [round(score, 3) for score in scores])
     save_checkpoint(model, processor, arguments.out)
+    if arguments.num_steps:
+        weight, bias = head.linear_map(model.model.multi_modal_projector)
+        save_file({"weight": weight.detach().contiguous(), "bias": bias.detach()}, f"{arguments.out}/{FRAME_MAP}")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ class FrameHead(nn.Module):
         boundary = SHARPNESS * frames @ self.boundary_directions.T + self.boundary_bias
         return sounding, boundary, frames.pow(2).sum(-1).mean()
 
+    def linear_map(self, projector):
+        """Return the label logits as a linear map of what the projector reads: `(weight (num_labels, size), bias)`."""
+        scaled = SHARPNESS / self.scale * self.directions
+        return scaled @ projector.linear.weight, scaled @ projector.linear.bias + self.bias
+
 
 def label_directions(embeddings, tokenizer, labels):
     """Return `(directions (num_labels, hidden_size), scale)` of labels in a language model's embedding space.
@@ -100,13 +105,13 @@ def known_labels(rows):
     return sorted({label for row in rows for label in [*row["absent"], *(e["event_label"] for e in row["events"])]})
 
 
-def blank(features, rng):
-    """Zero 15 % of the stem's channels in every clip, and a span of up to 0.8 s in half of the clips.
+def blank(features, rng, channel_fraction=0.15):
+    """Zero a fraction of the stem's channels in every clip, and a span of up to 0.8 s in half of the clips.
 
     This prevents memorising the few recordings of a class, and forces the use of context.
     """
-    keep = torch.from_numpy(rng.random((features.shape[0], 1, features.shape[2]), dtype=np.float32) > 0.15)
-    features = features * keep
+    keep = rng.random((features.shape[0], 1, features.shape[2]), dtype=np.float32) > channel_fraction
+    features = features * torch.from_numpy(keep / np.float32(1 - channel_fraction))
     for clip in features:
         if rng.random() < 0.5:
             length = int(rng.integers(1, 11))
@@ -139,7 +144,7 @@ def count_frames(model, stems):
 
 def train_frames(
     model, tokenizer, folder, num_steps=600, batch_size=32, learning_rate=1e-3, seed=0, features="stem", split="train",
-    is_continued=False, resume=None,
+    is_continued=False, blank_fraction=0.15, resume=None,
 ):  # fmt: skip
     """Train encoder and projector on frame labels, in place; return `(head, labels)`.
 
@@ -150,6 +155,7 @@ def train_frames(
         tokenizer: its language model's tokenizer.
         folder: folder of the stored features.
         features: kind of stored features, `stem` for a YAMNet encoder and `mel` for a Qwen2-Audio encoder.
+        blank_fraction: fraction of the features' channels that are zero in each clip of a step.
         is_continued: keep the projector's weights instead of initialising them.
         resume: folder to save to every 50 steps, and to resume from.
     """
@@ -168,7 +174,7 @@ def train_frames(
 
     def step_loss(rng):
         chosen = np.sort(rng.integers(0, len(rows), batch_size))
-        clips = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng)
+        clips = blank(torch.from_numpy(stems[chosen].astype(np.float32)), rng, blank_fraction)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()):
             frames = encode_frames(model, clips)
         sounding, boundary, length = head(frames)

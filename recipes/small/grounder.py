@@ -51,23 +51,28 @@ def question_states(model, processor, folder, split, labels, num_clips=16, seed=
     """
     stems, rows = read_stems(folder, split)
     rng = np.random.default_rng([seed, 1])
-    collator = TimeProCollator(processor, stems, frame_targets=True)
     states = {label: [] for label in labels}
     for number, place in enumerate(tqdm(rng.permutation(len(rows))[:num_clips], desc="questions")):
-        turns = []
+        asked = []
         for label in labels:
             words, prompts = paraphrases(label), len(PROMPTS["grounding"])
             query = label if not number or rng.random() < 0.5 else words[int(rng.integers(len(words)))]
-            question = prompt_text("grounding", query, int(rng.integers(prompts)) if number else 0)
-            turns.append({"question": question, "answer": "none", "event_label": label})
-        piece = {"stem_index": int(place), "start": 0.0, "duration": None}
-        batch = collator([{"pieces": [piece], "turns": turns}])
-        names = ("input_ids", "attention_mask", "position_ids", "stem_features", "input_features_mask")
-        inputs = {name: batch[name] for name in names}
-        outputs = model.model(**inputs, output_hidden_states=True)
-        for label, tokens in zip(labels, batch["question_tokens"], strict=True):
-            states[label].append(outputs.hidden_states[-2][0, tokens[tokens >= 0]])
+            asked.append(prompt_text("grounding", query, int(rng.integers(prompts)) if number else 0))
+        for label, state in zip(labels, states_of(model, processor, stems, place, asked), strict=True):
+            states[label].append(state)
     return states
+
+
+@torch.no_grad()
+def states_of(model, processor, stems, clip, asked):
+    """Return the input of the last layer, `(num_tokens, hidden_size)`, for each question that is asked about a clip."""
+    turns = [{"question": question, "answer": "none", "event_label": question} for question in asked]
+    piece = {"stem_index": int(clip), "start": 0.0, "duration": None}
+    batch = TimeProCollator(processor, stems, frame_targets=True)([{"pieces": [piece], "turns": turns}])
+    names = ("input_ids", "attention_mask", "position_ids", "stem_features", "input_features_mask")
+    inputs = {name: batch[name] for name in names if name in batch}
+    hidden = model.model(**inputs, output_hidden_states=True).hidden_states[-2][0]
+    return [hidden[tokens[tokens >= 0]] for tokens in batch["question_tokens"]]
 
 
 def _padded(states):
@@ -133,6 +138,8 @@ def score_stems(model, states, labels, folder, split):
     scores = []
     for stem in tqdm(stems, desc=f"{split} scores"):
         frames = torch.from_numpy(stem[None].astype(np.float32))
+        if model.config.frame_grounder["frames"] == "encoder":
+            frames = model.model.audio_tower(stem_features=frames).last_hidden_state
         mask, clips = torch.ones(frames.shape[:2], dtype=torch.bool), torch.zeros(len(labels), dtype=torch.long)
         scores.append(model.frame_grounder(frames, mask, questions, is_token, clips).sigmoid().numpy())
     return np.stack(scores)

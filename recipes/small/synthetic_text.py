@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from processing.answer_text import PROMPTS, TASKS, format_events, prompt_text
-from processing.events import Event
-from processing.time_grid import TimeGrid
+from processing.events import Event, TimeGrid
 from recipes.data.label_phrases import PHRASES
 
 LABELS = tuple(PHRASES)

@@ -73,6 +73,8 @@ class TimeProCollator:
         frame_targets: add targets for a frame grounder, see `recipes/training/grounder_loss.py`.
         name_targets: add `name_targets` to the batch: for each answer token that is a time, or that starts `none`, the
             first token of its label; -100 elsewhere. See `recipes/training/auxiliary_losses.py`.
+        blank_fraction: fraction of the stored features' channels that are zero in each clip, drawn anew each time; the
+            rest is scaled up. A frozen encoder hears its own training clips better than any others; so it does not.
     """
 
     processor: object
@@ -80,6 +82,7 @@ class TimeProCollator:
     max_length: int | None = None
     name_targets: bool = False
     frame_targets: bool = False
+    blank_fraction: float = 0.0
 
     def __call__(self, samples):
         sounds = [np.concatenate([self._read(piece) for piece in sample["pieces"]]) for sample in samples]
@@ -116,6 +119,9 @@ class TimeProCollator:
             return {name: features[name] for name in ("input_features", "input_features_mask")}, texts
         lengths = torch.tensor([int(len(sound) * 100 // self.processor.grid.frame_rate) for sound in sounds])
         mask = torch.arange(max(lengths))[None] < lengths[:, None]
+        if self.blank_fraction:
+            keep = [torch.rand(1, sound.shape[1]).numpy() > self.blank_fraction for sound in sounds]
+            sounds = [sound * kept / np.float32(1 - self.blank_fraction) for sound, kept in zip(sounds, keep)]
         stems = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(sound) for sound in sounds], batch_first=True)
         texts = [self.processor.expand_audio(self.processor.num_frames(length)) for length in lengths.tolist()]
         return {"stem_features": stems, "input_features_mask": mask.long()}, texts

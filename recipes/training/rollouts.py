@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from processing.audio_io import load_audio
-from processing.chat_messages import AUDIO_TYPES, block_sound
+from processing.processing_timepro import AUDIO_TYPES, block_sound
 from recipes.evaluation.runner import Unavailable
 from recipes.serving.asking import ask, open_http, sound_block
 from recipes.training.adapter import write_policy

@@ -38,6 +38,7 @@ class SFTArguments(DataArguments):
     """What to train on, and how."""
 
     stems: bool = option(False, "train from <split>_stem.npy (the output of the frozen YAMNet stem) instead of audio")
+    blank_fraction: float = option(0.0, "fraction of the stems' channels that are zero in each clip of a step")
     captions: bool = option(False, "also train on captions: one sentence per event, made from its label")
     num_variants: int = option(1, "how often each clip appears in an epoch, each time with different questions")
     window_fraction: float = option(0.0, "fraction of clips that are cut to a random window of 2 s or more")
@@ -162,8 +163,13 @@ def main(argv: list[str] | None = None):
         args=training,
         train_dataset=dataset,
         data_collator=TimeProCollator(
-            processor, load_stems(arguments), max_length, has_names, bool(arguments.grounder_weight)
-        ),
+            processor,
+            load_stems(arguments),
+            max_length,
+            has_names,
+            bool(arguments.grounder_weight),
+            arguments.blank_fraction,
+        ),  # fmt: skip
         processing_class=processor.tokenizer,
         peft_config=peft_config,
         time_label_sigma=arguments.time_label_sigma,

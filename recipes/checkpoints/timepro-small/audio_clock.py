@@ -1,1 +1,0 @@
-../../../processing/audio_clock.py

@@ -1,1 +1,0 @@
-../../../processing/live_report.py

@@ -1,1 +1,0 @@
-../../../processing/recording_inputs.py

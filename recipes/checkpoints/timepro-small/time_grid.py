@@ -1,1 +1,0 @@
-../../../processing/time_grid.py

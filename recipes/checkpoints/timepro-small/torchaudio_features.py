@@ -1,1 +1,0 @@
-../../../processing/torchaudio_features.py
