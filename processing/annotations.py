@@ -197,8 +197,8 @@ def _event(value, where):
         raise ValueError(f"{where}: {error}") from None
 
 
-def _named_as_file(path, read) -> list[dict]:
-    return [{"file": Path(path).stem, "duration": None, "events": read(path)}]
+def _read_audacity(path) -> list[dict]:
+    return [{"file": Path(path).stem, "duration": None, "events": read_label_track(path)}]
 
 
 def _format_json_lines(recordings) -> str:
@@ -269,7 +269,7 @@ _FORMATS = (
     ("csv", ".csv", True, True, partial(format_event_table, delimiter=","), partial(read_event_table, delimiter=",")),
     ("json", ".json", True, True, _format_json, _read_json),
     ("jsonl", ".jsonl", True, True, _format_json_lines, _read_json_lines),
-    ("audacity", ".txt", False, False, format_label_track, partial(_named_as_file, read=read_label_track)),
+    ("audacity", ".txt", False, False, format_label_track, _read_audacity),
     ("vtt", ".vtt", False, False, _format_vtt, None),
     ("srt", ".srt", False, False, _format_srt, None),
 )

@@ -228,7 +228,12 @@ def parse_events(
         text = _END_OF_TURN.sub("", text)
         said = said_events(text, task, event_label, True, truncated)
         if said is None:
-            return _parse_foreign(text.strip(), task, event_label, truncated)
+            found = read_foreign_answer(text.strip(), caption_first=task == "captioning", truncated=truncated)
+            # In grounding the question named the label.
+            return found and sorted(
+                Event(onset, offset, event_label if task == "grounding" or not label else label)
+                for onset, offset, label in found
+            )
     return None if said is None else sorted(item.event for item in said)
 
 
@@ -271,22 +276,9 @@ def said_events(
     return said if said and len(decimals) == 1 else None
 
 
-def _parse_foreign(text: str, task: str, event_label: str, truncated: bool) -> list[Event] | None:
-    found = read_foreign_answer(text, caption_first=task == "captioning", truncated=truncated)
-    if found is None:
-        return None
-    named = [
-        (onset, offset, event_label if task == "grounding" or not label else label) for onset, offset, label in found
-    ]
-    return sorted(Event(*item) for item in named)
-
-
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return start, end
+    start = end - len(text[start:end].lstrip())
+    return start, start + len(text[start:end].rstrip())
 
 
 def _end_of(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:

@@ -24,7 +24,7 @@ from .audio_formats import (
     promised_end,
     tag_length,
 )
-from .audio_samples import FLAC_SYNC, SoundPart, chunk_ends, flac_frame, flac_head, last_flac_frame
+from .audio_samples import FLAC_SYNC, SoundPart, chunk_ends, flac_frame, flac_frames, flac_head
 
 # Bytes that are read at a time.
 READ_LENGTH = 1 << 19
@@ -195,7 +195,7 @@ def _flac_extent(file, start, joint) -> Extent:
     end = _find(file, start + 4, joint) or file.length
     head, first = flac_head(file, start)
     since = max(first, end - (1 << 20))
-    latest = last_flac_frame(file.at(since, end - since), head)
+    latest = next(flac_frames(file.at(since, end - since), head, is_backwards=True), None)
     if latest and _flac_frame_end(file, since + latest[0], end) == end:
         return Extent(end, end)
     # From the first on, frame by frame.
@@ -256,14 +256,10 @@ def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[S
     while True:
         head = file.at(position, 27)
         if head[:4] != b"OggS" or len(head) < 27:
-            rest = file.at(position, 1 << 20)
-            if (found := rest.find(b"OggS", 1)) >= 0:
-                position += found
-                continue
-            if rest and len(rest) == 1 << 20:
-                position += len(rest) - 3
-                continue
-            break
+            if (found := _find(file, position + 1, b"OggS")) is None:
+                break
+            position = found
+            continue
         flags, serial, sequence = head[5], head[14:18], int.from_bytes(head[18:22], "little")
         table = file.at(position + 27, head[26])
         end = position + 27 + head[26] + sum(table)
@@ -280,12 +276,10 @@ def find_ogg_links(file: Section, start: int, faults: list[str]) -> tuple[list[S
         serials[serial], last, position = sequence, flags & 2, end
         (open_streams.discard if flags & 4 else open_streams.add)(serial)
     # Of a chain each link is asked again.
-    if missing and len(links) == 1:
-        faults.append(f"lacks pages ({missing}) in between")
-    if num_damaged and len(links) == 1:
-        faults.append(f"has pages ({num_damaged}) that are damaged")
-    if open_streams and len(links) == 1:
-        faults.append("breaks off: its last page is missing")
+    if len(links) == 1:
+        faults += [f"lacks pages ({missing}) in between"] if missing else []
+        faults += [f"has pages ({num_damaged}) that are damaged"] if num_damaged else []
+        faults += ["breaks off: its last page is missing"] if open_streams else []
     ends = [link[0] for link in links[1:]] + [file.length] * bool(links)
     parts = [SoundPart(begin, end, {}, None) for (begin, _), end in zip(links, ends, strict=True)]
     is_known = all(len(codecs) == 1 and re.match(rb"\x01vorbis|OpusHead", codecs[0]) for _, codecs in links)

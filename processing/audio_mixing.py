@@ -2,8 +2,9 @@
 
 soxr resamples on the CPU, and torchaudio, an extra for GPU installs, on the model's device; what `import_torchaudio`
 returns also computes mel features there, which agree to 1e-4. The filters of the two roll off differently just below
-the Nyquist frequency: up to 0.85 of it resampled noise agrees to -76 dB, over all frequencies to -31 dB. Events of the
-examples in space_app are the same, and their scores agree to 0.01. tests/test_torchaudio_features.py measures this.
+the Nyquist frequency: up to 0.85 of it resampled noise agrees to -76 dB, over all frequencies to -31 dB. Events of an
+example in space_app are the same, and their scores agree to 0.01; of three copies of it in a row, one window of five
+has other events. tests/test_torchaudio_features.py measures this.
 """
 
 import functools

@@ -221,28 +221,22 @@ def count_flac_samples(file: Section, start: int) -> int:
         return 0
     first = flac_frame(file.at(position, 16), head)
     since = max(position, file.length - (1 << 20))
-    last = last_flac_frame(file.at(since, 1 << 20), head)
+    last = next(flac_frames(file.at(since, 1 << 20), head, is_backwards=True), None)
     if not (first and last and first[0] == 0 and last[1][1] == count):
         return 0
     # Of copies that were joined, each frame may count from where its own began.
     step = max(1, (file.length - position) // PROBES)
-    begins = [_next_flac_frame(file.at(place, 1 << 16), head) for place in range(position, file.length, step)]
-    known = [begin for begin in begins if begin is not None]
+    found = (next(flac_frames(file.at(place, 1 << 16), head), None) for place in range(position, file.length, step))
+    known = [one[1][0] for one in found if one]
     return count if known == sorted(known) else 0
 
 
-def _next_flac_frame(data, head):
-    """Return where the first frame in the data begins, in samples; `None` if there is none."""
+def flac_frames(data, head, is_backwards=False):
+    """Yield where frames begin in the data, the last one first if `is_backwards`, and what [`flac_frame`] returns."""
     places = (match.start() for match in re.finditer(FLAC_SYNC, data, re.DOTALL))
-    frames = (flac_frame(data[place : place + 16], head) for place in places)
-    return next((frame[0] for frame in frames if frame), None)
-
-
-def last_flac_frame(data, head):
-    """Return where in the data the last frame begins, and its samples, as [`flac_frame`] does."""
-    places = [match.start() for match in re.finditer(FLAC_SYNC, data, re.DOTALL)]
-    frames = ((place, flac_frame(data[place : place + 16], head)) for place in reversed(places))
-    return next((found for found in frames if found[1]), None)
+    for place in reversed(list(places)) if is_backwards else places:
+        if frame := flac_frame(data[place : place + 16], head):
+            yield place, frame
 
 
 def flac_frame(frame: bytes, head: bytes) -> tuple[int, int] | None:

@@ -32,16 +32,9 @@ class EventParts(NamedTuple):
 
 
 def score_events(
-    tokenizer,
-    token_ids,
-    log_probs,
-    task: str,
-    event_label: str = "",
-    time_log_probs=None,
-    grid=None,
-    tolerance: float = TOLERANCE,
-    truncated: bool = False,
-) -> list[Event] | None:
+    tokenizer, token_ids, log_probs, task: str, event_label: str = "", time_log_probs=None, grid=None,
+    tolerance: float = TOLERANCE, truncated: bool = False,
+) -> list[Event] | None:  # fmt: skip
     """Return the events of an answer with their scores, from 0 to 1.
 
     Args:

@@ -273,10 +273,7 @@ class TimeGrid:
         return min(max(self._nearest(seconds), 0), last)
 
     def _nearest(self, seconds: float) -> int:
-        is_number = isinstance(seconds, numbers.Real) and not isinstance(seconds, bool)
-        if not is_number or not math.isfinite(seconds):
-            raise ValueError(f"seconds is {seconds!r}; give a finite number of seconds.")
-        return round(exact_fraction(seconds) / self._step)
+        return round(exact_fraction(_seconds("seconds", seconds)) / self._step)
 
     def _spell(self, multiple: int) -> str:
         # Integers, because a float with many digits would not print exactly.

@@ -179,7 +179,3 @@ def format_frame_scores(frame_scores, frame_rate) -> str:
     for onset, offset, row in zip(onsets, ends, scores.T, strict=True):
         lines.append("\t".join([f"{onset:.3f}", f"{offset:.3f}", *(f"{score:.6f}" for score in row)]))
     return "\n".join(lines) + "\n"
-
-
-__all__ = ["format_frame_scores", "frame_answers", "frame_events", "frame_options", "joined_scores",
-           "refined", "score_rows"]  # fmt: skip

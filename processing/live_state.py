@@ -193,6 +193,3 @@ class LiveReport:
                 partners[index] = known
                 taken.add(place)
         return partners
-
-
-__all__ = ["LiveReport", "LiveState"]

@@ -147,7 +147,12 @@ def _encode(model, processor, waveforms, questions, stem_features=None):
     # What comes before the last frame is computed once. A template may put the question before it: then no row shares.
     prefixes, owners, rests = {}, [], []
     for clip, (texts, clip_text) in enumerate(zip(questions, clip_texts, strict=True)):
-        for prompt in _prompts(processor, texts, clip_text):
+        conversations = [
+            [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": text}]}] for text in texts
+        ]
+        rendered = processor.apply_chat_template(conversations, add_generation_prompt=True)
+        expanded = [text.replace(processor.audio_token, clip_text) for text in rendered]
+        for prompt in processor.tokenizer(expanded, add_special_tokens=False)["input_ids"]:
             end = len(prompt) - prompt[::-1].index(processor.audio_token_id)
             prefix = (clip, tuple(prompt[:end]))
             owners.append(prefixes.setdefault(prefix, len(prefixes)))
@@ -171,16 +176,6 @@ def _prefill(model, processor, embeds, prefixes):
         )
     cache.is_filled = True
     return ids, mask, cache
-
-
-def _prompts(processor, texts, clip_text):
-    """Return the token ids of a clip's prompts."""
-    conversations = [
-        [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": text}]}] for text in texts
-    ]
-    rendered = processor.apply_chat_template(conversations, add_generation_prompt=True)
-    expanded = [text.replace(processor.audio_token, clip_text) for text in rendered]
-    return processor.tokenizer(expanded, add_special_tokens=False)["input_ids"]
 
 
 def _pad_left(rows, pad_id, device):

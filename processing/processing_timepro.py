@@ -80,22 +80,10 @@ class TimeProAudioProcessor(ProcessorMixin):
     """
 
     def __init__(
-        self,
-        feature_extractor=None,
-        tokenizer=None,
-        chat_template=None,
-        audio_token="<|AUDIO|>",
-        audio_bos_token="<|audio_bos|>",
-        audio_eos_token="<|audio_eos|>",
-        time_prompt=True,
-        time_step=0.04,
-        max_time=30.0,
-        frame_rate=25.0,
-        answer_format="digits",
-        time_stride=1,
-        min_score=None,
-        chunk_length_s=None,
-    ):
+        self, feature_extractor=None, tokenizer=None, chat_template=None, audio_token="<|AUDIO|>",
+        audio_bos_token="<|audio_bos|>", audio_eos_token="<|audio_eos|>", time_prompt=True, time_step=0.04,
+        max_time=30.0, frame_rate=25.0, answer_format="digits", time_stride=1, min_score=None, chunk_length_s=None,
+    ):  # fmt: skip
         self.audio_token, self.audio_bos_token, self.audio_eos_token = audio_token, audio_bos_token, audio_eos_token
         self.time_prompt, self.time_stride, self.answer_format = time_prompt, time_stride, answer_format
         self.time_step, self.max_time, self.frame_rate = time_step, max_time, frame_rate
@@ -172,7 +160,7 @@ class TimeProAudioProcessor(ProcessorMixin):
             is_batch = isinstance(audio, (list, tuple)) and not (audio and isinstance(audio[0], numbers.Real))
             audio = list(audio) if is_batch else [audio]
             device = (kwargs.get("audio_kwargs") or kwargs).get("device")
-            audio = [item if isinstance(item, np.ndarray) else self._load(item, device) for item in audio]
+            audio = [self._load(item, device) for item in audio]
         if text is not None:
             # Not all versions of transformers check this.
             text, num_clips = list(text), len(audio or ())
@@ -185,13 +173,10 @@ class TimeProAudioProcessor(ProcessorMixin):
         return None, text, None, audio
 
     def _load(self, source, device=None):
-        if hasattr(source, "detach"):
-            source = source.detach().cpu().numpy()
-        if isinstance(source, np.ndarray):
-            return source
+        source = source.detach().cpu().numpy() if hasattr(source, "detach") else source
         if isinstance(source, (list, tuple)):
-            return np.asarray(source, dtype=np.float32)
-        return load_audio(source, sampling_rate=self.sampling_rate, device=device)
+            source = np.asarray(source, dtype=np.float32)
+        return source if isinstance(source, np.ndarray) else load_audio(source, self.sampling_rate, device=device)
 
     def check_audio(self, audio, sampling_rate=None):
         """Refuse invalid audio; Whisper's extractor silently accepts integers and NaN, and truncates."""
@@ -200,7 +185,6 @@ class TimeProAudioProcessor(ProcessorMixin):
                 f"sampling_rate is {sampling_rate} but the model needs {self.sampling_rate}; resample the audio, or "
                 "pass paths or dicts of array and sampling_rate, which are resampled."
             )
-        limit = int(round(self.max_time * self.sampling_rate))
         for index, waveform in enumerate(audio):
             if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
                 raise ValueError(
@@ -210,7 +194,7 @@ class TimeProAudioProcessor(ProcessorMixin):
             if not np.isfinite(waveform).all():
                 bad = int((~np.isfinite(waveform)).sum())
                 raise ValueError(f"audio {index} holds {bad} NaN or infinite samples; repair or drop it.")
-            if len(waveform) > limit:
+            if len(waveform) > round(self.max_time * self.sampling_rate):
                 raise ValueError(
                     f"audio {index} lasts {len(waveform) / self.sampling_rate:.2f} s but max_time is {self.max_time:g} "
                     "s; split it into shorter windows. Nothing is truncated silently."
@@ -233,17 +217,14 @@ class TimeProAudioProcessor(ProcessorMixin):
         # With a device, torchaudio (for Whisper: torch) computes the features there if it can, and they stay there.
         # Text options such as padding or max_length arrive here too and must not affect the mel features.
         self.check_audio(audio, sampling_rate)
-        options = {} if device is None else {"device": device}
+        tensors = "pt" if return_tensors == "pt" else "np"
+        options = {"sampling_rate": self.sampling_rate, "return_tensors": tensors}
+        options |= {} if device is None else {"device": device}
         # Whisper's extractor has another name for its mask, and would pad to its whole window of 30 s or more.
         if "input_features_mask" not in self.feature_extractor.model_input_names:
             options |= {"padding": "max_length", "truncation": False, "return_attention_mask": True}
             options["max_length"] = self._padded_samples(max(map(len, audio)))
-        features = self.feature_extractor(
-            list(audio),
-            sampling_rate=self.sampling_rate,
-            return_tensors="pt" if return_tensors == "pt" else "np",
-            **options,
-        )
+        features = self.feature_extractor(list(audio), **options)
         if "attention_mask" in features:
             features["input_features_mask"] = features.pop("attention_mask")
         lengths = features["input_features_mask"].sum(-1).tolist()
@@ -291,9 +272,8 @@ class TimeProAudioProcessor(ProcessorMixin):
             sound = block_sound(block, audio_url_schemes)
             return {"type": "audio"} if sound is None else {"type": "audio", "audio": self._load(sound, device)}
 
-        conversations = [
-            [_prepare_message(message, load if tokenize else None) for message in turns] for turns in conversations
-        ]
+        load = load if tokenize else None
+        conversations = [[_prepare_message(message, load) for message in turns] for turns in conversations]
         return super().apply_chat_template(
             conversations if batched else conversations[0], chat_template=chat_template, tokenize=tokenize, **kwargs
         )
@@ -382,8 +362,7 @@ def _decode(text):
 
 def _fetch(url, schemes):
     scheme, _, rest = url.partition(":") if isinstance(url, str) else ("", "", "")
-    scheme = scheme.lower()
-    if scheme not in schemes or scheme not in ("data", "file", "http", "https"):
+    if (scheme := scheme.lower()) not in schemes or scheme not in ("data", "file", "http", "https"):
         raise ValueError(
             f"audio_url is {str(url)[:80]!r}, of which only {', '.join(schemes)} may be read here; send the audio as "
             f"data:audio/wav;base64,..., or allow others with audio_url_schemes."

@@ -253,7 +253,11 @@ def format_event_table(results: Iterable[dict], delimiter: str) -> str:
     lines, seen = [(*COLUMNS, "score") if scored else COLUMNS], set()
     for result in results:
         file = result["file"]
-        check_once(file, seen, "a table")
+        if file in seen:
+            raise ValueError(
+                f"{file!r} has several results, but a table holds one of each; join their events into one."
+            )
+        seen.add(file)
         if file != file.strip() or set(file) & set("\r\n"):
             raise ValueError(f"{file!r}: a table cannot hold names with line breaks or outer blanks; rename it.")
         for event in result["events"]:
@@ -278,13 +282,6 @@ def format_table(lines, delimiter: str) -> str:
 def is_missing(text: str) -> bool:
     """Return whether a field has no value: it is empty, or `NaN` as pandas may write it."""
     return text.strip().lower() in ("", "nan")
-
-
-def check_once(file: str, seen: set, kind: str):
-    """Raise `ValueError` if a recording was `seen` before: formats that list events cannot hold two results."""
-    if file in seen:
-        raise ValueError(f"{file!r} has several results, but {kind} holds one of each; join their events into one.")
-    seen.add(file)
 
 
 def read_label_track(path) -> list:

@@ -284,14 +284,9 @@ class RecordingAnswers:
     def __init__(
         self, name: str, task: str, queries: list[str | None], tolerance: float, min_score: float | None = None
     ):
-        self.min_score = min_score
-        self.name = name
-        self.task = task
-        self.queries = queries
-        self._mergers = [EventMerger(tolerance) for _ in queries]
-        self._events = [[] for _ in queries]
-        self._windows = [[] for _ in queries]
-        self._frames = [[] for _ in queries]
+        self.name, self.task, self.queries, self.min_score = name, task, queries, min_score
+        # For each query: what merges its events, those that are complete, its windows, and their frame scores.
+        self._parts = [(EventMerger(tolerance), [], [], []) for _ in queries]
 
     def add(self, window: Window, answers: list[tuple]):
         """Take the next window's answers, one for each query.
@@ -300,8 +295,8 @@ class RecordingAnswers:
             answers: the text, its events in seconds of the window (`None` if it cannot be parsed), whether it was
                 truncated, and its frame scores, if any.
         """
-        parts = zip(self._mergers, self._events, self._windows, self._frames, answers)
-        for merger, merged, windows, frames, (text, events, truncated, *scores) in parts:
+        for part, (text, events, truncated, *scores) in zip(self._parts, answers):
+            merger, merged, windows, frames = part
             frames += [(window, *part) for part in scores]
             if events is not None:
                 events = shift_to_recording(events, window)
@@ -312,8 +307,7 @@ class RecordingAnswers:
 
     def results(self, is_whole: bool = True) -> list[dict]:
         """Return a result for each query; after the last window, warn about truncated and unparseable answers."""
-        parts = zip(self.queries, self._mergers, self._events, self._windows, self._frames)
-        return [self._result(*one, is_whole) for one in parts]
+        return [self._result(query, *part, is_whole) for query, part in zip(self.queries, self._parts)]
 
     def _result(self, query, merger, events, windows, frames, is_whole):
         # A copy keeps open what further windows may change.
