@@ -21,6 +21,10 @@ def noise(seconds):
     return (0.1 * np.random.default_rng(0).standard_normal(round(seconds * 16000))).astype(np.float32)
 
 
+def curator(name):
+    return importlib.import_module(f"nemo_curator.{name}")
+
+
 def test_frames_have_the_scores_of_the_events_in_them(checkpoint):
     adapter = TimeProSED(checkpoint, 16000, event_labels=["cat", "dog"], batch_size=2)
     adapter.download_weights_on_node()
@@ -48,12 +52,12 @@ def test_what_cannot_be_is_refused(checkpoint):
 
 def test_curators_own_stage_runs_it(checkpoint, tmp_path):
     stages = pytest.importorskip("nemo_curator.stages.audio.inference.sed.stage")
-    resources, tasks = (importlib.import_module(f"nemo_curator.{name}") for name in ("stages.resources", "tasks"))
+    tasks = curator("tasks")
     soundfile.write(tmp_path / "a.wav", noise(4.0), 16000)
     stage = stages.SEDInferenceStage(
         adapter_target="recipes.bulk.curator.TimeProSED", checkpoint_path=checkpoint, sample_rate=16000,
         adapter_kwargs={"event_labels": ["dog"]}, save_npz=True, output_dir=str(tmp_path / "sed"),
-        resources=resources.Resources(cpus=1.0),
+        resources=curator("stages.resources").Resources(cpus=1.0),
     )  # fmt: skip
     stage.setup_on_node()
     stage.setup()
@@ -69,13 +73,8 @@ def test_curators_own_stage_runs_it(checkpoint, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["ray_data.RayDataExecutor", "xenna.XennaExecutor"])
 def test_a_pipeline_of_curator_runs_it_in_workers_of_their_own(executor, checkpoint, tmp_path, monkeypatch):
-    pytest.importorskip("nemo_curator")
-    import ray
-    from nemo_curator.pipeline import Pipeline
-    from nemo_curator.stages.audio import ManifestReader
-    from nemo_curator.stages.audio.inference.sed.stage import SEDInferenceStage
-    from nemo_curator.stages.resources import Resources
-
+    ray, pipelines = pytest.importorskip("ray"), pytest.importorskip("nemo_curator.pipeline")
+    readers, stages = curator("stages.audio"), curator("stages.audio.inference.sed.stage")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     monkeypatch.setenv("RAY_worker_niceness", "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -86,14 +85,14 @@ def test_a_pipeline_of_curator_runs_it_in_workers_of_their_own(executor, checkpo
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("".join(json.dumps({"audio_filepath": name}) + "\n" for name in names))
     # By default the stage asks for a GPU.
-    stage = SEDInferenceStage(
+    stage = stages.SEDInferenceStage(
         adapter_target="recipes.bulk.curator.TimeProSED", checkpoint_path=checkpoint, sample_rate=16000,
         adapter_kwargs={"event_labels": ["dog"]}, save_npz=True, output_dir=str(tmp_path / "sed"), batch_size=2,
-        resources=Resources(cpus=1.0),
+        resources=curator("stages.resources").Resources(cpus=1.0),
     )  # fmt: skip
-    pipeline = Pipeline(name="events", stages=[ManifestReader(manifest_path=str(manifest)), stage])
+    pipeline = pipelines.Pipeline(name="events", stages=[readers.ManifestReader(manifest_path=str(manifest)), stage])
     module, name = executor.split(".")
-    make = getattr(importlib.import_module(f"nemo_curator.backends.{module}"), name)
+    make = getattr(curator(f"backends.{module}"), name)
     # Ray of its own, for whoever takes longer than 30 s to start is given up; Xenna asks the dashboard for its actors.
     ray.init(num_cpus=4, include_dashboard=module == "xenna", object_store_memory=100_000_000)
     try:
