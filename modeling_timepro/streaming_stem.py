@@ -26,14 +26,13 @@ class StreamingStem:
         self.encoder = encoder
         self.blocks = encoder.trunk.blocks[: max(encoder.config.stem_layers) + 1]
         weight, frequency = encoder.trunk.stem.weight, encoder.config.num_mel_bins
-        is_cast = weight.device.type == "cpu" and encoder.trunk.conv_dtype is not None
-        dtype = encoder.trunk.conv_dtype if is_cast else weight.dtype
-        self.tails = [weight.new_zeros(1, 1, 1, frequency, dtype=dtype)]
+        self.tails = [weight.new_zeros(1, 1, 1, frequency)]
         channels, frequency, self.outputs = weight.shape[0], frequency // 2, []
         # Zeros before and after the input of each convolution. A block that strides in time reads only ahead.
         self.padding = [(1, 1), *((0, 1) if block.stride[0] == 2 else (block.dilation,) * 2 for block in self.blocks)]
         for index, (block, (before, _)) in enumerate(zip(self.blocks, self.padding[1:], strict=True)):
-            self.tails.append(weight.new_zeros(1, channels, before, frequency, dtype=dtype))
+            tail = weight.new_zeros(1, channels, before, frequency, dtype=encoder.trunk.dtype_of(index))
+            self.tails.append(tail)
             channels, frequency = block.pointwise.weight.shape[0], frequency // block.stride[1]
             if index in encoder.config.stem_layers:
                 self.outputs.append(weight.new_zeros(1, 0, channels))
@@ -111,7 +110,7 @@ class StreamingStem:
         """
         states = None if columns is None else columns.transpose(1, 2)[:, None].to(self.tails[0])
         for index, tail in enumerate(self.tails):
-            whole = tail if states is None else torch.cat([tail, states], 2)
+            whole = tail if states is None else torch.cat([tail, states.to(tail.dtype)], 2)
             whole = F.pad(whole, (0, 0, 0, padding[index]))
             if whole.device.type == "cpu":
                 whole = whole.contiguous(memory_format=torch.channels_last)

@@ -8,6 +8,7 @@ convolutions, and its weights are buffers, so it stays frozen.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,7 @@ TRUNK_BLOCKS = (
 assert len(TRUNK_BLOCKS) == NUM_TRUNK_LAYERS
 # The first halving is the stem convolution, the second this block; together they lead from 10 ms to 40 ms.
 LAST_STRIDED_BLOCK = 1
-CONV_DTYPES = ("auto", "float32", "bfloat16")
+CPU_DTYPES = ("auto", "float32", "bfloat16")
 
 
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
@@ -64,7 +65,7 @@ class FrozenConv2d(nn.Module):
         super().__init__()
         self.groups = groups
         shape = out_channels, in_channels // groups, kernel_size, kernel_size
-        self.register_buffer("weight", torch.empty(shape))
+        self.register_buffer("weight", self.initial_weight(shape))
         self.register_buffer("bias", torch.zeros(out_channels))
 
     @staticmethod
@@ -112,11 +113,11 @@ class YamnetTrunk(nn.Module):
 
     Output j reads a field that is centred at mel column 4 j + 2, the middle of the interval from j * 40 ms on.
 
-    On CPUs it is computed in channels-last order, which takes less time, and without gradients in
-    `conv_dtype`, where that is set, see [`TimeProYamnetEncoder.set_conv_dtype`].
+    On CPUs it is computed in channels-last order, which takes less time, and without gradients in the numbers of
+    `dtype_of`, see [`TimeProYamnetEncoder.set_cpu_dtype`].
     """
 
-    conv_dtype = None
+    cpu_dtype = None
 
     def __init__(self):
         super().__init__()
@@ -129,6 +130,16 @@ class YamnetTrunk(nn.Module):
                 dilation *= 2
             channels = out_channels
         self.blocks = nn.ModuleList(blocks)
+
+    def dtype_of(self, index: int) -> torch.dtype:
+        """Return in which numbers a separable block is computed, without gradients.
+
+        The stem and the first two stay in those of the weights. They take little of the time, and rounded mel features
+        alone would make for a third of the error at the last block.
+        """
+        weight = self.stem.weight
+        is_shorter = self.cpu_dtype is not None and weight.device.type == "cpu" and index > LAST_STRIDED_BLOCK
+        return self.cpu_dtype if is_shorter else weight.dtype
 
     def forward(self, input_features: torch.Tensor, mel_mask: torch.Tensor | None, layers: list[int]):
         """Return the outputs of `layers`, averaged over frequency.
@@ -147,8 +158,6 @@ class YamnetTrunk(nn.Module):
         states, dtype = input_features.transpose(1, 2)[:, None], input_features.dtype
         if states.device.type == "cpu":
             states = states.contiguous(memory_format=torch.channels_last)
-            if self.conv_dtype is not None and not torch.is_grad_enabled():
-                states = states.to(self.conv_dtype)
         half_mask = frame_mask = None
         if mel_mask is not None:
             states = states * mel_mask[:, None, :, None]
@@ -160,7 +169,7 @@ class YamnetTrunk(nn.Module):
         for index, block in enumerate(self.blocks[: max(layers) + 1]):
             if mel_mask is not None:
                 states = states * (half_mask if index <= LAST_STRIDED_BLOCK else frame_mask)
-            states = block(states)
+            states = block(states if torch.is_grad_enabled() else states.to(self.dtype_of(index)))
             if index in layers:
                 outputs.append(states.mean(3, dtype=dtype).transpose(1, 2))
         return outputs
@@ -186,7 +195,8 @@ class ContextAttention(nn.Module):
         `mask` is what [`create_bidirectional_mask`] makes for the attention implementation.
         """
         batch, num_frames, _ = states.shape
-        qkv = self.qkv(states).view(batch, num_frames, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        # Products may be in bfloat16 where sums are not, see `set_cpu_dtype`.
+        qkv = self.qkv(states).to(states.dtype).view(batch, num_frames, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = rotate(qkv[0], cos, sin), rotate(qkv[1], cos, sin), qkv[2]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attend(self, query, key, value, mask, scaling=self.scaling)
@@ -261,8 +271,12 @@ class TimeProYamnetEncoder(PreTrainedModel):
             init.copy_(module.weight, module.initial_weight(module.weight.shape))
             init.zeros_(module.bias)
 
-    def set_conv_dtype(self, name: str = "auto") -> None:
-        """Choose the numbers in which the frozen convolutions are computed on CPUs, when no gradients are.
+    def set_cpu_dtype(self, name: str = "auto") -> None:
+        """Choose the numbers in which audio is put through the model on CPUs, where no gradients are needed.
+
+        All frozen convolutions but the first are computed in them; in the pipeline the context layers too, and the
+        language model as far as audio goes through it, multiply in them and add in float32. Answers are generated in
+        float32.
 
         Args:
             name: `float32`; `bfloat16`, for processors that multiply in it (avx512_bf16, amx_bf16), slow on others; or
@@ -271,11 +285,17 @@ class TimeProYamnetEncoder(PreTrainedModel):
         Raises:
             ValueError: any other name.
         """
-        if name not in CONV_DTYPES:
-            raise ValueError(f"conv_dtype is {name!r}; choose one of {CONV_DTYPES}.")
+        if name not in CPU_DTYPES:
+            raise ValueError(f"cpu_dtype is {name!r}; choose one of {CPU_DTYPES}.")
         found = getattr(torch.cpu, "get_capabilities", dict)()
         is_half = name == "bfloat16" or (name == "auto" and (found.get("avx512_bf16") or found.get("amx_bf16")))
-        self.trunk.conv_dtype = torch.bfloat16 if is_half else None
+        self.trunk.cpu_dtype = torch.bfloat16 if is_half else None
+
+    @property
+    def cpu_dtype(self) -> torch.dtype | None:
+        """Return the numbers in which matrix products on a CPU are to be taken, `None` for those of the weights."""
+        is_float32 = self.device.type == "cpu" and self.dtype == torch.float32
+        return self.trunk.cpu_dtype if is_float32 else None
 
     def output_lengths(self, mel_lengths: torch.Tensor | int) -> torch.Tensor | int:
         """Return how many audio frames clips of `mel_lengths` mel columns give."""
@@ -309,7 +329,9 @@ class TimeProYamnetEncoder(PreTrainedModel):
         mask = None if input_features_mask is None else input_features_mask.bool()
         if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
             mask = None
-        outputs = self.trunk(input_features.to(self.trunk.stem.weight.dtype), mask, self.config.stem_layers)
+        # It chooses its numbers itself.
+        with torch.autocast("cpu", enabled=False) if self.cpu_dtype else contextlib.nullcontext():
+            outputs = self.trunk(input_features.to(self.trunk.stem.weight.dtype), mask, self.config.stem_layers)
         stem_features = torch.cat([F.layer_norm(output, output.shape[-1:]) for output in outputs], dim=-1)
         if self.config.mel_per_frame == 8:
             stem_features = stem_features[:, : 2 * num_frames].unflatten(1, (num_frames, 2)).mean(2)
@@ -359,7 +381,8 @@ class TimeProYamnetEncoder(PreTrainedModel):
             mask = None
 
         # Weights in 4 or 8 bits have no floating-point type; the frozen convolutions keep theirs.
-        states = self.dropout(self.stem_projection(stem_features.to(self.trunk.stem.weight.dtype)))
+        dtype = self.trunk.stem.weight.dtype
+        states = self.dropout(self.stem_projection(stem_features.to(dtype)).to(dtype))
         attention_mask = None
         if mask is not None:
             attention_mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=mask)

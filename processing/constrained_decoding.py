@@ -222,11 +222,60 @@ class AnswerConstraint(LogitsProcessor):
 
 
 def generate_answers(model, inputs, config, draft, eos, **kwargs):
-    """Return the output of `model.generate(**inputs, generation_config=config, **kwargs)`, faster with a good draft."""
+    """Return the output of `model.generate(**inputs, generation_config=config, **kwargs)`, faster where it can be."""
     names = {name for name, value in config.to_diff_dict().items() if value is not None and name[0] != "_"}
-    if draft is None or CACHE_NAME not in inputs or names - _PLAIN_SETTINGS or kwargs.keys() - {"logits_processor"}:
+    if CACHE_NAME not in inputs or names - _PLAIN_SETTINGS or kwargs.keys() - {"logits_processor"}:
         return model.generate(**inputs, generation_config=config, **kwargs)
-    return generate_from_draft(model, inputs, config, kwargs.get("logits_processor", []), draft, eos)
+    processors = LogitsProcessorList(kwargs.get("logits_processor", []))
+    if config.suppress_tokens:
+        processors.insert(0, SuppressTokensLogitsProcessor(config.suppress_tokens, device=model.device))
+    if draft is None:
+        return generate_rows(model, inputs, config, processors, eos)
+    return generate_from_draft(model, inputs, config, processors, draft, eos)
+
+
+@torch.no_grad()
+def generate_rows(model, inputs, config, processors, eos):
+    """Return what greedy `model.generate` returns, `sequences (num_rows, length)` and `logits`, in less time.
+
+    `generate` puts all rows through the model until the longest answer ends; here a row that has ended is left out. Its
+    tokens are then padding, and its logits zero.
+
+    Args:
+        inputs: of any rows, from [`prefill_questions`], with a cache.
+        config: greedy generation settings with `max_new_tokens`.
+        processors: logits processors, which see all rows.
+        eos: ids that end an answer.
+    """
+    cache, tokens, mask, logits = inputs[CACHE_NAME], inputs["input_ids"], inputs["attention_mask"], []
+    padding = eos[0] if config.pad_token_id is None else config.pad_token_id
+    rows, ends = torch.arange(len(tokens), device=tokens.device), torch.tensor(eos, device=tokens.device)
+    fed = tokens[:, cache.get_seq_length() :]
+    for _ in range(config.max_new_tokens):
+        outputs = model(
+            input_ids=fed,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -fed.shape[1] :],
+            use_cache=True,
+            logits_to_keep=1,
+            **{CACHE_NAME: cache},
+        )
+        known = outputs.logits[:, -1].float()
+        every = known.new_zeros(len(tokens), known.shape[1]).index_copy_(0, rows, known)
+        found = processors(tokens, every).argmax(-1)[rows]
+        tokens = torch.cat([tokens, tokens.new_full((len(tokens), 1), padding)], 1)
+        tokens[rows, -1] = found
+        if config.output_logits:
+            logits.append(every)
+        goes_on = (~torch.isin(found, ends)).nonzero()[:, 0]
+        if not len(goes_on):
+            break
+        if len(goes_on) < len(rows):
+            rows, mask = rows[goes_on], mask[goes_on]
+            cache.batch_select_indices(goes_on)
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], 1)
+        fed = tokens[rows, -1:]
+    return GenerateDecoderOnlyOutput(sequences=tokens, logits=tuple(logits) if config.output_logits else None)
 
 
 @torch.no_grad()
@@ -244,9 +293,6 @@ def generate_from_draft(model, inputs, config, processors, draft, eos):
         draft: token ids of the expected answer, without end-of-sequence token.
         eos: ids that end an answer.
     """
-    processors = LogitsProcessorList(processors)
-    if config.suppress_tokens:
-        processors.insert(0, SuppressTokensLogitsProcessor(config.suppress_tokens, device=model.device))
     cache, tokens, logits = inputs[CACHE_NAME], inputs["input_ids"], []
     end, draft = tokens.shape[1] + config.max_new_tokens, list(draft)
     # Where the draft continues, where the answer left it, and whether a token replaced one of the draft's.
@@ -284,4 +330,5 @@ def generate_from_draft(model, inputs, config, processors, draft, eos):
 
 
 __all__ = ["MAX_NEW_TOKENS", "PIPELINE_SETTINGS", "TOKEN_SETTINGS", "AnswerConstraint", "generate_answers",
-           "generate_from_draft", "generation_settings", "greedy_settings", "log_probs_of"]  # fmt: skip
+           "generate_from_draft", "generate_rows", "generation_settings", "greedy_settings",
+           "log_probs_of"]  # fmt: skip

@@ -61,18 +61,18 @@ class TemporalAudioGroundingPipeline(Pipeline):
     read_annotations = staticmethod(read_annotations)
     format_frame_scores = staticmethod(format_frame_scores)
 
-    def __init__(self, model, *args, conv_dtype=None, **kwargs):
-        """Take a model and its processor; `conv_dtype` is that of `TimeProYamnetEncoder.set_conv_dtype`.
+    def __init__(self, model, *args, cpu_dtype=None, **kwargs):
+        """Take a model and its processor; `cpu_dtype` is that of `TimeProYamnetEncoder.set_cpu_dtype`.
 
-        By default it is the environment variable `TIMEPRO_CONV_DTYPE`, or else `auto`.
+        By default it is the environment variable `TIMEPRO_CPU_DTYPE`, or else `auto`.
         """
         super().__init__(model, *args, **kwargs)
-        if hasattr(model.model.audio_tower, "set_conv_dtype"):
-            model.model.audio_tower.set_conv_dtype(conv_dtype or os.environ.get("TIMEPRO_CONV_DTYPE", "auto"))
-        elif conv_dtype is not None:
+        if hasattr(model.model.audio_tower, "set_cpu_dtype"):
+            model.model.audio_tower.set_cpu_dtype(cpu_dtype or os.environ.get("TIMEPRO_CPU_DTYPE", "auto"))
+        elif cpu_dtype is not None:
             kind = model.config.audio_config.model_type
             raise ValueError(
-                f"conv_dtype is {conv_dtype!r} for a {kind} encoder; only timepro_yamnet has it. Leave it out."
+                f"cpu_dtype is {cpu_dtype!r} for a {kind} encoder; only timepro_yamnet has it. Leave it out."
             )
         model.generation_config, left_out = greedy_settings(model.generation_config, PIPELINE_SETTINGS)
         if left_out:

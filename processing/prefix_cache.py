@@ -9,11 +9,14 @@ import contextlib
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 # transformers 5.24 renamed it.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 FEATURES = ("input_features", "input_features_mask")
+# Columns that a cache has room for beyond those that it holds.
+SPARE_COLUMNS = 64
 
 
 def accelerator(device: torch.device) -> torch.device | None:
@@ -25,15 +28,51 @@ class PrefixCached(Exception):
     """Raised within the model when the last layer's keys and values of a prefix are known."""
 
 
+class RoomyLayer(DynamicLayer):
+    """Keys and values `(batch, num_heads, num_columns, head_size)` with room for more.
+
+    transformers' own copies all that it holds for every token that is added.
+    """
+
+    _layer_type = None
+    room = None
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        # Where rows were selected since, keys are a tensor of their own.
+        is_own = self.room is not None and start and self.keys.data_ptr() == self.room[0].data_ptr()
+        if not is_own or len(self.keys) != len(self.room[0]) or end > self.room[0].shape[-2]:
+            shape = (*key_states.shape[:2], end + SPARE_COLUMNS)
+            self.room = tuple(part.new_empty(*shape, part.shape[-1]) for part in (key_states, value_states))
+            if start:
+                for room, part in zip(self.room, (self.keys, self.values)):
+                    room[:, :, :start] = part
+        for room, part in zip(self.room, (key_states, value_states)):
+            room[:, :, start:end] = part
+        self.keys, self.values = (room[:, :, :end] for room in self.room)
+        return self.keys, self.values
+
+
 class PrefixCache(DynamicCache):
     """A cache that ends the pass that fills it there: nobody reads what the last layer makes of a prefix.
 
-    That is all of one layer but its keys and values, nearly a quarter of four layers.
+    That is all of one layer but its keys and values, nearly a quarter of four layers. `dtype` is that of what it holds,
+    where that is not to be what comes in: prefixes may be multiplied in shorter numbers than answers.
     """
 
     is_filled = False
 
+    def __init__(self, config, dtype=None):
+        super().__init__(config=config)
+        self.dtype = dtype
+        self.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in self.layers]
+
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        if self.dtype is not None:
+            key_states, value_states = key_states.to(self.dtype), value_states.to(self.dtype)
         states = super().update(key_states, value_states, layer_idx, *args, **kwargs)
         if not self.is_filled and layer_idx == len(self.layers) - 1:
             raise PrefixCached
@@ -142,7 +181,8 @@ def _encode(model, processor, waveforms, questions, stem_features=None):
         features = {"stem_features": stem_features, "input_features_mask": mask.to(model.device)}
         clip_texts = [processor.expand_audio(stem_features.shape[1])]
     counts = [text.count(processor.audio_token) for text in clip_texts]
-    heard = model.get_audio_features(**features)
+    with _audio_dtype(model):
+        heard = model.get_audio_features(**features)
     embeds, frames = heard.pooler_output.split(counts), heard.encoder_frames.split(counts)
     # What comes before the last frame is computed once. A template may put the question before it: then no row shares.
     prefixes, owners, rests = {}, [], []
@@ -163,10 +203,11 @@ def _encode(model, processor, waveforms, questions, stem_features=None):
 def _prefill(model, processor, embeds, prefixes):
     """Put prompts `(clip, token ids)` through the model; return their ids, mask and cache."""
     ids, mask = _pad_left([prefix for _, prefix in prefixes], processor.tokenizer.pad_token_id, model.device)
-    cache = PrefixCache(config=model.config.get_text_config())
+    is_shorter = getattr(model.model.audio_tower, "cpu_dtype", None) is not None
+    cache = PrefixCache(model.config.get_text_config(), model.dtype if is_shorter else None)
     # What moves weights between devices does so at the end of a layer, which is therefore to be reached.
     cache.is_filled = getattr(model, "hf_device_map", None) is not None
-    with contextlib.suppress(PrefixCached):
+    with contextlib.suppress(PrefixCached), _audio_dtype(model):
         model.model(
             input_ids=ids,
             attention_mask=mask,
@@ -176,6 +217,12 @@ def _prefill(model, processor, embeds, prefixes):
         )
     cache.is_filled = True
     return ids, mask, cache
+
+
+def _audio_dtype(model):
+    """Return a context in which a CPU multiplies in the numbers that were chosen for it, see `set_cpu_dtype`."""
+    dtype = getattr(model.model.audio_tower, "cpu_dtype", None)
+    return contextlib.nullcontext() if dtype is None else torch.autocast("cpu", dtype)
 
 
 def _pad_left(rows, pad_id, device):

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import dataclasses
 import numbers
 import urllib.parse
 import urllib.request
@@ -299,12 +300,14 @@ def _prepare_message(message, load=None):
     """Return a message with escaped text, unless it is the assistant's, and uniform audio blocks.
 
     Args:
-        message: `{"role", "content"}`; the content is text, a list of blocks, or missing, as with `tool_calls`.
+        message: `{"role", "content"}`; the content is text, a list of blocks, or missing, as with `tool_calls`. It, and
+            what is in it, may be dataclasses or pydantic models, as of the OpenAI client, in place of dicts.
         load: function from an audio block to `{"type": "audio", "audio": array}`; `None` omits the audio.
 
     Raises:
         ValueError: a block that is neither text nor audio.
     """
+    message = _as_dicts(message)
     escape = (lambda text: text) if message["role"] == "assistant" else escape_text
     # Arrow adds the keys of other messages and blocks, with the value None.
     message = {key: value for key, value in message.items() if value is not None}
@@ -315,6 +318,17 @@ def _prepare_message(message, load=None):
         blocks = [{key: value for key, value in block.items() if value is not None} for block in content]
         message["content"] = [_prepare_block(block, escape, load) for block in blocks]
     return message
+
+
+def _as_dicts(value):
+    """Return a value with dicts in place of dataclasses and pydantic models; sound is left alone."""
+    if callable(getattr(value, "model_dump", None)):
+        value = value.model_dump()
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: _as_dicts(item) for key, item in value.items()}
+    return [_as_dicts(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _prepare_block(block, escape, load):

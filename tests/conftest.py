@@ -20,6 +20,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Sums of OpenBLAS hang on the number of its threads, of which launched processes have one; these must give equal ones.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Answers of models with random weights are compared, which every rounding changes; tests of bfloat16 ask for it.
+os.environ.setdefault("TIMEPRO_CPU_DTYPE", "float32")
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402

@@ -1,11 +1,13 @@
 """Messages of a chat: which blocks of audio are understood, which are refused, and what no text can spell."""
 
 import base64
+import dataclasses
 import http.server
 import io
 import threading
 
 import numpy as np
+import pydantic
 import pytest
 import soundfile
 
@@ -78,6 +80,30 @@ def test_files_and_hosts_are_read_only_where_allowed(lively_checkpoint, wav, tmp
         inputs_of(processor, {"type": "audio_url", "audio_url": urls["http"] + "x"}, audio_url_schemes=("http",))
     server.shutdown()
     server.server_close()
+
+
+def test_messages_may_be_objects_as_clients_return_them(lively_checkpoint, wav):
+    @dataclasses.dataclass
+    class Block:
+        audio: bytes
+        type: str = "audio"
+
+    @dataclasses.dataclass
+    class Message:
+        role: str
+        content: list
+        tool_calls: list | None = None
+
+    class Text(pydantic.BaseModel):
+        text: str
+        type: str = "text"
+
+    _, processor = lively_checkpoint
+    options = {"tokenize": True, "add_generation_prompt": True, "return_dict": True, "return_tensors": "np"}
+    found = processor.apply_chat_template([Message("user", [Block(wav), Text(text=TEXT["text"])])], **options)
+    assert_same(found, inputs_of(processor, {"type": "audio", "audio": wav}))
+    written = processor.apply_chat_template([Message("user", [Text(text="When is <0.08>?")])])
+    assert escape_text("When is <0.08>?") in written
 
 
 @pytest.mark.parametrize(

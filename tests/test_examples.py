@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from recipes.conversion.checkpoint_folder import load_pipeline
 from recipes.soundscapes.catalogue import event_labels, load_catalogue
 from recipes.soundscapes.examples import SCENES, SHAREABLE, provenance, shareable
 from recipes.soundscapes.mixing import Soundscape
@@ -43,6 +45,20 @@ def test_an_example_is_audible_annotated_and_accounted_for(name):
             assert files[source].split == "heldout" and files[source].licence.startswith(SHAREABLE)
         else:
             assert source.startswith(("electronic:", "espeak-ng:"))
+
+
+@pytest.mark.skipif(
+    not getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16"),
+    reason="this processor does not multiply in bfloat16",
+)
+def test_the_examples_have_the_same_events_in_bfloat16_as_in_float32(monkeypatch):
+    found = []
+    for name in ("float32", "bfloat16"):
+        monkeypatch.setenv("TIMEPRO_CPU_DTYPE", name)
+        pipe = load_pipeline()
+        events = [event for path in sorted(EXAMPLES.glob("*.flac")) for event in pipe(str(path))["events"]]
+        found.append([(event["onset"], event["offset"], event["event_label"]) for event in events])
+    assert found[0] == found[1] and found[0]
 
 
 def test_only_recordings_that_may_be_shared_are_used():

@@ -13,7 +13,9 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    DynamicCache,
     GenerationConfig,
+    StaticCache,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -118,6 +120,76 @@ def test_an_assistant_changes_no_answer(clip, is_other):
 def test_ways_to_decode_change_no_answer(clip, options):
     model, inputs, expected = clip
     assert answer(model, inputs, **options) == expected
+
+
+def test_a_cache_that_is_given_changes_no_answer(clip):
+    model, inputs, expected = clip
+    text_config = model.config.get_text_config()
+    length = inputs["input_ids"].shape[1] + GREEDY["max_new_tokens"]
+    for cache in (DynamicCache(config=text_config), StaticCache(text_config, max_cache_len=length)):
+        assert answer(model, inputs, past_key_values=cache) == expected
+        assert int(cache.get_seq_length()) >= inputs["input_ids"].shape[1]
+
+
+def test_embeddings_with_a_static_cache_change_no_answer(clip):
+    model, inputs, expected = clip
+    rest = {name: value for name, value in inputs.items() if name != "input_ids"}
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    assert answer(model, rest | {"inputs_embeds": embeds}, cache_implementation="static") == expected
+
+
+def test_what_greedy_generation_returns_with_its_answer_belongs_to_it(clip):
+    model, inputs, expected = clip
+    flags = ("output_scores", "output_logits", "output_hidden_states", "return_dict_in_generate")
+    outputs = model.generate(**inputs, **GREEDY, **dict.fromkeys(flags, True))
+    width, config = inputs["input_ids"].shape[1], model.config.get_text_config()
+    tokens = outputs.sequences[:, width:]
+    assert tokens[0].tolist() == expected
+    assert len(outputs.scores) == len(outputs.logits) == len(outputs.hidden_states) == len(expected)
+    assert [int(scores.argmax(-1)) for scores in outputs.scores] == expected
+    for place, states in enumerate(outputs.hidden_states):
+        assert len(states) == config.num_hidden_layers + 1
+        assert {state.shape for state in states} == {(1, width if place == 0 else 1, config.hidden_size)}
+    # Of one pass over the whole answer.
+    whole = model(**dict(inputs) | {
+        "input_ids": outputs.sequences, "attention_mask": torch.ones_like(outputs.sequences),
+    }).logits[:, width - 1 : -1]  # fmt: skip
+    torch.testing.assert_close(torch.stack(outputs.logits, 1), whole, rtol=1e-4, atol=1e-4)
+    own = model.compute_transition_scores(outputs.sequences, outputs.scores, normalize_logits=True)
+    assert own.shape == tokens.shape and (own <= 0).all()
+
+
+def test_beams_are_returned_best_first_with_the_scores_of_their_tokens(clip):
+    model, inputs, _ = clip
+    flags = dict.fromkeys(("output_scores", "return_dict_in_generate"), True)
+    outputs = model.generate(**inputs, **GREEDY, num_beams=3, num_return_sequences=3, length_penalty=0.0, **flags)
+    assert len(outputs.sequences) == 3 and outputs.sequences_scores.diff().le(0).all()
+    own = model.compute_transition_scores(outputs.sequences, outputs.scores, outputs.beam_indices)
+    torch.testing.assert_close(own.sum(1), outputs.sequences_scores, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_depend_on_the_seed_alone_and_the_likeliest_token_is_greedy(clip):
+    model, inputs, expected = clip
+    assert answer(model, inputs, do_sample=True, top_k=1) == expected
+
+    def sampled(seed, **options):
+        torch.manual_seed(seed)
+        return model.generate(**inputs, **GREEDY | {"do_sample": True}, **options).tolist()
+
+    for options in ({"num_return_sequences": 2, "temperature": 2.0}, {"num_beams": 2, "temperature": 2.0}):
+        assert sampled(0, **options) == sampled(0, **options) != sampled(1, **options)
+
+
+def test_padding_on_the_left_changes_no_logits(clip):
+    model, inputs, _ = clip
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    padded = dict(inputs) | {
+        "input_ids": torch.cat([ids.new_full((1, 7), 1), ids], 1),
+        "attention_mask": torch.cat([mask.new_zeros(1, 7), mask], 1),
+    }
+    options = GREEDY | {"max_new_tokens": 1, "return_dict_in_generate": True, "output_logits": True}
+    found, expected = (model.generate(**one, **options).logits[0] for one in (padded, inputs))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("audio", ["none", "first", "second", "both"])

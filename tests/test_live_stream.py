@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny_backbones import MAKERS, make_stock, save_stock
+from transformers import LogitsProcessorList
 
 from modeling_timepro.yamnet_encoder import TimeProYamnetConfig, TimeProYamnetEncoder
 from processing.answer_text import prompt_text
@@ -206,7 +207,7 @@ def test_answers_from_drafts_are_those_without(pipe, sound, draft):
         ids = ids[:3] + ids[7:]
     if draft.endswith("more"):
         ids = ids[:5] + ids[2:]
-    found = generate_from_draft(model, inputs(), config, [], ids, eos)
+    found = generate_from_draft(model, inputs(), config, LogitsProcessorList(), ids, eos)
     assert found.sequences.tolist() == expected.sequences.tolist()
     torch.testing.assert_close(torch.cat(found.logits), torch.cat(expected.logits), rtol=1e-4, atol=1e-4)
 

@@ -179,18 +179,22 @@ def test_convolutions_in_bfloat16_are_near_those_in_float32_and_a_name_says_whic
     encoder = TimeProYamnetEncoder(TimeProYamnetConfig(num_hidden_layers=0)).eval()
     features = torch.randn(2, 64, 64)
     exact = encoder.stem(features)
-    encoder.set_conv_dtype("bfloat16")
+    encoder.set_cpu_dtype("bfloat16")
     near = encoder.stem(features)
     assert near.dtype == torch.float32
     assert 0 < (near - exact).norm() / exact.norm() < 0.05
-    encoder.set_conv_dtype("float32")
+    # Mel features and the first blocks are not rounded, whatever the caller multiplies in.
+    assert [encoder.trunk.dtype_of(index) for index in (0, 1, 2)] == [torch.float32, torch.float32, torch.bfloat16]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder.stem(features).equal(near)
+    encoder.set_cpu_dtype("float32")
     assert encoder.stem(features).equal(exact)
     for found in ({}, {"avx512_bf16": True}, {"amx_bf16": True}):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found, raising=False)
-        encoder.set_conv_dtype("auto")
-        assert encoder.trunk.conv_dtype == (torch.bfloat16 if found else None)
+        encoder.set_cpu_dtype("auto")
+        assert encoder.trunk.cpu_dtype == (torch.bfloat16 if found else None)
     with pytest.raises(ValueError, match="float16"):
-        encoder.set_conv_dtype("float16")
+        encoder.set_cpu_dtype("float16")
 
 
 def test_gradient_checkpointing_gives_equal_gradients():

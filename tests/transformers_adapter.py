@@ -2,6 +2,20 @@
 
 Run by `test_transformers_suite.py`, in a process whose path holds those suites as the package `tests`. Which models are
 tested, `TIMEPRO_SUITE` says: `timepro` or `stock`.
+
+`GenerationTesterMixin` is in none of the source distributions of 5.20.0, 5.23.0 and 5.24.0: they hold
+`tests/test_*.py`, but no folder of tests. What it tests is tested here:
+
+| its tests | ours, of `test_generation_modes.py` unless said |
+|---|---|
+| greedy, sample, beam search and beam sample, also as a dict | what is returned with an answer, beams, samples |
+| assisted decoding, prompt lookup | an assistant, ways to decode |
+| left padding | padding on the left, batches |
+| `inputs_embeds`, with beams and a static cache | embeddings |
+| static cache, caches that are given, going on from one | caches, a conversation |
+| `logits_to_keep`, several answers of a sample | `test_modeling_timepro.py` |
+| offloaded caches, compiled generation | none: they need an accelerator |
+| quantised caches, Flash Attention | none: they need packages that are not among ours |
 """
 
 import os
@@ -10,6 +24,7 @@ import unittest
 
 import numpy as np
 import torch
+import transformers
 from tests.generation.test_utils import GenerationTesterMixin
 from tests.test_configuration_common import ConfigTester
 from tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
@@ -21,7 +36,6 @@ from transformers import (
     AutoTokenizer,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
-    Qwen2_5OmniThinkerModel,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioModel,
@@ -94,9 +108,12 @@ def stock_config(shape):
 MAKERS = {"stock": stock_config, "timepro": timepro_config}
 STOCK_CLASSES = {
     "audioflamingo3": (AudioFlamingo3Model, AudioFlamingo3ForConditionalGeneration),
-    "omni": (Qwen2_5OmniThinkerModel, Qwen2_5OmniThinkerForConditionalGeneration),
+    "omni": (Qwen2_5OmniThinkerForConditionalGeneration,),
     "qwen2_audio": (Qwen2AudioModel, Qwen2AudioForConditionalGeneration),
 }
+# Not in the oldest version.
+if hasattr(transformers, "Qwen2_5OmniThinkerModel"):
+    STOCK_CLASSES["omni"] += (transformers.Qwen2_5OmniThinkerModel,)
 # What the stock classes call the mask of the mel frames.
 STOCK_MASKS = {"audioflamingo3": "input_features_mask"}
 

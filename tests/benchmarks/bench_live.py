@@ -2,17 +2,18 @@
 
     python tests/benchmarks/bench_live.py                                   1 minute of the examples
     python tests/benchmarks/bench_live.py --gap 20                          with 20 s of low noise after each of them
-    python tests/benchmarks/bench_live.py --seconds 1200 --live-only        memory over 20 minutes
+    python tests/benchmarks/bench_live.py --seconds 3600 --gap 15 --rss-every 300 --live-only       memory over an hour
 
 `ratio` is the processor time of the stream over that of the recording, whose windows are answered one by one.
 `latency` counts, of the events that were closed, seconds of sound from their end until they were told; `found` those of
 the recording that the stream has closed too, onset and offset within a frame (`same`) or 0.2 s (`near`); `more` those
-that it closed and the recording lacks. `peak_mib` is the memory at the end of each tenth of the stream.
+that it closed and the recording lacks. `rss_mib` is the memory in use after every `--rss-every` seconds of sound, the
+first when all is loaded; each is told on stderr too, as it is measured.
 """
 
 import argparse
 import json
-import resource
+import os
 import sys
 import time
 from pathlib import Path
@@ -51,12 +52,18 @@ def same(first, second, tolerance):
     return first["event_label"] == second["event_label"] and times <= tolerance + 1e-6
 
 
+def used_mib():
+    """Return the memory that this process has in use, in MiB."""
+    return round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEFAULT_CHECKPOINT), metavar="DIR")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--gap", type=float, default=0.0, help="seconds of low noise after each example")
     parser.add_argument("--look-every", type=float, default=10.0, help="look_every_s of the stream")
+    parser.add_argument("--rss-every", type=float, metavar="S", help="seconds of sound (default: a tenth)")
     parser.add_argument("--live-only", action="store_true", help="leave the recording out")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -64,19 +71,21 @@ def main():
     warm = next(iter(sound_of(2, 0)))
     pipe(np.resize(warm, 2 * RATE))
     figures = {"seconds": arguments.seconds, "gap": arguments.gap, "look_every_s": arguments.look_every}
-    stream, reports, peaks = pipe.live(RATE, look_every_s=arguments.look_every), [], []
+    stream, reports, used = pipe.live(RATE, look_every_s=arguments.look_every), [], []
+    every = (arguments.rss_every or arguments.seconds / 10) * RATE
     start = time.process_time()
     for chunk in sound_of(arguments.seconds, arguments.gap):
         reports += stream.push(chunk)
-        if stream.position >= len(peaks) * arguments.seconds * RATE / 10:
-            peaks.append(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        if stream.position >= len(used) * every:
+            used.append(used_mib())
+            print(json.dumps({"heard": stream.position / RATE, "rss_mib": used[-1]}), file=sys.stderr, flush=True)
     reports += stream.finish()
     figures["live_cpu_seconds"] = time.process_time() - start
     closed = [report for report in reports if report["state"] == "closed"]
     late = sorted(report["heard"] - report["offset"] for report in closed)
     figures |= {
         "looks_per_minute": 60 * stream.num_looks / arguments.seconds,
-        "peak_mib": peaks,
+        "rss_mib": used,
         "num_closed": len(closed),
     }
     figures["num_withdrawn"] = sum(report["state"] == "withdrawn" for report in reports)
