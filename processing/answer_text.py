@@ -229,10 +229,12 @@ def parse_events(
         said = said_events(text, task, event_label, True, truncated)
         if said is None:
             found = read_foreign_answer(text.strip(), caption_first=task == "captioning", truncated=truncated)
+            if found is None:
+                return None
             # In grounding the question named the label.
-            return found and sorted(
-                Event(onset, offset, event_label if task == "grounding" or not label else label)
-                for onset, offset, label in found
+            named = task == "grounding"
+            return sorted(
+                Event(onset, offset, event_label if named or not label else label) for onset, offset, label in found
             )
     return None if said is None else sorted(item.event for item in said)
 

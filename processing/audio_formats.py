@@ -189,7 +189,7 @@ ELEMENTS = set(map(bytes.fromhex, (
 SEGMENT, CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 
 
-def _element_sizes(head: bytes) -> tuple[int, float]:
+def _element_sizes(head: bytes) -> tuple[int, Any]:
     """Return how many bytes name and length of an element of Matroska take, and its content; 0 if none begins.
 
     A content whose length is unknown is infinite.

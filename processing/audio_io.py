@@ -124,7 +124,7 @@ def is_one_recording(inputs: Any) -> bool:
     return is_one or not (isinstance(inputs, Iterable) or hasattr(inputs, "__getitem__"))
 
 
-def pair_with_queries(inputs: Iterable, query: Any) -> Iterator[tuple[Any, Any, str]]:
+def pair_with_queries(inputs: Any, query: Any) -> Iterator[tuple[Any, Any, str]]:
     """Return each recording with its query and its name."""
     is_one = query is None or isinstance(query, str)
     if not is_one and hasattr(inputs, "__len__") and hasattr(query, "__len__") and len(query) != len(inputs):
