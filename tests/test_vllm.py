@@ -35,6 +35,14 @@ def url(tmp_path_factory):
         yield f"{address}/v1"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def convolutions_in_float32():
+    """On a CPU with instructions for it the pipeline's are in bfloat16, by default; those of vLLM are not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIMEPRO_CPU_DTYPE", "float32")
+        yield
+
+
 @pytest.fixture(scope="module")
 def pipe():
     return load_pipeline()

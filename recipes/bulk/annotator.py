@@ -48,17 +48,25 @@ class Annotator:
             self.pipe = load_pipeline(job.settings["model"])
 
     def __call__(self, batch: dict) -> dict:
-        """Annotate shards `{"item": [number, ...]}`; return counts of recordings in columns, as Ray Data has them.
+        """Annotate the shard `{"item": [number]}`; return counts of recordings in columns, as Ray Data has them.
+
+        After what ends the run, the columns `error` and `kind` have the message and the name of the exception: one that
+        is raised in an actor reaches the driver as text of two pages.
+        """
+        (index,) = batch["item"]
+        try:
+            row = {**self.annotate(int(index)), "error": "", "kind": ""}
+        except (OSError, ValueError, Unavailable) as error:
+            row = {"num_annotated": 0, "num_failed": 0, "error": str(error), "kind": type(error).__name__}
+        return {name: [value] for name, value in row.items()}
+
+    def annotate(self, index: int) -> dict[str, int]:
+        """Annotate a shard, unless that was done, and return how many recordings were annotated and failed.
 
         Raises:
             OSError: the annotations cannot be written.
             Unavailable: a server does not answer.
         """
-        counts = [self.annotate(int(index)) for index in batch["item"]]
-        return {name: [count[name] for count in counts] for name in ("num_annotated", "num_failed")}
-
-    def annotate(self, index: int) -> dict[str, int]:
-        """Annotate a shard, unless that was done, and return how many recordings were annotated and failed."""
         name, table = read_shard(self.job, index)
         rows = table.select(PLACE_COLUMNS).to_pylist()
         partial = Path(self.job.partial, f"{name}.jsonl")

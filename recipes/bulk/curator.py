@@ -39,8 +39,15 @@ class TimeProSED:
         """Load the checkpoint, onto a GPU if `num_gpus` is not 0.
 
         Raises:
-            ValueError: the checkpoint has no set of labels, and none was given.
+            ValueError: the checkpoint has no set of labels, and none was given; or there is no GPU.
         """
+        import torch
+
+        if num_gpus and not torch.cuda.is_available():
+            raise ValueError(
+                f"num_gpus is {num_gpus}, but PyTorch finds no GPU; give the stage resources=Resources(cpus=1.0), for "
+                "by default it asks for one."
+            )
         self.pipe = load_pipeline(self.checkpoint_path)
         if num_gpus:
             self.pipe.model.to("cuda")

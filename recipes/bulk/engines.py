@@ -108,7 +108,7 @@ def run_ray(job: Job, shards: list[int], num_workers: int, num_gpus: float = 0) 
 
     Raises:
         ImportError: Ray is not installed.
-        Exception: what an actor could not go on after.
+        OSError, ValueError, Unavailable: what an actor could not go on after, such as a full disk.
     """
     try:
         import ray
@@ -120,6 +120,10 @@ def run_ray(job: Job, shards: list[int], num_workers: int, num_gpus: float = 0) 
         ray.init(log_to_driver=False, include_dashboard=False)
     # A block for each shard, so that what is done again after a loss is one shard.
     data = ray.data.from_items(shards, override_num_blocks=len(shards)).map_batches(
-        Annotator, fn_constructor_args=(job,), batch_size=1, concurrency=(1, num_workers), num_gpus=num_gpus or None,
+        Annotator, fn_constructor_args=(job,), batch_size=1, num_gpus=num_gpus or None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
     )  # fmt: skip
-    yield from data.iter_rows()
+    for row in data.iter_rows():
+        if row["kind"]:
+            raise {"ValueError": ValueError, "Unavailable": Unavailable}.get(row["kind"], OSError)(row["error"])
+        yield row
