@@ -38,7 +38,7 @@ def checkpoint(tokenizer_folder, request):
     model, processor = make_tiny_checkpoint(tokenizer_folder)
     frames, match = request.param
     model.add_frame_grounder(hidden_size=16, num_attention_heads=2, num_hidden_layers=1, frames=frames, match=match,
-                             labels=["dog bark", "drum"] if match == "labels" else None)  # fmt: skip
+                             labels=["dog bark", "drum", "siren"] if match == "labels" else None)  # fmt: skip
     return model.eval(), processor
 
 
