@@ -122,7 +122,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 stderr is a terminal.
             decode: how a checkpoint with a frame grounder answers: `text` generates the answer; `frames` scores every
                 audio frame for all queries or labels in one pass, without generation; `both` generates, and takes
-                times, scores and missed events from the frames. The checkpoint sets the default.
+                times, scores and missed events from the frames; `either` takes the labels that the text was taught
+                from the text, others from the frames. The checkpoint sets the default.
             return_frame_scores: add `frame_scores` to results: `labels` (or the query), `scores (num_labels,
                 num_frames)` and `onsets (num_frames,)` in seconds, see also `format_frame_scores`.
             channel, strict: which channel to use instead of the mean of all, and whether damaged files are errors, see
@@ -221,7 +222,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
             limits.get("event_labels"),
         )  # fmt: skip
         generate_kwargs["frames"] = frames
-        is_written = frames is None or frames["decode"] == "text"
+        is_written = frames is None or frames["decode"] in ("text", "either")
         if task == "detection" and generate_kwargs["return_scores"] and is_written:
             settings.setdefault("min_score", self.processor.min_score)
         if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:

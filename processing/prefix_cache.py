@@ -138,7 +138,8 @@ def score_frames(model, processor, waveforms, questions, stem_features=None):
     Arguments and errors are those of [`prefill_questions`]. All is answered in one pass, without decoding.
 
     Returns:
-        for each clip an array `(num_questions, num_frames)` of probabilities, float32.
+        for each clip an array `(num_questions, num_frames)` of probabilities, float32; and for each question of all
+        clips the label of the frame grounder that it is about, or `None`.
     """
     embeds, frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions, stem_features)
     rest_ids, rest_mask = _pad_left(rests, processor.tokenizer.pad_token_id, model.device)
@@ -164,7 +165,8 @@ def score_frames(model, processor, waveforms, questions, stem_features=None):
     clips = torch.arange(len(sizes), device=padded.device).repeat_interleave(torch.tensor(sizes, device=padded.device))
     logits = model.frame_grounder(padded, is_frame, states, rest_mask.bool(), clips)
     parts = logits.sigmoid().cpu().split(sizes)
-    return [part[:, :length].numpy() for part, length in zip(parts, lengths.tolist(), strict=True)]
+    scores = [part[:, :length].numpy() for part, length in zip(parts, lengths.tolist(), strict=True)]
+    return scores, model.frame_grounder.labels_asked(states, rest_mask.bool())
 
 
 def _encode(model, processor, waveforms, questions, stem_features=None):

@@ -311,6 +311,31 @@ def test_one_with_labels_hears_the_label_that_is_asked_for_and_nothing_else(toke
         assert heard("wind").sigmoid().max() < 0.2
 
 
+def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder, waveform):
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    size = model.config.audio_config.hidden_size
+    frame_map = {"weight": torch.zeros(2, size), "bias": torch.tensor([2.0, 2.0])}
+    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, ["dog bark", "drum"])
+    model.config.event_labels = ["dog bark"]
+    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor)
+    asked = {"task": "grounding", "max_new_tokens": 24}
+    by = {
+        name: pipe(waveform, query=["dog bark", "drumming", "wind"], decode=name, **asked)
+        for name in ("text", "frames", "either")
+    }
+    assert by["either"] == [by["text"][0], by["frames"][1], by["text"][2]]
+    assert by["frames"][0]["events"] and by["frames"][1]["events"]
+    found = pipe(waveform, decode="either", event_labels=["dog bark", "drum"], max_new_tokens=24, min_score=0)
+    alone = {name: pipe(waveform, decode=name, event_labels=["dog bark", "drum"], max_new_tokens=24, min_score=0)
+             for name in ("text", "frames")}  # fmt: skip
+    parts = [(alone["text"], "dog bark"), (alone["frames"], "drum")]
+    wanted = [event for part, label in parts for event in part["events"] if event["event_label"] == label]
+    assert sorted(found["events"], key=str) == sorted(wanted, key=str) and wanted
+    model.config.frame_grounder = {**model.config.frame_grounder, "labels": None}
+    with pytest.raises(ValueError, match="no labels; choose both"):
+        pipe(waveform, decode="either")
+
+
 def test_queries_may_be_decoded_otherwise_than_detection(pipe, waveform):
     settings = pipe.model.config.frame_grounder
     settings["query_decode"] = "frames"
