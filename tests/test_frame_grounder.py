@@ -19,6 +19,8 @@ from processing.events import Event, clip_events
 from processing.frame_decoding import frame_events, refined
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.data.loading import load_clips
+from recipes.small.either_threshold import detection_f1_by_threshold
 from recipes.small.grounder import question_states, train_grounder
 from recipes.small.label_grounder import fit_label_grounder, question_embeddings
 from recipes.training.collator import TimeProCollator
@@ -334,6 +336,22 @@ def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder
     model.config.frame_grounder = {**model.config.frame_grounder, "labels": None}
     with pytest.raises(ValueError, match="no labels; choose both"):
         pipe(waveform, decode="either")
+
+
+def test_what_frames_add_to_the_text_is_chosen_by_the_events_that_it_finds(tokenizer_folder, tmp_path):
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    size = model.config.audio_config.hidden_size
+    frame_map = {"weight": torch.zeros(2, size), "bias": torch.tensor([2.0, 0.0])}
+    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, ["drum", "siren"])
+    model.config.event_labels = ["dog bark"]
+    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor, event_labels=["drum", "siren"])
+    path = sample(tmp_path, [])["pieces"][0]["audio"]
+    event = {"onset": 0.0, "offset": 2.0, "event_label": "drum"}
+    row = {"id": "0", "audio": path, "duration": 2.0, "task": "detection", "events": [event]}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(row) + "\n")
+    # The probability is up to 0.88 for drum, where it sounds, and up to 0.5 for siren, where there is none.
+    scores = detection_f1_by_threshold(pipe, list(load_clips(tmp_path / "clips.jsonl")), (0.3, 0.6, 0.95))
+    assert scores[1] > scores[0] > scores[2] == 0
 
 
 def test_queries_may_be_decoded_otherwise_than_detection(pipe, waveform):
