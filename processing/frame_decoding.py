@@ -94,38 +94,39 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
         raise ValueError(f"{asked}, but the checkpoint has no set of labels; give event_labels for detection.")
     if decode == "either" and not settings["labels"]:
         raise ValueError(f"{asked}, but the checkpoint's frame grounder has no labels; choose both.")
+    # What `either` leaves to the frames: what only they were taught.
+    heard_labels = sorted(set(settings["labels"] or ()) - set(config.event_labels or ()))
     decoder = {name: settings[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
     name = "query_" if task == "grounding" else "either_" if decode == "either" else ""
     decoder["threshold"] = settings[f"{name}threshold"]
     return {
         "decode": decode,
         "labels": list(labels or ()),
-        # What `either` leaves to the frames: what only they were taught.
-        "heard_labels": sorted(set(settings["labels"] or ()) - set(config.event_labels or ())),
+        "heard_labels": heard_labels,
         "decoder": decoder,
         "frame_rate": config.frame_rate,
         "is_returned": return_frame_scores,
     }
 
 
-def score_rows(model, processor, waveforms, questions, rows, labels, stem_features=None):
+def score_rows(model, processor, heard, questions, rows, labels):
     """Return for each row `(scores, label)`.
 
     Scores are `{label: (num_frames,)}` of its query, or in detection of all labels. The label is the one of the frame
     grounder that its query is about, or `None`.
 
     Args:
-        questions: prompts of each waveform.
+        heard: the clips, from [`~processing.prefix_cache.hear`].
+        questions: prompts of each clip.
         rows: `{"task", "query"}` in the order of the questions.
-        stem_features: see [`prefill_questions`].
     """
     is_detection = rows[0]["task"] == "detection"
     if is_detection:
         # All labels in one pass, whichever prompt asks for detection.
-        asked = [[prompt_text("grounding", label) for label in labels]] * len(waveforms)
+        asked = [[prompt_text("grounding", label) for label in labels]] * len(questions)
     else:
         asked = questions
-    scores, about = score_frames(model, processor, waveforms, asked, stem_features)
+    scores, about = score_frames(model, processor, heard, asked)
     if is_detection:
         return [(dict(zip(labels, part, strict=True)), None) for part in scores]
     scores = [one for part in scores for one in part]
