@@ -2,7 +2,7 @@
 # cosmos-xenna 0.3.0, by which NeMo Curator 1.4 runs pipelines, with ray 2.60.0: a pipeline that ended, then ray.shutdown().
 # Expected: all processes of Ray on this machine end.
 # Seen: NodeResourceMonitor stays for good, an actor that looks at all processes every second in a thread that nobody
-# stops: nothing sets its `_stop_event`, and the thread is no daemon. 140 MB; SIGTERM does not end it, SIGKILL does.
+# stops: nothing sets its `_stop_event`, and the thread is no daemon. 140 MB, one for each pipeline that ran.
 # For us: docs/bulk.md says so, tests/test_curator.py ends it.
 set -euo pipefail
 folder=$(mktemp -d); cd "$folder"
@@ -30,13 +30,9 @@ if __name__ == "__main__":
     ray.shutdown()
 PY
 venv/bin/python run.py 2>run.log | grep answers | tee seen
-sleep 20
+sleep 30
 echo "monitors $(left | wc -l)" | tee -a seen
-left | xargs -r kill
-sleep 10
-echo "after SIGTERM $(left | wc -l)" | tee -a seen
 diff seen - <<'EXPECTED'
 answers [2, 4, 6]
 monitors 1
-after SIGTERM 1
 EXPECTED

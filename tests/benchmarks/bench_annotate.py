@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another copy of this repository")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", nargs="+", help="some of annotate_1, detect, ideal, annotate_N, against")
     parser.add_argument("--num-rows", type=int, help="plan a manifest of so many rows, and nothing else")
     parser.add_argument("--growth", type=int, nargs="+", help="numbers of clips to annotate, and nothing else")
     args = parser.parse_args()
@@ -198,6 +199,7 @@ def compare(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     many = f"annotate_{args.num_workers}"
     # What is compared most runs one after the other.
     runs = {name: [] for name in ("annotate_1", "detect", "ideal", many, *(["against"] if args.against else []))}
+    runs = {name: [] for name in runs if name in (args.runs or runs)}
     with tempfile.TemporaryDirectory() as folder:
         clips, out = Path(folder, "clips"), Path(folder, "out")
         clips.mkdir()
@@ -224,7 +226,7 @@ def summary(args: argparse.Namespace, runs: dict[str, list[dict[str, float]]], m
         for kind, unit in (("", "_seconds"), ("_cpu", "_seconds_cpu"), ("_megabytes", "_megabytes")):
             figures[name + unit] = round(float(np.median([one[kind] for one in rounds])), 2)
     for ratio, (above, below, less) in RATIOS.items():
-        pairs = list(zip(runs.get(above.format(many), ()), runs[below.format(many)], strict=False))
+        pairs = list(zip(runs.get(above.format(many), ()), runs.get(below.format(many), ()), strict=False))
         for kind in ("", "_cpu"):
             if pairs:
                 ratios = [round(a[kind] / b[kind] - less, 3) for a, b in pairs]
