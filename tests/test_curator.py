@@ -23,7 +23,7 @@ def noise(seconds):
 
 
 def end_monitors(folder):
-    """End what Xenna may leave behind: an actor whose thread looks at all processes, and which nothing tells to stop."""
+    """End what Xenna may leave behind: an actor whose thread looks at all processes, and nothing stops it."""
     psutil = importlib.import_module("psutil")
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
