@@ -1,6 +1,8 @@
 """Sound that is still coming in: the same events whatever the chunks, by the windows of a recording; saved states."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import psutil
@@ -44,11 +46,13 @@ def sound():
     times = np.arange(round(11.3 * RATE)) / RATE
     sound = 0.003 * rng.standard_normal(len(times))
     for onset, offset, pitch in (
-        (0.4, 1.5, 300),
-        (1.1, 2.2, 1200),
-        (3.1, 3.4, 700),
-        (4.5, 7.9, 2500),
-        (9.0, 10.1, 500),
+        (0.4, 1.1, 300),
+        (2.1, 2.7, 500),
+        (3.5, 4.8, 2500),
+        (5.1, 5.9, 300),
+        (6.7, 7.8, 500),
+        (8.5, 9.7, 300),
+        (10.4, 10.8, 2500),
     ):
         sound += 0.3 * np.sin(2 * np.pi * pitch * times) * ((times >= onset) & (times < offset))
     return sound.astype(np.float32)
@@ -378,6 +382,41 @@ def test_encoders_without_a_streaming_stem_hear_windows_whole(kind, tokenizer_fo
     assert told + stream.finish() == list(pipe.stream([sound], RATE, **LIVE, **options))
     # The other random models name no event.
     assert stream.stem is None and bool(told) == bool(expected) == (kind == "qwen2_audio")
+
+
+def test_what_is_computed_has_few_lengths(pipe):
+    # torch and oneDNN keep code and buffers for every length that they have met.
+    rng, pushed, heard = np.random.default_rng(0), set(), set()
+    stream = pipe.live(RATE, **OPTIONS, look_every_s=0.5)
+    make_stem, tower = stream.stem, pipe.model.model.audio_tower
+
+    def counted_stem():
+        stem = make_stem()
+        push, frames = stem.push, stem.frames
+        stem.push = lambda columns: pushed.add(columns.shape[-1]) or push(columns)
+        stem.frames = lambda columns: pushed.add(-columns.shape[-1]) or frames(columns)
+        return stem
+
+    stream.stem = counted_stem
+    hook = tower.register_forward_pre_hook(
+        lambda module, args, options: heard.add(options["stem_features"].shape[1]), with_kwargs=True
+    )
+    for length in rng.integers(1, 12000, 120):
+        stream.push(0.003 * rng.standard_normal(length).astype(np.float32))
+    hook.remove()
+    assert stream.position > 40 * RATE and stream.num_looks > 50
+    # Windows of 4 s (100 frames) and looks after 1.44, 1.92, ... s; four blocks, and what remains of looks and windows.
+    assert heard == {100, *range(36, 100, 12)}, heard
+    assert pushed <= {512, 128, 32, 16, -16}, pushed
+
+
+@pytest.mark.slow
+def test_memory_of_the_embedded_checkpoint_is_flat_between_five_and_fifteen_minutes():
+    command = ["tests/benchmarks/bench_live.py", "--seconds", "900", "--gap", "15", "--rss-every", "300", "--live-only"]
+    run = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    used = json.loads(run.stdout)["rss_mib"]
+    # It grew by some 150 where hops, and so lengths, were counted from the start of the stream.
+    assert len(used) == 4 and used[3] - used[1] < 50, used
 
 
 @pytest.mark.slow
