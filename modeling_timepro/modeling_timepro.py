@@ -74,6 +74,9 @@ class TimeProAudioPreTrainedModel(PreTrainedModel):
 class TimeProAudioModel(TimeProAudioPreTrainedModel):
     """The multimodal model without a language-modelling head."""
 
+    # vLLM builds this one, adds a head of its own and refuses weights for which it has no place.
+    _keys_to_ignore_on_load_unexpected = [r"^frame_grounder\."]
+
     def __init__(self, config):
         super().__init__(config)
         self.audio_tower = build_audio_tower(config.audio_config)
@@ -93,11 +96,7 @@ class TimeProAudioModel(TimeProAudioPreTrainedModel):
 
     @can_return_tuple
     def get_audio_features(
-        self,
-        input_features=None,
-        input_features_mask=None,
-        stem_features=None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, input_features=None, input_features_mask=None, stem_features=None, **kwargs: Unpack[TransformersKwargs]
     ):
         """Encode clips to embeddings of the language model.
 

@@ -12,12 +12,13 @@ from memory_conversion import load_backbone
 from peft import LoraConfig, get_peft_model
 from tiny_backbones import MAKERS, make_stock, save_stock
 
-from modeling_timepro import TimeProAudioConfig
+from modeling_timepro import TimeProAudioConfig, TimeProAudioModel
 from modeling_timepro.frame_grounder import TimeProFrameGrounder
 from processing.answer_text import parse_events, prompt_text
 from processing.events import Event, clip_events
 from processing.frame_decoding import frame_events, refined
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
+from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.small.grounder import question_states, train_grounder
 from recipes.small.label_grounder import fit_label_grounder, question_embeddings
@@ -152,6 +153,12 @@ def test_the_head_changes_nothing_of_the_rest(checkpoint, tmp_path):
         scored = model(**inputs)
         plain = model(**{name: value for name, value in inputs.items() if not name.startswith("question")})
     assert torch.equal(scored.logits, plain.logits) and plain.frame_logits is None and scored.hidden_states is None
+
+
+def test_who_builds_the_model_without_its_head_is_told_to_leave_it_out():
+    """As vLLM does, which refuses all other weights that it has no place for."""
+    model, found = TimeProAudioModel.from_pretrained(DEFAULT_CHECKPOINT, output_loading_info=True)
+    assert model.config.frame_grounder and not found["missing_keys"] and found["unexpected_keys"] == {"lm_head.weight"}
 
 
 def test_repeats_stay_apart_and_flicker_does_not_part_an_event():

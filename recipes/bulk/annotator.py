@@ -12,6 +12,7 @@ from recipes.bulk.fetching import fetch_ahead
 from recipes.bulk.plan import PLACE_COLUMNS, Job, read_shard
 from recipes.bulk.storage import join, list_names, remove, write_whole
 from recipes.conversion.checkpoint_folder import load_pipeline
+from recipes.conversion.light_imports import import_transformers_lightly
 from recipes.evaluation.resume import keep_rows
 from recipes.evaluation.runner import Request, Unavailable, run
 
@@ -45,6 +46,7 @@ class Annotator:
 
             self.pipe = ServedPipeline(job.backend, job.settings["model"])
         else:
+            import_transformers_lightly(job.settings["model"])
             self.pipe = load_pipeline(job.settings["model"])
 
     def __call__(self, batch: dict) -> dict:

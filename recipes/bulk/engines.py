@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 from recipes.bulk.plan import Job
+from recipes.conversion.light_imports import import_transformers_lightly
 from recipes.evaluation.runner import Unavailable
 
 # A shard whose process ended so often stops the run: recordings that end it are failures long before.
@@ -81,6 +82,8 @@ def _work(job, connection, number, num_workers):
     parent = multiprocessing.parent_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    if not job.backend:
+        import_transformers_lightly(job.settings["model"])  # before torch
     import torch
 
     if num_gpus := torch.cuda.device_count():
