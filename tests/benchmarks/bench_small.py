@@ -56,16 +56,24 @@ def serve(num_clips, batch_size, weights):
     if weights:
         import modeling_timepro  # noqa: F401 - tells transformers its classes
     pipe = pipeline("temporal-audio-grounding", model=folder, trust_remote_code=not weights)
-    tower, spent = pipe.model.model.audio_tower, []
-    forward = tower.forward
+    tower, spent, inside = pipe.model.model.audio_tower, [], []
 
-    def timed(*args, **options):
-        start = time.process_time()
-        output = forward(*args, **options)
-        spent.append(time.process_time() - start)
-        return output
+    def timed(function):
+        def call(*args, **options):
+            # Its stem may be called by itself, or by the tower.
+            inside.append(function)
+            start = time.process_time()
+            output = function(*args, **options)
+            inside.pop()
+            if not inside:
+                spent.append(time.process_time() - start)
+            return output
 
-    tower.forward = timed
+        return call
+
+    for name in ("forward", "stem"):
+        if hasattr(tower, name):
+            setattr(tower, name, timed(getattr(tower, name)))
     events = [[tuple(event.values())[:3] for event in result["events"]] for result in pipe(examples)]
     pipe(clips[:batch_size], batch_size=batch_size)
     for _ in sys.stdin:
