@@ -1,4 +1,4 @@
-"""Time `timepro annotate` against `timepro detect` on the same clips, in one run. One JSON line.
+"""Time `timepro annotate` against `timepro detect` on the same clips. A JSON line after each round, of all so far.
 
     python tests/benchmarks/bench_annotate.py [--num-clips 500] [--num-workers 2] [--engine local] [--rounds 3]
     python tests/benchmarks/bench_annotate.py --against FOLDER      with detect of another copy of this repository
@@ -30,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another copy of this repository")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", nargs="+", help="some of annotate_1, detect, ideal, annotate_N, against")
     parser.add_argument("--num-rows", type=int, help="plan a manifest of so many rows, and nothing else")
     parser.add_argument("--growth", type=int, nargs="+", help="numbers of clips to annotate, and nothing else")
     args = parser.parse_args()
@@ -188,13 +190,16 @@ def main() -> None:
                 growth = measure_growth(Path(folder), num_clips, args.seconds, args.engine, args.num_workers)
                 print(json.dumps(growth), flush=True)
         return
-    print(json.dumps(compare(args)))
+    for figures in compare(args):
+        print(json.dumps(figures), flush=True)
 
 
-def compare(args: argparse.Namespace) -> dict[str, object]:
-    """Return figures of detect and annotate on the same clips, over all rounds."""
+def compare(args: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """Yield figures of detect and annotate on the same clips, after each round those of all rounds so far."""
     many = f"annotate_{args.num_workers}"
-    runs = {name: [] for name in (*(["against"] if args.against else []), "detect", "ideal", "annotate_1", many)}
+    # What is compared most runs one after the other.
+    runs = {name: [] for name in ("annotate_1", "detect", "ideal", many, *(["against"] if args.against else []))}
+    runs = {name: [] for name in runs if name in (args.runs or runs)}
     with tempfile.TemporaryDirectory() as folder:
         clips, out = Path(folder, "clips"), Path(folder, "out")
         clips.mkdir()
@@ -210,19 +215,25 @@ def compare(args: argparse.Namespace) -> dict[str, object]:
                     tree = args.against.resolve() if name == "against" else ROOT
                     events = Path(folder, f"{name}_{turn}.jsonl")
                     runs[name].append(measure("detect", clips, "--out", events, tree=tree))
+                print(name, runs[name][-1], file=sys.stderr)
+            yield summary(args, runs, many)
+
+
+def summary(args: argparse.Namespace, runs: dict[str, list[dict[str, float]]], many: str) -> dict[str, object]:
+    """Return medians of the rounds, and of their ratios."""
     figures = {}
     for name, rounds in runs.items():
         for kind, unit in (("", "_seconds"), ("_cpu", "_seconds_cpu"), ("_megabytes", "_megabytes")):
             figures[name + unit] = round(float(np.median([one[kind] for one in rounds])), 2)
     for ratio, (above, below, less) in RATIOS.items():
-        pairs = list(zip(runs.get(above.format(many), ()), runs[below.format(many)], strict=False))
+        pairs = list(zip(runs.get(above.format(many), ()), runs.get(below.format(many), ()), strict=False))
         for kind in ("", "_cpu"):
             if pairs:
                 ratios = [round(a[kind] / b[kind] - less, 3) for a, b in pairs]
                 figures[ratio + kind] = round(float(np.median(ratios)), 3)
                 figures[f"{ratio}{kind}_rounds"] = ratios
     cores = len(os.sched_getaffinity(0))
-    return {"num_clips": args.num_clips, "engine": args.engine, "num_cores": cores, "rounds": args.rounds, **figures}
+    return {"num_clips": args.num_clips, "engine": args.engine, "num_cores": cores, "rounds": len(rounds), **figures}
 
 
 if __name__ == "__main__":
