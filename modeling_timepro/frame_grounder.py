@@ -13,7 +13,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from .yamnet_encoder import TRUNK_BLOCKS, ContextLayer, rotary_angles
 from .yamnet_encoder_config import TimeProYamnetConfig
 
-DECODES = ("text", "frames", "both")
+DECODES = ("text", "frames", "both", "either")
 # What stands for a frame: the encoder's output, or, of a YAMNet encoder, its frozen stem.
 FRAMES = ("encoder", "stem")
 # How a question meets a frame: by attention and a small network, or by choosing one of the labels of a linear map.
@@ -21,7 +21,7 @@ MATCHES = ("attention", "labels")
 # Sizes of the head (the width of feed-forward parts is by default twice `hidden_size`), and the names of its labels,
 # where it matches by labels; then how scores become events, see `frame_decoding.py`.
 # Queries may be decoded otherwise than detection, and are mostly about what is there, so that a lower threshold serves
-# them; `None` is what detection has.
+# them; a higher one serves detection by `either`, where frames only add to the text. `None` is what detection has.
 FRAME_GROUNDER = {
     "frames": "encoder",
     "match": "attention",
@@ -35,6 +35,7 @@ FRAME_GROUNDER = {
     "query_decode": None,
     "threshold": 0.5,
     "query_threshold": None,
+    "either_threshold": None,
     "median_filter_s": 0.24,
     "min_gap_s": 0.16,
     "min_length_s": 0.08,
@@ -52,9 +53,13 @@ def frame_grounder_settings(settings):
     if not isinstance(settings, dict) or set(settings) - set(FRAME_GROUNDER):
         raise ValueError(f"frame_grounder is {settings!r}; give None, or a dict with some of {sorted(FRAME_GROUNDER)}.")
     settings = {**FRAME_GROUNDER, **settings}
-    for name in ("decode", "threshold"):
-        if settings[f"query_{name}"] is None:
-            settings[f"query_{name}"] = settings[name]
+    for name, source in (
+        ("query_decode", "decode"),
+        ("query_threshold", "threshold"),
+        ("either_threshold", "threshold"),
+    ):
+        if settings[name] is None:
+            settings[name] = settings[source]
     for name, choices in (
         ("decode", DECODES), ("query_decode", DECODES), ("frames", FRAMES), ("match", MATCHES),
     ):  # fmt: skip
@@ -65,6 +70,8 @@ def frame_grounder_settings(settings):
             f"frame_grounder has match {settings['match']!r} and labels {settings['labels']!r}; a match by labels "
             "needs them, and no other has any."
         )
+    if settings["match"] != "labels" and "either" in (settings["decode"], settings["query_decode"]):
+        raise ValueError("frame_grounder has decode 'either', which needs a head with labels; use 'both'.")
     settings["intermediate_size"] = settings["intermediate_size"] or 2 * settings["hidden_size"]
     if settings["hidden_size"] % settings["num_attention_heads"]:
         raise ValueError(
@@ -74,7 +81,7 @@ def frame_grounder_settings(settings):
     for name in ("median_filter_s", "min_gap_s", "min_length_s"):
         if not settings[name] >= 0:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give seconds, 0 or more.")
-    for name in ("threshold", "query_threshold"):
+    for name in ("threshold", "query_threshold", "either_threshold"):
         if not 0 < settings[name] < 1:
             raise ValueError(f"frame_grounder has {name} {settings[name]}; give a number between 0 and 1.")
     return settings
@@ -143,6 +150,10 @@ class FrameContext(nn.Module):
         clips = torch.arange(len(frames), device=frames.device) if clips is None else clips
         return self.match(heard, question_states, question_mask, clips)
 
+    def labels_asked(self, question_states, question_mask):
+        """Return for each question the label that it is about, `None` for none, or if the head has no labels."""
+        return [None] * len(question_states)
+
     def encode(self, frames, frame_mask):
         """Return the frames in their context, `(num_clips, num_frames, hidden_size)`, whatever is asked."""
         dtype = self.frame_in.weight.dtype
@@ -210,6 +221,11 @@ class TimeProLabelGrounder(FrameContext):
         """Return the logits `(num_questions, num_frames)` of frames, or of some of them, that [`encode`] returned."""
         choice = self.choose(self.summary(question_states, question_mask)).softmax(-1)[:, :-1]
         return torch.einsum("qtl,ql->qt", self.score(heard).sigmoid()[clips], choice).float().logit(1e-6)
+
+    def labels_asked(self, question_states, question_mask):
+        """Return for each question the label that it is most likely about, `None` for none."""
+        choice = self.choose(self.summary(question_states, question_mask)).argmax(-1)
+        return [(*self.config.frame_grounder["labels"], None)[place] for place in choice.tolist()]
 
     def summary(self, question_states, question_mask):
         """Return what the choice is made by: mean and maximum over the question, `(num_questions, 2 * hidden_size)`."""

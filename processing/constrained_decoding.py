@@ -32,6 +32,8 @@ _KNOWN = weakref.WeakKeyDictionary()
 _TABLES = weakref.WeakKeyDictionary()
 _LOCK = threading.RLock()
 _MASK_BYTES = 64 * 2**20
+# Masks at most: of a small vocabulary, tens of thousands would fit, and what they are of takes more than they do.
+_MOST_MASKS = 4096
 # Least recently used grammars are dropped beyond this number: each label set has its own.
 _MOST_KNOWN = 16
 
@@ -89,7 +91,8 @@ class _MaskTable:
     """Recent masks in one tensor `(num_masks, vocab_size)`: thousands of small ones would fragment memory."""
 
     def __init__(self, num_rows, vocab_size, device):
-        self.masks = torch.empty(max(_MASK_BYTES // vocab_size, num_rows), vocab_size, dtype=torch.bool, device=device)
+        most = max(min(_MASK_BYTES // vocab_size, _MOST_MASKS), num_rows)
+        self.masks = torch.empty(most, vocab_size, dtype=torch.bool, device=device)
         self.places = {}
 
     def make_room(self, num_rows) -> bool:

@@ -69,18 +69,19 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
 
     Args:
         config: the checkpoint's [`TimeProAudioConfig`].
-        decode: `text`, `frames` or `both`; by default the checkpoint's setting, and `text` for captions.
+        decode: `text`, `frames`, `both` or `either`; by default the checkpoint's setting, and `text` for captions.
         event_labels: labels that detection may name; by default those of the frame grounder, or the checkpoint's.
 
     Raises:
-        ValueError: an unknown `decode`, no frame grounder, captions by frames, or detection without a set of labels.
+        ValueError: an unknown `decode`, no frame grounder, or none that knows labels for `either`, captions by frames,
+            or detection without a set of labels.
     """
     settings = config.frame_grounder or {}
     if decode is None:
         name = "decode" if task == "detection" else "query_decode"
         decode = "text" if task == "captioning" else settings.get(name, "text")
-    if decode not in ("text", "frames", "both"):
-        raise ValueError(f"decode is {decode!r}; choose text, frames or both.")
+    if decode not in ("text", "frames", "both", "either"):
+        raise ValueError(f"decode is {decode!r}; choose text, frames, both or either.")
     if decode == "text" and not return_frame_scores:
         return None
     asked = f"decode is {decode!r} with return_frame_scores={return_frame_scores}"
@@ -91,36 +92,45 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
     labels = event_labels or settings.get("labels") or config.event_labels
     if task == "detection" and not labels:
         raise ValueError(f"{asked}, but the checkpoint has no set of labels; give event_labels for detection.")
+    if decode == "either" and not settings["labels"]:
+        raise ValueError(f"{asked}, but the checkpoint's frame grounder has no labels; choose both.")
+    # What `either` leaves to the frames: what only they were taught.
+    heard_labels = sorted(set(settings["labels"] or ()) - set(config.event_labels or ()))
     decoder = {name: settings[name] for name in ("median_filter_s", "min_gap_s", "min_length_s")}
-    decoder["threshold"] = settings["threshold" if task == "detection" else "query_threshold"]
+    name = "query_" if task == "grounding" else "either_" if decode == "either" else ""
+    decoder["threshold"] = settings[f"{name}threshold"]
     return {
         "decode": decode,
         "labels": list(labels or ()),
+        "heard_labels": heard_labels,
         "decoder": decoder,
         "frame_rate": config.frame_rate,
         "is_returned": return_frame_scores,
     }
 
 
-def score_rows(model, processor, waveforms, questions, rows, labels, stem_features=None):
-    """Return the scores of each row, `{label: (num_frames,)}`: of its query, or in detection of all labels.
+def score_rows(model, processor, heard, questions, rows, labels):
+    """Return for each row `(scores, label)`.
+
+    Scores are `{label: (num_frames,)}` of its query, or in detection of all labels. The label is the one of the frame
+    grounder that its query is about, or `None`.
 
     Args:
-        questions: prompts of each waveform.
+        heard: the clips, from [`~processing.prefix_cache.hear`].
+        questions: prompts of each clip.
         rows: `{"task", "query"}` in the order of the questions.
-        stem_features: see [`prefill_questions`].
     """
     is_detection = rows[0]["task"] == "detection"
     if is_detection:
         # All labels in one pass, whichever prompt asks for detection.
-        asked = [[prompt_text("grounding", label) for label in labels]] * len(waveforms)
+        asked = [[prompt_text("grounding", label) for label in labels]] * len(questions)
     else:
         asked = questions
-    scores = score_frames(model, processor, waveforms, asked, stem_features)
+    scores, about = score_frames(model, processor, heard, asked)
     if is_detection:
-        return [dict(zip(labels, part, strict=True)) for part in scores]
-    queries = iter(row["query"] for row in rows)
-    return [{next(queries): one} for part in scores for one in part]
+        return [(dict(zip(labels, part, strict=True)), None) for part in scores]
+    scores = [one for part in scores for one in part]
+    return [({row["query"]: one}, label) for row, one, label in zip(rows, scores, about, strict=True)]
 
 
 def frame_answers(processor, rows, scores, options, written=()):
@@ -128,15 +138,23 @@ def frame_answers(processor, rows, scores, options, written=()):
 
     Args:
         rows: `{"task", "query", "duration"}`, the duration of the window in seconds.
-        scores: `{label: (num_frames,)}` of each row.
+        scores: from [`score_rows`].
         options: from [`frame_options`].
         written: for each row its text, the parsed events (`None` if it cannot be parsed), and whether it was truncated;
             empty for `frames`.
     """
     answers = []
-    for index, (row, parts) in enumerate(zip(rows, scores, strict=True)):
+    for index, (row, (parts, label)) in enumerate(zip(rows, scores, strict=True)):
         text, events, truncated = written[index] if written else (None, None, False)
-        if options["decode"] != "text":
+        if options["decode"] == "either":
+            heard = options["heard_labels"]
+            if label in heard:
+                text, events, truncated = None, _frame_events_of(parts, row["duration"], options, ()), False
+            elif row["task"] == "detection":
+                rest = [event for event in events or () if event.event_label not in heard]
+                shown = {name: part for name, part in parts.items() if name in heard}
+                events = _frame_events_of(shown, row["duration"], options, rest)
+        elif options["decode"] != "text":
             events = _frame_events_of(parts, row["duration"], options, events)
         if text is None:
             text = format_events(events, row["task"], processor.grid, processor.answer_format)

@@ -36,6 +36,8 @@ NUM_BANDS, CHANGE, BEFORE, AFTER = 16, 1.1, 48, 32
 MOST_CREDIT = 4.0
 # Tokens of the answer to a look at most: some six events. Of sound that breaks off, answers may find no end.
 LOOK_TOKENS = 64
+# Mel columns that go through the stem at once. Blocks of any length would each have oneDNN keep code of its own.
+BLOCKS = 512, 128, 32, 16
 # A window is not looked at before it has filled so far, in seconds.
 SHORTEST_LOOK_S = 1.0
 
@@ -185,12 +187,17 @@ class LiveStream:
         return state
 
     def _take(self, samples) -> list[dict]:
-        """Take samples at the model's rate, and stop at every hop and at every end of a window."""
+        """Take samples at the model's rate, and stop at every hop and at every end of a window.
+
+        Hops are counted from the start of the window: so what is computed has few lengths, and what torch and oneDNN
+        keep for every length that they have met is bounded.
+        """
         state, reports = self.state, []
         state.samples = torch.cat([state.samples, torch.from_numpy(samples)])
         while True:
-            end = round(self.plan.window(state.index).end * self.rate)
-            mark = min(end, (state.heard // self.hop + 1) * self.hop)
+            window = self.plan.window(state.index)
+            start, end = round(window.start * self.rate), round(window.end * self.rate)
+            mark = min(end, start + ((state.heard - start) // self.hop + 1) * self.hop)
             # A recording that ends with a window has no next one: whether this one does is not known yet.
             if mark > self.position or mark == end == self.position:
                 return reports
@@ -277,12 +284,13 @@ class LiveStream:
         samples = self._samples(round(window.start * self.rate), state.heard)
         if self.stem is not None:
             self.window_stem = self.window_stem or self.stem()
-            # The last column reaches past the last sample: it is not kept.
-            is_complete = round(self.plan.window(state.index).end * self.rate) == state.heard
             columns = torch.from_numpy(self.mel.log_mel(samples))[None, :, self.window_stem.num_columns :]
-            kept = columns if is_complete else columns[..., : max(0, columns.shape[-1] - 1)]
-            self.window_stem.push(kept)
-            stem_features = self.window_stem.frames(columns[..., kept.shape[-1] :])
+            # The last column reaches past the last sample: it is not kept.
+            for length in BLOCKS:
+                while columns.shape[-1] > length:
+                    self.window_stem.push(columns[..., :length])
+                    columns = columns[..., length:]
+            stem_features = self.window_stem.frames(columns)
         answers = self.answer(samples, stem_features, state.texts, window.is_last)
         state.texts = [text for text, _, _ in answers]
         return [None if events is None else shift_to_recording(events, window) for _, events, _ in answers]

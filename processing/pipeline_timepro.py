@@ -24,7 +24,7 @@ from .event_scores import score_events
 from .events import clip_events
 from .frame_decoding import format_frame_scores, frame_answers, frame_options, score_rows
 from .live_stream import LiveStream, open_live
-from .prefix_cache import accelerator, prefill_questions
+from .prefix_cache import accelerator, hear, prefill_questions
 from .windowing import RecordingAnswers, batch_windows, plan_windows
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,8 @@ class TemporalAudioGroundingPipeline(Pipeline):
                 stderr is a terminal.
             decode: how a checkpoint with a frame grounder answers: `text` generates the answer; `frames` scores every
                 audio frame for all queries or labels in one pass, without generation; `both` generates, and takes
-                times, scores and missed events from the frames. The checkpoint sets the default.
+                times, scores and missed events from the frames; `either` takes the labels that the text was taught
+                from the text, others from the frames. The checkpoint sets the default.
             return_frame_scores: add `frame_scores` to results: `labels` (or the query), `scores (num_labels,
                 num_frames)` and `onsets (num_frames,)` in seconds, see also `format_frame_scores`.
             channel, strict: which channel to use instead of the mean of all, and whether damaged files are errors, see
@@ -221,7 +222,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
             limits.get("event_labels"),
         )  # fmt: skip
         generate_kwargs["frames"] = frames
-        is_written = frames is None or frames["decode"] == "text"
+        is_written = frames is None or frames["decode"] in ("text", "either")
         if task == "detection" and generate_kwargs["return_scores"] and is_written:
             settings.setdefault("min_score", self.processor.min_score)
         if settings.get("min_score") is not None and not generate_kwargs["return_scores"]:
@@ -323,16 +324,17 @@ class TemporalAudioGroundingPipeline(Pipeline):
         return {"waveforms": [samples for *_, samples in batch], "questions": questions, "rows": rows, **prepared}
 
     def _forward(self, model_inputs, return_scores=True, limits=None, frames=None, **generate_kwargs):
-        rows, scored, stem = model_inputs["rows"], {}, model_inputs.get("stem_features")
-        asked = self.model, self.processor, model_inputs["waveforms"], model_inputs["questions"]
+        rows, scored, asked = model_inputs["rows"], {}, model_inputs["questions"]
+        clips = self.model, self.processor, model_inputs["waveforms"]
+        heard = hear(*clips, model_inputs.get("stem_features"))
         if frames is not None:
-            scored = {"frames": score_rows(*asked, rows, frames["labels"], stem), "frame_options": frames}
+            scored = {"frames": score_rows(*clips[:2], heard, asked, rows, frames["labels"]), "frame_options": frames}
             if frames["decode"] == "frames":
                 return {"rows": rows, **scored}
         config, generate_kwargs = generation_settings(self.model, generate_kwargs)
         is_shared = config.use_cache is not False and config.cache_implementation is None
         has_assistant = generate_kwargs.get("assistant_model") is not None
-        inputs = prefill_questions(*asked, config.num_beams or 1, is_shared, stem, has_assistant)
+        inputs = prefill_questions(*clips, asked, config.num_beams or 1, is_shared, heard, has_assistant)
         # Row i of the inputs and of the answers belongs to rows[i].
         width, processor = inputs["input_ids"].shape[1], self.processor
         if config.max_new_tokens is None:

@@ -6,6 +6,7 @@ copy of the cache.
 """
 
 import contextlib
+from typing import NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -81,7 +82,7 @@ class PrefixCache(DynamicCache):
 
 @torch.no_grad()
 def prefill_questions(
-    model, processor, waveforms, questions, num_copies=1, use_cache=True, stem_features=None, is_assisted=False
+    model, processor, waveforms, questions, num_copies=1, use_cache=True, heard=None, is_assisted=False
 ):
     """Return the arguments with which `model.generate` answers all questions about all clips.
 
@@ -97,8 +98,7 @@ def prefill_questions(
             `num_return_sequences`.
         use_cache: prefill what questions share. Without, each row has its whole prompt, for a cache of `generate`'s
             own, or none.
-        stem_features: `(1, num_frames, stem_size)` of the one clip there is, from a [`StreamingStem`]; it is then not
-            encoded again, and its waveform tells its length alone.
+        heard: the clips, from [`hear`], if they were encoded before.
         is_assisted: whether an assistant of `generate` needs the audio too; nothing is prefilled then.
 
     Returns:
@@ -109,17 +109,18 @@ def prefill_questions(
     Raises:
         ValueError: a clip has no question, or audio that the processor refuses.
     """
-    frames, _, prefixes, owners, rests = _encode(model, processor, waveforms, questions, stem_features)
+    heard = hear(model, processor, waveforms) if heard is None else heard
+    prefixes, owners, rests = _shared_prompts(processor, heard, questions)
     if is_assisted or not use_cache:
         prompts = [[*prefixes[owner][1], *rest] for owner, rest in zip(owners, rests)]
         ids, mask = _pad_left(prompts, processor.tokenizer.pad_token_id, model.device)
         clips = [prefixes[owner][0] for owner in owners]
         inputs = {"input_ids": ids, "attention_mask": mask}
         if not is_assisted:
-            return inputs | {"audio_embeds": torch.cat([frames[clip] for clip in clips])}
+            return inputs | {"audio_embeds": torch.cat([heard.embeds[clip] for clip in clips])}
         features, _ = processor.encode_audio([waveforms[clip] for clip in clips], accelerator(model.device))
         return inputs | {name: features[name].to(model.device) for name in FEATURES}
-    ids, mask, cache = _prefill(model, processor, frames, prefixes)
+    ids, mask, cache = _prefill(model, processor, heard.embeds, prefixes)
     owners = torch.tensor(owners, device=model.device)
     cache.batch_select_indices(owners.repeat_interleave(num_copies))
     # Padding between the prompt and a shorter question is masked, and takes no positions.
@@ -132,21 +133,30 @@ def prefill_questions(
 
 
 @torch.no_grad()
-def score_frames(model, processor, waveforms, questions, stem_features=None):
+def score_frames(model, processor, heard, questions):
     """Return how likely the answer to each question sounds in each audio frame, by the model's frame grounder.
 
-    Arguments and errors are those of [`prefill_questions`]. All is answered in one pass, without decoding.
+    All is answered in one pass, without decoding.
+
+    Args:
+        heard: the clips, from [`hear`].
+        questions: see [`prefill_questions`].
 
     Returns:
-        for each clip an array `(num_questions, num_frames)` of probabilities, float32.
+        for each clip an array `(num_questions, num_frames)` of probabilities, float32; and for each question of all
+        clips the label of the frame grounder that it is about, or `None`.
     """
-    embeds, frames, prefixes, owners, rests = _encode(model, processor, waveforms, questions, stem_features)
-    rest_ids, rest_mask = _pad_left(rests, processor.tokenizer.pad_token_id, model.device)
-    layer = model.frame_grounder.question_layer
+    layer, pad_id = model.frame_grounder.question_layer, processor.tokenizer.pad_token_id
     if layer == 0:
-        states = model.get_input_embeddings()(rest_ids)
+        # The embeddings of a question are the same for all clips.
+        texts = list(dict.fromkeys(text for clip in questions for text in clip))
+        ids, mask = _pad_left(_prompts(processor, texts, processor.audio_token)[1], pad_id, model.device)
+        places = [texts.index(text) for clip in questions for text in clip]
+        states, rest_mask = model.get_input_embeddings()(ids)[places], mask[places]
     else:
-        _, mask, cache = _prefill(model, processor, embeds, prefixes)
+        prefixes, owners, rests = _shared_prompts(processor, heard, questions)
+        rest_ids, rest_mask = _pad_left(rests, pad_id, model.device)
+        _, mask, cache = _prefill(model, processor, heard.embeds, prefixes)
         owners = torch.tensor(owners, device=model.device)
         cache.batch_select_indices(owners)
         whole_mask = torch.cat([mask[owners], rest_mask], dim=1)
@@ -157,51 +167,84 @@ def score_frames(model, processor, waveforms, questions, stem_features=None):
             output_hidden_states=True,
             **{CACHE_NAME: cache},
         ).hidden_states[layer]
-    padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
-    lengths = torch.tensor([len(part) for part in frames], device=padded.device)
+    padded = torch.nn.utils.rnn.pad_sequence(heard.frames, batch_first=True)
+    lengths = torch.tensor([len(part) for part in heard.frames], device=padded.device)
     is_frame = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
     sizes = [len(texts) for texts in questions]
     clips = torch.arange(len(sizes), device=padded.device).repeat_interleave(torch.tensor(sizes, device=padded.device))
     logits = model.frame_grounder(padded, is_frame, states, rest_mask.bool(), clips)
     parts = logits.sigmoid().cpu().split(sizes)
-    return [part[:, :length].numpy() for part, length in zip(parts, lengths.tolist(), strict=True)]
+    scores = [part[:, :length].numpy() for part, length in zip(parts, lengths.tolist(), strict=True)]
+    return scores, model.frame_grounder.labels_asked(states, rest_mask.bool())
 
 
-def _encode(model, processor, waveforms, questions, stem_features=None):
-    """Return of each clip the embeddings and encoder frames, the prompts up to the last frame, and for each question
-    its prompt and rest.
+class Heard(NamedTuple):
+    """Clips that went through the encoder.
+
+    Attributes:
+        embeds, frames: of each clip, what stands for its audio in a prompt, and what the frame grounder gets.
+        texts: of each clip its placeholders in a prompt.
     """
-    if len(waveforms) != len(questions) or not all(questions):
-        raise ValueError(
-            f"questions has {[len(texts) for texts in questions]} texts for {len(waveforms)} clips; give one or more "
-            "for each clip."
-        )
+
+    embeds: tuple[torch.Tensor, ...]
+    frames: tuple[torch.Tensor, ...]
+    texts: list[str]
+
+
+@torch.no_grad()
+def hear(model, processor, waveforms, stem_features=None) -> Heard:
+    """Encode clips, once for all that is asked about them.
+
+    Args:
+        waveforms: one float array `(num_samples,)` for each clip, at `processor.sampling_rate`.
+        stem_features: `(1, num_frames, stem_size)` of the one clip there is, from a [`StreamingStem`]; it is then not
+            encoded again, and its waveform tells its length alone.
+
+    Raises:
+        ValueError: audio that the processor refuses.
+    """
     if stem_features is None:
-        features, clip_texts = processor.encode_audio(waveforms, accelerator(model.device))
+        features, texts = processor.encode_audio(waveforms, accelerator(model.device))
         features = {name: features[name].to(model.device) for name in FEATURES}
     else:
         (waveform,) = waveforms
         mask = torch.ones(1, len(waveform) // processor.feature_extractor.hop_length, dtype=torch.long)
         features = {"stem_features": stem_features, "input_features_mask": mask.to(model.device)}
-        clip_texts = [processor.expand_audio(stem_features.shape[1])]
-    counts = [text.count(processor.audio_token) for text in clip_texts]
+        texts = [processor.expand_audio(stem_features.shape[1])]
+    counts = [text.count(processor.audio_token) for text in texts]
     with _audio_dtype(model):
-        heard = model.get_audio_features(**features)
-    embeds, frames = heard.pooler_output.split(counts), heard.encoder_frames.split(counts)
-    # What comes before the last frame is computed once. A template may put the question before it: then no row shares.
+        found = model.get_audio_features(**features)
+    return Heard(found.pooler_output.split(counts), found.encoder_frames.split(counts), texts)
+
+
+def _shared_prompts(processor, heard, questions):
+    """Return the prompts up to the last frame `(clip, token ids)`, and for each question its prompt and rest.
+
+    What comes before the last frame is computed once. A template may put the question before it: then no row shares.
+    """
+    if len(heard.texts) != len(questions) or not all(questions):
+        raise ValueError(
+            f"questions has {[len(texts) for texts in questions]} texts for {len(heard.texts)} clips; give one or more "
+            "for each clip."
+        )
     prefixes, owners, rests = {}, [], []
-    for clip, (texts, clip_text) in enumerate(zip(questions, clip_texts, strict=True)):
-        conversations = [
-            [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": text}]}] for text in texts
-        ]
-        rendered = processor.apply_chat_template(conversations, add_generation_prompt=True)
-        expanded = [text.replace(processor.audio_token, clip_text) for text in rendered]
-        for prompt in processor.tokenizer(expanded, add_special_tokens=False)["input_ids"]:
-            end = len(prompt) - prompt[::-1].index(processor.audio_token_id)
-            prefix = (clip, tuple(prompt[:end]))
-            owners.append(prefixes.setdefault(prefix, len(prefixes)))
-            rests.append(prompt[end:])
-    return embeds, frames, list(prefixes), owners, rests
+    for clip, (texts, clip_text) in enumerate(zip(questions, heard.texts, strict=True)):
+        for prompt, rest in zip(*_prompts(processor, texts, clip_text), strict=True):
+            owners.append(prefixes.setdefault((clip, tuple(prompt)), len(prefixes)))
+            rests.append(rest)
+    return list(prefixes), owners, rests
+
+
+def _prompts(processor, texts, clip_text):
+    """Return the token ids of prompts up to the last frame, and those of the rest of each."""
+    conversations = [
+        [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": text}]}] for text in texts
+    ]
+    rendered = processor.apply_chat_template(conversations, add_generation_prompt=True)
+    expanded = [text.replace(processor.audio_token, clip_text) for text in rendered]
+    prompts = processor.tokenizer(expanded, add_special_tokens=False)["input_ids"]
+    ends = [len(prompt) - prompt[::-1].index(processor.audio_token_id) for prompt in prompts]
+    return [p[:end] for p, end in zip(prompts, ends)], [p[end:] for p, end in zip(prompts, ends)]
 
 
 def _prefill(model, processor, embeds, prefixes):

@@ -50,8 +50,9 @@ def add_hearing(parser):
 def add_decode(parser):
     """Add `--decode` for checkpoints with a frame grounder, see `docs/frame-grounder.md`."""
     parser.add_argument(
-        "--decode", choices=("text", "frames", "both"),
-        help="answer by the written text, by the scores of audio frames, or by both (default: the checkpoint's)",
+        "--decode", choices=("text", "frames", "both", "either"),
+        help="answer by the written text, by the scores of audio frames, by both, or each label by whichever of them "
+        "was taught it (default: the checkpoint's)",
     )  # fmt: skip
 
 

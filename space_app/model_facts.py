@@ -56,13 +56,20 @@ def model_facts(pipe, model: str) -> dict:
         "name": name,
         # Frozen parts are buffers, which transformers does not count.
         "num_parameters": sum(tensor.numel() for tensor in pipe.model.state_dict().values()),
-        "labels": list(getattr(config, "event_labels", None) or []),
+        "labels": _labels(config),
         "max_time": float(pipe.processor.chunk_length_s or pipe.processor.max_time),
         "figures": own,
         "limits": card_section(card, "Limits and known failures"),
         "card": card,
         "url": None if is_local else f"https://huggingface.co/{model}",
     }
+
+
+def _labels(config):
+    """Return the labels that a model names when nobody says how to decode: those of its text, its frames, or both."""
+    written, grounder = getattr(config, "event_labels", None) or [], getattr(config, "frame_grounder", None) or {}
+    heard = grounder.get("labels") if grounder.get("decode", "text") != "text" else None
+    return sorted({*written, *(heard or ())}) if written else []
 
 
 def facts_html(facts: dict) -> str:

@@ -20,6 +20,8 @@ from processing.frame_decoding import frame_events, refined
 from processing.pipeline_timepro import TemporalAudioGroundingPipeline
 from recipes import DEFAULT_CHECKPOINT
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
+from recipes.data.loading import load_clips
+from recipes.small.either_threshold import detection_f1_by_threshold
 from recipes.small.grounder import question_states, train_grounder
 from recipes.small.label_grounder import fit_label_grounder, question_embeddings
 from recipes.training.collator import TimeProCollator
@@ -316,6 +318,47 @@ def test_one_with_labels_hears_the_label_that_is_asked_for_and_nothing_else(toke
             np.testing.assert_allclose(heard(label).sigmoid(), wanted[:, place].sigmoid(), atol=0.2)
         np.testing.assert_allclose(heard("barking").sigmoid(), wanted[:, 0].sigmoid(), atol=0.2)
         assert heard("wind").sigmoid().max() < 0.2
+
+
+def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder, waveform):
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    size = model.config.audio_config.hidden_size
+    frame_map = {"weight": torch.zeros(2, size), "bias": torch.tensor([2.0, 2.0])}
+    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, ["dog bark", "drum"])
+    model.config.event_labels = ["dog bark"]
+    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor)
+    asked = {"task": "grounding", "max_new_tokens": 24}
+    by = {
+        name: pipe(waveform, query=["dog bark", "drumming", "wind"], decode=name, **asked)
+        for name in ("text", "frames", "either")
+    }
+    assert by["either"] == [by["text"][0], by["frames"][1], by["text"][2]]
+    assert by["frames"][0]["events"] and by["frames"][1]["events"]
+    found = pipe(waveform, decode="either", event_labels=["dog bark", "drum"], max_new_tokens=24, min_score=0)
+    alone = {name: pipe(waveform, decode=name, event_labels=["dog bark", "drum"], max_new_tokens=24, min_score=0)
+             for name in ("text", "frames")}  # fmt: skip
+    parts = [(alone["text"], "dog bark"), (alone["frames"], "drum")]
+    wanted = [event for part, label in parts for event in part["events"] if event["event_label"] == label]
+    assert sorted(found["events"], key=str) == sorted(wanted, key=str) and wanted
+    model.config.frame_grounder = {**model.config.frame_grounder, "labels": None}
+    with pytest.raises(ValueError, match="no labels; choose both"):
+        pipe(waveform, decode="either")
+
+
+def test_what_frames_add_to_the_text_is_chosen_by_the_events_that_it_finds(tokenizer_folder, tmp_path):
+    model, processor = make_tiny_checkpoint(tokenizer_folder)
+    size = model.config.audio_config.hidden_size
+    frame_map = {"weight": torch.zeros(2, size), "bias": torch.tensor([2.0, 0.0])}
+    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, ["drum", "siren"])
+    model.config.event_labels = ["dog bark"]
+    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor, event_labels=["drum", "siren"])
+    path = sample(tmp_path, [])["pieces"][0]["audio"]
+    event = {"onset": 0.0, "offset": 2.0, "event_label": "drum"}
+    row = {"id": "0", "audio": path, "duration": 2.0, "task": "detection", "events": [event]}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(row) + "\n")
+    # The probability is up to 0.88 for drum, where it sounds, and up to 0.5 for siren, where there is none.
+    scores = detection_f1_by_threshold(pipe, list(load_clips(tmp_path / "clips.jsonl")), (0.3, 0.6, 0.95))
+    assert scores[1] > scores[0] > scores[2] == 0
 
 
 def test_queries_may_be_decoded_otherwise_than_detection(pipe, waveform):

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -44,11 +43,13 @@ def sound():
     times = np.arange(round(11.3 * RATE)) / RATE
     sound = 0.003 * rng.standard_normal(len(times))
     for onset, offset, pitch in (
-        (0.4, 1.5, 300),
-        (1.1, 2.2, 1200),
-        (3.1, 3.4, 700),
-        (4.5, 7.9, 2500),
-        (9.0, 10.1, 500),
+        (0.4, 1.1, 300),
+        (2.1, 2.7, 500),
+        (3.5, 4.8, 2500),
+        (5.1, 5.9, 300),
+        (6.7, 7.8, 500),
+        (8.5, 9.7, 300),
+        (10.4, 10.8, 2500),
     ):
         sound += 0.3 * np.sin(2 * np.pi * pitch * times) * ((times >= onset) & (times < offset))
     return sound.astype(np.float32)
@@ -378,20 +379,3 @@ def test_encoders_without_a_streaming_stem_hear_windows_whole(kind, tokenizer_fo
     assert told + stream.finish() == list(pipe.stream([sound], RATE, **LIVE, **options))
     # The other random models name no event.
     assert stream.stem is None and bool(told) == bool(expected) == (kind == "qwen2_audio")
-
-
-@pytest.mark.slow
-def test_memory_and_state_stay_as_they_are_for_twenty_minutes(pipe):
-    rng, process, kept, sizes = np.random.default_rng(0), psutil.Process(), [], []
-    stream = pipe.live(RATE, **LIVE)
-    for second in range(1200):
-        chunk = 0.003 * rng.standard_normal(RATE).astype(np.float32)
-        # Half a second of loud noise every ten.
-        chunk[: RATE // 2] *= 30 if second % 10 == 3 else 1
-        stream.push(chunk)
-        if second % 100 == 99:
-            kept.append(process.memory_info().rss / 2**20)
-            sizes.append(len(stream.state.samples) / RATE)
-    assert stream.num_looks > 50
-    assert max(sizes) < 15 and len(stream.report.reported) < 30
-    assert kept[-1] - kept[3] < 20, kept

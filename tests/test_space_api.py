@@ -93,7 +93,8 @@ def test_the_model_tells_what_it_is(client):
     facts = client.predict(api_name="/model")
     config = json.loads((DEFAULT_CHECKPOINT / "config.json").read_text())
     scores = json.loads((DEFAULT_CHECKPOINT / "scores.json").read_text())
-    assert facts["labels"] == config["event_labels"] and facts["name"] == "timepro-small"
+    assert facts["labels"] == config["frame_grounder"]["labels"] and set(config["event_labels"]) < set(facts["labels"])
+    assert facts["name"] == "timepro-small"
     assert facts["num_parameters"] == pytest.approx(13.5e6, rel=0.01)
     assert (facts["max_megabytes"], facts["max_seconds"]) == (3, 90)
     row = facts["figures"][0]

@@ -56,7 +56,7 @@ def pipe():
 def test_answers_and_scores_are_those_of_the_pipeline(url, pipe, options):
     served = ServedPipeline(url, DEFAULT_CHECKPOINT, top_logprobs=800)
     for file in map(str, EXAMPLES):
-        one, other = served(file, **options), pipe(file, **options)
+        one, other = served(file, **options), pipe(file, decode="text", **options)
         assert one["text"] == other["text"]
         for event, true in zip(one["events"], other["events"], strict=True):
             assert event.pop("score") == pytest.approx(true.pop("score"), abs=1e-4)
@@ -67,7 +67,7 @@ def test_a_folder_is_detected_through_the_server(url, tmp_path, capsys):
     for file in EXAMPLES[:2]:
         shutil.copy(file, tmp_path)
     tables = []
-    for options in (["--backend", url], []):
+    for options in (["--backend", url], ["--decode", "text"]):
         assert main(["detect", str(tmp_path), "--json", "--min-score", "0", *options]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         # Of the 20 likeliest times, scores are lower.

@@ -126,7 +126,7 @@ def _add_synthesize(commands):
     add("--num-clips", required=True, type=positive_int, metavar="N", help="number of clips")
     add("--seed", required=True, type=int, metavar="N", help="random seed; the same seed gives the same clips")
     splits = (
-        "train", "validation", "test_seen", "test_unseen", "train_field", "validation_field", "test_field"
+        "train", "validation", "test_seen", "test_unseen", "train_field", "validation_field", "test_field", "train_all"
     )  # fmt: skip
     add("--split", default="train", choices=splits, help="which recordings to mix (default train)")
     add("--sounds", metavar="DIR", help="folder of the source recordings (default: a cache folder)")

@@ -59,7 +59,8 @@ def score_checkpoint(
         limit: only the first clips.
         against, against_min_score: see [`score_predictions`].
         channel, strict: how recordings are read, see [`~processing.audio_io.load_audio`].
-        decode: how a checkpoint with a frame grounder answers, `text`, `frames` or `both`; by default its own setting.
+        decode: how a checkpoint with a frame grounder answers, `text`, `frames`, `both` or `either`; by default its
+            own setting.
 
     Raises:
         ValueError: unreadable clips, or answers in `out` from other settings.

@@ -14,6 +14,7 @@ BANKS = {
     "field_train": ("field", "train"),
     "field_validation": ("field", "validation"),
     "field_test": ("field", "test"),
+    "all_train": ("field", "train"),
 }
 
 
@@ -87,9 +88,20 @@ def load_catalogue(path=SOUNDS) -> list[SoundFile]:
 
 
 def bank_files(bank, path=SOUNDS) -> list[SoundFile]:
-    """Return the files of one of [`BANKS`], in the order of the catalogue."""
+    """Return the files of one of [`BANKS`], in the order of the catalogue.
+
+    `all_train` has the files for training of both families, except those of packages that validate or test.
+    """
     key, value = BANKS[bank]
-    return [file for file in load_catalogue(path) if getattr(file, key) == value]
+    files = load_catalogue(path)
+    if bank != "all_train":
+        return [file for file in files if getattr(file, key) == value]
+    kept_out = {file.package for file in files if file.field in ("validation", "test")}
+    return [file for file in files if file.split != "heldout" and file.package not in kept_out and _is_train(file)]
+
+
+def _is_train(file):
+    return "train" in (file.split, file.field)
 
 
 def event_labels(bank="train", path=SOUNDS) -> list[str]:

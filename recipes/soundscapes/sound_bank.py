@@ -117,7 +117,7 @@ def _prepare(name, sounds, folder):
         for piece in audible_pieces(waveform):
             add(piece, "event", label, ref, ref.rsplit(":", 1)[0])
     silent = set(event_labels(name)) - {entry["label"] for entry in entries}
-    if silent and name in ("train", "heldout", "field_train"):
+    if silent and name in ("train", "heldout", "field_train", "all_train"):
         raise RuntimeError(f"bank {name!r} has no sound of {sorted(silent)}; check the catalogue.")
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "samples.npy", np.concatenate(chunks), allow_pickle=False)

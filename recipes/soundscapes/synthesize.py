@@ -29,6 +29,7 @@ SPLITS = {
     "train_field": "field_train",
     "validation_field": "field_validation",
     "test_field": "field_test",
+    "train_all": "all_train",
 }
 _BANKS = {}
 
@@ -41,8 +42,8 @@ def soundscape(index, seed, split, sounds=DEFAULT_SOUNDS):
     if key not in _BANKS:
         _BANKS[key] = load_bank(SPLITS[split], sounds)
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
-    if SPLITS[split].startswith("field"):
-        return mix_field(_BANKS[key], rng, is_varied=split == "train_field")
+    if SPLITS[split].startswith("field") or split == "train_all" and index % 2:
+        return mix_field(_BANKS[key], rng, is_varied="train" in split)
     return mix(_BANKS[key], rng)
 
 

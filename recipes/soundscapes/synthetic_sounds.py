@@ -31,7 +31,12 @@ SENTENCES = {
     ],
 }  # fmt: skip
 # The split for banks whose recordings are split by package.
-SPLIT_OF_BANK = {"field_train": "train", "field_validation": "validation", "field_test": "heldout"}
+SPLIT_OF_BANK = {
+    "field_train": "train",
+    "all_train": "train",
+    "field_validation": "validation",
+    "field_test": "heldout",
+}
 # Seed, and number of sirens and telephones.
 SEED_OF_SPLIT = {"train": 0, "heldout": 1, "validation": 2}
 NUM_ELECTRONIC = {"train": 24, "heldout": 8, "validation": 8}

@@ -7,8 +7,10 @@
 `ratio` is the processor time of the stream over that of the recording, whose windows are answered one by one.
 `latency` counts, of the events that were closed, seconds of sound from their end until they were told; `found` those of
 the recording that the stream has closed too, onset and offset within a frame (`same`) or 0.2 s (`near`); `more` those
-that it closed and the recording lacks. `rss_mib` is the memory in use after every `--rss-every` seconds of sound, the
-first when all is loaded; each is told on stderr too, as it is measured.
+that it closed and the recording lacks. `later` says why events were not told within 1 s: there was no look then, for
+want of credit (`no_credit`) or because sound was not noticed to cease (`no_look`), or the answer did not name the event
+or let it go on (`answer`). `rss_mib` is the memory in use after every `--rss-every` seconds of sound, the first when
+all is loaded; each is told on stderr too, as it is measured.
 """
 
 import argparse
@@ -25,20 +27,21 @@ import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
 
+from processing.live_state import SETTLED_S  # noqa: E402
 from recipes import DEFAULT_CHECKPOINT  # noqa: E402
 from recipes.conversion.checkpoint_folder import load_pipeline  # noqa: E402
 
-RATE, HOP = 16000, 8000
+RATE, CHUNK = 16000, 4000
 
 
 def sound_of(seconds, gap):
-    """Yield chunks of half a second of the examples, one after the other and again."""
+    """Yield chunks of a quarter of a second of the examples, one after the other and again."""
     rng, chunks = np.random.default_rng(0), []
     for file in sorted((ROOT / "space_app" / "examples").glob("*.flac")):
         samples = soundfile.read(file, dtype="float32")[0]
         low = 0.002 * rng.standard_normal(round(gap * RATE)).astype(np.float32)
         samples = np.concatenate([samples, low])
-        chunks += np.split(samples, range(HOP, len(samples), HOP))
+        chunks += np.split(samples, range(CHUNK, len(samples), CHUNK))
     left = round(seconds * RATE)
     while left:
         for chunk in chunks:
@@ -50,6 +53,18 @@ def same(first, second, tolerance):
     """Tell whether two events are the same within a tolerance in seconds."""
     times = max(abs(first["onset"] - second["onset"]), abs(first["offset"] - second["offset"]))
     return first["event_label"] == second["event_label"] and times <= tolerance + 1e-6
+
+
+def reason(end, hops):
+    """Return why an event that ended then was not told within 1 s.
+
+    Args:
+        hops: of every chunk the seconds up to which the stream was heard, whether it was answered, and the credit.
+    """
+    near = [(is_answered, credit) for heard, is_answered, credit in hops if end + SETTLED_S <= heard <= end + 1.0]
+    if any(is_answered for is_answered, _ in near):
+        return "answer"
+    return "no_credit" if all(credit < 1 for _, credit in near) else "no_look"
 
 
 def used_mib():
@@ -72,10 +87,15 @@ def main():
     pipe(np.resize(warm, 2 * RATE))
     figures = {"seconds": arguments.seconds, "gap": arguments.gap, "look_every_s": arguments.look_every}
     stream, reports, used = pipe.live(RATE, look_every_s=arguments.look_every), [], []
+    hops, answered = [], (0, 0)
     every = (arguments.rss_every or arguments.seconds / 10) * RATE
     start = time.process_time()
     for chunk in sound_of(arguments.seconds, arguments.gap):
         reports += stream.push(chunk)
+        before, answered = answered, (stream.num_looks, stream.state.index)
+        # Where memory is measured, ten hours of these would be part of it.
+        if not arguments.live_only:
+            hops.append((stream.state.heard / RATE, answered != before, stream.state.credit))
         if stream.position >= len(used) * every:
             used.append(used_mib())
             print(json.dumps({"heard": stream.position / RATE, "rss_mib": used[-1]}), file=sys.stderr, flush=True)
@@ -95,6 +115,8 @@ def main():
         "most": late[-1] if late else None,
     }
     if not arguments.live_only:
+        reasons = [reason(one["offset"], hops) for one in closed if one["heard"] - one["offset"] > 1.0]
+        figures["later"] = {name: reasons.count(name) for name in ("no_look", "no_credit", "answer")}
         recording = np.concatenate(list(sound_of(arguments.seconds, arguments.gap)))
         start = time.process_time()
         events = pipe(recording)["events"]

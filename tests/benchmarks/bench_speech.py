@@ -35,7 +35,9 @@ def spoken(spans):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_CHECKPOINT)
-    parser.add_argument("--decode", choices=("text", "frames", "both"), help="default: that of the checkpoint")
+    parser.add_argument(
+        "--decode", choices=("text", "frames", "both", "either"), help="default: that of the checkpoint"
+    )
     arguments = parser.parse_args()
     fetch_packages([("pypi", "pyannote-audio==4.0.7")], DEFAULT_SOUNDS)
     sample = DEFAULT_SOUNDS / SAMPLE
