@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from recipes.cli.main import main
-from recipes.soundscapes.catalogue import SoundFile
+from recipes.soundscapes.catalogue import SoundFile, bank_files, event_labels, load_catalogue
 from recipes.soundscapes.field_mixing import CODECS, crop, mix_field, through_codec
 from recipes.soundscapes.packages import read_sound_file
 from recipes.soundscapes.sound_bank import SoundBank
@@ -96,3 +96,11 @@ def test_the_command_line_writes_every_split(capsys):
         main(["synthesize", "--out", "x", "--num-clips", "1", "--split", "no such split"])
     message = capsys.readouterr().err
     assert all(repr(split) in message for split in SPLITS)
+
+
+def test_the_mixture_of_all_recordings_leaves_out_every_package_that_validates_or_tests():
+    kept_out = {file.package for file in load_catalogue() if file.field in ("validation", "test")}
+    both = {*bank_files("train"), *bank_files("field_train")}
+    assert set(bank_files("all_train")) == {file for file in both if file.package not in kept_out}
+    assert not set(bank_files("all_train")) & set(bank_files("heldout"))
+    assert event_labels("all_train") == event_labels("field_train")
