@@ -86,6 +86,13 @@ def test_unknown_names_of_tensors_are_refused(model_type):
             backbone_key(model_type, key)
 
 
+@pytest.mark.parametrize("prefix", ["language_model.model.", "language_model.model.model.", "model.language_model."])
+def test_names_of_every_version_of_transformers_mean_the_same_tensor(prefix):
+    # 5.20 saves the second.
+    key = backbone_key("audioflamingo3", f"{prefix}layers.0.self_attn.q_proj.weight")
+    assert key == "model.language_model.layers.0.self_attn.q_proj.weight"
+
+
 def test_unknown_backbones_are_refused():
     with pytest.raises(ValueError, match="model_type 'qwen2'; supported are audioflamingo3, qwen2_5_omni, "):
         backbone_config(Qwen2Config())

@@ -41,7 +41,8 @@ QWEN2_AUDIO_KEYS = (
     (r"(model\.)?audio_tower\.", "model.audio_tower."),
     (r"(model\.)?multi_modal_projector\.", "model.multi_modal_projector."),
     (r"(language_model\.)?lm_head\.", "lm_head."),
-    (r"(model\.language_model|language_model\.model)\.", "model.language_model."),
+    # transformers 5.20 saves Audio Flamingo 3 with `model.` twice.
+    (r"(model\.language_model|language_model\.model(\.model)?)\.", "model.language_model."),
 )
 OMNI_KEYS = (
     (r"(talker|token2wav)\.", None),
