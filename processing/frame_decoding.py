@@ -1,5 +1,7 @@
 """Frame scores and the events that they indicate: thresholds, merging, and combination with a text answer."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .answer_text import format_events, prompt_text
@@ -64,13 +66,17 @@ def refined(written, heard, scores, frame_rate):
     return sorted([*events, *free])
 
 
-def frame_options(config, task, decode=None, return_frame_scores=False, event_labels=None):
+def frame_options(
+    config, task, decode=None, return_frame_scores=False, event_labels=None, max_events=None, has_scores=True
+):
     """Return how answers use the frame grounder, `None` if they do not.
 
     Args:
         config: the checkpoint's [`TimeProAudioConfig`].
         decode: `text`, `frames`, `both` or `either`; by default the checkpoint's setting, and `text` for captions.
         event_labels: labels that detection may name; by default those of the frame grounder, or the checkpoint's.
+        max_events: maximum number of events of a window; those with the highest scores stay.
+        has_scores: whether events keep their scores.
 
     Raises:
         ValueError: an unknown `decode`, no frame grounder, or none that knows labels for `either`, captions by frames,
@@ -104,6 +110,8 @@ def frame_options(config, task, decode=None, return_frame_scores=False, event_la
         "labels": list(labels or ()),
         "heard_labels": heard_labels,
         "decoder": decoder,
+        "max_events": max_events,
+        "has_scores": has_scores,
         "frame_rate": config.frame_rate,
         "is_returned": return_frame_scores,
     }
@@ -150,8 +158,8 @@ def frame_answers(processor, rows, scores, options, written=()):
             heard = options["heard_labels"]
             if label in heard:
                 text, events, truncated = None, _frame_events_of(parts, row["duration"], options, ()), False
-            elif row["task"] == "detection":
-                rest = [event for event in events or () if event.event_label not in heard]
+            elif row["task"] == "detection" and events is not None:
+                rest = [event for event in events if event.event_label not in heard]
                 shown = {name: part for name, part in parts.items() if name in heard}
                 events = _frame_events_of(shown, row["duration"], options, rest)
         elif options["decode"] != "text":
@@ -169,6 +177,12 @@ def _frame_events_of(scores, duration, options, written):
         named = [event for event in written or () if event.event_label == label]
         events += refined(named, heard, part, rate) if named else heard
     events += [event for event in written or () if event.event_label not in scores]
+    if options["max_events"] is not None and len(events) > options["max_events"]:
+        # What was written without a score is as sure as can be.
+        events.sort(key=lambda event: -1.0 if event.score is None else -event.score)
+        events = events[: options["max_events"]]
+    if not options["has_scores"]:
+        events = [replace(event, score=None) for event in events]
     return clip_events(sorted(events), duration)
 
 

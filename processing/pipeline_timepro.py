@@ -219,7 +219,7 @@ class TemporalAudioGroundingPipeline(Pipeline):
             raise ValueError(f"{' and '.join(list(limits)[1:])} given with constrained=False; leave one of them out.")
         frames = frame_options(
             self.model.config, task, settings.pop("decode", None), settings.pop("return_frame_scores", False),
-            limits.get("event_labels"),
+            limits.get("event_labels"), limits.get("max_events"), generate_kwargs["return_scores"],
         )  # fmt: skip
         generate_kwargs["frames"] = frames
         is_written = frames is None or frames["decode"] in ("text", "either")

@@ -323,8 +323,8 @@ def test_one_with_labels_hears_the_label_that_is_asked_for_and_nothing_else(toke
 def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder, waveform):
     model, processor = make_tiny_checkpoint(tokenizer_folder)
     size = model.config.audio_config.hidden_size
-    frame_map = {"weight": torch.zeros(2, size), "bias": torch.tensor([2.0, 2.0])}
-    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, ["dog bark", "drum"])
+    frame_map = {"weight": torch.zeros(3, size), "bias": torch.tensor([2.0, 2.0, 2.0])}
+    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, LABELS)
     model.config.event_labels = ["dog bark"]
     pipe = TemporalAudioGroundingPipeline(model=model, processor=processor)
     asked = {"task": "grounding", "max_new_tokens": 24}
@@ -334,12 +334,16 @@ def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder
     }
     assert by["either"] == [by["text"][0], by["frames"][1], by["text"][2]]
     assert by["frames"][0]["events"] and by["frames"][1]["events"]
-    found = pipe(waveform, decode="either", event_labels=["dog bark", "drum"], max_new_tokens=24, min_score=0)
-    alone = {name: pipe(waveform, decode=name, event_labels=["dog bark", "drum"], max_new_tokens=24, min_score=0)
+    found = pipe(waveform, decode="either", event_labels=LABELS, max_new_tokens=24, min_score=0)
+    alone = {name: pipe(waveform, decode=name, event_labels=LABELS, max_new_tokens=24, min_score=0)
              for name in ("text", "frames")}  # fmt: skip
-    parts = [(alone["text"], "dog bark"), (alone["frames"], "drum")]
+    parts = [(alone["text"], "dog bark"), (alone["frames"], "drum"), (alone["frames"], "siren")]
     wanted = [event for part, label in parts for event in part["events"] if event["event_label"] == label]
     assert sorted(found["events"], key=str) == sorted(wanted, key=str) and wanted
+    limited = pipe(waveform, decode="either", event_labels=LABELS, max_events=1, min_score=0)
+    assert len(limited["events"]) == 1 < len(found["events"])
+    bare = pipe(waveform, decode="either", event_labels=LABELS, max_new_tokens=24, return_scores=False)
+    assert {event.get("score") for event in bare["events"]} == {None}
     model.config.frame_grounder = {**model.config.frame_grounder, "labels": None}
     with pytest.raises(ValueError, match="no labels; choose both"):
         pipe(waveform, decode="either")
