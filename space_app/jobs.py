@@ -76,9 +76,15 @@ class JobCriteria(StoppingCriteria):
 
 async def run_steps(steps: Iterator, job: Job, executor: Executor) -> AsyncIterator:
     """Yield what `steps` yields, which runs in threads of the executor; if this is left early, the job is cancelled."""
-    loop = asyncio.get_running_loop()
+    step = None
     try:
-        while (item := await loop.run_in_executor(executor, next, steps, _DONE)) is not _DONE:
+        while True:
+            step = executor.submit(next, steps, _DONE)
+            if (item := await asyncio.wrap_future(step)) is _DONE:
+                return
             yield item
     finally:
         job.cancel()
+        if step is not None:
+            # A step that goes on ends at its next check. What waits between two of them is not ended by anything else.
+            step.add_done_callback(lambda _: steps.close())
