@@ -150,7 +150,8 @@ def score_frames(model, processor, heard, questions):
     if layer == 0:
         # The embeddings of a question are the same for all clips.
         texts = list(dict.fromkeys(text for clip in questions for text in clip))
-        ids, mask = _pad_left(_prompts(processor, texts, processor.audio_token)[1], pad_id, model.device)
+        rests = [rest for _, rest in _prompts(processor, texts, processor.audio_token)]
+        ids, mask = _pad_left(rests, pad_id, model.device)
         places = [texts.index(text) for clip in questions for text in clip]
         states, rest_mask = model.get_input_embeddings()(ids)[places], mask[places]
     else:
@@ -229,14 +230,14 @@ def _shared_prompts(processor, heard, questions):
         )
     prefixes, owners, rests = {}, [], []
     for clip, (texts, clip_text) in enumerate(zip(questions, heard.texts, strict=True)):
-        for prompt, rest in zip(*_prompts(processor, texts, clip_text), strict=True):
+        for prompt, rest in _prompts(processor, texts, clip_text):
             owners.append(prefixes.setdefault((clip, tuple(prompt)), len(prefixes)))
             rests.append(rest)
     return list(prefixes), owners, rests
 
 
 def _prompts(processor, texts, clip_text):
-    """Return the token ids of prompts up to the last frame, and those of the rest of each."""
+    """Return of each prompt the token ids up to the last frame, and those of the rest."""
     conversations = [
         [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": text}]}] for text in texts
     ]
@@ -244,7 +245,7 @@ def _prompts(processor, texts, clip_text):
     expanded = [text.replace(processor.audio_token, clip_text) for text in rendered]
     prompts = processor.tokenizer(expanded, add_special_tokens=False)["input_ids"]
     ends = [len(prompt) - prompt[::-1].index(processor.audio_token_id) for prompt in prompts]
-    return [p[:end] for p, end in zip(prompts, ends)], [p[end:] for p, end in zip(prompts, ends)]
+    return [(prompt[:end], prompt[end:]) for prompt, end in zip(prompts, ends)]
 
 
 def _prefill(model, processor, embeds, prefixes):

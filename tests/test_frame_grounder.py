@@ -320,13 +320,18 @@ def test_one_with_labels_hears_the_label_that_is_asked_for_and_nothing_else(toke
         assert heard("wind").sigmoid().max() < 0.2
 
 
-def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder, waveform):
+def labelled_pipe(tokenizer_folder, logits, **options):
+    """Return the pipeline of a model whose text knows dog barks, and whose frames hear labels with these logits."""
     model, processor = make_tiny_checkpoint(tokenizer_folder)
-    size = model.config.audio_config.hidden_size
-    frame_map = {"weight": torch.zeros(3, size), "bias": torch.tensor([2.0, 2.0, 2.0])}
-    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, LABELS)
+    frame_map = {"weight": torch.zeros(len(logits), model.config.audio_config.hidden_size)}
+    frame_map["bias"] = torch.tensor(list(logits.values()))
+    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, list(logits))
     model.config.event_labels = ["dog bark"]
-    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor)
+    return TemporalAudioGroundingPipeline(model=model, processor=processor, **options)
+
+
+def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder, waveform):
+    pipe = labelled_pipe(tokenizer_folder, {"dog bark": 2.0, "drum": 2.0, "siren": 2.0})
     asked = {"task": "grounding", "max_new_tokens": 24}
     by = {
         name: pipe(waveform, query=["dog bark", "drumming", "wind"], decode=name, **asked)
@@ -344,18 +349,13 @@ def test_each_label_is_answered_by_whichever_side_was_taught_it(tokenizer_folder
     assert len(limited["events"]) == 1 < len(found["events"])
     bare = pipe(waveform, decode="either", event_labels=LABELS, max_new_tokens=24, return_scores=False)
     assert {event.get("score") for event in bare["events"]} == {None}
-    model.config.frame_grounder = {**model.config.frame_grounder, "labels": None}
+    pipe.model.config.frame_grounder |= {"labels": None}
     with pytest.raises(ValueError, match="no labels; choose both"):
         pipe(waveform, decode="either")
 
 
 def test_what_frames_add_to_the_text_is_chosen_by_the_events_that_it_finds(tokenizer_folder, tmp_path):
-    model, processor = make_tiny_checkpoint(tokenizer_folder)
-    size = model.config.audio_config.hidden_size
-    frame_map = {"weight": torch.zeros(2, size), "bias": torch.tensor([2.0, 0.0])}
-    fit_label_grounder(model.eval(), processor, model.model.audio_tower, frame_map, ["drum", "siren"])
-    model.config.event_labels = ["dog bark"]
-    pipe = TemporalAudioGroundingPipeline(model=model, processor=processor, event_labels=["drum", "siren"])
+    pipe = labelled_pipe(tokenizer_folder, {"drum": 2.0, "siren": 0.0}, event_labels=["drum", "siren"])
     path = sample(tmp_path, [])["pieces"][0]["audio"]
     event = {"onset": 0.0, "offset": 2.0, "event_label": "drum"}
     row = {"id": "0", "audio": path, "duration": 2.0, "task": "detection", "events": [event]}

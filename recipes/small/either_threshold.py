@@ -10,8 +10,8 @@ import logging
 
 from tqdm import tqdm
 
-from processing.events import Event, clip_events
-from processing.frame_decoding import frame_events, frame_options
+from processing.events import Event
+from processing.frame_decoding import frame_answers, frame_options
 from recipes.arguments import script_parser
 from recipes.conversion.checkpoint import load_checkpoint, save_checkpoint
 from recipes.conversion.checkpoint_folder import load_pipeline
@@ -31,17 +31,13 @@ def detection_f1_by_threshold(pipe, clips, thresholds=THRESHOLDS):
     for clip in tqdm(clips, desc="detection"):
         result = pipe(str(clip.audio), decode="text", return_frame_scores=True)
         references.append(clip.events)
-        events = [Event(**event) for event in result["events"]]
-        written = [event for event in events if event.event_label not in options["heard_labels"]]
+        written = [(result["text"], [Event(**event) for event in result["events"]], False)]
+        row = {"task": "detection", "query": None, "duration": result["duration"]}
         scores = dict(zip(result["frame_scores"]["labels"], result["frame_scores"]["scores"], strict=True))
         for threshold, found in answers.items():
-            decoder = options["decoder"] | {"threshold": threshold}
-            heard = [
-                event
-                for label in options["heard_labels"]
-                for event in frame_events(scores[label], label, options["frame_rate"], **decoder)
-            ]
-            found.append(clip_events(sorted([*written, *heard]), result["duration"]))
+            changed = options | {"decoder": options["decoder"] | {"threshold": threshold}}
+            ((_, events, _),) = frame_answers(pipe.processor, [row], [(scores, None)], changed, written)
+            found.append(events)
     return [event_based_f1(references, found)["micro"]["f1"] for found in answers.values()]
 
 

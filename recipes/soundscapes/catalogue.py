@@ -97,11 +97,8 @@ def bank_files(bank, path=SOUNDS) -> list[SoundFile]:
     if bank != "all_train":
         return [file for file in files if getattr(file, key) == value]
     kept_out = {file.package for file in files if file.field in ("validation", "test")}
-    return [file for file in files if file.split != "heldout" and file.package not in kept_out and _is_train(file)]
-
-
-def _is_train(file):
-    return "train" in (file.split, file.field)
+    learnt = [file for file in files if "train" in (file.split, file.field) and file.split != "heldout"]
+    return [file for file in learnt if file.package not in kept_out]
 
 
 def event_labels(bank="train", path=SOUNDS) -> list[str]:
